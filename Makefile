@@ -1,0 +1,55 @@
+# Everything happens inside .venv; the two commands a newcomer needs are `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
+	@$(BIN)/firstopen serve
+
+test: lint ## lint, type-check and run every test
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## ruff, ruff format --check, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk if it is missing)
+	@command -v wrk >/dev/null || { apt-get update && apt-get install -y wrk; } >/dev/null
+	@$(BIN)/python -m tests.bench
+
+lock: $(VENV)/dev.stamp ## resolve pyproject.toml anew into the two hashed lock files
+	@$(LOCK) --upgrade -o requirements.lock pyproject.toml
+	@$(LOCK) --upgrade --extra dev -c requirements.lock -o tests/requirements.lock pyproject.toml
+
+clean: ## remove what make made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "firstopen needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(BIN)/python requirements.lock pyproject.toml
+	@echo "installing firstopen and what it needs (once)"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp tests/requirements.lock
+	@echo "installing the development tools (once)"
+	@$(PIP) install --require-hashes -r tests/requirements.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""HTTP in: a handler decodes, makes one call, and returns a Struct."""

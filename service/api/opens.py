@@ -1,0 +1,46 @@
+"""``/v1/opens``: an app was just opened."""
+
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody
+
+from service.api.auth import Callers
+from service.api.http import LeanRequest, strict_body
+from service.api.problems import documented
+from service.api.wire import OpenRequest
+from service.resolve.model import Answer
+from service.resolve.resolver import Resolver
+
+
+def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -> list[HTTPRouteHandler]:
+    """Build the handlers of ``/v1/opens`` over the parts they need."""
+
+    @post(
+        "/v1/opens",
+        status_code=200,
+        dto=strict_body(OpenRequest),
+        return_dto=None,
+        operation_id="reportOpen",
+        summary="Report an app open",
+        security=[{"publishableKey": []}],
+        responses=documented(400, 401, 403, 413, 415, 422),
+        tags=["Opens"],
+    )
+    async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Answer:
+        """Answer where this open should land, and which click brought it."""
+        return await resolver.resolve(data.to_report(callers.identify(request), default_budget_ms))
+
+    @get(
+        "/v1/opens/{open_id:str}",
+        operation_id="getOpen",
+        summary="Ask for an open's answer again",
+        security=[{"publishableKey": []}],
+        responses=documented(401, 404),
+        tags=["Opens"],
+    )
+    async def get_open(request: LeanRequest, open_id: FromPath[str]) -> Answer:
+        """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
+        return resolver.recall(callers.identify(request).app, open_id)
+
+    return [report_open, get_open]
+

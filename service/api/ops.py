@@ -1,0 +1,49 @@
+"""What an operator and an orchestrator ask: is it alive, is it ready, what is degraded."""
+
+from collections.abc import Callable
+
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+from msgspec import Struct
+
+from service.api.http import JSONReply
+from service.api.problems import documented, problem_reply
+
+
+class Health(Struct, frozen=True):
+    """``degraded`` names what does not work; opens are answered all the same."""
+
+    status: str
+    degraded: tuple[str, ...] = ()
+
+
+class Readiness:
+    """Whether new opens may be sent here. The server turns it off when it is told to stop."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+
+def ops_routes(readiness: Readiness, degraded: Callable[[], tuple[str, ...]]) -> list[HTTPRouteHandler]:
+    """Build the health handlers; ``degraded`` names, at any moment, what does not work."""
+
+    @get("/health/live", operation_id="live", summary="Is the process alive?", tags=["Ops"])
+    async def live() -> Health:
+        """Answer as long as the event loop turns."""
+        return Health("alive")
+
+    @get(
+        "/health/ready",
+        operation_id="ready",
+        summary="Can opens be sent here?",
+        responses=documented(503),
+        tags=["Ops"],
+    )
+    async def ready() -> Response[Health]:
+        """Answer 200 as long as opens can be answered, naming what is degraded; 503 while stopping."""
+        if readiness.stopping:
+            return problem_reply(503, "stopping: no new requests, please")
+        return JSONReply(Health("ready", degraded()))
+
+    return [live, ready]

@@ -1,0 +1,131 @@
+"""From an error to a status, a code and Dub's error shape: one table."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+
+from service.api.http import JSONReply
+from service.api.wire import Problem, ProblemDetail
+from service.resolve.errors import (
+    BodyTooLarge,
+    CallerError,
+    ForeignDomain,
+    InvalidField,
+    MalformedBody,
+    MissingKey,
+    UnknownOpen,
+    UnsupportedBody,
+    WrongKey,
+)
+from service.telemetry import Event, Log, where
+
+STATUS_OF: dict[type[CallerError], int] = {
+    MalformedBody: 400,
+    BodyTooLarge: 413,
+    UnsupportedBody: 415,
+    InvalidField: 422,
+    MissingKey: 401,
+    WrongKey: 401,
+    ForeignDomain: 403,
+    UnknownOpen: 404,
+}
+
+CODE_OF = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "unprocessable_entity",
+    429: "rate_limit_exceeded",
+    500: "internal_server_error",
+    503: "service_unavailable",
+}
+
+_EXAMPLES = {
+    400: ("Not JSON, or nested too deep.", "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    401: ("No key, or one that no app has.", "Authorization: no app has this publishable key"),
+    403: ("Not this app's.", "dubDomain: is not one of this app's domains"),
+    404: ("Not known to this app.", "openId: no such open of this app, or it is forgotten by now"),
+    413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
+    415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
+    422: ("A field is missing or out of bounds.", "budgetMs: expected `int` >= 100"),
+    503: ("Not ready.", "stopping: no new requests, please"),
+}
+
+_DOCS = "https://dub.co/docs/api-reference/errors#"
+_OURS = 500
+
+
+def problem(status: int, message: str) -> Problem:
+    """Build an error body; ``doc_url`` follows Dub's rule (the code, with its first ``_`` as ``-``)."""
+    code = CODE_OF[status]
+    return Problem(ProblemDetail(code, message, _DOCS + code.replace("_", "-", 1)))
+
+
+def problem_reply(status: int, message: str, headers: dict[str, str] | None = None) -> JSONReply:
+    """Build an error response."""
+    return JSONReply(problem(status, message), status_code=status, headers=headers)
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """Describe these errors in the OpenAPI document, each with an example."""
+    return {
+        status: ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description=_EXAMPLES[status][0],
+            examples=[Example(value=msgspec.to_builtins(problem(status, _EXAMPLES[status][1])))],
+        )
+        for status in statuses
+    }
+
+
+class Problems:
+    """The exception handler of the whole app; ``log`` hears of our own mistakes."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
+        """Answer any exception in Dub's shape. A message of ours names fields; Litestar's are not repeated."""
+        if isinstance(exc, CallerError):
+            return problem_reply(STATUS_OF[type(exc)], str(exc))
+        if isinstance(exc, HTTPException) and exc.status_code < _OURS:
+            return self._litestars(request, exc.status_code)
+        self._log.error(
+            Event.REQUEST_FAILED, path=_template(request), error=type(exc).__name__, where=where(exc)
+        )
+        return problem_reply(500, "firstopen made a mistake; its log says where")
+
+    def _litestars(self, request: Request[Any, Any, Any], status: int) -> JSONReply:
+        match status:
+            case 404:
+                return problem_reply(404, "there is nothing at this path")
+            case 405:
+                allow = _allowed(request)
+                headers = {"Allow": allow} if allow else None
+                return problem_reply(405, f"this path does not take {request.method}", headers)
+            case 413:
+                return problem_reply(413, "body: is too large")
+            case _ if status in CODE_OF:
+                return problem_reply(status, "the request could not be read")
+        return problem_reply(400, "the request could not be read")
+
+
+def _template(request: Request[Any, Any, Any]) -> str:
+    """Name the route without what the caller put into it."""
+    return str(request.scope.get("path_template") or "unrouted")
+
+
+def _allowed(request: Request[Any, Any, Any]) -> str:
+    """List the methods of a path, for the Allow header that a 405 must carry."""
+    path = request.scope["path"]
+    methods = {method for route in request.app.routes if route.path == path for method in getattr(route, "methods", ())}
+    return ", ".join(sorted(methods))

@@ -1,0 +1,126 @@
+"""The public bodies, as the wire contract has them: camelCase, unknown fields ignored, null is absent."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from service.resolve.errors import InvalidField
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, control_free
+from service.resolve.model import Caller, OpenReport, Platform
+from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
+
+DeepLinkText = Annotated[
+    str,
+    Meta(
+        max_length=DEEP_LINK_MAX_CHARS,
+        description="The URL that opened the app.",
+        examples=["https://acme.link/fb-promo?ref=ig"],
+    ),
+]
+ReferrerText = Annotated[
+    str, Meta(max_length=8192, description="The raw string of Android's Play Install Referrer API.")
+]
+ClipboardText = Annotated[
+    str,
+    Meta(
+        max_length=2048,
+        description="Looked at only for a URL on one of the app's domains; never kept, never logged.",
+    ),
+]
+DomainText = Annotated[
+    str,
+    Meta(
+        max_length=253,
+        description="One of the app's domains; its first one if left out.",
+        examples=["acme.link"],
+    ),
+]
+InstallId = Annotated[
+    str,
+    Meta(
+        min_length=8,
+        max_length=128,
+        description="Made by the app, stable for this install; makes retries safe, allows IP matching.",
+        examples=["8d7e6f5a-1234-4abc-9def-001122334455"],
+    ),
+]
+AppVersion = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        description="For routes with a min_version; left out, it is new enough.",
+        examples=["2.4.1"],
+    ),
+]
+BudgetMs = Annotated[
+    int,
+    Meta(
+        ge=BUDGET_MIN_MS,
+        le=BUDGET_MAX_MS,
+        description="How long the launch screen can wait, in milliseconds.",
+        examples=[1500],
+    ),
+]
+
+
+class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
+    """An app was just opened. At least one of deepLink, installReferrer, clipboard and dubDomain is given."""
+
+    deep_link: DeepLinkText | None = None
+    install_referrer: ReferrerText | None = None
+    clipboard: ClipboardText | None = None
+    dub_domain: DomainText | None = None
+    install_id: InstallId | None = None
+    platform: Platform | None = None
+    app_version: AppVersion | None = None
+    budget_ms: BudgetMs | None = None
+    consent: bool | None = None
+
+    def to_report(self, caller: Caller, default_budget_ms: int) -> OpenReport:
+        """Check what a type cannot say, and hand over; raises ``InvalidField``.
+
+        The clipboard may hold anything. The deep link is checked where it is parsed, once.
+        """
+        if self.deep_link is self.install_referrer is self.clipboard is self.dub_domain is None:
+            raise InvalidField(
+                "deepLink", "is required (or one of installReferrer, clipboard and dubDomain: nothing to go by)"
+            )
+        if self.install_referrer is not None:
+            _refuse_controls("installReferrer", self.install_referrer)
+        if self.dub_domain is not None:
+            _refuse_controls("dubDomain", self.dub_domain)
+        if self.install_id is not None:
+            _refuse_controls("installId", self.install_id)
+        if self.app_version is not None:
+            _refuse_controls("appVersion", self.app_version)
+        return OpenReport(
+            caller=caller,
+            deep_link=self.deep_link,
+            install_referrer=self.install_referrer,
+            clipboard=self.clipboard,
+            domain=self.dub_domain,
+            install_id=self.install_id,
+            platform=self.platform,
+            app_version=self.app_version,
+            budget_ms=default_budget_ms if self.budget_ms is None else self.budget_ms,
+            consent=self.consent,
+        )
+
+
+class ProblemDetail(Struct, frozen=True):
+    """What went wrong; ``code`` is Dub's, or one of ours where Dub has none."""
+
+    code: Annotated[str, Meta(examples=["unprocessable_entity"])]
+    message: Annotated[str, Meta(examples=["budgetMs: expected `int` >= 100"])]
+    doc_url: Annotated[str, Meta(examples=["https://dub.co/docs/api-reference/errors#unprocessable-entity"])]
+
+
+class Problem(Struct, frozen=True):
+    """Every error, everywhere: Dub's shape."""
+
+    error: ProblemDetail
+
+
+def _refuse_controls(field: str, text: str) -> None:
+    if not control_free(text):
+        raise InvalidField(field, "must not contain control characters")

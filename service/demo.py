@@ -1,0 +1,66 @@
+"""The demo: one app, four links, and the embedded Dub that knows them.
+
+It exists for one command (``firstopen serve`` with no FIRSTOPEN_CONFIG) and listens on loopback only.
+"""
+
+from collections.abc import Mapping
+
+from service.settings import Settings, parse
+
+HOST = "127.0.0.1"
+DOMAIN = "acme.localhost"
+PUBLISHABLE_KEY = "dub_pk_acme"
+SERVER_KEY = "dub_demo_acme"
+
+CONFIG = f"""
+[apps.acme]
+publishable_keys = ["{PUBLISHABLE_KEY}"]
+server_keys_env = "ACME_SERVER_KEYS"
+dub_api_key_env = "ACME_DUB_API_KEY"
+domains = ["{DOMAIN}"]
+default_screen = "home"
+schemes = ["acme"]
+
+[[apps.acme.routes]]
+pattern = "https://acme.com/product/:id"
+screen = "product"
+
+[[apps.acme.routes]]
+pattern = "https://acme.com/category/:name"
+screen = "category"
+
+[[apps.acme.routes]]
+pattern = "https://acme.com/invite/:from"
+screen = "invite"
+min_version = "2.3"
+"""
+
+LINKS = (
+    ("fb-promo", "https://acme.com/product/123"),
+    ("summer", "https://acme.com/category/shoes?sort=new&size=42"),
+    ("join-anna", "https://acme.com/invite/anna"),
+    ("press", "https://acme.com/press/2026"),
+)
+"""Key and destination of each demo link; the last one has no matching pattern."""
+
+
+def settings(env: Mapping[str, str], sandbox_port: int) -> Settings:
+    """Return the demo's settings: its own apps, secret and Dub, the rest from the environment."""
+    own = {
+        "FIRSTOPEN_HOST": HOST,
+        "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret, known to everybody",
+        "ACME_SERVER_KEYS": SERVER_KEY,
+        "ACME_DUB_API_KEY": "dub_sandbox",
+        "DUB_BASE_URL": f"http://{HOST}:{sandbox_port}",
+    }
+    return parse(CONFIG, {**env, **own}, name="the demo's settings", demo=True)
+
+
+def curl(port: int, sandbox_port: int) -> str:
+    """Return one command to paste: a phone that just opened the app through the first demo link."""
+    link = f"http://{DOMAIN}:{sandbox_port}/{LINKS[0][0]}?ref=ig"
+    body = f'{{"deepLink": "{link}", "installId": "install-anna"}}'
+    return (
+        f"curl -s http://{HOST}:{port}/v1/opens -H 'Authorization: Bearer {PUBLISHABLE_KEY}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )

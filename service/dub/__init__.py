@@ -1,0 +1,1 @@
+"""HTTP out: Dub's API, one method per endpoint."""

@@ -1,0 +1,114 @@
+"""One small client for Dub's API: requests are built once as far as they can be, and nothing of the
+caller's but its User-Agent goes out.
+
+It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies, redirects and
+environment proxies are not wanted here, and a call costs a third as much.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from msgspec import DecodeError
+
+from service.dub.wire import TrackOpen, decode_error, decode_opened, encode
+from service.resolve.errors import DubFailed, DubGarbled, DubTimedOut, DubUnreachable, LinkUnknown
+from service.resolve.model import App, OpenedLink
+
+ANSWER_MAX_BYTES = 256 * 1024
+
+_OK = 200
+_NOT_FOUND = 404
+
+T = TypeVar("T")
+
+
+def open_transport(connections_max: int, keepalive_s: float) -> httpx.AsyncBaseTransport:
+    """Return httpx's transport over aiohttp with a keep-alive pool that stores no cookies."""
+    tls = httpx.create_ssl_context()
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=connections_max, keepalive_timeout=keepalive_s, ssl=tls, ttl_dns_cache=60
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    return AiohttpTransport(verify=tls, client=session)
+
+
+class DubClient:
+    """Fills ``resolve.ports.Dub`` over an httpx transport; closing the transport is its owner's."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str) -> None:
+        self._send = transport.handle_async_request
+        base = httpx.URL(base_url)
+        self._open_url = base.copy_with(path=base.path.rstrip("/") + "/track/open")
+        self._fixed = [
+            ("Host", self._open_url.netloc.decode("ascii")),
+            ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),
+            ("Content-Type", "application/json"),
+        ]
+
+    async def track_open(
+        self, app: App, deep_link: str, *, user_agent: str, ip: str | None, timeout_s: float
+    ) -> OpenedLink:
+        """Report a deep-link open to Dub, within ``timeout_s`` seconds, connecting included.
+
+        The address goes along only for an app whose Dub believes it (``trusts_forwarded_ip``), and no
+        key at all: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
+        ``DubUnavailable`` for anything that is not a well-formed 200.
+        """
+        headers = [*self._fixed, ("User-Agent", user_agent)]
+        if app.trusts_forwarded_ip and ip:
+            headers.append(("X-Forwarded-For", ip))
+        body = encode(TrackOpen(deep_link=deep_link))
+        status, answer = await self._post(self._open_url, headers, body, timeout_s)
+        if status == _OK:
+            return _read(decode_opened, answer)
+        if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
+            raise LinkUnknown
+        raise DubFailed(status)
+
+    async def _post(
+        self, url: httpx.URL, headers: list[tuple[str, str]], body: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
+        """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
+        request = httpx.Request("POST", url, headers=headers, content=body)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._send(request)
+                try:
+                    return response.status_code, await _read_bounded(response)
+                finally:
+                    await response.stream.aclose()  # type: ignore[union-attr]  # async transports answer async streams
+        except TimeoutError as exc:
+            raise DubTimedOut(f"no answer within {timeout_s * 1000:.0f} ms") from exc
+        except httpx.TimeoutException as exc:
+            raise DubTimedOut(type(exc).__name__) from exc
+        except (httpx.TransportError, aiohttp.ClientError, OSError) as exc:
+            raise DubUnreachable(type(exc).__name__) from exc
+
+
+async def _read_bounded(response: httpx.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.stream:  # type: ignore[union-attr]  # async transports answer async streams
+        size += len(chunk)
+        if size > ANSWER_MAX_BYTES:
+            raise DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _read(decode: Callable[[bytes], T], answer: bytes) -> T:
+    try:
+        return decode(answer)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise DubGarbled("an answer that does not read as Dub's") from exc

@@ -1,0 +1,91 @@
+"""What can go wrong, drawn; ``api.problems`` has the one table from these to statuses.
+
+    FirstopenError
+    ├── CallerError              the caller's doing: a 4xx that says what to change
+    │   ├── MalformedBody        not JSON, or nested too deep
+    │   ├── BodyTooLarge
+    │   ├── UnsupportedBody      a content type that is not JSON
+    │   ├── InvalidField         a field is missing, of the wrong type or out of bounds
+    │   ├── MissingKey           no usable API key
+    │   ├── WrongKey             a key that no app claims
+    │   ├── ForeignDomain        a domain that is not one of the app's
+    │   └── UnknownOpen          an openId that this app never got, or that is forgotten
+    ├── LinkUnknown              Dub's 404: final, an answer like any other
+    └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
+        ├── DubTimedOut
+        ├── DubUnreachable       refused, reset, TLS
+        ├── DubFailed            a status that is no answer, as ``status``
+        └── DubGarbled           a 200 or 404 that does not read as Dub's
+"""
+
+
+class FirstopenError(Exception):
+    """The root of everything that firstopen raises on purpose."""
+
+
+class CallerError(FirstopenError):
+    """The caller's doing; the message goes into the answer, so it names fields and never values."""
+
+
+class MalformedBody(CallerError):
+    """The body is not JSON."""
+
+
+class BodyTooLarge(CallerError):
+    """The body is over its limit."""
+
+
+class UnsupportedBody(CallerError):
+    """The body's content type is not JSON."""
+
+
+class InvalidField(CallerError):
+    """A field is missing, of the wrong type or out of bounds."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class MissingKey(CallerError):
+    """No usable API key came with the request."""
+
+
+class WrongKey(CallerError):
+    """No app claims the API key."""
+
+
+class ForeignDomain(CallerError):
+    """A domain that is not one of the app's."""
+
+
+class UnknownOpen(CallerError):
+    """An openId that this app never got, or that is forgotten by now."""
+
+
+class LinkUnknown(FirstopenError):
+    """Dub knows no such link: final, and an answer like any other."""
+
+
+class DubUnavailable(FirstopenError):
+    """Dub gave no usable answer in time; its message is safe to log."""
+
+
+class DubTimedOut(DubUnavailable):
+    """The time for this call ran out."""
+
+
+class DubUnreachable(DubUnavailable):
+    """The connection was refused, reset or could not be secured."""
+
+
+class DubFailed(DubUnavailable):
+    """A status that is neither an answer nor a well-formed 404."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class DubGarbled(DubUnavailable):
+    """A 200 or 404 that does not read as Dub's."""

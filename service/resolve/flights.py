@@ -1,0 +1,52 @@
+"""Single flight: one task per key, owned by no request.
+
+A caller that gives up or disconnects cancels nothing: the task goes on for the others, and settles.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight(Generic[T]):
+    """Work under way, and the id of the open that it settles."""
+
+    open_id: str
+    task: asyncio.Task[T]
+
+    async def wait(self, timeout_s: float) -> T | None:
+        """Wait for the work; ``None`` if it is not done within ``timeout_s`` seconds."""
+        done, _ = await asyncio.wait((self.task,), timeout=max(timeout_s, 0))
+        return self.task.result() if done else None
+
+
+class Flights(Generic[T]):
+    """What is under way, by key. Work must not raise: what it returns is every waiter's answer."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight[T]] = {}
+
+    def under_way(self, key: str) -> Flight[T] | None:
+        """Return the key's flight, if there is one."""
+        return self._flights.get(key)
+
+    def launch(self, key: str, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
+        """Start the work under a key that has none under way."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._flights.pop(key, None))
+        flight = self._flights[key] = Flight(open_id, task)
+        return flight
+
+    async def close(self, grace_s: float) -> None:
+        """Let what is under way settle for up to ``grace_s`` seconds, then cancel it."""
+        tasks = [flight.task for flight in self._flights.values()]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

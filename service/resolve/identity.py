@@ -1,0 +1,93 @@
+"""Which device this is, without keeping who it is.
+
+Dub tells devices apart by address and User-Agent. Behind a backend every phone has the backend's
+address, so each gets its own User-Agent: its own, then a token that only we can derive.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+USER_AGENT_MAX_CHARS = 512
+
+_DEVICE_HEX_CHARS = 16
+_LONGEST_TARGET_CHARS = 200
+_ADDRESSES_REMEMBERED = 4096
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+Network = IPv4Network | IPv6Network
+
+
+class Identity:
+    """Keyed hashes under the current secret (its first entry; older ones only open sealed data)."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = secret
+
+    def device(self, app: str, install_id: str | None, ip: str | None, user_agent: str) -> str:
+        """Return 16 hex characters: stable for an install, or for an address and User-Agent without one."""
+        who = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
+        message = f"{app}\0{who}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, message, "sha256").hex()[:_DEVICE_HEX_CHARS]
+
+
+def answer_key(app: str, device: str, target: str) -> str:
+    """Return the cache key of one device's open of one target; long targets are hashed to bound it."""
+    if len(target) > _LONGEST_TARGET_CHARS:
+        target = hashlib.blake2b(target.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{app}:{device}:{target}"
+
+
+def upstream_user_agent(user_agent: str, device: str) -> str:
+    """Return the User-Agent that Dub sees: the client's in printable ASCII, cut to 512, and the device."""
+    own = _UNPRINTABLE.sub("", user_agent[:USER_AGENT_MAX_CHARS]).strip()
+    return f"{own} firstopen-device/{device}" if own else f"firstopen-device/{device}"
+
+
+class TrustedProxies:
+    """Whose ``X-Forwarded-For`` is believed: networks, or ``*`` for everybody's.
+
+    The client is the right-most address that is no trusted proxy's. An entry that is not an address
+    ends the walk: what is left of it was written by somebody we cannot name.
+    """
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._everyone = "*" in networks
+        self._networks: list[Network] = [ip_network(entry, strict=False) for entry in networks if entry != "*"]
+        self.client_ip = lru_cache(_ADDRESSES_REMEMBERED)(self._client_ip)
+
+    def _client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
+        client = normal_ip(peer or "")
+        if not forwarded_for or not (self._everyone or (client is not None and self._trusts(client))):
+            return client
+        for hop in reversed(forwarded_for.split(",")):
+            address = normal_ip(hop)
+            if address is None:
+                return client
+            client = address
+            if not self._everyone and not self._trusts(address):
+                return client
+        return client
+
+    def _trusts(self, address: str) -> bool:
+        parsed = ip_address(address)
+        return any(parsed in network for network in self._networks)
+
+
+def normal_ip(text: str) -> str | None:
+    """Normalise one address (IPv4-mapped forms to IPv4, port, brackets and zone dropped); ``None`` if none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)

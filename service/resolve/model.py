@@ -1,0 +1,107 @@
+"""The nouns of the decision: what is asked, what is remembered, what is answered.
+
+``Answer`` is also the JSON that leaves (camelCase, as Dub's); an ``Open`` holds no route, because
+routes are laid on per report: a repeat from a newer build may land on another screen.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from service.resolve.routing import Route, Router
+
+Platform = Literal["ios", "android"]
+MatchType = Literal["deep_link", "install_referrer", "clipboard", "ip", "none"]
+Source = Literal["dub", "cache", "stale", "parsed"]
+
+
+class App(Struct, frozen=True, eq=False):
+    """One app's policy, compiled at boot. ``domains`` are canonical (lower case, no ``www.``)."""
+
+    name: str
+    domains: tuple[str, ...]
+    router: Router
+    trusts_forwarded_ip: bool = False
+
+
+class Link(Struct, frozen=True, gc=False):
+    """A link as Dub describes it; ``url`` is its destination, null where it may not be handed out."""
+
+    id: str
+    domain: str
+    key: str
+    url: str | None
+
+
+class Match(Struct, frozen=True, gc=False):
+    """Which evidence found the click, and whether it can be wrong."""
+
+    type: MatchType
+    guaranteed: bool
+
+
+BY_DEEP_LINK = Match("deep_link", guaranteed=True)
+NO_MATCH = Match("none", guaranteed=False)
+
+
+class Caller(Struct, frozen=True, gc=False):
+    """Who asks: the app that the key belongs to, and the device's address and User-Agent as we saw them."""
+
+    app: App
+    ip: str | None
+    user_agent: str
+    arrived: float  # monotonic seconds
+
+
+class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
+    """An app was just opened. Bounds are checked before this is built; null means absent."""
+
+    caller: Caller
+    deep_link: str | None = None
+    install_referrer: str | None = None
+    clipboard: str | None = None
+    domain: str | None = None
+    install_id: str | None = None
+    platform: Platform | None = None
+    app_version: str | None = None
+    budget_ms: int
+    consent: bool | None = None
+
+
+class Open(Struct, frozen=True, gc=False, kw_only=True):
+    """An open as remembered: the decision without its route."""
+
+    app: str
+    open_id: str
+    click_id: str | None = None
+    link: Link | None = None
+    destination: str | None = None
+    query: str = ""
+    match: Match = NO_MATCH
+    source: Source = "parsed"
+    pending: bool = False
+    app_version: str | None = None
+
+    def weight(self) -> int:
+        """Return this open's share of a cache bounded by count: 1, and 1 more per KiB of long URLs."""
+        return 1 + (len(self.destination or "") + len(self.query)) // 1024
+
+
+class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
+    """Where this open should land, and which click brought it."""
+
+    open_id: str
+    click_id: str | None
+    link: Link | None
+    route: Route
+    match: Match
+    source: Source
+    pending: bool
+    repeat: bool
+
+
+class OpenedLink(Struct, frozen=True, rename="camel", gc=False):
+    """Dub's answer to an open, as it is on the wire."""
+
+    click_id: str | None
+    link: Link | None

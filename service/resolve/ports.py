@@ -1,0 +1,47 @@
+"""What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
+
+from typing import Protocol
+
+from service.resolve.model import App, Link, Open, OpenedLink
+
+
+class Dub(Protocol):
+    """Dub's attribution API."""
+
+    async def track_open(
+        self, app: App, deep_link: str, *, user_agent: str, ip: str | None, timeout_s: float
+    ) -> OpenedLink:
+        """Report a deep-link open; raises ``LinkUnknown`` or a ``DubUnavailable``."""
+        ...
+
+
+class Memory(Protocol):
+    """What is remembered of opens and links; never raises, forgetting is allowed."""
+
+    def answer(self, key: str) -> Open | None:
+        """Recall the open answered under this key, while it is fresh."""
+        ...
+
+    def opened(self, open_id: str) -> Open | None:
+        """Recall an open by its id."""
+        ...
+
+    def keep(self, key: str, opened: Open, ttl_s: float) -> None:
+        """Remember an open: by its id, and for ``ttl_s`` seconds as the answer under its key."""
+        ...
+
+    def link(self, domain: str, key: str) -> Link | None:
+        """Recall a link that Dub described, days past its freshness."""
+        ...
+
+    def keep_link(self, domain: str, key: str, link: Link) -> None:
+        """Remember what Dub said a link is."""
+        ...
+
+    def unknown_for_s(self, domain: str, key: str) -> float:
+        """Return for how many seconds more Dub's "no such link" stands; 0 if it never said so, or long ago."""
+        ...
+
+    def keep_unknown(self, domain: str, key: str) -> None:
+        """Remember that Dub knows no such link."""
+        ...

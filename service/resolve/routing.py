@@ -1,0 +1,177 @@
+"""From a destination URL to a screen of the app.
+
+Patterns are WHATWG URLPatterns, compiled once at boot; the first that matches wins. Routes are
+remembered per (destination, query, version), so a hot link is matched once and its ``Route`` shared.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal
+from urllib.parse import unquote
+
+import ada_url
+from msgspec import Struct
+from urlpattern import URLPattern
+
+from service.resolve.errors import FirstopenError
+
+WEB_SCHEMES = frozenset({"http", "https"})
+NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscript"})
+
+_ROUTES_REMEMBERED = 4096
+_LONGEST_REMEMBERED_CHARS = 2048  # longer URLs are matched each time: memory stays bounded
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)(?:[-+ (_].*)?", re.IGNORECASE | re.DOTALL)
+
+Reason = Literal["matched", "default", "update_required", "unlisted"]
+
+
+class Route(Struct, frozen=True, gc=False):
+    """Where to land: a screen of the app, its parameters, and the URL to fall back on."""
+
+    screen: str
+    params: dict[str, str]
+    url: str | None
+    reason: Reason
+
+
+class RouteRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[apps.*.routes]]`` table: a URLPattern, and the screen that shows what it matches."""
+
+    pattern: str
+    screen: str
+    min_version: str | None = None
+    fallback: str | None = None
+
+
+class BadRule(FirstopenError):
+    """A route that cannot be compiled: ``index`` counts from 0, ``field`` is the setting at fault."""
+
+    def __init__(self, index: int, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.index = index
+        self.field = field
+
+
+class _Compiled(Struct, frozen=True):
+    rule: RouteRule
+    pattern: URLPattern
+    min_version: tuple[int, ...]
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    """Read a dotted version as numbers, trailing zeros dropped (``2.10`` > ``2.9``, ``2.0`` = ``2``).
+
+    A build or pre-release suffix (``2.4.1+45``, ``2.4-beta``, ``2.4 (345)``) is not compared.
+    ``None`` if there is no version to read.
+    """
+    found = _VERSION.fullmatch(text.strip())
+    if found is None:
+        return None
+    numbers = [int(part) for part in found[1].split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def lay_over(destination: str, query: str) -> str:
+    """Override the destination's query parameters with those of the clicked link, as Dub does on the web.
+
+    A parameter that both have takes the clicked link's last value, in its old place; others are
+    appended. Fragments stay. A destination that does not parse is returned as it is.
+    """
+    if not query:
+        return destination
+    try:
+        url = ada_url.URL(destination)
+    except ValueError:
+        return destination
+    params = ada_url.URLSearchParams(url.search)
+    for name, value in ada_url.URLSearchParams(query).items():
+        params.set(name, value)
+    url.search = str(params)
+    return str(url.href)
+
+
+class Router:
+    """One app's routes, compiled; raises ``BadRule`` for one that cannot be."""
+
+    def __init__(
+        self,
+        rules: Sequence[RouteRule],
+        *,
+        default_screen: str,
+        update_screen: str = "update",
+        schemes: Sequence[str] = (),
+    ) -> None:
+        self.default_screen = default_screen
+        self.update_screen = update_screen
+        self._schemes = WEB_SCHEMES | {scheme.lower() for scheme in schemes}
+        self._compiled = [_compile(index, rule) for index, rule in enumerate(rules)]
+        self._nowhere = Route(default_screen, {}, None, "default")
+        self._remembered = lru_cache(_ROUTES_REMEMBERED)(self._route)
+
+    def route(self, destination: str | None, query: str = "", app_version: str | None = None) -> Route:
+        """Decide the screen for a destination with the clicked link's query (no ``?``) laid over it.
+
+        A missing or unreadable ``app_version`` is new enough for every route. A destination of any
+        scheme but http, https and the app's own is never handed out.
+        """
+        if destination is None:
+            return self._nowhere
+        if len(destination) + len(query) > _LONGEST_REMEMBERED_CHARS:
+            return self._route(destination, query, app_version)
+        return self._remembered(destination, query, app_version)
+
+    def _route(self, destination: str, query: str, app_version: str | None) -> Route:
+        scheme = _SCHEME.match(destination.strip())
+        if scheme is None or scheme[1].lower() not in self._schemes:
+            return self._nowhere
+        url = lay_over(destination, query)
+        found = self.first_match(url)
+        if found is None:
+            return Route(self.default_screen, {}, url, "unlisted")
+        compiled, params = found
+        version = parse_version(app_version) if app_version else None
+        if version is not None and version < compiled.min_version:
+            fallback = compiled.rule.fallback or self.update_screen
+            return Route(fallback, params, url, "update_required")
+        return Route(compiled.rule.screen, params, url, "matched")
+
+    def first_match(self, url: str) -> tuple[_Compiled, dict[str, str]] | None:
+        """Return the first rule whose pattern matches the URL, with its named groups, percent-decoded."""
+        for compiled in self._compiled:
+            result = compiled.pattern.exec(url)
+            if result is not None:
+                return compiled, _named_groups(result)
+        return None
+
+
+def _compile(index: int, rule: RouteRule) -> _Compiled:
+    try:
+        pattern = URLPattern(rule.pattern)
+    except ValueError as exc:
+        raise BadRule(index, "pattern", f"is not a URLPattern with a scheme and host: {exc}") from exc
+    minimum = parse_version(rule.min_version or "0")
+    if minimum is None:
+        raise BadRule(index, "min_version", "expected dotted numbers, such as 2.10")
+    return _Compiled(rule, pattern, minimum)
+
+
+def _named_groups(result: Mapping[str, object]) -> dict[str, str]:
+    """Collect the named groups of every component; unnamed ones (``*``) and unmatched ones are left out."""
+    named: dict[str, str] = {}
+    for component in result.values():
+        if isinstance(component, dict):
+            for name, value in component["groups"].items():
+                if value is not None and not name.isdigit():
+                    named[name] = _percent_decoded(value)
+    return named
+
+
+def _percent_decoded(value: str) -> str:
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,277 @@
+"""Settings: ``firstopen.toml`` and the environment, into frozen Structs, checked at boot.
+
+A wrong or unknown setting stops the boot with its path and what was expected. Secrets come from the
+environment only; ``firstopen.toml`` names the variables that hold them.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from service.resolve.evidence import canonical_domain
+from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule
+
+BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
+
+_SECRET_STRONG_CHARS = 32
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """A setting stops the boot; the message is its path and what was expected."""
+
+
+class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[apps.*]`` table."""
+
+    publishable_keys: Annotated[tuple[str, ...], Meta(min_length=1)]
+    domains: Annotated[tuple[str, ...], Meta(min_length=1)]
+    default_screen: Annotated[str, Meta(min_length=1)]
+    update_screen: Annotated[str, Meta(min_length=1)] = "update"
+    server_keys_env: str | None = None
+    dub_api_key_env: str | None = None
+    schemes: tuple[str, ...] = ()
+    leads: Literal["client", "server"] = "client"
+    ip_matching: Literal["on", "off", "consented"] = "on"
+    trusts_forwarded_ip: bool = False
+    routes: tuple[RouteRule, ...] = ()
+
+
+class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[cache]``: what one process remembers. Sizes in entries, ages in seconds."""
+
+    answer_ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600  # Dub repeats a clickId for one hour
+    pending_ttl_s: Annotated[float, Meta(ge=0, le=1)] = 1  # a retry should get its click as soon as Dub is back
+    opens_max: Annotated[int, Meta(ge=1000, le=10_000_000)] = 200_000  # about 1 KB each
+    links_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 10_000
+    link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub is away
+    unknown_link_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 60  # a link just made works a minute later
+    unknown_links_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 10_000
+
+
+class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[dub]``: how Dub is called."""
+
+    connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    keepalive_s: Annotated[float, Meta(ge=1, le=600)] = 30
+    late_ms: Annotated[int, Meta(ge=0, le=60_000)] = 3000  # how long past a budget an open may still settle
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[server]``: how a stop goes."""
+
+    drain_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1000  # not ready, still answering, after SIGTERM
+    stop_ms: Annotated[int, Meta(ge=0, le=60_000)] = 12_000  # a little more than the longest budget
+
+
+class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``firstopen.toml`` as a whole; apps are decoded one by one, so that errors can name them."""
+
+    apps: dict[str, Any]
+    cache: CacheSettings = CacheSettings()
+    dub: DubSettings = DubSettings()
+    server: ServerSettings = ServerSettings()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that the process was told at its start."""
+
+    apps: dict[str, AppSettings]
+    cache: CacheSettings
+    dub: DubSettings
+    server: ServerSettings
+    secrets: tuple[str, ...]  # the first is current
+    server_keys: dict[str, tuple[str, ...]]  # by app
+    dub_api_keys: dict[str, str]  # by app
+    keys_missing: tuple[str, ...]  # variables that an app names and nobody set
+    host: str
+    port: int
+    budget_ms: int
+    forwarded_allow_ips: tuple[str, ...]
+    log_level: str
+    dub_base_url: str
+    demo: bool = False
+
+    @property
+    def secret_is_weak(self) -> bool:
+        """Whether the current secret is short enough to guess."""
+        return len(self.secrets[0]) < _SECRET_STRONG_CHARS
+
+
+def load(env: Mapping[str, str]) -> Settings:
+    """Read the file that ``FIRSTOPEN_CONFIG`` names, and the environment; raises ``SettingsError``."""
+    path = Path(env["FIRSTOPEN_CONFIG"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"FIRSTOPEN_CONFIG: cannot read {path}: {exc}") from exc
+    return parse(text, env, name=str(path))
+
+
+def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", demo: bool = False) -> Settings:
+    """Build settings from the text of a ``firstopen.toml`` and an environment; raises ``SettingsError``."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"{name}: not TOML: {exc}") from exc
+    file = _convert(raw, File, "")
+    if not file.apps:
+        raise SettingsError("apps: expected at least one [apps.<name>] table")
+    apps = {app: _app(table, app) for app, table in file.apps.items()}
+    _refuse_shared(apps)
+    server_keys, dub_api_keys, missing = _keys(apps, env)
+    _refuse_shared_keys(apps, server_keys)
+    return Settings(
+        apps=apps,
+        cache=file.cache,
+        dub=file.dub,
+        server=file.server,
+        secrets=_secrets(env),
+        server_keys=server_keys,
+        dub_api_keys=dub_api_keys,
+        keys_missing=missing,
+        host=env.get("FIRSTOPEN_HOST") or "127.0.0.1",
+        port=_number(env, "FIRSTOPEN_PORT", 8000, 1, 65_535),
+        budget_ms=_number(env, "FIRSTOPEN_BUDGET_MS", 1500, BUDGET_MIN_MS, BUDGET_MAX_MS),
+        forwarded_allow_ips=_networks(env),
+        log_level=_choice(env, "FIRSTOPEN_LOG_LEVEL", "info", _LEVELS),
+        dub_base_url=_base_url(env),
+        demo=demo,
+    )
+
+
+def compile_router(name: str, app: AppSettings) -> Router:
+    """Compile an app's routes; raises ``SettingsError`` that names the route and the app."""
+    try:
+        return Router(
+            app.routes,
+            default_screen=app.default_screen,
+            update_screen=app.update_screen,
+            schemes=app.schemes,
+        )
+    except BadRule as exc:
+        path = f"apps.{name}.routes[{exc.index}].{exc.field}"
+        raise SettingsError(f"{path}: {app.routes[exc.index].pattern!r} {exc}") from exc
+
+
+def _app(table: object, name: str) -> AppSettings:
+    app = _convert(table, AppSettings, f"apps.{name}")
+    path = f"apps.{name}"
+    domains = tuple(canonical_domain(domain) for domain in app.domains)
+    for index, domain in enumerate(domains):
+        if not domain:
+            raise SettingsError(f"{path}.domains[{index}]: expected a domain such as acme.link")
+    for index, key in enumerate(app.publishable_keys):
+        if not key.strip() or not key.isascii() or not key.isprintable():
+            raise SettingsError(f"{path}.publishable_keys[{index}]: expected printable ASCII, such as dub_pk_…")
+    for index, scheme in enumerate(app.schemes):
+        if not _SCHEME.fullmatch(scheme) or scheme in NEVER_SCHEMES:
+            raise SettingsError(f"{path}.schemes[{index}]: expected a scheme of the app's own, such as acme")
+    app = msgspec.structs.replace(app, domains=domains)
+    compile_router(name, app)
+    return app
+
+
+def _refuse_shared(apps: Mapping[str, AppSettings]) -> None:
+    _refuse_twice("domains", {name: app.domains for name, app in apps.items()}, shown=True)
+
+
+def _refuse_shared_keys(apps: Mapping[str, AppSettings], server_keys: Mapping[str, tuple[str, ...]]) -> None:
+    keys = {name: (*app.publishable_keys, *server_keys.get(name, ())) for name, app in apps.items()}
+    _refuse_twice("publishable_keys or server keys", keys, shown=False)
+
+
+def _refuse_twice(what: str, claims: Mapping[str, tuple[str, ...]], *, shown: bool) -> None:
+    """Refuse a value that two apps claim, or one app twice; keys are not shown."""
+    owners: dict[str, str] = {}
+    for name, values in claims.items():
+        for value in values:
+            if value in owners:
+                shown_as = repr(value) if shown else "one of them"
+                raise SettingsError(f"apps.{name}.{what}: {shown_as} is claimed by apps.{owners[value]} already")
+            owners[value] = name
+
+
+def _keys(
+    apps: Mapping[str, AppSettings], env: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str], tuple[str, ...]]:
+    server_keys: dict[str, tuple[str, ...]] = {}
+    dub_api_keys: dict[str, str] = {}
+    missing: list[str] = []
+    for name, app in apps.items():
+        if app.server_keys_env:
+            server_keys[name] = _listed(env.get(app.server_keys_env, ""))
+            if not server_keys[name]:
+                missing.append(app.server_keys_env)
+        if app.dub_api_key_env:
+            dub_api_keys[name] = env.get(app.dub_api_key_env, "").strip()
+            if not dub_api_keys[name]:
+                missing.append(app.dub_api_key_env)
+    return server_keys, dub_api_keys, tuple(missing)
+
+
+def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
+    secrets = _listed(env.get("FIRSTOPEN_SECRET", ""))
+    if not secrets:
+        raise SettingsError(
+            "FIRSTOPEN_SECRET: expected a secret of 32 characters or more, the same on every replica "
+            "(make one: openssl rand -hex 32)"
+        )
+    return secrets
+
+
+def _networks(env: Mapping[str, str]) -> tuple[str, ...]:
+    entries = _listed(env.get("FIRSTOPEN_FORWARDED_ALLOW_IPS", "")) or ("127.0.0.0/8", "::1")
+    for entry in entries:
+        try:
+            if entry != "*":
+                ip_network(entry, strict=False)
+        except ValueError as exc:
+            raise SettingsError(
+                f"FIRSTOPEN_FORWARDED_ALLOW_IPS: expected addresses, networks or *, got {entry!r}"
+            ) from exc
+    return entries
+
+
+def _base_url(env: Mapping[str, str]) -> str:
+    url = env.get("DUB_BASE_URL") or "https://api.dub.co"
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
+        raise SettingsError(f"DUB_BASE_URL: expected an http or https URL without a query, got {url!r}")
+    return url
+
+
+def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name) or str(default)
+    if not text.strip().isdecimal() or not low <= int(text) <= high:
+        raise SettingsError(f"{name}: expected an integer from {low} to {high}, got {text!r}")
+    return int(text)
+
+
+def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    choice = (env.get(name) or default).lower()
+    if choice not in choices:
+        raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {choice!r}")
+    return choice
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+
+
+def _convert(raw: object, into: type[T], path: str) -> T:
+    """Convert a decoded table; an error names the setting by its path."""
+    try:
+        return msgspec.convert(raw, into)
+    except msgspec.ValidationError as exc:
+        problem, _, at = str(exc).partition(" - at `$")
+        setting = (path + at.removesuffix("`")).lstrip(".")
+        raise SettingsError(f"{setting or 'the file'}: {problem[:1].lower()}{problem[1:]}") from exc
