@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import httpx
 import structlog
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 
@@ -59,21 +59,28 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         """Birth order; a stop goes back up."""
-        async with _closing(transport.aclose), _closing(lambda: resolver.close(settings.server.stop_ms / 1000)):
+        async with (
+            _closing(transport.aclose),
+            _closing(lambda: resolver.close(settings.server.stop_ms / 1000)),
+        ):
             _warn(settings, log)
             log.info(Event.STARTED, version=version("firstopen"), apps=len(apps), dub=settings.dub_base_url)
             yield
         log.info(Event.STOPPED)
 
-    return Litestar(
-        [
+    ours = Router(
+        "/",
+        route_handlers=[
             *opens_routes(callers, resolver, settings.budget_ms),
             *ops_routes(readiness, lambda: _degraded(settings)),
         ],
-        lifespan=[lifespan],
-        exception_handlers={Exception: Problems(log)},
         request_class=request_class(clock),
         response_class=JSONReply,
+    )
+    return Litestar(
+        [ours],
+        lifespan=[lifespan],
+        exception_handlers={Exception: Problems(log)},
         openapi_config=_openapi(),
         logging_config=None,
     )

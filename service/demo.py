@@ -5,6 +5,8 @@ It exists for one command (``firstopen serve`` with no FIRSTOPEN_CONFIG) and lis
 
 from collections.abc import Mapping
 
+import msgspec
+
 from service.settings import Settings, parse
 
 HOST = "127.0.0.1"
@@ -44,23 +46,33 @@ LINKS = (
 """Key and destination of each demo link; the last one has no matching pattern."""
 
 
-def settings(env: Mapping[str, str], sandbox_port: int) -> Settings:
-    """Return the demo's settings: its own apps, secret and Dub, the rest from the environment."""
+def settings(env: Mapping[str, str]) -> Settings:
+    """Return the demo's settings: its own app, secret and Dub, the rest from the environment."""
     own = {
         "FIRSTOPEN_HOST": HOST,
         "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret, known to everybody",
         "ACME_SERVER_KEYS": SERVER_KEY,
         "ACME_DUB_API_KEY": "dub_sandbox",
-        "DUB_BASE_URL": f"http://{HOST}:{sandbox_port}",
     }
-    return parse(CONFIG, {**env, **own}, name="the demo's settings", demo=True)
+    demo = parse(CONFIG, {**env, **own}, name="the demo's settings", demo=True)
+    return msgspec.structs.replace(demo, dub_base_url=f"http://{HOST}:{sandbox_port(demo.port)}")
 
 
-def curl(port: int, sandbox_port: int) -> str:
+def sandbox_port(port: int) -> int:
+    """Return the embedded Dub's port: the one after the service's."""
+    return port + 1
+
+
+def curl(port: int) -> str:
     """Return one command to paste: a phone that just opened the app through the first demo link."""
-    link = f"http://{DOMAIN}:{sandbox_port}/{LINKS[0][0]}?ref=ig"
+    link = f"http://{DOMAIN}:{sandbox_port(port)}/{LINKS[0][0]}?ref=ig"
     body = f'{{"deepLink": "{link}", "installId": "install-anna"}}'
+    return curl_command(HOST, port, PUBLISHABLE_KEY, body)
+
+
+def curl_command(host: str, port: int, key: str, body: str) -> str:
+    """Return a shell command that reports an open."""
     return (
-        f"curl -s http://{HOST}:{port}/v1/opens -H 'Authorization: Bearer {PUBLISHABLE_KEY}' "
+        f"curl -s http://{host}:{port}/v1/opens -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{body}'"
     )

@@ -50,7 +50,9 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``[cache]``: what one process remembers. Sizes in entries, ages in seconds."""
 
     answer_ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600  # Dub repeats a clickId for one hour
-    pending_ttl_s: Annotated[float, Meta(ge=0, le=1)] = 1  # a retry should get its click as soon as Dub is back
+    pending_ttl_s: Annotated[float, Meta(ge=0, le=1)] = (
+        1  # a retry should get its click as soon as Dub is back
+    )
     opens_max: Annotated[int, Meta(ge=1000, le=10_000_000)] = 200_000  # about 1 KB each
     links_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 10_000
     link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub is away
@@ -172,7 +174,9 @@ def _app(table: object, name: str) -> AppSettings:
             raise SettingsError(f"{path}.domains[{index}]: expected a domain such as acme.link")
     for index, key in enumerate(app.publishable_keys):
         if not key.strip() or not key.isascii() or not key.isprintable():
-            raise SettingsError(f"{path}.publishable_keys[{index}]: expected printable ASCII, such as dub_pk_…")
+            raise SettingsError(
+                f"{path}.publishable_keys[{index}]: expected printable ASCII, such as dub_pk_…"
+            )
     for index, scheme in enumerate(app.schemes):
         if not _SCHEME.fullmatch(scheme) or scheme in NEVER_SCHEMES:
             raise SettingsError(f"{path}.schemes[{index}]: expected a scheme of the app's own, such as acme")
@@ -197,7 +201,9 @@ def _refuse_twice(what: str, claims: Mapping[str, tuple[str, ...]], *, shown: bo
         for value in values:
             if value in owners:
                 shown_as = repr(value) if shown else "one of them"
-                raise SettingsError(f"apps.{name}.{what}: {shown_as} is claimed by apps.{owners[value]} already")
+                raise SettingsError(
+                    f"apps.{name}.{what}: {shown_as} is claimed by apps.{owners[value]} already"
+                )
             owners[value] = name
 
 

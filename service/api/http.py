@@ -14,7 +14,8 @@ from litestar._openapi.schema_generation import SchemaCreator
 from litestar.datastructures import State
 from litestar.dto import MsgspecDTO
 from litestar.openapi.spec import Reference, Schema
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
@@ -50,7 +51,7 @@ class LeanRequest(Request[Any, Any, State]):
                 self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
 
     async def body(self) -> bytes:
-        """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge`` or ``MalformedBody`` (it is empty)."""
+        """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge``, or ``MalformedBody`` if empty."""
         if isinstance(self._body, bytes):
             return self._body
         if not _says_json(self.content_type_bytes):
@@ -70,28 +71,38 @@ class LeanRequest(Request[Any, Any, State]):
 
 def request_class(clock: Callable[[], float]) -> type[LeanRequest]:
     """Return the request class that reads this clock (monotonic, seconds)."""
-    return cast("type[LeanRequest]", type("ClockedRequest", (LeanRequest,), {"clock": staticmethod(clock), "__slots__": ()}))
+    return cast(
+        "type[LeanRequest]",
+        type("ClockedRequest", (LeanRequest,), {"clock": staticmethod(clock), "__slots__": ()}),
+    )
 
 
 class JSONReply(Response[Any]):
     """A response that is one JSON body with no cookies, background tasks or negotiation."""
 
-    def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIApp:
-        """Return the ASGI application that sends it."""
-        body = _encode(self.content)
-        status = self.status_code or status_code or 200
-        headers = [
+    def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
+        """Encode the content, and return the ASGI application that sends it."""
+        extra = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
+        return _Sent(self.status_code or status_code or 200, _encode(self.content), extra)
+
+
+class _Sent(ASGIResponse):
+    """An encoded reply; Litestar's own builds its headers through a multidict."""
+
+    def __init__(self, status: int, body: bytes, extra_headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code = status
+        self.body = body
+        self._headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
-            *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
+            *extra_headers,
         ]
 
-        async def send_reply(_scope: Scope, _receive: Receive, send: Send) -> None:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-
-        return send_reply
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 class StrictBody(MsgspecDTO[Any]):
@@ -145,7 +156,9 @@ def _says_json(content_type: bytes) -> bool:
     if content_type == b"application/json" or not content_type:
         return True
     essence = content_type.partition(b";")[0].strip().lower()
-    return essence == b"application/json" or (essence.startswith(b"application/") and essence.endswith(b"+json"))
+    return essence == b"application/json" or (
+        essence.startswith(b"application/") and essence.endswith(b"+json")
+    )
 
 
 def _invalid(exc: msgspec.ValidationError, model: type[Struct]) -> InvalidField:

@@ -1,13 +1,16 @@
 """``/v1/opens``: an app was just opened."""
 
+import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
 from litestar.params import FromPath, JSONBody
 
 from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
-from service.api.wire import OpenRequest
+from service.api.wire import EXAMPLE_ANSWER, OpenRequest
 from service.resolve.model import Answer
 from service.resolve.resolver import Resolver
 
@@ -23,7 +26,7 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
         operation_id="reportOpen",
         summary="Report an app open",
         security=[{"publishableKey": []}],
-        responses=documented(400, 401, 403, 413, 415, 422),
+        responses={**_answered(), **documented(400, 401, 403, 413, 415, 422)},
         tags=["Opens"],
     )
     async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Answer:
@@ -35,7 +38,7 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
         operation_id="getOpen",
         summary="Ask for an open's answer again",
         security=[{"publishableKey": []}],
-        responses=documented(401, 404),
+        responses={**_answered(), **documented(400, 401, 404)},
         tags=["Opens"],
     )
     async def get_open(request: LeanRequest, open_id: FromPath[str]) -> Answer:
@@ -44,3 +47,12 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
 
     return [report_open, get_open]
 
+
+def _answered() -> dict[int, ResponseSpec]:
+    """Describe an answer in the OpenAPI document, with an example."""
+    example = Example(value=msgspec.to_builtins(EXAMPLE_ANSWER))
+    return {
+        200: ResponseSpec(
+            Answer, generate_examples=False, description="Where to land, and why.", examples=[example]
+        )
+    }

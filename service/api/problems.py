@@ -49,7 +49,10 @@ CODE_OF = {
 }
 
 _EXAMPLES = {
-    400: ("Not JSON, or nested too deep.", "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    400: (
+        "Not JSON, or nested too deep.",
+        "body: is not JSON: JSON is malformed: invalid character (byte 0)",
+    ),
     401: ("No key, or one that no app has.", "Authorization: no app has this publishable key"),
     403: ("Not this app's.", "dubDomain: is not one of this app's domains"),
     404: ("Not known to this app.", "openId: no such open of this app, or it is forgotten by now"),
@@ -94,7 +97,7 @@ class Problems:
         self._log = log
 
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
-        """Answer any exception in Dub's shape. A message of ours names fields; Litestar's are not repeated."""
+        """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
         if isinstance(exc, CallerError):
             return problem_reply(STATUS_OF[type(exc)], str(exc))
         if isinstance(exc, HTTPException) and exc.status_code < _OURS:
@@ -127,5 +130,6 @@ def _template(request: Request[Any, Any, Any]) -> str:
 def _allowed(request: Request[Any, Any, Any]) -> str:
     """List the methods of a path, for the Allow header that a 405 must carry."""
     path = request.scope["path"]
-    methods = {method for route in request.app.routes if route.path == path for method in getattr(route, "methods", ())}
+    routes = (route for route in request.app.routes if route.path == path)
+    methods = {method for route in routes for method in getattr(route, "methods", ())}
     return ", ".join(sorted(methods))

@@ -6,7 +6,8 @@ from msgspec import Meta, Struct
 
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, control_free
-from service.resolve.model import Caller, OpenReport, Platform
+from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport, Platform
+from service.resolve.routing import Route
 from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
 
 DeepLinkText = Annotated[
@@ -62,6 +63,17 @@ BudgetMs = Annotated[
     ),
 ]
 
+EXAMPLE_ANSWER = Answer(
+    open_id="0f8fad5bd9cb469fa16570867728950e",
+    click_id="d0UtZqE0BZuBPrJS",
+    link=Link("link_1", "acme.link", "fb-promo", "https://acme.com/product/123"),
+    route=Route("product", {"id": "123"}, "https://acme.com/product/123?ref=ig", "matched"),
+    match=BY_DEEP_LINK,
+    source="dub",
+    pending=False,
+    repeat=False,
+)
+
 
 class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     """An app was just opened. At least one of deepLink, installReferrer, clipboard and dubDomain is given."""
@@ -83,7 +95,8 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
         """
         if self.deep_link is self.install_referrer is self.clipboard is self.dub_domain is None:
             raise InvalidField(
-                "deepLink", "is required (or one of installReferrer, clipboard and dubDomain: nothing to go by)"
+                "deepLink",
+                "is required (or one of installReferrer, clipboard and dubDomain: nothing to go by)",
             )
         if self.install_referrer is not None:
             _refuse_controls("installReferrer", self.install_referrer)

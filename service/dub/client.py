@@ -1,5 +1,4 @@
-"""One small client for Dub's API: requests are built once as far as they can be, and nothing of the
-caller's but its User-Agent goes out.
+"""One small client for Dub's API; nothing of the caller's but its User-Agent goes out.
 
 It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies, redirects and
 environment proxies are not wanted here, and a call costs a third as much.

@@ -1,21 +1,21 @@
 """What can go wrong, drawn; ``api.problems`` has the one table from these to statuses.
 
-    FirstopenError
-    ├── CallerError              the caller's doing: a 4xx that says what to change
-    │   ├── MalformedBody        not JSON, or nested too deep
-    │   ├── BodyTooLarge
-    │   ├── UnsupportedBody      a content type that is not JSON
-    │   ├── InvalidField         a field is missing, of the wrong type or out of bounds
-    │   ├── MissingKey           no usable API key
-    │   ├── WrongKey             a key that no app claims
-    │   ├── ForeignDomain        a domain that is not one of the app's
-    │   └── UnknownOpen          an openId that this app never got, or that is forgotten
-    ├── LinkUnknown              Dub's 404: final, an answer like any other
-    └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
-        ├── DubTimedOut
-        ├── DubUnreachable       refused, reset, TLS
-        ├── DubFailed            a status that is no answer, as ``status``
-        └── DubGarbled           a 200 or 404 that does not read as Dub's
+FirstopenError
+├── CallerError              the caller's doing: a 4xx that says what to change
+│   ├── MalformedBody        not JSON, or nested too deep
+│   ├── BodyTooLarge
+│   ├── UnsupportedBody      a content type that is not JSON
+│   ├── InvalidField         a field is missing, of the wrong type or out of bounds
+│   ├── MissingKey           no usable API key
+│   ├── WrongKey             a key that no app claims
+│   ├── ForeignDomain        a domain that is not one of the app's
+│   └── UnknownOpen          an openId that this app never got, or that is forgotten
+├── LinkUnknown              Dub's 404: final, an answer like any other
+└── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
+    ├── DubTimedOut
+    ├── DubUnreachable       refused, reset, TLS
+    ├── DubFailed            a status that is no answer, as ``status``
+    └── DubGarbled           a 200 or 404 that does not read as Dub's
 """
 
 

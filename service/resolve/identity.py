@@ -9,7 +9,7 @@ import hmac
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 USER_AGENT_MAX_CHARS = 512
 
@@ -17,8 +17,6 @@ _DEVICE_HEX_CHARS = 16
 _LONGEST_TARGET_CHARS = 200
 _ADDRESSES_REMEMBERED = 4096
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
-
-Network = IPv4Network | IPv6Network
 
 
 class Identity:
@@ -56,7 +54,8 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._everyone = "*" in networks
-        self._networks: list[Network] = [ip_network(entry, strict=False) for entry in networks if entry != "*"]
+        ranges = (entry for entry in networks if entry != "*")
+        self._networks = [ip_network(entry, strict=False) for entry in ranges]
         self.client_ip = lru_cache(_ADDRESSES_REMEMBERED)(self._client_ip)
 
     def _client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
@@ -78,7 +77,7 @@ class TrustedProxies:
 
 
 def normal_ip(text: str) -> str | None:
-    """Normalise one address (IPv4-mapped forms to IPv4, port, brackets and zone dropped); ``None`` if none."""
+    """Normalise one address (IPv4-mapped to IPv4; port, brackets, zone dropped); ``None`` if it is none."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

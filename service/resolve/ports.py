@@ -39,7 +39,7 @@ class Memory(Protocol):
         ...
 
     def unknown_for_s(self, domain: str, key: str) -> float:
-        """Return for how many seconds more Dub's "no such link" stands; 0 if it never said so, or long ago."""
+        """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
         ...
 
     def keep_unknown(self, domain: str, key: str) -> None:

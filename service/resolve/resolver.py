@@ -102,9 +102,8 @@ class Resolver:
         domain = _own_domain(app, report.domain)
         link = None if report.deep_link is None else parse_deep_link(report.deep_link)
         device = self._identity.device(app.name, report.install_id, caller.ip, caller.user_agent)
-        if link is None:
-            target = f"first:{domain}"
-        else:
+        target = f"first:{domain}"
+        if link is not None:
             target = link.url if link.domain in app.domains else link.href
         return _Case(report, app, link, device, answer_key(app.name, device, target))
 

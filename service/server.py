@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.ops import Readiness
 from service.api.problems import problem
+from service.settings import ServerSettings
 from service.telemetry import Event, Log
 
 HEAD_MAX_BYTES = 64 * 1024
@@ -86,18 +87,17 @@ def run(
     *,
     readiness: Readiness,
     log: Log,
-    drain_s: float,
-    stop_s: float,
+    stop: ServerSettings,
 ) -> None:
     """Serve each app on its socket until a signal says stop. The first listed stops first."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(served, readiness, log, drain_s, stop_s))
+        runner.run(_serve(served, readiness, log, stop))
 
 
 async def _serve(
-    served: list[tuple[Litestar, socket.socket]], readiness: Readiness, log: Log, drain_s: float, stop_s: float
+    served: list[tuple[Litestar, socket.socket]], readiness: Readiness, log: Log, settings: ServerSettings
 ) -> None:
-    servers = [(_Server(_config(app, stop_s)), sock) for app, sock in served]
+    servers = [(_Server(_config(app, settings.stop_ms / 1000)), sock) for app, sock in served]
     stop = asyncio.Event()
     hurry = asyncio.Event()
 
@@ -117,7 +117,7 @@ async def _serve(
     readiness.stopping = True
     log.info(Event.STOPPING)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(hurry.wait(), drain_s)
+        await asyncio.wait_for(hurry.wait(), settings.drain_ms / 1000)
     for (server, _), task in zip(servers, reversed(tasks), strict=True):
         server.should_exit = True
         await task

@@ -1,0 +1,5 @@
+"""``python -m service`` is ``firstopen``."""
+
+from service.cli import main
+
+main()

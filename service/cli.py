@@ -1,0 +1,106 @@
+"""The command line."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+_STARTER = Path("firstopen.toml")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="firstopen")
+def main() -> None:
+    """Answer where an opened app should land, and which click brought it there.
+
+    With no FIRSTOPEN_CONFIG, everything works on a demo app against an embedded Dub:
+    try `firstopen serve`, then paste the curl that it prints.
+    """
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [FIRSTOPEN_HOST; 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on.  [FIRSTOPEN_PORT; 8000]")
+def serve(host: str | None, port: int | None) -> None:
+    """Answer app opens over HTTP.
+
+    With FIRSTOPEN_CONFIG, the apps of that file, against Dub itself (DUB_BASE_URL). Without it, the
+    demo app beside an embedded Dub on the next port, on 127.0.0.1 only.
+    """
+    from service.boot import serve as boot
+    from service.server import PortTaken
+    from service.settings import SettingsError
+
+    env = {**os.environ}
+    if host:
+        env["FIRSTOPEN_HOST"] = host
+    if port:
+        env["FIRSTOPEN_PORT"] = str(port)
+    try:
+        boot(env)
+    except (SettingsError, PortTaken) as exc:
+        _stop(str(exc))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=_STARTER)
+def init(path: Path) -> None:
+    """Write a commented starter file (firstopen.toml, or PATH). An existing file is left as it is."""
+    from service.starter import NEXT_STEPS, STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        _stop(f"{path} exists already; it is left as it is")
+    except OSError as exc:
+        _stop(f"cannot write {path}: {exc.strerror or exc}")
+    click.echo(NEXT_STEPS.format(path=path))
+
+
+@main.command()
+@click.argument("url", required=False)
+@click.option(
+    "--app-version", metavar="VERSION", help="The build that opens it, such as 2.1; left out: the newest."
+)
+@click.option("--app", "app_name", metavar="NAME", help="Only this app.")
+def routes(url: str | None, app_version: str | None, app_name: str | None) -> None:
+    r"""Print each app's patterns and screens, or which one a destination URL would take, and why.
+
+    \b
+    firstopen routes
+    firstopen routes 'https://acme.com/product/123?x=1'
+    firstopen routes https://acme.com/invite/anna --app-version 2.1
+    """
+    from service import explain
+
+    settings = _settings()
+    if app_name is not None and app_name not in settings.apps:
+        _stop(f"--app: no app {app_name!r}; there are: {', '.join(settings.apps)}")
+    apps = {name: app for name, app in settings.apps.items() if app_name in (None, name)}
+    if url is None:
+        explain.print_routes(apps)
+    else:
+        explain.print_route(apps, url, app_version)
+
+
+def _settings() -> "Settings":
+    """Read the settings that serve would use: a missing secret is no reason not to look at routes."""
+    from service import demo, settings
+
+    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
+    try:
+        if env.get("FIRSTOPEN_CONFIG"):
+            return settings.load(env)
+        return demo.settings(env)
+    except settings.SettingsError as exc:
+        _stop(str(exc))
+
+
+def _stop(message: str) -> NoReturn:
+    click.echo(f"firstopen: {message}", err=True)
+    raise SystemExit(2)

@@ -1,0 +1,61 @@
+"""The file that ``firstopen init`` writes."""
+
+STARTER = """\
+# firstopen.toml: which apps firstopen answers for, and where their links land.
+# Secrets are not written here: this file names the environment variables that hold them.
+
+[apps.acme]
+# In the app's binary, so not secret. The app sends it as "Authorization: Bearer dub_pk_...".
+publishable_keys = ["dub_pk_acme"]
+# The short-link domains that this app opens, as they are at Dub.
+domains = ["acme.link"]
+# Where to land when there is nothing better to say.
+default_screen = "home"
+
+# server_keys_env = "ACME_SERVER_KEYS"     # comma-separated keys of your backend, from the environment
+# dub_api_key_env = "ACME_DUB_API_KEY"     # the Dub API key of this app's workspace, from the environment
+# update_screen = "update"                 # for builds too old for a route, unless the route has a fallback
+# schemes = ["acme"]                       # the app's own URL schemes: such destinations are handed out too
+# leads = "client"                         # "server": only server keys may report leads
+# ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
+# trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
+
+# Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params.
+# Try one with: firstopen routes 'https://acme.com/product/123'
+[[apps.acme.routes]]
+pattern = "https://acme.com/product/:id"
+screen = "product"
+# min_version = "2.3"                      # older builds get the fallback
+# fallback = "update_product"
+
+[[apps.acme.routes]]
+pattern = "https://acme.com/category/*"
+screen = "category"
+
+# What one process remembers. Ages are in seconds or days, sizes in entries (about 1 KB an open).
+# [cache]
+# answer_ttl_s = 3600
+# pending_ttl_s = 1
+# opens_max = 200000
+# links_max = 10000
+# link_stale_days = 7
+# unknown_link_ttl_s = 60
+# unknown_links_max = 10000
+
+# How Dub is called.
+# [dub]
+# connections_max = 100
+# keepalive_s = 30
+# late_ms = 3000                           # how long past an open's budget Dub may still settle it
+
+# How a stop goes: after SIGTERM not ready but still answering, then requests in flight finish.
+# [server]
+# drain_ms = 1000
+# stop_ms = 12000
+"""
+
+NEXT_STEPS = """\
+wrote {path}; next:
+  export FIRSTOPEN_CONFIG={path} FIRSTOPEN_SECRET="$(openssl rand -hex 32)"
+  firstopen routes
+  firstopen serve"""
