@@ -1,0 +1,66 @@
+"""`create_sandbox`: the one place where the sandbox's parts meet.
+
+The sandbox is for loopback and CI. It believes forwarded addresses from loopback, and anybody who reaches
+`/sandbox/*` may move its clock and make it fail; it must never face a network that is not a test's own.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+
+from service.sandbox.calls import CallLog
+from service.sandbox.clicks import ClickLog
+from service.sandbox.clock import SandboxClock
+from service.sandbox.control import control_routes
+from service.sandbox.errors import DubError, on_error
+from service.sandbox.faults import FaultBook, Sleep
+from service.sandbox.front import Front
+from service.sandbox.limits import Gate, SandboxSettings
+from service.sandbox.links import LinkBook, SandboxLink
+from service.sandbox.opens import open_routes
+from service.sandbox.redirect import Redirector
+from service.sandbox.store import Store
+
+
+def create_sandbox(
+    links: Sequence[SandboxLink] = (),
+    *,
+    data: Path | None = None,
+    api_keys: Sequence[str] = (),
+    publishable_keys: Sequence[str] = (),
+    clock: Callable[[], float] = time.time,
+    sleep: Sleep = asyncio.sleep,
+    settings: SandboxSettings | None = None,
+) -> Litestar:
+    """Build an embedded Dub as an ASGI application.
+
+    `links` are put in (or brought up to date, when `data` is a file that holds them already). With no keys
+    given, any key is accepted where Dub wants one. `clock` is Unix time in seconds; `sleep` is what a fault's
+    delay waits with. Serve it with uvicorn's `proxy_headers=False`: the sandbox reads `X-Forwarded-For` itself.
+    It needs no lifespan to work; one only closes the file. Raises sqlite3.Error when `data` cannot be opened.
+    """
+    held = msgspec.structs.replace(settings) if settings else SandboxSettings()
+    now = SandboxClock(clock)
+    store = Store(data)
+    book = LinkBook(store, now, held.case_sensitive_domains)
+    book.seed(links)
+    clicks = ClickLog(store, now)
+    calls = CallLog(now)
+    faults = FaultBook(now, sleep)
+    app = Litestar(
+        route_handlers=[
+            *open_routes(book, clicks),
+            *control_routes(now, calls, faults, held),
+        ],
+        exception_handlers={DubError: on_error, HTTPException: on_error, Exception: on_error},
+        on_shutdown=[store.close],
+        openapi_config=None,
+        logging_config=None,
+    )
+    app.asgi_handler = Front(app.asgi_handler, Redirector(book, clicks, now), book, calls, faults)
+    return app

@@ -1,0 +1,45 @@
+"""The sandbox's time: the machine's, shifted by whatever a test asked for.
+
+Everything that Dub measures (hours of deduplication, days of idempotency, event times) reads this clock, so
+that a test can let eight days pass in one call. Delays of faults are real time: a client waits for them.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+HOUR_S = 3_600
+DAY_S = 86_400
+
+
+class SandboxClock:
+    """A clock that can be moved; it goes on ticking from where it was put."""
+
+    def __init__(self, base: Callable[[], float]) -> None:
+        self._base = base
+        self._shift_s = 0.0
+
+    def now_s(self) -> float:
+        """Return Unix time in seconds."""
+        return self._base() + self._shift_s
+
+    def now_ms(self) -> int:
+        """Return Unix time in whole milliseconds, the unit in which everything is stored."""
+        return int(self.now_s() * 1_000)
+
+    def advance(self, by_s: float) -> None:
+        """Let `by_s` seconds pass (back, if negative)."""
+        self._shift_s += by_s
+
+    def set(self, now_s: float) -> None:
+        """Make it `now_s`."""
+        self._shift_s = now_s - self._base()
+
+    def reset(self) -> None:
+        """Return to the machine's time."""
+        self._shift_s = 0.0
+
+
+def iso(at_ms: int) -> str:
+    """Write a time as Dub does: UTC, milliseconds, `Z`."""
+    moment = datetime.fromtimestamp(at_ms / 1_000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,137 @@
+"""`/sandbox/*`: how a test sets the stage. Unauthenticated, and never noted, failed or throttled itself.
+
+What can go wrong: a misspelt field taken for a fault that does nothing (so unknown fields are refused); a
+clock that stands still after it was moved; a web page's script reading the calls (so no CORS headers here).
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, delete, get, patch, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.status_codes import HTTP_200_OK
+
+from service.sandbox.calls import CallLog
+from service.sandbox.clock import SandboxClock, iso
+from service.sandbox.errors import unprocessable
+from service.sandbox.faults import Fault, FaultBook
+from service.sandbox.fields import fields_of
+from service.sandbox.limits import PlanName, SandboxSettings
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class ClockMove(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """`advanceS` seconds from now (back, if negative), or `now`: Unix seconds, or ISO 8601 with an offset."""
+
+    advance_s: float | None = None
+    now: float | Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class SettingsChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What may change while the sandbox runs; `plan` null lifts every limit."""
+
+    plan: PlanName | msgspec.UnsetType | None = msgspec.UNSET
+    events_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
+    lead_lookup_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
+
+
+def control_routes(
+    clock: SandboxClock, calls: CallLog, faults: FaultBook, settings: SandboxSettings
+) -> list[HTTPRouteHandler]:
+    """Build the control routes."""
+    return [*_clock_routes(clock), *_call_routes(calls), *_fault_routes(faults), *_settings_routes(settings)]
+
+
+def _clock_routes(clock: SandboxClock) -> list[HTTPRouteHandler]:
+    def shown() -> dict[str, Any]:
+        return {"now": iso(clock.now_ms()), "unixS": clock.now_s()}
+
+    @get("/sandbox/clock")
+    async def read_clock() -> dict[str, Any]:
+        """Tell the sandbox's time."""
+        return shown()
+
+    @post("/sandbox/clock", status_code=HTTP_200_OK)
+    async def move_clock(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """Move the sandbox's time; it goes on ticking from there."""
+        move = fields_of(await request.body(), ClockMove)
+        if (move.advance_s is None) == (move.now is None):
+            raise unprocessable("expected either advanceS or now")
+        if move.advance_s is not None:
+            clock.advance(move.advance_s)
+        elif move.now is not None:
+            clock.set(move.now.timestamp() if isinstance(move.now, datetime) else move.now)
+        return shown()
+
+    @delete("/sandbox/clock", status_code=HTTP_200_OK)
+    async def reset_clock() -> dict[str, Any]:
+        """Return to the machine's time."""
+        clock.reset()
+        return shown()
+
+    return [read_clock, move_clock, reset_clock]
+
+
+def _call_routes(calls: CallLog) -> list[HTTPRouteHandler]:
+    @get("/sandbox/calls")
+    async def list_calls(path: str | None = None, method: str | None = None) -> list[dict[str, Any]]:
+        """Return the calls that came in, oldest first."""
+        return calls.matching(path, method.upper() if method else None)
+
+    @delete("/sandbox/calls", status_code=HTTP_200_OK)
+    async def clear_calls() -> dict[str, int]:
+        """Forget the calls."""
+        return {"cleared": calls.clear()}
+
+    return [list_calls, clear_calls]
+
+
+def _fault_routes(faults: FaultBook) -> list[HTTPRouteHandler]:
+    @get("/sandbox/faults")
+    async def list_faults() -> list[dict[str, Any]]:
+        """Return the faults, and how many calls each has taken."""
+        return faults.all()
+
+    @post("/sandbox/faults")
+    async def add_fault(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """Set a fault."""
+        return faults.add(fields_of(await request.body(), Fault))
+
+    @delete("/sandbox/faults", status_code=HTTP_200_OK)
+    async def clear_faults() -> dict[str, int]:
+        """Take every fault away."""
+        return {"cleared": faults.clear()}
+
+    @delete("/sandbox/faults/{fault_id:str}", status_code=HTTP_200_OK)
+    async def clear_fault(fault_id: str) -> dict[str, int]:
+        """Take one fault away."""
+        return {"cleared": faults.clear(fault_id)}
+
+    return [list_faults, add_fault, clear_faults, clear_fault]
+
+
+def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
+    def shown() -> dict[str, Any]:
+        return {
+            "plan": settings.plan,
+            "eventsDelayS": settings.events_delay_s,
+            "leadLookupDelayS": settings.lead_lookup_delay_s,
+        }
+
+    @get("/sandbox/settings")
+    async def read_settings() -> dict[str, Any]:
+        """Tell how the sandbox behaves."""
+        return shown()
+
+    @patch("/sandbox/settings")
+    async def change_settings(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """Change how the sandbox behaves."""
+        change = fields_of(await request.body(), SettingsChange)
+        for name, value in msgspec.structs.asdict(change).items():
+            if value is not msgspec.UNSET:
+                setattr(settings, name, value)
+        return shown()
+
+    return [read_settings, change_settings]

@@ -1,0 +1,75 @@
+"""Dub's error shape, in one place.
+
+Every failure of the sandbox is a `DubError`; `as_reply` is the only code that turns one into bytes, so
+that a fault, a missing route and a refused field all look the same to a client. Codes are Dub's, except
+`method_not_allowed` and `payload_too_large`, which Dub leaves to its host.
+"""
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from service.sandbox.web import Headers, Reply, json_reply
+
+STATUS_OF = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "exceeded_limit": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "invite_expired": 410,
+    "payload_too_large": 413,
+    "unprocessable_entity": 422,
+    "rate_limit_exceeded": 429,
+    "internal_server_error": 500,
+}
+CODE_OF = {status: code for code, status in STATUS_OF.items() if code != "exceeded_limit"}
+DOCS = "https://dub.co/docs/api-reference/errors#"
+
+
+class DubError(Exception):
+    """A refusal in Dub's words: one of `STATUS_OF`'s codes, and a message for people."""
+
+    def __init__(self, code: str, message: str, headers: Headers = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.headers = headers
+        self.status = STATUS_OF[code]
+
+    def as_reply(self) -> Reply:
+        """Return the answer a client sees."""
+        return error_reply(self.status, self.code, self.message, self.headers)
+
+
+def unprocessable(message: str) -> DubError:
+    """Return the 422 of a field that breaks a documented rule."""
+    return DubError("unprocessable_entity", message)
+
+
+def error_reply(status: int, code: str, message: str, headers: Headers = ()) -> Reply:
+    """Return Dub's error shape; only the first `_` of a code becomes `-` in `doc_url`, as at Dub."""
+    doc_url = DOCS + code.replace("_", "-", 1)
+    body = {"error": {"code": code, "message": message, "doc_url": doc_url}}
+    return json_reply(status, body, headers)
+
+
+def code_of(status: int) -> str:
+    """Return the code that goes with a status, the nearest one where Dub has none."""
+    fallback = "internal_server_error" if status >= STATUS_OF["internal_server_error"] else "bad_request"
+    return CODE_OF.get(status, fallback)
+
+
+def on_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer any exception of a handler, Litestar's own 404 and 405 included, in Dub's shape."""
+    if isinstance(error, DubError):
+        reply = error.as_reply()
+    elif isinstance(error, HTTPException):
+        reply = error_reply(error.status_code, code_of(error.status_code), error.detail)
+    else:
+        reply = error_reply(500, "internal_server_error", f"the sandbox failed: {type(error).__name__}")
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(content=reply.body, status_code=reply.status, headers=headers)

@@ -1,0 +1,80 @@
+"""The sandbox's door: every request passes here before it is an API call or a click.
+
+It decides which of the two it is (a `GET` on a domain that has links is a click, whatever its path), notes
+the call, lets a fault take it, and puts Dub's CORS headers on answers. `/sandbox/*` passes untouched, so
+that a fault on `*` can always be taken away again.
+"""
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.sandbox.calls import Call, CallLog
+from service.sandbox.errors import DubError
+from service.sandbox.faults import FaultBook
+from service.sandbox.links import LinkBook
+from service.sandbox.web import host_of, method_of, read_body, send_reply
+from service.sandbox.wire import Wire, replay, reply_of
+
+BODY_MAX_BYTES = 4_500_000  # what Dub's host takes
+CONTROL = "/sandbox/"
+_METHODS = {"/track/": b"POST, OPTIONS", "/events": b"GET, OPTIONS"}
+
+
+class Front:
+    """The outermost ASGI application."""
+
+    def __init__(
+        self, api: ASGIApp, redirector: ASGIApp, links: LinkBook, calls: CallLog, faults: FaultBook
+    ) -> None:
+        self._api = api
+        self._redirector = redirector
+        self._links = links
+        self._calls = calls
+        self._faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one request."""
+        host = host_of(scope)
+        method, path = method_of(scope), scope["path"]
+        clicked = method in {"GET", "HEAD"} and host in self._links.domains
+        if not clicked and path.startswith(CONTROL):
+            await self._api(scope, receive, send)
+            return
+        body = await read_body(receive, BODY_MAX_BYTES)
+        call = self._calls.begin(scope, body or b"")
+        answer = _observed(send, call, () if clicked else _cors(path))
+        if body is None:
+            await send_reply(answer, DubError("payload_too_large", "the body is too large").as_reply())
+            return
+        app = self._redirector if clicked else self._api
+        fault = self._faults.pick(method, host, path)
+        if fault is None:
+            await app(scope, replay(body, receive), answer)
+            return
+        call.fault = fault.id
+        again = replay(body, receive)
+        wire = Wire(receive, send, answer)
+        await self._faults.play(fault, wire, lambda: reply_of(lambda keep: app(scope, again, keep)))
+
+
+def _observed(send: Send, call: Call, cors: tuple[tuple[bytes, bytes], ...]) -> Send:
+    """Return a `send` that notes the status and adds the CORS headers."""
+
+    async def observed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            call.status = message["status"]
+            message["headers"] = [*message["headers"], *cors]
+        await send(message)
+
+    return observed
+
+
+def _cors(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the CORS headers that every answer of a route carries, errors and OPTIONS included."""
+    methods = next((methods for prefix, methods in _METHODS.items() if path.startswith(prefix)), None)
+    if methods is None:
+        return ()
+    return (
+        (b"access-control-allow-origin", b"*"),
+        (b"access-control-allow-methods", methods),
+        (b"access-control-allow-headers", b"Content-Type, Authorization"),
+    )

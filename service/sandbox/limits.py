@@ -1,0 +1,149 @@
+"""Who may ask, and how often: keys, plans and Dub's form of a 429.
+
+What can go wrong: `Retry-After` read as seconds (Dub sends Unix milliseconds); a plan's limit met by one key
+throttling another; a test throttled that never asked for a plan. So without a plan nothing is limited.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from litestar import Request
+
+from service.sandbox.clock import SandboxClock
+from service.sandbox.errors import DubError
+from service.sandbox.links import WORKSPACE
+from service.sandbox.web import Headers
+
+MINUTE_MS = 60_000
+SECOND_MS = 1_000
+CLIENT_LEADS_PER_MIN = 600
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a Dub plan allows."""
+
+    calls_per_min: int
+    analytics_per_s: int
+    conversions: bool
+
+
+PlanName = Literal["free", "pro", "business", "advanced", "enterprise"]
+PLANS: dict[PlanName, Plan] = {
+    "free": Plan(60, 0, conversions=False),
+    "pro": Plan(600, 2, conversions=False),
+    "business": Plan(1_200, 4, conversions=True),
+    "advanced": Plan(3_000, 8, conversions=True),
+    "enterprise": Plan(3_000, 16, conversions=True),
+}
+
+
+class SandboxSettings(msgspec.Struct, kw_only=True):
+    """How the sandbox behaves where Dub's behaviour depends on an account, or on luck.
+
+    `plan` None: no limits. `events_delay_s`: how long an event takes to show up in `/events`.
+    `lead_lookup_delay_s`: how long a web click takes to be found by a lead (an app's open is found at once).
+    `workspaces` maps API keys to workspaces; every other key belongs to "ws_sandbox".
+    """
+
+    plan: PlanName | None = None
+    events_delay_s: float = 0.0
+    lead_lookup_delay_s: float = 0.0
+    case_sensitive_domains: frozenset[str] = frozenset()
+    workspaces: dict[str, str] = {}
+
+
+def rate_headers(limit: int, reset_ms: int) -> Headers:
+    """Return the headers of a 429: both times are Unix milliseconds, as Dub sends them."""
+    reset = str(reset_ms).encode()
+    return (
+        (b"retry-after", reset),
+        (b"x-ratelimit-limit", str(limit).encode()),
+        (b"x-ratelimit-remaining", b"0"),
+        (b"x-ratelimit-reset", reset),
+    )
+
+
+def throttled(limit: int, reset_ms: int) -> DubError:
+    """Return Dub's 429."""
+    return DubError("rate_limit_exceeded", "too many requests", rate_headers(limit, reset_ms))
+
+
+class Gate:
+    """Checks a caller's key, then how often it called, then what its plan allows."""
+
+    def __init__(
+        self,
+        clock: SandboxClock,
+        settings: SandboxSettings,
+        api_keys: Sequence[str],
+        publishable_keys: Sequence[str],
+    ) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._api_keys = frozenset(api_keys)
+        self._publishable_keys = frozenset(publishable_keys)
+        self._spent: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def links(self, request: Request[Any, Any, Any]) -> str:
+        """Let a secret key at the links; return its workspace."""
+        key = _known_key(request, self._api_keys)
+        plan = self._plan
+        if plan is not None:
+            self._spend(key, MINUTE_MS, plan.calls_per_min)
+        return self._workspace(key)
+
+    def conversions(self, request: Request[Any, Any, Any]) -> str:
+        """Let a secret key report leads and sales; return its workspace."""
+        workspace = self.links(request)
+        self._require_business()
+        return workspace
+
+    def client_conversions(self, request: Request[Any, Any, Any]) -> str:
+        """Let a publishable key report leads and sales; return its workspace."""
+        key = _known_key(request, self._publishable_keys)
+        if self._plan is not None and request.scope["path"] == "/track/lead/client":
+            self._spend(key, MINUTE_MS, CLIENT_LEADS_PER_MIN)
+        self._require_business()
+        return self._workspace(key)
+
+    def analytics(self, request: Request[Any, Any, Any]) -> str:
+        """Let a secret key read events; return its workspace."""
+        key = _known_key(request, self._api_keys)
+        self._require_business()
+        if self._plan is not None:
+            self._spend(key, SECOND_MS, self._plan.analytics_per_s)
+        return self._workspace(key)
+
+    @property
+    def _plan(self) -> Plan | None:
+        return PLANS[self._settings.plan] if self._settings.plan else None
+
+    def _workspace(self, key: str) -> str:
+        return self._settings.workspaces.get(key, WORKSPACE)
+
+    def _require_business(self) -> None:
+        if self._plan is not None and not self._plan.conversions:
+            raise DubError("forbidden", "this needs a Business plan or higher")
+
+    def _spend(self, key: str, window_ms: int, limit: int) -> None:
+        """Count one call of this key in the window that now falls into; 429 when it is full."""
+        window = self._clock.now_ms() // window_ms
+        held, count = self._spent.get((key, window_ms), (window, 0))
+        count = count if held == window else 0
+        if count >= limit:
+            raise throttled(limit, (window + 1) * window_ms)
+        self._spent[key, window_ms] = (window, count + 1)
+
+
+def _known_key(request: Request[Any, Any, Any], keys: frozenset[str]) -> str:
+    """Return the caller's key: 401 without one or with a wrong one, 400 when it is no Bearer token."""
+    given = request.headers.get("authorization", "")
+    if not given:
+        raise DubError("unauthorized", "the Authorization header is missing")
+    scheme, _, key = given.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise DubError("bad_request", "the Authorization header is not of the form: Bearer <key>")
+    if keys and key.strip() not in keys:
+        raise DubError("unauthorized", "the API key is not valid")
+    return key.strip()

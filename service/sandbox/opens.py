@@ -1,0 +1,105 @@
+"""`POST /track/open` and `POST /track/click`: what an app, or a page's script, reports.
+
+What can go wrong: an unknown deep link quietly answered from the domain's cache instead of its own 404; a
+body refused that Dub would take (or the other way round); an open that asked not to be tracked, recorded.
+"""
+
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import msgspec
+from litestar import Request, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.status_codes import HTTP_200_OK
+
+from service.sandbox.clicks import ClickLog, OpenedLink
+from service.sandbox.errors import DubError, unprocessable
+from service.sandbox.fields import fields_of
+from service.sandbox.links import Link, LinkBook
+from service.sandbox.urls import ROOT_KEY, split_deep_link
+from service.sandbox.web import Visitor, visitor_of
+
+DEEP_LINK_MAX_CHARS = 32_000
+
+
+class OpenRequest(msgspec.Struct, frozen=True, rename="camel"):
+    """The body of `/track/open`; an empty string is a field left blank."""
+
+    deep_link: Annotated[str, msgspec.Meta(max_length=DEEP_LINK_MAX_CHARS)] | None = None
+    dub_domain: str | None = None
+
+
+class OpenReply(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer of `/track/open`."""
+
+    click_id: str | None
+    link: OpenedLink | None
+
+
+class ClickRequest(msgspec.Struct, frozen=True):
+    """The body of `/track/click`."""
+
+    domain: str
+    key: str
+    url: str | None = None
+    referrer: str | None = None
+
+
+class ClickReply(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer of `/track/click`."""
+
+    click_id: str | None
+
+
+def open_routes(links: LinkBook, clicks: ClickLog) -> list[HTTPRouteHandler]:
+    """Build the two routes that need no key."""
+
+    @post("/track/open", status_code=HTTP_200_OK)
+    async def track_open(request: Request[Any, Any, Any]) -> OpenReply:
+        """Answer which click an app's open belongs to."""
+        report = fields_of(await request.body(), OpenRequest)
+        visitor = visitor_of(request.scope)
+        if report.deep_link:
+            return _by_deep_link(links, clicks, report.deep_link, visitor)
+        if not report.dub_domain:
+            raise unprocessable("deepLink: expected deepLink, or dubDomain without it")
+        found = clicks.first_open(visitor, report.dub_domain)
+        return OpenReply(found.click_id, found.link) if found else OpenReply(None, None)
+
+    @post("/track/click", status_code=HTTP_200_OK)
+    async def track_click(request: Request[Any, Any, Any]) -> ClickReply:
+        """Record the view of a page that a link stands for."""
+        report = fields_of(await request.body(), ClickRequest)
+        visitor = visitor_of(request.scope)
+        link = _known(links, report)
+        if visitor.no_track:
+            return ClickReply(None)
+        if report.referrer is not None:
+            visitor = msgspec.structs.replace(visitor, referer=report.referrer)
+        url = report.url or link.spec.url
+        click_id, _ = clicks.record(link, link.spec.key, visitor, trigger="pageview", url=url)
+        return ClickReply(click_id)
+
+    return [track_open, track_click]
+
+
+def _by_deep_link(links: LinkBook, clicks: ClickLog, deep_link: str, visitor: Visitor) -> OpenReply:
+    named = split_deep_link(deep_link)
+    if named is None:
+        raise unprocessable("deepLink: expected a URL")
+    domain, key = named
+    link = links.find(domain, unquote(key))
+    if link is None:
+        raise DubError("not_found", f"Deep link not found: {deep_link}")
+    opened = OpenedLink(link.id, domain, key, link.spec.url)
+    if visitor.no_track:
+        return OpenReply(None, opened)
+    click_id, _ = clicks.record(link, key, visitor, trigger="deeplink", url=link.spec.url)
+    return OpenReply(click_id, opened)
+
+
+def _known(links: LinkBook, report: ClickRequest) -> Link:
+    link = links.find(report.domain.lower(), report.key or ROOT_KEY)
+    if link is None:
+        raise DubError("not_found", f"no link {report.domain}/{report.key}")
+    return link

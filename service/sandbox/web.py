@@ -1,0 +1,150 @@
+"""The few HTTP notions that the sandbox shares: who is calling, and an answer as plain bytes.
+
+Headers that say where a person is (`X-Forwarded-For`, `X-Vercel-IP-*`) are believed from a loopback peer
+only: a test speaks for many phones, a stranger on the network only for itself.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+Headers = Iterable[tuple[bytes, bytes]]
+NO_TRACK = "dub-no-track"
+_EU_CODES = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
+EU = frozenset(_EU_CODES.split())
+UNKNOWN = "Unknown"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer: what is left to do is to send it."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+
+def json_reply(status: int, body: Any, headers: Headers = ()) -> Reply:
+    """Return a JSON answer."""
+    return Reply(status, ((b"content-type", b"application/json"), *headers), msgspec.json.encode(body))
+
+
+def html_reply(status: int, html: str, headers: Headers = ()) -> Reply:
+    """Return an HTML answer."""
+    return Reply(status, ((b"content-type", b"text/html; charset=utf-8"), *headers), html.encode())
+
+
+async def send_reply(send: Send, reply: Reply, *, head_only: bool = False) -> None:
+    """Send an answer in one piece."""
+    length = (b"content-length", str(len(reply.body)).encode())
+    bodiless = reply.status in {204, 304}
+    headers = reply.headers if bodiless else (*reply.headers, length)
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    body = b"" if head_only or bodiless else reply.body
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def read_body(receive: Receive, limit: int) -> bytes | None:
+    """Read a request's body; None when it is larger than `limit` bytes or its sender left."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            return None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return a request header, or "" when it was not sent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return ""
+
+
+def method_of(scope: Scope) -> str:
+    """Return the request's method."""
+    return str(scope.get("method"))
+
+
+def host_of(scope: Scope) -> str:
+    """Return the host a request names, as a link's domain: lower case, no port, no leading `www.`."""
+    host = header(scope, b"host").lower()
+    return host.partition(":")[0].removeprefix("www.")
+
+
+class Visitor(msgspec.Struct, frozen=True, dict=True):
+    """Who is at the other end, as Dub sees them."""
+
+    ip: str
+    user_agent: str
+    referer: str
+    country: str
+    region: str
+    city: str
+    continent: str
+    no_track: bool
+
+    @cached_property
+    def identity(self) -> str:
+        """Return what Dub takes for a device: IP and User-Agent, and nothing else."""
+        return hashlib.sha256(f"{self.ip}-{self.user_agent}".encode()).hexdigest()
+
+    @property
+    def shown_ip(self) -> str:
+        """Return the address as `/events` shows it: none for people in the EU."""
+        return "" if self.country in EU else self.ip
+
+
+def visitor_of(scope: Scope) -> Visitor:
+    """Read the caller's address, device and place from a request."""
+    client = scope.get("client")
+    peer = _address(client[0]) if client else None
+    trusted = peer is None or peer.is_loopback
+    ask: Callable[[bytes], str] = (lambda name: header(scope, name)) if trusted else (lambda _: "")
+    country = ask(b"x-vercel-ip-country").upper() or UNKNOWN
+    return Visitor(
+        ip=_forwarded(ask(b"x-forwarded-for")) or (str(peer) if peer else "127.0.0.1"),
+        user_agent=header(scope, b"user-agent"),
+        referer=header(scope, b"referer"),
+        country=country,
+        region=ask(b"x-vercel-ip-country-region") or UNKNOWN,
+        city=unquote(ask(b"x-vercel-ip-city")) or UNKNOWN,
+        continent=ask(b"x-vercel-ip-continent").upper() or ("EU" if country in EU else UNKNOWN),
+        no_track=asks_no_track(scope),
+    )
+
+
+def asks_no_track(scope: Scope) -> bool:
+    """Tell whether a header or a query parameter, whatever its value, asks for nothing to be recorded."""
+    if any(key == NO_TRACK.encode() for key, _ in scope["headers"]):
+        return True
+    query = scope["query_string"].decode("latin-1")
+    return NO_TRACK in query and any(key == NO_TRACK for key, _ in parse_qsl(query, keep_blank_values=True))
+
+
+def _forwarded(chain: str) -> str:
+    """Return the right-most address of the chain that is not this machine's own; "" when there is none."""
+    hops = (_address(part.strip()) for part in reversed(chain.split(",")))
+    return next((str(hop) for hop in hops if hop and not hop.is_loopback), "")
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address, IPv4-mapped forms as IPv4; None for anything else (an in-process test client)."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
