@@ -50,7 +50,7 @@ def settings(env: Mapping[str, str]) -> Settings:
     """Return the demo's settings: its own app, secret and Dub, the rest from the environment."""
     own = {
         "FIRSTOPEN_HOST": HOST,
-        "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret, known to everybody",
+        "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret known to everybody",
         "ACME_SERVER_KEYS": SERVER_KEY,
         "ACME_DUB_API_KEY": "dub_sandbox",
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import rich_click as click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,10 +12,14 @@ from service.resolve.evidence import parse_deep_link
 from service.resolve.routing import Route, Router, parse_version
 from service.settings import AppSettings, compile_router
 
+_PIPED_COLUMNS = 200
+
 
 def print_routes(apps: Mapping[str, AppSettings]) -> None:
     """Print every app's routes in the order in which they are tried."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPED_COLUMNS)
     for name, app in apps.items():
         table = Table(title=f"{name} ({', '.join(app.domains)})", title_justify="left")
         for heading in ("#", "pattern", "screen", "min_version", "fallback"):
@@ -29,11 +34,9 @@ def print_routes(apps: Mapping[str, AppSettings]) -> None:
 
 def print_route(apps: Mapping[str, AppSettings], url: str, app_version: str | None) -> None:
     """Print, for each app, which route a destination URL takes and why."""
-    console = Console(highlight=False, soft_wrap=True)
-    for name, app in apps.items():
+    for number, (name, app) in enumerate(apps.items()):
         router = compile_router(name, app)
         route = router.route(url, "", app_version)
-        table = Table(show_header=False, box=None, pad_edge=False)
         rows = {
             "app": name,
             "pattern": _pattern(router, route),
@@ -42,11 +45,10 @@ def print_route(apps: Mapping[str, AppSettings], url: str, app_version: str | No
             "url": route.url or "(none)",
             "reason": f"{route.reason}: {_why(app, router, route, url, app_version)}",
         }
+        if number:
+            click.echo()
         for heading, text in rows.items():
-            table.add_row(heading, escape(text))
-        console.print(table)
-        if len(apps) > 1:
-            console.print()
+            click.echo(f"{heading:<8} {text}")
 
 
 def _pattern(router: Router, route: Route) -> str:

@@ -103,6 +103,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     dub_base_url: str
     demo: bool = False
 
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"Settings(apps={list(self.apps)})"
+
     @property
     def secret_is_weak(self) -> bool:
         """Whether the current secret is short enough to guess."""

@@ -7,6 +7,7 @@ clipboard text, installId or key.
 import logging
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
@@ -54,7 +55,7 @@ def where(exc: BaseException) -> str:
         trace = trace.tb_next
     if trace is None:
         return "unknown"
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:

@@ -6,7 +6,8 @@ from msgspec import Meta, Struct
 
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, control_free
-from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport, Platform
+from service.resolve.identity import Platform, platform_of
+from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
 from service.resolve.routing import Route
 from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
 
@@ -113,7 +114,7 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             clipboard=self.clipboard,
             domain=self.dub_domain,
             install_id=self.install_id,
-            platform=self.platform,
+            platform=self.platform or platform_of(caller.user_agent),
             app_version=self.app_version,
             budget_ms=default_budget_ms if self.budget_ms is None else self.budget_ms,
             consent=self.consent,

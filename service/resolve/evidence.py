@@ -20,6 +20,7 @@ _LINKS_REMEMBERED = 4096
 _LONGEST_REMEMBERED_CHARS = 512
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _LEADING_WWW = re.compile(r"^(?:www\.)+(?=.)")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+:\d{1,5}(?:[/?#]|$)")
 
@@ -45,12 +46,16 @@ def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
 
 
 def canonical_domain(text: str) -> str:
-    """Canonicalise a bare domain as a deep link's: lower case, no ``www.``, no port; "" if it is none."""
+    """Canonicalise a bare domain as a deep link's: lower case, no ``www.``, no port; "" if it is none.
+
+    Only letters, digits, ``-``, ``_`` and dots: Dub reads a domain as a glob, where ``*`` is anybody's.
+    """
     try:
         link = parse_deep_link(f"https://{text}/", "domain")
     except InvalidField:
         return ""
-    return link.domain if link.key == "_root" and not link.query else ""
+    plain = link.key == "_root" and not link.query and _DOMAIN.fullmatch(link.domain)
+    return link.domain if plain else ""
 
 
 def control_free(text: str) -> bool:

@@ -10,12 +10,16 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Literal
+
+Platform = Literal["ios", "android"]
 
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
 _LONGEST_TARGET_CHARS = 200
 _ADDRESSES_REMEMBERED = 4096
+_PLATFORM = re.compile(r"(?P<android>android|okhttp)|iphone|ipad|ipod|cfnetwork|darwin", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -30,6 +34,14 @@ class Identity:
         who = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
         message = f"{app}\0{who}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, message, "sha256").hex()[:_DEVICE_HEX_CHARS]
+
+
+def platform_of(user_agent: str) -> Platform | None:
+    """Read the platform from a User-Agent: browsers say it, okhttp is Android's, CFNetwork is Apple's."""
+    found = _PLATFORM.search(user_agent)
+    if found is None:
+        return None
+    return "android" if found["android"] else "ios"
 
 
 def answer_key(app: str, device: str, target: str) -> str:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.resolve.identity import Platform
 from service.resolve.routing import Route, Router
 
-Platform = Literal["ios", "android"]
 MatchType = Literal["deep_link", "install_referrer", "clipboard", "ip", "none"]
 Source = Literal["dub", "cache", "stale", "parsed"]
 

@@ -1,0 +1,280 @@
+"""The real command, as a real process, over real sockets."""
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.process import Process, finished, free_ports, started
+
+CONFIG = """
+[apps.acme]
+publishable_keys = ["dub_pk_acme"]
+domains = ["acme.link"]
+default_screen = "home"
+"""
+HEAD = (
+    b"POST /v1/opens HTTP/1.1\r\nHost: x\r\n"
+    b"Authorization: Bearer dub_pk_acme\r\nContent-Type: application/json\r\n"
+)
+
+
+class Demo:
+    """The demo under way, and one open of it."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        self.process = process
+        self.port = port
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer dub_pk_acme"}, timeout=20
+        )
+
+    def open(self, key: str, **fields: Any) -> dict[str, Any]:
+        body = {"deepLink": f"http://acme.localhost:{self.port + 1}/{key}", **fields}
+        response = self.http.post("/v1/opens", json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def raw(self, data: bytes) -> bytes:
+        """Send bytes as they are, and read what comes until the server closes or is quiet."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            chunks = []
+            while chunk := sock.recv(65_536):
+                chunks.append(chunk)
+            return b"".join(chunks)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    port = free_ports(2)
+    cwd = tmp_path_factory.mktemp("demo")
+    with started("serve", env={"FIRSTOPEN_PORT": str(port)}, cwd=cwd) as process:
+        process.ready(port)
+        running = Demo(process, port)
+        with running.http:
+            yield running
+
+
+def test_the_printed_curl_works(demo: Demo) -> None:
+    """serve prints, flushed, what runs, one curl and a blank line; and that curl works."""
+    line = demo.process.until("curl -s")
+    assert demo.process.until("") == ""
+    assert f"http://127.0.0.1:{demo.port}" in demo.process.lines[1]
+    assert sum("curl " in line for line in demo.process.lines) == 1
+    answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, check=True).stdout)
+    assert answer["route"]["screen"] == "product"
+    assert len(answer["clickId"]) == 16
+    assert answer["match"]["type"] == "deep_link"
+
+
+def test_two_phones_over_real_http(demo: Demo) -> None:
+    """Same address, same User-Agent, same link: two installs get two clicks, one install gets one."""
+    anna, ben = (demo.open("summer", installId=install) for install in ("install-1", "install-2"))
+    again = demo.open("summer", installId="install-1")
+    assert anna["clickId"] != ben["clickId"]
+    assert (again["clickId"], again["repeat"], again["source"]) == (anna["clickId"], True, "cache")
+
+
+@pytest.mark.parametrize(
+    ("key", "screen", "reason"),
+    [
+        ("fb-promo", "product", "matched"),
+        ("summer", "category", "matched"),
+        ("join-anna", "invite", "matched"),
+        ("press", "home", "unlisted"),
+        ("no-such-link", "home", "default"),
+    ],
+)
+def test_the_demo_links(demo: Demo, key: str, screen: str, reason: str) -> None:
+    """Each demo link lands where the demo's routes say."""
+    route = demo.open(key, installId=f"install-{key}")["route"]
+    assert (route["screen"], route["reason"]) == (screen, reason)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        HEAD + b"X-Bad: a\nb\r\n\r\n",
+        HEAD + b"X-Bad: a\x00b\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"X-Bad: a\rb\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length: -1\r\n\r\n{}",
+        HEAD + b"X-Long: " + b"x" * 70_000,
+    ],
+    ids=["nonsense", "newline", "nul", "carriage return", "length", "endless head"],
+)
+def test_what_is_no_http_is_refused_in_dubs_shape(demo: Demo, data: bytes) -> None:
+    """Bytes that cannot be read as HTTP get a 400 in the house's shape, and the connection ends."""
+    head, _, body = demo.raw(data).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def test_a_body_over_the_limit_on_a_real_socket(demo: Demo) -> None:
+    """413 whether the length is announced or not, and the next connection works."""
+    announced = demo.raw(HEAD + b"Connection: close\r\nContent-Length: 70000\r\n\r\n" + b" " * 70_000)
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    chunked = demo.raw(
+        HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 17 + b"0\r\n\r\n"
+    )
+    assert announced.startswith(b"HTTP/1.1 413 ")
+    assert chunked.startswith(b"HTTP/1.1 413 ")
+    assert demo.open("fb-promo", installId="install-after")["clickId"]
+
+
+def test_a_folded_header_reaches_dub_as_one_line(demo: Demo) -> None:
+    """An obsolete folded User-Agent neither breaks the request nor splits the one to Dub."""
+    body = json.dumps({"deepLink": f"http://acme.localhost:{demo.port + 1}/press"}).encode()
+    folded = b"User-Agent: a\r\n X-Evil: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert demo.raw(HEAD + folded + body).startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 "))
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """SIGTERM: readiness goes false, the open under way gets its answer, and the exit is clean."""
+    port = free_ports(1)
+    config = tmp_path / "firstopen.toml"
+    config.write_text(CONFIG)
+    asked, answer = threading.Event(), threading.Event()
+    dub = _slow_dub(asked, answer)
+    env = {
+        "FIRSTOPEN_CONFIG": str(config),
+        "FIRSTOPEN_SECRET": "x" * 32,
+        "FIRSTOPEN_PORT": str(port),
+        "DUB_BASE_URL": f"http://127.0.0.1:{dub}",
+    }
+    with started("serve", env=env, cwd=tmp_path) as process:
+        process.ready(port)
+        base = f"http://127.0.0.1:{port}"
+        replies: list[httpx.Response] = []
+
+        def report() -> None:
+            replies.append(
+                httpx.post(
+                    f"{base}/v1/opens",
+                    json={"deepLink": "https://acme.link/x", "installId": "install-anna", "budgetMs": 10_000},
+                    headers={"Authorization": "Bearer dub_pk_acme"},
+                    timeout=20,
+                )
+            )
+
+        opening = threading.Thread(target=report)
+        opening.start()
+        assert asked.wait(20)
+        process.popen.send_signal(signal.SIGTERM)
+        process.until("service.stopping")
+        ready = httpx.get(f"{base}/health/ready")
+        assert (ready.status_code, ready.json()["error"]["code"]) == (503, "service_unavailable")
+        answer.set()
+        opening.join(20)
+        assert process.popen.wait(20) == 0
+        assert (replies[0].status_code, replies[0].json()["clickId"]) == (200, "c" * 16)
+        assert "service.stopped" in process.rest()[-1]
+
+
+def test_an_interrupt_ends_the_demo_at_once(tmp_path: Path) -> None:
+    """Ctrl-C is a clean exit without the wait for load balancers."""
+    port = free_ports(2)
+    with started("serve", "--port", str(port), env={}, cwd=tmp_path) as process:
+        process.ready(port)
+        began = time.monotonic()
+        assert process.stop(signal.SIGINT) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_taken_port_is_said_plainly(tmp_path: Path) -> None:
+    """Somebody else's port: one line that says which, exit 2, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, text = finished(["serve", "--port", str(port)], tmp_path)
+    assert status == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in text
+    assert "Traceback" not in text
+
+
+def test_a_config_that_is_missing_or_wrong_stops_the_boot(tmp_path: Path) -> None:
+    """FIRSTOPEN_CONFIG that names nothing, or something wrong, never starts the demo."""
+    status, text = finished(["serve"], tmp_path, {"FIRSTOPEN_CONFIG": "nowhere.toml"})
+    assert (status, "FIRSTOPEN_CONFIG: cannot read nowhere.toml" in text) == (2, True)
+    (tmp_path / "wrong.toml").write_text(
+        CONFIG + '[[apps.acme.routes]]\npattern = "https://a.b/("\nscreen = "x"\n'
+    )
+    env = {"FIRSTOPEN_CONFIG": "wrong.toml", "FIRSTOPEN_SECRET": "x" * 32}
+    status, text = finished(["serve"], tmp_path, env)
+    assert (status, "apps.acme.routes[0].pattern" in text) == (2, True)
+
+
+def test_init_writes_a_file_that_serve_reads(tmp_path: Path) -> None:
+    """init writes a starter file once, and never over another."""
+    status, text = finished(["init"], tmp_path)
+    assert (status, "export FIRSTOPEN_CONFIG=firstopen.toml" in text) == (0, True)
+    written = (tmp_path / "firstopen.toml").read_text()
+    (tmp_path / "firstopen.toml").write_text(written + "# mine\n")
+    status, text = finished(["init"], tmp_path)
+    assert (status, "exists already" in text) == (2, True)
+    assert (tmp_path / "firstopen.toml").read_text() == written + "# mine\n"
+    status, text = finished(["routes"], tmp_path, {"FIRSTOPEN_CONFIG": "firstopen.toml"})
+    assert (status, "https://acme.com/product/:id" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], ["https://acme.com/product/:id", "https://acme.com/invite/:from", "2.3", "anything else"]),
+        (
+            ["https://acme.com/product/123?x=1"],
+            ["https://acme.com/product/:id", "product", "id=123", "matched"],
+        ),
+        (
+            ["https://acme.com/invite/anna", "--app-version", "2.1"],
+            ["update_required", "2.3 and newer", "2.1 is older"],
+        ),
+        (
+            ["https://acme.com/invite/anna", "--app-version", "2.10"],
+            ["matched", "2.10 is new enough for 2.3"],
+        ),
+        (["https://acme.com/invite/anna", "--app-version", "x"], ["matched", "'x' is no version"]),
+        (["https://acme.com/nowhere"], ["home", "unlisted"]),
+        (["http://acme.localhost/press"], ["unlisted", "only Dub knows its destination"]),
+        (["javascript:alert(1)"], ["home", "default", "only http, https"]),
+    ],
+)
+def test_routes_explains(tmp_path: Path, args: list[str], expected: list[str]) -> None:
+    """routes names the pattern, the screen and the params, and says why."""
+    status, text = finished(["routes", *args], tmp_path)
+    assert status == 0
+    for part in expected:
+        assert part in text
+
+
+def test_routes_of_an_app_that_is_not_there(tmp_path: Path) -> None:
+    """A wrong --app says which ones there are."""
+    status, text = finished(["routes", "--app", "nobody"], tmp_path)
+    assert (status, "there are: acme" in text) == (2, True)
+
+
+def _slow_dub(asked: threading.Event, answer: threading.Event) -> int:
+    """Answer one /track/open, when told to. Returns the port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server, server.accept()[0] as sock:
+            sock.recv(65_536)
+            asked.set()
+            answer.wait(20)
+            body = b'{"clickId": "cccccccccccccccc", "link": null}'
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(server.getsockname()[1])

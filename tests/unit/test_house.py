@@ -1,0 +1,79 @@
+"""The house stays as it was drawn: arrows one way, rooms small, event names in one place."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from service.telemetry import Event
+
+SERVICE = Path(__file__).parents[2] / "service"
+FILES = sorted(SERVICE.rglob("*.py"))
+MAY_IMPORT = {
+    # part: the parts of ours that it may import
+    "api": {"api", "resolve", "telemetry", "settings"},
+    "resolve": {"resolve", "telemetry"},
+    "dub": {"dub", "resolve", "telemetry"},
+    "store": {"store", "resolve", "telemetry"},
+    "outbox": {"outbox", "resolve", "store", "telemetry"},
+    "sandbox": {"sandbox"},
+    "settings": {"resolve", "settings"},
+    "telemetry": {"telemetry"},
+}
+HTTPX_ROOMS = {"app", "dub", "sandbox"}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "service" else node.module
+                for alias in node.names
+            }
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SERVICE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
+def test_arrows_point_one_way(path: Path) -> None:
+    """api -> resolve -> ports <- dub | store; only app.py and the commands meet them all."""
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("service.")}
+    part = part_of(path)
+    if part in MAY_IMPORT:
+        assert ours <= MAY_IMPORT[part]
+    http = {"httpx", "aiohttp", "httpx_aiohttp"} & {name.split(".")[0] for name in imports(path)}
+    assert not http or part in HTTPX_ROOMS
+    assert part != "resolve" or "litestar" not in {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
+def test_rooms_stay_small(path: Path) -> None:
+    """No file over 400 lines, no function over 60."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_every_event_is_used_and_named_once() -> None:
+    """Log events are members of telemetry.Event: none is unused, and no log call invents one."""
+    texts = {path: path.read_text() for path in FILES if part_of(path) not in {"telemetry", "sandbox"}}
+    used = set(re.findall(r"Event\.([A-Z_]+)", "\n".join(texts.values())))
+    assert used == set(Event.__members__)
+    invented = re.compile(r"log\.(?:debug|info|warning|error|exception)\(\s*[\"']")
+    assert not [path for path, text in texts.items() if invented.search(text)]
+
+
+def test_every_event_says_what_it_means() -> None:
+    """Each event has its line of meaning below it."""
+    source = (SERVICE / "telemetry.py").read_text()
+    for name in Event.__members__:
+        assert re.search(rf"^    {name} = .*\n    \"\"\"\S", source, re.MULTILINE), name

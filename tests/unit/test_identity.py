@@ -1,0 +1,107 @@
+"""Which device, seen through proxies, and what of it Dub gets to see."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.resolve.identity import (
+    Identity,
+    TrustedProxies,
+    answer_key,
+    normal_ip,
+    upstream_user_agent,
+)
+
+IDENTITY = Identity(b"secret")
+
+
+def test_a_device_is_its_install() -> None:
+    """With an installId neither address nor User-Agent matters; another install is another device."""
+    anna = IDENTITY.device("acme", "install-anna", "203.0.113.7", "ua")
+    assert anna == IDENTITY.device("acme", "install-anna", "198.51.100.1", "other")
+    assert anna != IDENTITY.device("acme", "install-ben", "203.0.113.7", "ua")
+    assert len(anna) == 16
+    assert int(anna, 16) >= 0
+
+
+def test_without_an_install_a_device_is_address_and_user_agent() -> None:
+    """As exact as Dub, no more: the same address and User-Agent are one device."""
+    one = IDENTITY.device("acme", None, "203.0.113.7", "ua")
+    assert one == IDENTITY.device("acme", None, "203.0.113.7", "ua")
+    assert one != IDENTITY.device("acme", None, "203.0.113.8", "ua")
+    assert one != IDENTITY.device("acme", None, "203.0.113.7", "ua2")
+
+
+def test_apps_and_secrets_keep_devices_apart() -> None:
+    """An installId hashes differently for another app and under another secret."""
+    anna = IDENTITY.device("acme", "install-anna", None, "")
+    assert anna != IDENTITY.device("globex", "install-anna", None, "")
+    assert anna != Identity(b"rotated").device("acme", "install-anna", None, "")
+
+
+def test_an_install_is_never_taken_for_an_address() -> None:
+    """No installId collides with an address and User-Agent that spell the same."""
+    assert IDENTITY.device("acme", "203.0.113.7\0ua", None, "") != IDENTITY.device(
+        "acme", None, "203.0.113.7", "ua"
+    )
+
+
+def test_answer_keys_are_bounded_and_distinct() -> None:
+    """Keys of long targets stay short, and differ where the targets differ."""
+    one, two = (answer_key("acme", "d" * 16, "https://acme.link/" + "x" * n) for n in (30_000, 30_001))
+    assert one != two
+    assert len(one) < 100
+
+
+@pytest.mark.parametrize(
+    ("client", "sent"),
+    [
+        ("okhttp/4.12.0", "okhttp/4.12.0 firstopen-device/0123456789abcdef"),
+        ("", "firstopen-device/0123456789abcdef"),
+        ("a\r\nX-Evil: 1", "aX-Evil: 1 firstopen-device/0123456789abcdef"),
+        ("caf\u00e9", "caf firstopen-device/0123456789abcdef"),
+        ("x" * 600, "x" * 512 + " firstopen-device/0123456789abcdef"),
+    ],
+)
+def test_upstream_user_agent(client: str, sent: str) -> None:
+    """The client's own User-Agent, made safe and cut, and then the device."""
+    assert upstream_user_agent(client, "0123456789abcdef") == sent
+
+
+@given(st.text())
+def test_upstream_user_agent_is_always_a_header(client: str) -> None:
+    """Whatever a client calls itself, Dub gets printable ASCII of a bounded length."""
+    sent = upstream_user_agent(client, "0123456789abcdef")
+    assert sent.isascii()
+    assert sent.isprintable()
+    assert len(sent) <= 512 + len(" firstopen-device/0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded_for", "client"),
+    [
+        (["127.0.0.0/8"], "203.0.113.7", "", "203.0.113.7"),
+        (["127.0.0.0/8"], "203.0.113.7", "198.51.100.1", "203.0.113.7"),  # not a proxy of ours
+        (["127.0.0.0/8"], "127.0.0.1", "198.51.100.1", "198.51.100.1"),
+        (["127.0.0.0/8"], "127.0.0.1", "6.6.6.6, 198.51.100.1", "198.51.100.1"),  # spoofed to the left
+        (["127.0.0.0/8", "10.0.0.0/8"], "127.0.0.1", "198.51.100.1, 10.1.2.3", "198.51.100.1"),
+        (["127.0.0.0/8", "10.0.0.0/8"], "127.0.0.1", "10.9.9.9, 10.1.2.3", "10.9.9.9"),  # all ours: the first
+        (["127.0.0.0/8"], "127.0.0.1", "unknown", "127.0.0.1"),
+        (["127.0.0.0/8", "10.0.0.0/8"], "127.0.0.1", "198.51.100.1, junk, 10.1.2.3", "10.1.2.3"),
+        (["127.0.0.0/8"], "127.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+        (["::1"], "::1", "[2001:db8::7]:4711", "2001:db8::7"),
+        (["127.0.0.0/8"], "::ffff:127.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+        (["*"], "203.0.113.7", "198.51.100.1, 203.0.113.9", "198.51.100.1"),
+        (["127.0.0.0/8"], None, "198.51.100.1", None),
+    ],
+)
+def test_client_ip(trusted: list[str], peer: str | None, forwarded_for: str, client: str | None) -> None:
+    """The client is the right-most address that is not a trusted proxy's."""
+    assert TrustedProxies(trusted).client_ip(peer, forwarded_for) == client
+
+
+@given(st.text())
+def test_normal_ip_never_raises(text: str) -> None:
+    """Any text is a normalised address or none."""
+    normal = normal_ip(text)
+    assert normal is None or normal_ip(normal) == normal

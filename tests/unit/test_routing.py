@@ -1,0 +1,158 @@
+"""From a destination to a screen."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.resolve.routing import BadRule, Route, Router, RouteRule, lay_over, parse_version
+
+ROUTER = Router(
+    [
+        RouteRule(pattern="https://acme.com/product/:id", screen="product"),
+        RouteRule(pattern="https://acme.com/product/*", screen="never"),
+        RouteRule(
+            pattern="https://acme.com/invite/:from", screen="invite", min_version="2.10", fallback="old"
+        ),
+        RouteRule(pattern="https://acme.com/gift/:id", screen="gift", min_version="3"),
+        RouteRule(pattern="https://:shop.acme.com/item/:id?", screen="item"),
+        RouteRule(pattern="acme://product/:id", screen="product"),
+        RouteRule(pattern="https://acme.com/search?q=:words", screen="search"),
+    ],
+    default_screen="home",
+    update_screen="update",
+    schemes=["acme"],
+)
+
+
+@pytest.mark.parametrize(
+    ("destination", "screen", "params", "reason"),
+    [
+        ("https://acme.com/product/123", "product", {"id": "123"}, "matched"),
+        ("https://acme.com/product/123?a=1#top", "product", {"id": "123"}, "matched"),
+        ("https://acme.com/product/red%20shoe", "product", {"id": "red shoe"}, "matched"),
+        ("https://acme.com/product/%ff", "product", {"id": "%ff"}, "matched"),
+        ("https://acme.com/product/1/2", "never", {}, "matched"),
+        ("https://eu.acme.com/item/7", "item", {"shop": "eu", "id": "7"}, "matched"),
+        ("https://eu.acme.com/item", "item", {"shop": "eu"}, "matched"),
+        ("https://acme.com/search?q=red", "search", {"words": "red"}, "matched"),
+        ("acme://product/5", "product", {"id": "5"}, "matched"),
+        ("HTTPS://ACME.COM/product/123", "product", {"id": "123"}, "matched"),
+        ("https://acme.com/press", "home", {}, "unlisted"),
+        ("http://acme.com/product/123", "home", {}, "unlisted"),
+    ],
+)
+def test_screens(destination: str, screen: str, params: dict[str, str], reason: str) -> None:
+    """The first pattern that matches wins, and its named groups become params."""
+    route = ROUTER.route(destination)
+    assert (route.screen, route.params, route.reason) == (screen, params, reason)
+    assert route.url == destination
+
+
+def test_nothing_to_match() -> None:
+    """With no destination the app lands on its default screen."""
+    assert ROUTER.route(None) == Route("home", {}, None, "default")
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "javascript:alert(1)",
+        " JavaScript:alert(1)",
+        "java\nscript:alert(1)",
+        "\x01javascript:alert(1)",
+        "data:text/html,x",
+        "file:///etc/passwd",
+        "other://x",
+        "acme.com/product/1",
+        "",
+    ],
+)
+def test_unsafe_destinations_are_never_handed_out(destination: str) -> None:
+    """Only http, https and the app's own schemes leave as a url."""
+    assert ROUTER.route(destination, "a=1") == Route("home", {}, None, "default")
+
+
+@pytest.mark.parametrize(
+    ("version", "screen", "reason"),
+    [
+        ("2.10", "invite", "matched"),
+        ("2.10.0", "invite", "matched"),
+        ("2.9", "old", "update_required"),
+        ("2.9.99", "old", "update_required"),
+        ("3", "invite", "matched"),
+        ("2.10-beta", "invite", "matched"),
+        ("v2.11+45", "invite", "matched"),
+        ("2.4 (345)", "old", "update_required"),
+        (None, "invite", "matched"),
+        ("", "invite", "matched"),
+        ("nightly", "invite", "matched"),
+        ("2..9", "invite", "matched"),
+    ],
+)
+def test_min_version(version: str | None, screen: str, reason: str) -> None:
+    """Versions compare as numbers; a missing or unreadable one is new enough."""
+    route = ROUTER.route("https://acme.com/invite/anna", "", version)
+    assert (route.screen, route.reason) == (screen, reason)
+
+
+def test_update_screen_where_a_route_has_no_fallback() -> None:
+    """A build too old for a route without a fallback lands on the app's update screen, params kept."""
+    route = ROUTER.route("https://acme.com/gift/7", "", "2.99")
+    assert (route.screen, route.params, route.reason) == ("update", {"id": "7"}, "update_required")
+
+
+@given(
+    st.lists(st.integers(0, 99), min_size=1, max_size=4), st.lists(st.integers(0, 99), min_size=1, max_size=4)
+)
+def test_versions_order_as_numbers(one: list[int], two: list[int]) -> None:
+    """Dotted versions order as the padded lists of their numbers do."""
+    size = max(len(one), len(two))
+    padded = [numbers + [0] * (size - len(numbers)) for numbers in (one, two)]
+    read = [parse_version(".".join(map(str, numbers))) for numbers in (one, two)]
+    assert read[0] is not None
+    assert read[1] is not None
+    assert (read[0] < read[1]) == (padded[0] < padded[1])
+
+
+@pytest.mark.parametrize(
+    ("destination", "query", "expected"),
+    [
+        ("https://acme.com/p", "", "https://acme.com/p"),
+        ("https://acme.com/p", "ref=ig", "https://acme.com/p?ref=ig"),
+        ("https://acme.com/p?a=1&b=2", "a=3", "https://acme.com/p?a=3&b=2"),
+        ("https://acme.com/p?a=1", "b=2&b=3", "https://acme.com/p?a=1&b=3"),
+        ("https://acme.com/p?a=1#top", "b=2", "https://acme.com/p?a=1&b=2#top"),
+        ("https://acme.com/p", "q=caf%C3%A9+x", "https://acme.com/p?q=caf%C3%A9+x"),
+        ("acme://product/5", "ref=ig", "acme://product/5?ref=ig"),
+        ("https://[bad", "ref=ig", "https://[bad"),
+    ],
+)
+def test_clicked_query_lies_over_the_destination(destination: str, query: str, expected: str) -> None:
+    """The clicked link's parameters override the destination's; the rest stays."""
+    assert lay_over(destination, query) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        (RouteRule(pattern="https://acme.com/(", screen="x"), "pattern"),
+        (RouteRule(pattern="/product/:id", screen="x"), "pattern"),
+        (RouteRule(pattern="https://acme.com/:id/:id", screen="x"), "pattern"),
+        (RouteRule(pattern="https://acme.com/x", screen="x", min_version="two"), "min_version"),
+    ],
+)
+def test_bad_rules_are_named(rule: RouteRule, field: str) -> None:
+    """A route that cannot be compiled says which one it is, and which setting."""
+    with pytest.raises(BadRule) as bad:
+        Router([RouteRule(pattern="https://acme.com/ok", screen="ok"), rule], default_screen="home")
+    assert (bad.value.index, bad.value.field) == (1, field)
+
+
+@given(st.text(max_size=60), st.text(max_size=30), st.none() | st.text(max_size=64))
+def test_routing_never_raises(destination: str, query: str, version: str | None) -> None:
+    """Whatever Dub says a destination is, there is a route, and an unsafe scheme never leaves."""
+    route = ROUTER.route(
+        destination.encode("utf-8", "replace").decode(), query.encode("utf-8", "replace").decode(), version
+    )
+    assert route.screen
+    assert route.url is None or route.url.strip().lower().startswith(("http:", "https:", "acme:"))
