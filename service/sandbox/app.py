@@ -18,12 +18,17 @@ from service.sandbox.clicks import ClickLog
 from service.sandbox.clock import SandboxClock
 from service.sandbox.control import control_routes
 from service.sandbox.errors import DubError, on_error
+from service.sandbox.events import event_routes
 from service.sandbox.faults import FaultBook, Sleep
 from service.sandbox.front import Front
+from service.sandbox.leads import lead_routes
 from service.sandbox.limits import Gate, SandboxSettings
+from service.sandbox.link_routes import link_routes
 from service.sandbox.links import LinkBook, SandboxLink
 from service.sandbox.opens import open_routes
+from service.sandbox.people import People
 from service.sandbox.redirect import Redirector
+from service.sandbox.sales import sale_routes
 from service.sandbox.store import Store
 
 
@@ -41,8 +46,9 @@ def create_sandbox(
 
     `links` are put in (or brought up to date, when `data` is a file that holds them already). With no keys
     given, any key is accepted where Dub wants one. `clock` is Unix time in seconds; `sleep` is what a fault's
-    delay waits with. Serve it with uvicorn's `proxy_headers=False`: the sandbox reads `X-Forwarded-For` itself.
-    It needs no lifespan to work; one only closes the file. Raises sqlite3.Error when `data` cannot be opened.
+    delay waits with. Serve it with uvicorn's `proxy_headers=False`, since the sandbox reads `X-Forwarded-For`
+    itself. It needs no lifespan to work; one only closes the file. Raises sqlite3.Error when `data` cannot be
+    opened.
     """
     held = msgspec.structs.replace(settings) if settings else SandboxSettings()
     now = SandboxClock(clock)
@@ -50,11 +56,17 @@ def create_sandbox(
     book = LinkBook(store, now, held.case_sensitive_domains)
     book.seed(links)
     clicks = ClickLog(store, now)
+    people = People(store, now, held)
+    gate = Gate(now, held, api_keys, publishable_keys)
     calls = CallLog(now)
     faults = FaultBook(now, sleep)
     app = Litestar(
         route_handlers=[
             *open_routes(book, clicks),
+            *lead_routes(gate, people, book),
+            *sale_routes(gate, people),
+            *event_routes(gate, store, book, now, held),
+            *link_routes(gate, book),
             *control_routes(now, calls, faults, held),
         ],
         exception_handlers={DubError: on_error, HTTPException: on_error, Exception: on_error},

@@ -5,6 +5,7 @@ The bounds live in the Structs of each endpoint; this module parses, and says wh
 """
 
 import json
+import math
 import re
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from service.sandbox.errors import DubError, unprocessable
 
 METADATA_MAX_CHARS = 10_000  # as JSON, without spaces: Dub measures what JSON.stringify gives
 EMAIL_MAX_CHARS = 100
+SAFE_INTEGER_MAX = 2**53 - 1  # beyond it JavaScript, and so Dub, cannot count
 _EMAIL = re.compile(r"(?!.*\.\.)[\w'+-][\w'+.-]*@(?:[A-Za-z\d][A-Za-z\d-]*\.)+[A-Za-z]{2,}", re.ASCII)
 
 Shape = TypeVar("Shape")
@@ -40,15 +42,14 @@ def convert(value: Any, shape: type[Shape]) -> Shape:
         raise unprocessable(_named(str(error))) from None
 
 
-def whole(value: float | None, name: str, low: int, high: int | None = None) -> int | None:
+def whole(value: float | None, name: str, low: int, high: int = SAFE_INTEGER_MAX) -> int | None:
     """Hold a number to an integer in its bounds; JSON's 1.0 is the integer 1, as it is in JavaScript."""
     if value is None:
         return None
-    if value != int(value):
+    if not math.isfinite(value) or value != int(value):
         raise unprocessable(f"{name}: expected an integer")
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise unprocessable(f"{name}: expected an integer {bounds}")
+    if not low <= value <= high:
+        raise unprocessable(f"{name}: expected an integer from {low} to {high}")
     return int(value)
 
 

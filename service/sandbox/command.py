@@ -1,0 +1,164 @@
+"""`firstopen sandbox`: the embedded Dub on its own, for a mobile team's end-to-end tests."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import rich_click as click
+
+from service.sandbox.links import SandboxLink
+
+STOP_S = 1  # a call that a fault stalls may never end: waiting for it longer helps nobody
+
+
+HELP = """\
+Run a Dub small enough for a laptop or a CI job, and true enough to test an app against.
+
+It answers /track/open, /track/click, /track/lead, /track/lead/client, /track/sale,
+/track/sale/client, /events and /links as Dub does, and GET on a link's domain is a click.
+Any API key will do. It is for loopback and CI only: /sandbox/* asks for no key.
+Point an SDK's base URL at it, or try it by hand:
+
+\b
+Links: from a file (--links links.toml), or while it runs
+  [[links]]
+  domain = "acme.link"
+  key = "fb-promo"
+  url = "https://acme.com/product/123"
+  ios = "https://apps.apple.com/app/id123"  # optional; so is android
+
+\b
+  curl :8001/links -H 'Authorization: Bearer dub_x' -d '{"key": "hi",
+    "domain": "acme.link", "url": "https://acme.com"}'
+  curl -i :8001/hi -H 'Host: acme.link'     # a click, as a browser's
+
+\b
+Phones: from this machine, say whose call it is
+  curl :8001/track/open -d '{"deepLink": "https://acme.link/hi"}'
+    -A okhttp/4.12.0 -H 'X-Forwarded-For: 203.0.113.7'
+    -H 'X-Vercel-IP-Country: DE'
+
+\b
+Time: let eight days pass, or say what time it is
+  curl :8001/sandbox/clock -d '{"advanceS": 691200}'
+  curl :8001/sandbox/clock -d '{"now": "2026-08-01T09:00:00Z"}'
+
+\b
+Faults: POST what should go wrong to /sandbox/faults
+  curl :8001/sandbox/faults -d '{"route": "/track/open", "status": 503}'
+    {"route": "/track/*", "delayMs": 2000, "probability": 0.2}
+    {"route": "/track/lead", "reset": "before", "handled": true}
+    {"route": "/events", "throttle": true, "retryAfterS": 5, "times": 3}
+  Also "stall", "reset": "midBody", "html", "truncate", "trickleMs", and
+  "method" and "host" to say for whom. "handled" does the work first and
+  loses only the answer. DELETE /sandbox/faults ends the bad day.
+
+\b
+Dub's own slowness and limits: PATCH /sandbox/settings
+  curl -X PATCH :8001/sandbox/settings -d '{"leadLookupDelayS": 3}'
+    {"eventsDelayS": 5}    events show up late
+    {"plan": "pro"}        403 and 429 as on that plan
+
+\b
+What was asked of it (DELETE forgets)
+  curl ':8001/sandbox/calls?path=/track/open'
+"""
+
+
+@click.command("sandbox", help=HELP)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8001,
+    show_default=True,
+    help="Port; 0 takes a free one.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep everything in this SQLite file. Left out: in memory, gone at the end.",
+)
+@click.option(
+    "--links",
+    "links_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Links to start with: TOML ([[links]] tables) or JSON (a list).",
+)
+@click.option(
+    "--demo/--no-demo", default=True, show_default=True, help="Start with four links of acme.localhost."
+)
+def sandbox_command(host: str, port: int, data: Path | None, links_file: Path | None, *, demo: bool) -> None:
+    """Serve an embedded Dub until told to stop."""
+    # Late, so that the commands beside this one start without a web framework.
+    from service.sandbox.app import create_sandbox  # noqa: PLC0415
+    from service.sandbox.demo import demo_links  # noqa: PLC0415
+
+    links = [*(demo_links() if demo else ()), *(_read_links(links_file) if links_file else ())]
+    sock = _listen(host, port)
+    _serve(create_sandbox(links, data=data), sock, links)
+
+
+def _read_links(path: Path) -> Sequence[SandboxLink]:
+    """Read a file of links; a mistake in it ends the command with its place."""
+    import msgspec  # noqa: PLC0415
+
+    decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
+    try:
+        body = decode(path.read_bytes())
+        links = body.get("links", []) if isinstance(body, dict) else body
+        return msgspec.convert(links, list[SandboxLink])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _stop(f"{path}: {error}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything is said about it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        _stop(f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+def _serve(app: object, sock: socket.socket, links: Sequence[SandboxLink]) -> None:
+    import uvicorn  # noqa: PLC0415
+
+    host, port = sock.getsockname()[:2]
+    for line in _greeting(host, port, links):
+        click.echo(line)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # uvicorn's and Litestar's ASGI types differ in name only
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=STOP_S,
+    )
+    uvicorn.Server(config).run(sockets=[sock])
+
+
+def _greeting(host: str, port: int, links: Sequence[SandboxLink]) -> list[str]:
+    """Return what a person reads first: what is running, its links, one command to paste."""
+    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    lines = [f"sandbox  {base}  an embedded Dub, for loopback and CI only; any API key will do"]
+    if host not in {"127.0.0.1", "::1"}:
+        lines.append("  careful: others can reach it here, and /sandbox/* asks for no key")
+    lines += [f"  {_address(link, port)} -> {link.url}" for link in links]
+    deep_link = _address(links[0], port) if links else "https://acme.link/YOUR-LINK"
+    body = f'{{"deepLink": "{deep_link}"}}'
+    return [*lines, "Try it:", f"curl -s {base}/track/open -d '{body}'", ""]
+
+
+def _address(link: SandboxLink, port: int) -> str:
+    if link.domain.endswith(".localhost"):
+        return f"http://{link.domain}:{port}/{link.key}"
+    return f"https://{link.domain}/{link.key}"
+
+
+def _stop(message: str) -> NoReturn:
+    click.echo(f"firstopen sandbox: {message}", err=True)
+    raise SystemExit(2)

@@ -1,0 +1,23 @@
+"""Links to try the sandbox with: browsers resolve `*.localhost` to this machine."""
+
+from service.sandbox.links import SandboxLink
+
+DOMAIN = "acme.localhost"
+APP_STORE = "https://apps.apple.com/us/app/acme/id1234567890"
+PLAY_STORE = "https://play.google.com/store/apps/details?id=com.acme.app"
+
+
+def demo_links() -> list[SandboxLink]:
+    """Return four links: a product whose app comes from a store, a category, an invite, a plain page."""
+    return [
+        SandboxLink(
+            domain=DOMAIN,
+            key="fb-promo",
+            url="https://acme.com/product/123",
+            ios=APP_STORE,
+            android=PLAY_STORE,
+        ),
+        SandboxLink(domain=DOMAIN, key="summer", url="https://acme.com/category/shoes?sort=new&size=42"),
+        SandboxLink(domain=DOMAIN, key="join-anna", url="https://acme.com/invite/anna"),
+        SandboxLink(domain=DOMAIN, key="press", url="https://acme.com/press/2026"),
+    ]

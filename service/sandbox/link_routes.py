@@ -1,0 +1,75 @@
+"""`/links`: making, reading, changing and deleting links, as far as a test needs it.
+
+A body takes Dub's names; fields that the sandbox has no use for are ignored, as an SDK sends many.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, delete, get, patch, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.status_codes import HTTP_200_OK
+
+from service.sandbox.errors import DubError, unprocessable
+from service.sandbox.fields import convert, json_of
+from service.sandbox.limits import Gate
+from service.sandbox.links import KEY_CHARS, Link, LinkBook, SandboxLink, random_text
+
+_KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(SandboxLink)) - {"id", "workspace"}
+
+
+def link_routes(gate: Gate, links: LinkBook) -> list[HTTPRouteHandler]:
+    """Build the link routes."""
+
+    def held(workspace: str, link: Link | None) -> Link:
+        if link is None or link.spec.workspace != workspace:
+            raise DubError("not_found", "no such link")
+        return link
+
+    @post("/links", status_code=HTTP_200_OK)
+    async def create_link(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """Add a link; without a key it gets a random one, without a domain the first one known."""
+        workspace = gate.links(request)
+        fields = _fields(json_of(await request.body()))
+        fields.setdefault("key", random_text(KEY_CHARS))
+        fields.setdefault("domain", min(links.domains, default="dub.sh"))
+        return links.view(links.add(convert(fields | {"workspace": workspace}, SandboxLink)).id)
+
+    @get("/links/info")
+    async def link_info(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """Return one link, by domain and key, by `linkId` or by `externalId`."""
+        workspace = gate.links(request)
+        names = ("domain", "key", "linkId", "externalId")
+        domain, key, link_id, external_id = (request.query_params.get(name, "") for name in names)
+        if domain and key:
+            found = links.find(domain.lower(), key)
+        elif link_id or external_id:
+            found = links.by_id(link_id or f"ext_{external_id.removeprefix('ext_')}")
+        else:
+            raise unprocessable("expected domain and key, linkId or externalId")
+        return links.view(held(workspace, found).id)
+
+    @patch("/links/{link_id:str}")
+    async def change_link(request: Request[Any, Any, Any], link_id: str) -> dict[str, Any]:
+        """Change some of a link's fields; `disabled` is the sandbox's own."""
+        link = held(gate.links(request), links.by_id(link_id))
+        body = msgspec.to_builtins(link.spec) | _fields(json_of(await request.body()))
+        return links.view(links.change(link.id, convert(body, SandboxLink)).id)
+
+    @delete("/links/{link_id:str}", status_code=HTTP_200_OK)
+    async def delete_link(request: Request[Any, Any, Any], link_id: str) -> dict[str, Any]:
+        """Delete a link; its events stay, and are dropped from pages that they would have been on."""
+        link = held(gate.links(request), links.by_id(link_id))
+        links.delete(link.id)
+        return {"id": link.id}
+
+    return [create_link, link_info, change_link, delete_link]
+
+
+def _fields(body: Any) -> dict[str, Any]:
+    """Return the known fields of a body; a single tag may come as a string."""
+    if not isinstance(body, dict):
+        raise unprocessable("expected an object")
+    known = {name: value for name, value in body.items() if name in _KNOWN}
+    tags = known.get("tagIds")
+    return known | ({"tagIds": [tags]} if isinstance(tags, str) else {})
