@@ -3,11 +3,14 @@
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import rich_click as click
 
-from service.sandbox.links import SandboxLink
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from service.sandbox.links import SandboxLink
 
 STOP_S = 1  # a call that a fault stalls may never end: waiting for it longer helps nobody
 
@@ -35,8 +38,8 @@ Links: from a file (--links links.toml), or while it runs
 
 \b
 Phones: from this machine, say whose call it is
-  curl :8001/track/open -d '{"deepLink": "https://acme.link/hi"}'
-    -A okhttp/4.12.0 -H 'X-Forwarded-For: 203.0.113.7'
+  curl :8001/track/open -d '{"deepLink": "https://acme.link/hi"}' \\
+    -A okhttp/4.12.0 -H 'X-Forwarded-For: 203.0.113.7' \\
     -H 'X-Vercel-IP-Country: DE'
 
 \b
@@ -47,9 +50,9 @@ Time: let eight days pass, or say what time it is
 \b
 Faults: POST what should go wrong to /sandbox/faults
   curl :8001/sandbox/faults -d '{"route": "/track/open", "status": 503}'
-    {"route": "/track/*", "delayMs": 2000, "probability": 0.2}
-    {"route": "/track/lead", "reset": "before", "handled": true}
-    {"route": "/events", "throttle": true, "retryAfterS": 5, "times": 3}
+  or {"route": "/track/*", "delayMs": 2000, "probability": 0.2}
+  or {"route": "/track/lead", "reset": "before", "handled": true}
+  or {"route": "/events", "throttle": true, "retryAfterS": 5, "times": 3}
   Also "stall", "reset": "midBody", "html", "truncate", "trickleMs", and
   "method" and "host" to say for whom. "handled" does the work first and
   loses only the answer. DELETE /sandbox/faults ends the bad day.
@@ -57,8 +60,8 @@ Faults: POST what should go wrong to /sandbox/faults
 \b
 Dub's own slowness and limits: PATCH /sandbox/settings
   curl -X PATCH :8001/sandbox/settings -d '{"leadLookupDelayS": 3}'
-    {"eventsDelayS": 5}    events show up late
-    {"plan": "pro"}        403 and 429 as on that plan
+  or {"eventsDelayS": 5}    events show up late
+  or {"plan": "pro"}        403 and 429 as on that plan
 
 \b
 What was asked of it (DELETE forgets)
@@ -102,9 +105,11 @@ def sandbox_command(host: str, port: int, data: Path | None, links_file: Path | 
     _serve(create_sandbox(links, data=data), sock, links)
 
 
-def _read_links(path: Path) -> Sequence[SandboxLink]:
+def _read_links(path: Path) -> Sequence["SandboxLink"]:
     """Read a file of links; a mistake in it ends the command with its place."""
     import msgspec  # noqa: PLC0415
+
+    from service.sandbox.links import SandboxLink  # noqa: PLC0415
 
     decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
     try:
@@ -124,14 +129,14 @@ def _listen(host: str, port: int) -> socket.socket:
         _stop(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
 
-def _serve(app: object, sock: socket.socket, links: Sequence[SandboxLink]) -> None:
+def _serve(app: "Litestar", sock: socket.socket, links: Sequence["SandboxLink"]) -> None:
     import uvicorn  # noqa: PLC0415
 
     host, port = sock.getsockname()[:2]
     for line in _greeting(host, port, links):
         click.echo(line)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]  # uvicorn's and Litestar's ASGI types differ in name only
+        app,
         log_level="warning",
         proxy_headers=False,
         server_header=False,
@@ -141,7 +146,7 @@ def _serve(app: object, sock: socket.socket, links: Sequence[SandboxLink]) -> No
     uvicorn.Server(config).run(sockets=[sock])
 
 
-def _greeting(host: str, port: int, links: Sequence[SandboxLink]) -> list[str]:
+def _greeting(host: str, port: int, links: Sequence["SandboxLink"]) -> list[str]:
     """Return what a person reads first: what is running, its links, one command to paste."""
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     lines = [f"sandbox  {base}  an embedded Dub, for loopback and CI only; any API key will do"]
@@ -153,7 +158,7 @@ def _greeting(host: str, port: int, links: Sequence[SandboxLink]) -> list[str]:
     return [*lines, "Try it:", f"curl -s {base}/track/open -d '{body}'", ""]
 
 
-def _address(link: SandboxLink, port: int) -> str:
+def _address(link: "SandboxLink", port: int) -> str:
     if link.domain.endswith(".localhost"):
         return f"http://{link.domain}:{port}/{link.key}"
     return f"https://{link.domain}/{link.key}"
