@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 HOUR_S = 3_600
 DAY_S = 86_400
+LAST_S = 4_102_444_800  # 2100-01-01; further than any test, and within every calendar
 
 
 class SandboxClock:
@@ -27,11 +28,13 @@ class SandboxClock:
         return int(self.now_s() * 1_000)
 
     def advance(self, by_s: float) -> None:
-        """Let `by_s` seconds pass (back, if negative)."""
-        self._shift_s += by_s
+        """Let `by_s` seconds pass (back, if negative); raises ValueError, as `set` does."""
+        self.set(self.now_s() + by_s)
 
     def set(self, now_s: float) -> None:
-        """Make it `now_s`."""
+        """Make it `now_s`; raises ValueError before 1970 and after 2100."""
+        if not 0 <= now_s <= LAST_S:
+            raise ValueError("expected a time between 1970 and 2100")
         self._shift_s = now_s - self._base()
 
     def reset(self) -> None:

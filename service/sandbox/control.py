@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, delete, get, patch, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery
 from litestar.status_codes import HTTP_200_OK
 
 from service.sandbox.calls import CallLog
@@ -59,10 +60,13 @@ def _clock_routes(clock: SandboxClock) -> list[HTTPRouteHandler]:
         move = fields_of(await request.body(), ClockMove)
         if (move.advance_s is None) == (move.now is None):
             raise unprocessable("expected either advanceS or now")
-        if move.advance_s is not None:
-            clock.advance(move.advance_s)
-        elif move.now is not None:
-            clock.set(move.now.timestamp() if isinstance(move.now, datetime) else move.now)
+        try:
+            if move.advance_s is not None:
+                clock.advance(move.advance_s)
+            elif move.now is not None:
+                clock.set(move.now.timestamp() if isinstance(move.now, datetime) else move.now)
+        except ValueError as error:
+            raise unprocessable(str(error)) from None
         return shown()
 
     @delete("/sandbox/clock", status_code=HTTP_200_OK)
@@ -76,7 +80,9 @@ def _clock_routes(clock: SandboxClock) -> list[HTTPRouteHandler]:
 
 def _call_routes(calls: CallLog) -> list[HTTPRouteHandler]:
     @get("/sandbox/calls")
-    async def list_calls(path: str | None = None, method: str | None = None) -> list[dict[str, Any]]:
+    async def list_calls(
+        path: FromQuery[str | None] = None, method: FromQuery[str | None] = None
+    ) -> list[dict[str, Any]]:
         """Return the calls that came in, oldest first."""
         return calls.matching(path, method.upper() if method else None)
 
@@ -105,7 +111,7 @@ def _fault_routes(faults: FaultBook) -> list[HTTPRouteHandler]:
         return {"cleared": faults.clear()}
 
     @delete("/sandbox/faults/{fault_id:str}", status_code=HTTP_200_OK)
-    async def clear_fault(fault_id: str) -> dict[str, int]:
+    async def clear_fault(fault_id: FromPath[str]) -> dict[str, int]:
         """Take one fault away."""
         return {"cleared": faults.clear(fault_id)}
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Request, delete, get, patch, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 
 from service.sandbox.errors import DubError, unprocessable
@@ -50,14 +51,14 @@ def link_routes(gate: Gate, links: LinkBook) -> list[HTTPRouteHandler]:
         return links.view(held(workspace, found).id)
 
     @patch("/links/{link_id:str}")
-    async def change_link(request: Request[Any, Any, Any], link_id: str) -> dict[str, Any]:
+    async def change_link(request: Request[Any, Any, Any], link_id: FromPath[str]) -> dict[str, Any]:
         """Change some of a link's fields; `disabled` is the sandbox's own."""
         link = held(gate.links(request), links.by_id(link_id))
         body = msgspec.to_builtins(link.spec) | _fields(json_of(await request.body()))
         return links.view(links.change(link.id, convert(body, SandboxLink)).id)
 
     @delete("/links/{link_id:str}", status_code=HTTP_200_OK)
-    async def delete_link(request: Request[Any, Any, Any], link_id: str) -> dict[str, Any]:
+    async def delete_link(request: Request[Any, Any, Any], link_id: FromPath[str]) -> dict[str, Any]:
         """Delete a link; its events stay, and are dropped from pages that they would have been on."""
         link = held(gate.links(request), links.by_id(link_id))
         links.delete(link.id)

@@ -17,7 +17,7 @@ import msgspec
 from service.sandbox.errors import unprocessable
 
 QUERY_MAX_CHARS = 10_000
-_KEY = r"metadata(?:\[(['\"])(?P<quoted>.+?)\1\]|\.(?P<plain>[\w-]+))"
+_KEY = r"metadata(?:\[(['\"])(?P<quoted>(?:(?!\1).)+)\1\]|\.(?P<plain>[\w-]+))"
 _VALUE = r"(?:'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<bare>[^\s'\"()]+))"
 _TERM = re.compile(rf"{_KEY}\s*(?P<op>!=|>=|<=|[:=<>])\s*{_VALUE}")
 _AND = re.compile(r"\s+AND\s+", re.IGNORECASE)
