@@ -36,14 +36,15 @@ def _serve_alone(configured: Settings) -> None:
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
-    from service.sandbox import SandboxLink, create_sandbox
+    from service.sandbox import create_sandbox
+    from service.sandbox.demo import demo_links
 
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
-    links = [SandboxLink(domain=demo.DOMAIN, key=key, url=url) for key, url in demo.LINKS]
+    links = demo_links()
     sandbox = create_sandbox(links)
     sock, sandbox_sock = listen(demo.HOST, configured.port), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
@@ -52,7 +53,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         f"firstopen {version('firstopen')}, the demo: FIRSTOPEN_CONFIG is not set{unused}",
         *_addresses(configured),
         f"  sandbox  http://{demo.HOST}:{sandbox_port}  a Dub small enough to embed; its links:",
-        *(f"           http://{demo.DOMAIN}:{sandbox_port}/{key} -> {url}" for key, url in demo.LINKS),
+        *(f"           http://{link.domain}:{sandbox_port}/{link.key} -> {link.url}" for link in links),
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import rich_click as click
 
+from service.sandbox.command import sandbox_command
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -20,6 +22,9 @@ def main() -> None:
     With no FIRSTOPEN_CONFIG, everything works on a demo app against an embedded Dub:
     try `firstopen serve`, then paste the curl that it prints.
     """
+
+
+main.add_command(sandbox_command)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The demo: one app, four links, and the embedded Dub that knows them.
+"""The demo: one app over the four links that the embedded Dub starts with.
 
 It exists for one command (``firstopen serve`` with no FIRSTOPEN_CONFIG) and listens on loopback only.
 """
@@ -37,14 +37,6 @@ screen = "invite"
 min_version = "2.3"
 """
 
-LINKS = (
-    ("fb-promo", "https://acme.com/product/123"),
-    ("summer", "https://acme.com/category/shoes?sort=new&size=42"),
-    ("join-anna", "https://acme.com/invite/anna"),
-    ("press", "https://acme.com/press/2026"),
-)
-"""Key and destination of each demo link; the last one has no matching pattern."""
-
 
 def settings(env: Mapping[str, str]) -> Settings:
     """Return the demo's settings: its own app, secret and Dub, the rest from the environment."""
@@ -65,7 +57,7 @@ def sandbox_port(port: int) -> int:
 
 def curl(port: int) -> str:
     """Return one command to paste: a phone that just opened the app through the first demo link."""
-    link = f"http://{DOMAIN}:{sandbox_port(port)}/{LINKS[0][0]}?ref=ig"
+    link = f"http://{DOMAIN}:{sandbox_port(port)}/fb-promo?ref=ig"
     body = f'{{"deepLink": "{link}", "installId": "install-anna"}}'
     return curl_command(HOST, port, PUBLISHABLE_KEY, body)
 

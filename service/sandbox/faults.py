@@ -143,7 +143,18 @@ class FaultBook:
         return next((armed for armed in self._armed.values() if armed.takes(method, host, path)), None)
 
     async def play(self, armed: Armed, wire: Wire, answer: Callable[[], Awaitable[Reply]]) -> None:
-        """Let the call go wrong; `answer` does what the sandbox would have done."""
+        """Let the call go wrong; `answer` does what the sandbox would have done.
+
+        A server that stops while a call is stalled or slow cancels it: then its connection is dropped.
+        """
+        try:
+            await self._act(armed, wire, answer)
+        except asyncio.CancelledError:
+            if not wire.has_connection:
+                raise
+            await wire.drop()
+
+    async def _act(self, armed: Armed, wire: Wire, answer: Callable[[], Awaitable[Reply]]) -> None:
         fault = armed.fault
         reply = await answer() if fault.handled else None
         if fault.delay_ms:

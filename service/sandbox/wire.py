@@ -28,6 +28,11 @@ class Wire:
         self._answer = answer
         self._transport = _transport_of(send)
 
+    @property
+    def has_connection(self) -> bool:
+        """Tell whether there is a connection to drop: under a test client there is none."""
+        return self._transport is not None
+
     async def send(self, reply: Reply) -> None:
         """Answer in one piece."""
         await send_reply(self._answer, reply)
