@@ -1,0 +1,121 @@
+"""What every measurement is made in: two cores, and servers to start on them."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from tests.bench.processes import Server, clean_env, fetch, free_port, serving
+from tests.bench.sample import CONFIG, SECRET
+
+_ANSWER_EVERYTHING = frozenset({"echo", "aiohttp_proxy"})
+_HARMLESS = (b'"level":"info"', b'"level":"debug"')
+_LATE = b'"event":"open.late"'
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """The fake Dub, from outside."""
+
+    url: str
+
+    def calls(self) -> int:
+        """Return how many opens it was told of."""
+        return int(fetch("GET", f"{self.url}/calls")[1])
+
+    def delay(self, delay_ms: int) -> None:
+        """Make it answer so much later from now on."""
+        fetch("PUT", f"{self.url}/delay", str(delay_ms))
+
+
+class Lab:
+    """Starts servers, each pinned and with a folder of its own, and tells a person how far it is."""
+
+    def __init__(self, *, folder: Path, cores: tuple[int, int], rounds: int, seconds: int) -> None:
+        self.server_core, self.load_core = cores
+        self.rounds = rounds
+        self.seconds = seconds
+        self._folder = folder
+        self._started = 0
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Report progress."""
+        sys.stderr.write(f"[{time.monotonic() - self._began:5.0f} s] {text}\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def upstream(self) -> Iterator[Upstream]:
+        """Run a fake Dub on the load's core."""
+        port = free_port()
+        command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
+        log = self._new_folder("upstream") / "log"
+        with serving(
+            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/calls"
+        ) as server:
+            yield Upstream(server.url)
+
+    @contextmanager
+    def baseline(self, name: str, upstream: Upstream) -> Iterator[Server]:
+        """Run one of ``tests.bench.baselines``."""
+        port = free_port()
+        command = [sys.executable, "-m", "tests.bench.baselines", name, str(port), upstream.url]
+        log = self._new_folder(name) / "log"
+        with serving(
+            command,
+            port=port,
+            core=self.server_core,
+            log=log,
+            env=clean_env(),
+            ready_path="/ready",  # which no Litestar here has
+            ready_status=200 if name in _ANSWER_EVERYTHING else 404,
+        ) as server:
+            yield server
+
+    @contextmanager
+    def service(self, upstream: Upstream, **settings: str) -> Iterator[Server]:
+        """Run firstopen as an operator would; ``settings`` are more of its environment."""
+        port = free_port()
+        folder = self._new_folder("firstopen")
+        config = folder / "firstopen.toml"
+        config.write_text(CONFIG)
+        env = {
+            **clean_env(),
+            "FIRSTOPEN_CONFIG": str(config),
+            "FIRSTOPEN_DATA_DIR": str(folder),
+            "FIRSTOPEN_SECRET": SECRET,
+            "FIRSTOPEN_PORT": str(port),
+            "DUB_BASE_URL": upstream.url,
+            **settings,
+        }
+        command = [sys.executable, "-m", "service", "serve"]
+        with serving(
+            command,
+            port=port,
+            core=self.server_core,
+            log=folder / "log",
+            env=env,
+            ready_path="/health/ready",
+        ) as server:
+            yield server
+
+    def _new_folder(self, name: str) -> Path:
+        self._started += 1
+        folder = self._folder / f"{self._started}-{name}"
+        folder.mkdir()
+        return folder
+
+
+def complaints(service: Server) -> list[str]:
+    """Return what the service's log says went wrong: warnings, errors, and answers without Dub's."""
+    found: Counter[str] = Counter()
+    with service.log.open("rb") as lines:
+        for line in lines:
+            if line.startswith(b"{") and (_LATE in line or not any(level in line for level in _HARMLESS)):
+                found[msgspec.json.decode(line, type=dict[str, object])["event"]] += 1  # type: ignore[index]
+            elif line.startswith(b"Traceback "):
+                found["a traceback"] += 1
+    return [f"the service logged {event} {count} times" for event, count in found.items()]

@@ -1,0 +1,26 @@
+"""Everything that is measured. A new one is a function from a ``Lab`` to rows, and a line below."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from tests.bench.lab import Lab
+from tests.bench.measures import burst, memory, start, throughput
+from tests.bench.table import Row
+
+
+class Measure(Struct, frozen=True):
+    """A few rows that are measured together. ``about`` is its line in ``--help``."""
+
+    name: str
+    about: str
+    run: Callable[[Lab], list[Row]]
+
+
+MEASURES = (
+    Measure("hit", "a repeat, over a bare ASGI echo and a bare Litestar handler", throughput.hit),
+    Measure("miss", "a first open, over a naive httpx proxy and a bare aiohttp proxy", throughput.miss),
+    Measure("burst", "1,000 concurrent reports of one open: one upstream call", burst.run),
+    Measure("start", "process start to the first 200 on /health/ready", start.run),
+    Measure("memory", "resident memory for 100,000 cached opens", memory.run),
+)

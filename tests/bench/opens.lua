@@ -1,0 +1,24 @@
+-- Reports one open again and again. With BENCH_RUN (8 hex digits), every request comes from another
+-- install at another address, and no other run's installs are among them. Headers come with wrk's -H.
+local body, run = os.getenv("BENCH_BODY"), os.getenv("BENCH_RUN")
+
+wrk.method = "POST"
+wrk.body = body
+
+if run then
+  local before, after = body:match("^(.-)INSTALL(.*)$")
+  local count = 0
+  request = function()
+    count = count + 1
+    wrk.headers["X-Forwarded-For"] = string.format("198.18.%d.%d", math.floor(count / 256) % 256, count % 256)
+    return wrk.format(nil, nil, nil, before .. string.format("%s-0000-4000-8000-%012x", run, count) .. after)
+  end
+end
+
+done = function(summary, latency)
+  local errors = summary.errors
+  io.write("BENCH ", string.format(
+    '{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"refused":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
+end
