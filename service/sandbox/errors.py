@@ -5,6 +5,7 @@ that a fault, a missing route and a refused field all look the same to a client.
 `method_not_allowed` and `payload_too_large`, which Dub leaves to its host.
 """
 
+import logging
 from typing import Any
 
 from litestar import Request, Response
@@ -27,6 +28,7 @@ STATUS_OF = {
     "internal_server_error": 500,
 }
 CODE_OF = {status: code for code, status in STATUS_OF.items() if code != "exceeded_limit"}
+_log = logging.getLogger(__name__)
 DOCS = "https://dub.co/docs/api-reference/errors#"
 
 
@@ -70,6 +72,7 @@ def on_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     elif isinstance(error, HTTPException):
         reply = error_reply(error.status_code, code_of(error.status_code), error.detail)
     else:
+        _log.error("sandbox.failed", exc_info=error)
         reply = error_reply(500, "internal_server_error", f"the sandbox failed: {type(error).__name__}")
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(content=reply.body, status_code=reply.status, headers=headers)

@@ -5,6 +5,7 @@ the call, lets a fault take it, and puts Dub's CORS headers on answers. `/sandbo
 that a fault on `*` can always be taken away again.
 """
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.sandbox.calls import Call, CallLog
@@ -36,7 +37,7 @@ class Front:
         host = host_of(scope)
         method, path = method_of(scope), scope["path"]
         clicked = method in {"GET", "HEAD"} and host in self._links.domains
-        if not clicked and path.startswith(CONTROL):
+        if scope["type"] != ScopeType.HTTP or (not clicked and path.startswith(CONTROL)):
             await self._api(scope, receive, send)
             return
         body = await read_body(receive, BODY_MAX_BYTES)

@@ -98,10 +98,12 @@ async def test_stall_until_the_client_leaves(server: Server) -> None:
     reader, writer = await server.raw()
     while not (await server.http.get("/sandbox/calls")).json():
         pass
+    stalled = set(server.server.server_state.tasks)
+    assert len(stalled) == 1
     assert not reader.at_eof()
     writer.close()
     await writer.wait_closed()
-    _, held = await asyncio.wait(set(server.server.server_state.tasks), timeout=10)
+    _, held = await asyncio.wait(stalled, timeout=10)
     assert not held
     (call,) = (await server.http.get("/sandbox/calls")).json()
     assert call["status"] is None
