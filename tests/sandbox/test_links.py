@@ -1,11 +1,13 @@
 """`/links`, and the links a sandbox is built with."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar.testing import AsyncTestClient
 
-from service.sandbox import SandboxLink
+from service.sandbox import SandboxLink, create_sandbox
 from tests.sandbox.support import DOMAIN, LINKS, FakeClock, Sandbox, build, error_of
 
 KEY = {"authorization": "Bearer dub_test"}
@@ -96,6 +98,15 @@ async def test_unknown_link(sandbox: Sandbox, method: str, path: str) -> None:
 async def test_info_wants_something(sandbox: Sandbox) -> None:
     """`/links/info` without a way to find a link is a 422."""
     assert error_of(await sandbox.http.get("/links/info", headers=KEY))[0] == 422
+
+
+async def test_lifespan_closes_the_file(tmp_path: Path) -> None:
+    """Served with a lifespan it works under Litestar's own client too, and lets go of its file at the end."""
+    data = tmp_path / "dub.sqlite"
+    async with AsyncTestClient(create_sandbox(LINKS, data=data)) as client:
+        opened = await client.post("/track/open", json={"deepLink": "acme.link/plain"})
+        assert opened.json()["link"]["id"] == "link_plain"
+    assert os.listdir(tmp_path) == ["dub.sqlite"]  # noqa: PTH208  no write-ahead log is left
 
 
 async def test_a_file_keeps_everything(tmp_path: Path, clock: FakeClock) -> None:

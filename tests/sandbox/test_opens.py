@@ -231,6 +231,15 @@ async def test_last_store_bound_click_wins(sandbox: Sandbox, clock: FakeClock) -
     assert (await sandbox.first_open(ip="203.0.113.7"))["link"]["key"] == "plain"
 
 
+async def test_repeated_click_does_not_extend_the_hour(sandbox: Sandbox, clock: FakeClock) -> None:
+    """A store-bound click that is only repeated stays findable for an hour from the first time."""
+    await sandbox.click(ip="203.0.113.7", ua=PIXEL)
+    clock.advance(HOUR_S / 2)
+    await sandbox.click(ip="203.0.113.7", ua=PIXEL)
+    clock.advance(HOUR_S / 2)
+    assert await sandbox.first_open(ip="203.0.113.7") == {"clickId": None, "link": None}
+
+
 @pytest.mark.parametrize(
     ("clicked", "asked", "wait_s"),
     [
