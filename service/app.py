@@ -102,7 +102,6 @@ def _memory_limits(settings: Settings) -> MemoryLimits:
     cache = settings.cache
     return MemoryLimits(
         opens_max=cache.opens_max,
-        open_ttl_s=cache.answer_ttl_s,
         links_max=cache.links_max,
         link_ttl_s=cache.link_stale_days * 86_400,
         unknown_links_max=cache.unknown_links_max,

@@ -21,6 +21,7 @@ ANSWER_MAX_BYTES = 256 * 1024
 
 _OK = 200
 _NOT_FOUND = 404
+_JSON = (b"Content-Type", b"application/json")
 
 T = TypeVar("T")
 
@@ -48,12 +49,6 @@ class DubClient:
         self._send = transport.handle_async_request
         base = httpx.URL(base_url)
         self._open_url = base.copy_with(path=base.path.rstrip("/") + "/track/open")
-        self._fixed = [
-            ("Host", self._open_url.netloc.decode("ascii")),
-            ("Accept", "application/json"),
-            ("Accept-Encoding", "identity"),
-            ("Content-Type", "application/json"),
-        ]
 
     async def track_open(
         self, app: App, deep_link: str, *, user_agent: str, ip: str | None, timeout_s: float
@@ -64,9 +59,9 @@ class DubClient:
         key at all: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
         ``DubUnavailable`` for anything that is not a well-formed 200.
         """
-        headers = [*self._fixed, ("User-Agent", user_agent)]
+        headers = [_JSON, (b"User-Agent", user_agent.encode("ascii"))]
         if app.trusts_forwarded_ip and ip:
-            headers.append(("X-Forwarded-For", ip))
+            headers.append((b"X-Forwarded-For", ip.encode("ascii")))
         body = encode(TrackOpen(deep_link=deep_link))
         status, answer = await self._post(self._open_url, headers, body, timeout_s)
         if status == _OK:
@@ -76,10 +71,11 @@ class DubClient:
         raise DubFailed(status)
 
     async def _post(
-        self, url: httpx.URL, headers: list[tuple[str, str]], body: bytes, timeout_s: float
+        self, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes, timeout_s: float
     ) -> tuple[int, bytes]:
         """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
-        request = httpx.Request("POST", url, headers=headers, content=body)
+        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+        request.read()  # as content= would, without guessing headers: the transport adds Host and length
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._send(request)

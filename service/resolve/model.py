@@ -81,10 +81,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     source: Source = "parsed"
     pending: bool = False
     app_version: str | None = None
-
-    def weight(self) -> int:
-        """Return this open's share of a cache bounded by count: 1, and 1 more per KiB of long URLs."""
-        return 1 + (len(self.destination or "") + len(self.query)) // 1024
+    repeat_until: float  # monotonic seconds
 
 
 class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):

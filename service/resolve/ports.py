@@ -19,15 +19,15 @@ class Memory(Protocol):
     """What is remembered of opens and links; never raises, forgetting is allowed."""
 
     def answer(self, key: str) -> Open | None:
-        """Recall the open answered under this key, while it is fresh."""
+        """Recall the open last answered under this key; it says until when it may be repeated."""
         ...
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id."""
         ...
 
-    def keep(self, key: str, opened: Open, ttl_s: float) -> None:
-        """Remember an open: by its id, and for ``ttl_s`` seconds as the answer under its key."""
+    def keep(self, key: str, opened: Open) -> None:
+        """Remember an open, by its id and as the answer under its key."""
         ...
 
     def link(self, domain: str, key: str) -> Link | None:

@@ -4,6 +4,7 @@ A valid open always gets an answer inside its budget. Dub is asked by a task per
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
 """
 
+import sys
 from collections.abc import Callable
 
 from msgspec import Struct, structs
@@ -12,7 +13,17 @@ from service.resolve.errors import DubUnavailable, ForeignDomain, InvalidField, 
 from service.resolve.evidence import DeepLink, canonical_domain, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, answer_key, upstream_user_agent
-from service.resolve.model import BY_DEEP_LINK, Answer, App, Link, Open, OpenedLink, OpenReport, Source
+from service.resolve.model import (
+    BY_DEEP_LINK,
+    NO_MATCH,
+    Answer,
+    App,
+    Link,
+    Open,
+    OpenedLink,
+    OpenReport,
+    Source,
+)
 from service.resolve.ports import Dub, Memory
 from service.resolve.routing import parse_version
 from service.telemetry import Event, Log, where
@@ -36,6 +47,12 @@ class _Case(Struct, frozen=True, gc=False):
     link: DeepLink | None
     device: str
     key: str
+
+    @property
+    def app_version(self) -> str | None:
+        """The reporting build: one string for all the opens of that build that are remembered."""
+        version = self.report.app_version
+        return None if version is None else sys.intern(version)
 
 
 class Resolver:
@@ -68,22 +85,21 @@ class Resolver:
         if flight is not None:
             return _answer(report, await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
-        if known is not None:
+        if known is not None and known.repeat_until > self._clock():
             self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
             return _answer(report, known, repeat=True)
+        asked_before = known is not None and self._still_owed(known)
+        open_id = known.open_id if known is not None and asked_before else self._new_id()
         link = case.link
         if link is None or link.domain not in case.app.domains:
-            opened = self._parsed(self._new_id(), case, pending=False)
-            self._memory.keep(case.key, opened, self._lifetimes.answer_ttl_s)
-            return _answer(report, opened, repeat=False)
-        unknown_for_s = self._memory.unknown_for_s(link.domain, link.key)
-        if unknown_for_s > 0:
-            opened = _unknown_link(self._new_id(), case, source="cache")
-            self._memory.keep(case.key, opened, unknown_for_s)
-            return _answer(report, opened, repeat=False)
-        open_id = self._new_id()
-        flight = self._flights.launch(case.key, open_id, self._ask_dub(open_id, case, link))
-        return _answer(report, await self._wait(flight, case), repeat=False)
+            opened = self._parsed(open_id, case, self._lifetimes.answer_ttl_s)
+        elif (unknown_for_s := self._memory.unknown_for_s(link.domain, link.key)) > 0:
+            opened = self._unknown_link(open_id, case, unknown_for_s, source="cache")
+        else:
+            flight = self._flights.launch(case.key, open_id, self._ask_dub(open_id, case, link))
+            return _answer(report, await self._wait(flight, case), repeat=asked_before)
+        self._memory.keep(case.key, opened)
+        return _answer(report, opened, repeat=asked_before)
 
     def recall(self, app: App, open_id: str) -> Answer:
         """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
@@ -116,7 +132,7 @@ class Resolver:
             Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=case.report.budget_ms
         )
         late = self._degraded(flight.open_id, case)
-        self._memory.keep(case.key, late, self._lifetimes.pending_ttl_s)
+        self._memory.keep(case.key, late)
         return late
 
     async def _ask_dub(self, open_id: str, case: _Case, link: DeepLink) -> Open:
@@ -124,7 +140,6 @@ class Resolver:
         caller = case.report.caller
         log = self._log.bind(app=case.app.name, open_id=open_id, platform=case.report.platform)
         began = self._clock()
-        ttl_s = self._lifetimes.answer_ttl_s
         try:
             found = await self._dub.track_open(
                 case.app,
@@ -133,18 +148,15 @@ class Resolver:
                 ip=caller.ip,
                 timeout_s=self._left_s(case.report) + self._lifetimes.late_s,
             )
-            opened = _resolved(open_id, case, link, found)
-            if found.link is not None:
-                self._memory.keep_link(link.domain, link.key, found.link)
-            log.info(Event.OPEN_RESOLVED, link=found.link and found.link.id, dub_ms=self._since_ms(began))
+            opened = self._resolved(open_id, case, link, found)
+            log.info(Event.OPEN_RESOLVED, link=opened.link and opened.link.id, dub_ms=self._since_ms(began))
         except LinkUnknown:
             self._memory.keep_unknown(link.domain, link.key)
-            opened = _unknown_link(open_id, case, source="dub")
-            ttl_s = self._memory.unknown_for_s(link.domain, link.key)
+            unknown_for_s = self._memory.unknown_for_s(link.domain, link.key)
+            opened = self._unknown_link(open_id, case, unknown_for_s, source="dub")
             log.info(Event.OPEN_UNKNOWN_LINK, dub_ms=self._since_ms(began))
         except DubUnavailable as exc:
             opened = self._degraded(open_id, case)
-            ttl_s = self._lifetimes.pending_ttl_s
             log.warning(
                 Event.OPEN_DEGRADED,
                 error=type(exc).__name__,
@@ -154,18 +166,38 @@ class Resolver:
             )
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             opened = self._degraded(open_id, case)
-            ttl_s = self._lifetimes.pending_ttl_s
             log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc))
         self._note_unreadable_version(case)
-        self._memory.keep(case.key, opened, ttl_s)
+        self._memory.keep(case.key, opened)
         return opened
+
+    def _resolved(self, open_id: str, case: _Case, link: DeepLink, found: OpenedLink) -> Open:
+        """Build the open of a link that Dub described, and remember the link: one object for all opens."""
+        described = found.link
+        if described is not None:
+            known = self._memory.link(link.domain, link.key)
+            if known == described:
+                described = known
+            self._memory.keep_link(link.domain, link.key, described)
+        return Open(
+            app=case.app.name,
+            open_id=open_id,
+            click_id=found.click_id,
+            link=described,
+            destination=None if described is None else described.url,
+            query=link.query,
+            match=NO_MATCH if described is None else BY_DEEP_LINK,
+            source="dub",
+            app_version=case.app_version,
+            repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
+        )
 
     def _degraded(self, open_id: str, case: _Case) -> Open:
         """Answer without Dub: from what it once said of the link, else from the URL itself."""
         link = case.link
         known = None if link is None else self._memory.link(link.domain, link.key)
         if link is None or known is None:
-            return self._parsed(open_id, case, pending=True)
+            return self._parsed(open_id, case, self._lifetimes.pending_ttl_s, pending=True)
         return Open(
             app=case.app.name,
             open_id=open_id,
@@ -175,10 +207,11 @@ class Resolver:
             match=BY_DEEP_LINK,
             source="stale",
             pending=True,
-            app_version=case.report.app_version,
+            app_version=case.app_version,
+            repeat_until=self._clock() + self._lifetimes.pending_ttl_s,
         )
 
-    def _parsed(self, open_id: str, case: _Case, *, pending: bool) -> Open:
+    def _parsed(self, open_id: str, case: _Case, ttl_s: float, *, pending: bool = False) -> Open:
         """Route the URL as it is; with none at all, to the default screen."""
         link = case.link
         destination = None if link is None else link.url if pending else link.href
@@ -188,8 +221,23 @@ class Resolver:
             destination=destination,
             source="parsed",
             pending=pending,
-            app_version=case.report.app_version,
+            app_version=case.app_version,
+            repeat_until=self._clock() + ttl_s,
         )
+
+    def _unknown_link(self, open_id: str, case: _Case, ttl_s: float, *, source: Source) -> Open:
+        """Land on the default screen: the link may be somebody's clipboard, so it is not routed."""
+        return Open(
+            app=case.app.name,
+            open_id=open_id,
+            source=source,
+            app_version=case.app_version,
+            repeat_until=self._clock() + ttl_s,
+        )
+
+    def _still_owed(self, known: Open) -> bool:
+        """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
+        return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
 
     def _note_unreadable_version(self, case: _Case) -> None:
         version = case.report.app_version
@@ -213,24 +261,6 @@ def _own_domain(app: App, domain: str | None) -> str:
     if canonical not in app.domains:
         raise ForeignDomain("dubDomain: is not one of this app's domains")
     return canonical
-
-
-def _resolved(open_id: str, case: _Case, link: DeepLink, found: OpenedLink) -> Open:
-    return Open(
-        app=case.app.name,
-        open_id=open_id,
-        click_id=found.click_id,
-        link=found.link,
-        destination=None if found.link is None else found.link.url,
-        query=link.query,
-        match=BY_DEEP_LINK,
-        source="dub",
-        app_version=case.report.app_version,
-    )
-
-
-def _unknown_link(open_id: str, case: _Case, *, source: Source) -> Open:
-    return Open(app=case.app.name, open_id=open_id, source=source, app_version=case.report.app_version)
 
 
 def _answer(report: OpenReport, opened: Open, *, repeat: bool) -> Answer:

@@ -1,80 +1,94 @@
-"""The in-process tier: bounded by count, nothing here survives the process.
+"""The in-process tier: bounded by count, and nothing in it survives the process.
 
-Everything is forgotten by age or, when full, by last use; a long URL takes more than one place, so
-that memory is bounded too.
+What is full forgets what was used longest ago. Ages are kept in the values, not by the caches: half the
+memory, and little for the garbage collector to walk over. Opens with long URLs have a small cache of
+their own, and long keys are hashed, so that nobody can fill memory with 32,000-character links.
 """
 
 from collections.abc import Callable
+from hashlib import blake2b
 
-from cachetools import LRUCache, TLRUCache, TTLCache
+from cachetools import LRUCache
 from msgspec import Struct
 
 from service.resolve.model import Link, Open
+
+_LONG_URL_CHARS = 1024
+_LONG_SHARE = 100  # one in so many places is for opens with long URLs
+_LONG_KEY_CHARS = 200
 
 
 class MemoryLimits(Struct, frozen=True, kw_only=True):
     """Sizes in entries, ages in seconds."""
 
-    opens_max: int = 200_000
-    open_ttl_s: float = 3600
-    links_max: int = 10_000
-    link_ttl_s: float = 7 * 86_400
-    unknown_links_max: int = 10_000
-    unknown_link_ttl_s: float = 60
+    opens_max: int
+    links_max: int
+    link_ttl_s: float
+    unknown_links_max: int
+    unknown_link_ttl_s: float
+
+
+class _Aged(Struct, frozen=True, gc=False):
+    """A link, and until when it is remembered."""
+
+    until: float
+    link: Link
 
 
 class MemoryStore:
     """Fills ``resolve.ports.Memory``. ``clock`` counts seconds and never goes back."""
 
     def __init__(self, limits: MemoryLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
         self._clock = clock
-        self._ttl_s = 0.0  # of the answer being kept: the cache asks once, while storing
-        self._answers: TLRUCache[str, Open] = TLRUCache(
-            limits.opens_max,
-            ttu=lambda _key, _opened, now: now + self._ttl_s,
-            timer=clock,
-            getsizeof=Open.weight,
-        )
-        self._opens: TTLCache[str, Open] = TTLCache(
-            limits.opens_max, limits.open_ttl_s, timer=clock, getsizeof=Open.weight
-        )
-        self._links: TTLCache[tuple[str, str], Link] = TTLCache(
-            limits.links_max, limits.link_ttl_s, timer=clock, getsizeof=_link_weight
-        )
-        self._unknown_ttl_s = limits.unknown_link_ttl_s
-        self._unknown: LRUCache[tuple[str, str], float] = LRUCache(limits.unknown_links_max)
+        self._usual = _Opens(limits.opens_max)
+        self._long = _Opens(limits.opens_max // _LONG_SHARE)
+        self._links: LRUCache[str, _Aged] = LRUCache(limits.links_max)
+        self._unknown: LRUCache[str, float] = LRUCache(limits.unknown_links_max)
 
     def answer(self, key: str) -> Open | None:
-        """Recall the open answered under this key, while it is fresh."""
-        return self._answers.get(key)
+        """Recall the open last answered under this key; it says until when it may be repeated."""
+        return self._usual.by_key.get(key) or self._long.by_key.get(key)
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id."""
-        return self._opens.get(open_id)
+        return self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
 
-    def keep(self, key: str, opened: Open, ttl_s: float) -> None:
-        """Remember an open: by its id, and for ``ttl_s`` seconds as the answer under its key."""
-        self._ttl_s = ttl_s
-        self._answers[key] = opened
-        self._opens[opened.open_id] = opened
+    def keep(self, key: str, opened: Open) -> None:
+        """Remember an open, by its id and as the answer under its key."""
+        is_long = len(opened.destination or "") + len(opened.query) > _LONG_URL_CHARS
+        opens = self._long if is_long else self._usual
+        opens.by_key[key] = opened
+        opens.by_id[opened.open_id] = opened
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
-        return self._links.get((domain, key))
+        known = self._links.get(_name(domain, key))
+        return known.link if known is not None and known.until > self._clock() else None
 
     def keep_link(self, domain: str, key: str, link: Link) -> None:
         """Remember what Dub said a link is."""
-        self._links[domain, key] = link
+        self._links[_name(domain, key)] = _Aged(self._clock() + self._limits.link_ttl_s, link)
 
     def unknown_for_s(self, domain: str, key: str) -> float:
         """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
-        until = self._unknown.get((domain, key))
+        until = self._unknown.get(_name(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 
     def keep_unknown(self, domain: str, key: str) -> None:
         """Remember that Dub knows no such link."""
-        self._unknown[domain, key] = self._clock() + self._unknown_ttl_s
+        self._unknown[_name(domain, key)] = self._clock() + self._limits.unknown_link_ttl_s
 
 
-def _link_weight(link: Link) -> int:
-    return 1 + (len(link.url or "") + len(link.key)) // 1024
+class _Opens:
+    """Opens in one cache of a size, findable both ways."""
+
+    def __init__(self, size: int) -> None:
+        self.by_key: LRUCache[str, Open] = LRUCache(size)
+        self.by_id: LRUCache[str, Open] = LRUCache(size)
+
+
+def _name(domain: str, key: str) -> str:
+    if len(key) > _LONG_KEY_CHARS:
+        key = blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{domain}/{key}"

@@ -46,6 +46,21 @@ async def test_a_degraded_answer_is_asked_for_anew_after_a_second(
     assert not answer.pending
 
 
+async def test_an_open_that_is_owed_keeps_its_id(service: Service, dub: FakeDub, clock: FakeClock) -> None:
+    """Reported again after an outage, a pending open is settled under the id that the app already has."""
+
+    async def away(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(503)
+
+    dub.script = away
+    first = await service.open(FB_PROMO, install_id=ANNA)
+    dub.script = None
+    clock.advance(10)
+    again = await service.open(FB_PROMO, install_id=ANNA)
+    assert (again.open_id, again.repeat, again.pending) == (first.open_id, True, False)
+    assert (await service.recall(first.open_id)).click_id == again.click_id
+
+
 REPLIES = {
     "html": httpx.Response(200, text="<html>"),
     "cut off": httpx.Response(200, text='{"clickId": "x", "li'),

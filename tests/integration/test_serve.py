@@ -142,12 +142,16 @@ def test_a_folded_header_reaches_dub_as_one_line(demo: Demo) -> None:
 
 
 def test_sigterm_drains(tmp_path: Path) -> None:
-    """SIGTERM: readiness goes false, the open under way gets its answer, and the exit is clean."""
+    """SIGTERM: readiness goes false, the open under way gets its answer, and the exit is clean.
+
+    On the wire, Dub got the link and the device's User-Agent, and nothing else.
+    """
     port = free_ports(1)
     config = tmp_path / "firstopen.toml"
     config.write_text(CONFIG)
     asked, answer = threading.Event(), threading.Event()
-    dub = _slow_dub(asked, answer)
+    seen: list[bytes] = []
+    dub = _slow_dub(asked, answer, seen)
     env = {
         "FIRSTOPEN_CONFIG": str(config),
         "FIRSTOPEN_SECRET": "x" * 32,
@@ -181,6 +185,11 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         assert process.popen.wait(20) == 0
         assert (replies[0].status_code, replies[0].json()["clickId"]) == (200, "c" * 16)
         assert "service.stopped" in process.rest()[-1]
+    head, _, body = seen[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /track/open HTTP/1.1\r\n")
+    names = {line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]}
+    assert names == {b"host", b"content-type", b"content-length", b"user-agent"}
+    assert body == b'{"deepLink":"https://acme.link/x"}'
 
 
 def test_an_interrupt_ends_the_demo_at_once(tmp_path: Path) -> None:
@@ -264,13 +273,13 @@ def test_routes_of_an_app_that_is_not_there(tmp_path: Path) -> None:
     assert (status, "there are: acme" in text) == (2, True)
 
 
-def _slow_dub(asked: threading.Event, answer: threading.Event) -> int:
+def _slow_dub(asked: threading.Event, answer: threading.Event, seen: list[bytes]) -> int:
     """Answer one /track/open, when told to. Returns the port."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         with server, server.accept()[0] as sock:
-            sock.recv(65_536)
+            seen.append(sock.recv(65_536))
             asked.set()
             answer.wait(20)
             body = b'{"clickId": "cccccccccccccccc", "link": null}'
