@@ -67,20 +67,24 @@ def init(path: Path) -> None:
     click.echo(NEXT_STEPS.format(path=path))
 
 
-@main.command()
+ROUTES_HELP = """\
+Print each app's patterns and screens, or which one a destination URL would take, and why.
+
+\b
+  firstopen routes
+  firstopen routes 'https://acme.com/product/123?x=1'
+  firstopen routes https://acme.com/invite/anna --app-version 2.1
+"""
+
+
+@main.command(help=ROUTES_HELP)
 @click.argument("url", required=False)
 @click.option(
     "--app-version", metavar="VERSION", help="The build that opens it, such as 2.1; left out: the newest."
 )
 @click.option("--app", "app_name", metavar="NAME", help="Only this app.")
 def routes(url: str | None, app_version: str | None, app_name: str | None) -> None:
-    r"""Print each app's patterns and screens, or which one a destination URL would take, and why.
-
-    \b
-    firstopen routes
-    firstopen routes 'https://acme.com/product/123?x=1'
-    firstopen routes https://acme.com/invite/anna --app-version 2.1
-    """
+    """Print or explain routes."""
     from service import explain
 
     settings = _settings()
