@@ -1,6 +1,5 @@
 """The only place where concrete parts meet."""
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.dub.client import DubClient, open_transport
-from service.resolve.identity import Identity, TrustedProxies
+from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.model import App
 from service.resolve.resolver import Lifetimes, Resolver
 from service.settings import AppSettings, Settings, compile_router
@@ -34,7 +33,7 @@ def create_app(
     readiness: Readiness | None = None,
 ) -> Litestar:
     """Wire the service. ``transport`` and ``clock`` (monotonic, seconds) are for tests to replace."""
-    log: Log = structlog.get_logger()
+    log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.connections_max, settings.dub.keepalive_s)
     apps = {name: _compile(name, app) for name, app in settings.apps.items()}
@@ -48,7 +47,7 @@ def create_app(
             late_s=settings.dub.late_ms / 1000,
         ),
         clock=clock,
-        new_id=_new_id,
+        new_id=RandomIds(),
         log=log,
     )
     callers = Callers(
@@ -107,10 +106,6 @@ def _memory_limits(settings: Settings) -> MemoryLimits:
         unknown_links_max=cache.unknown_links_max,
         unknown_link_ttl_s=cache.unknown_link_ttl_s,
     )
-
-
-def _new_id() -> str:
-    return secrets.token_hex(16)
 
 
 def _warn(settings: Settings, log: Log) -> None:

@@ -6,8 +6,9 @@ address, so each gets its own User-Agent: its own, then a token that only we can
 
 import hashlib
 import hmac
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
@@ -17,6 +18,8 @@ Platform = Literal["ios", "android"]
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
+_ID_BYTES = 16
+_IDS_AT_A_TIME = 64
 _LONGEST_TARGET_CHARS = 200
 _ADDRESSES_REMEMBERED = 4096
 _PLATFORM = re.compile(r"(?P<android>android|okhttp)|iphone|ipad|ipod|cfnetwork|darwin", re.IGNORECASE)
@@ -55,6 +58,21 @@ def upstream_user_agent(user_agent: str, device: str) -> str:
     """Return the User-Agent that Dub sees: the client's in printable ASCII, cut to 512, and the device."""
     own = _UNPRINTABLE.sub("", user_agent[:USER_AGENT_MAX_CHARS]).strip()
     return f"{own} firstopen-device/{device}" if own else f"firstopen-device/{device}"
+
+
+class RandomIds:
+    """Makes openIds: 128 random bits in hex. The system is asked for many at a time."""
+
+    def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._random_bytes = random_bytes
+        self._ready: list[str] = []
+
+    def __call__(self) -> str:
+        """Return an id that nobody can guess and that was never returned before."""
+        if not self._ready:
+            pool = self._random_bytes(_ID_BYTES * _IDS_AT_A_TIME)
+            self._ready = [pool[at : at + _ID_BYTES].hex() for at in range(0, len(pool), _ID_BYTES)]
+        return self._ready.pop()
 
 
 class TrustedProxies:

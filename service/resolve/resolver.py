@@ -138,7 +138,8 @@ class Resolver:
     async def _ask_dub(self, open_id: str, case: _Case, link: DeepLink) -> Open:
         """Report the open to Dub and remember what came of it. Never raises: whatever fails degrades."""
         caller = case.report.caller
-        log = self._log.bind(app=case.app.name, open_id=open_id, platform=case.report.platform)
+        log = self._log
+        about = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         began = self._clock()
         try:
             found = await self._dub.track_open(
@@ -149,12 +150,13 @@ class Resolver:
                 timeout_s=self._left_s(case.report) + self._lifetimes.late_s,
             )
             opened = self._resolved(open_id, case, link, found)
-            log.info(Event.OPEN_RESOLVED, link=opened.link and opened.link.id, dub_ms=self._since_ms(began))
+            link_id = opened.link and opened.link.id
+            log.info(Event.OPEN_RESOLVED, link=link_id, dub_ms=self._since_ms(began), **about)
         except LinkUnknown:
             self._memory.keep_unknown(link.domain, link.key)
             unknown_for_s = self._memory.unknown_for_s(link.domain, link.key)
             opened = self._unknown_link(open_id, case, unknown_for_s, source="dub")
-            log.info(Event.OPEN_UNKNOWN_LINK, dub_ms=self._since_ms(began))
+            log.info(Event.OPEN_UNKNOWN_LINK, dub_ms=self._since_ms(began), **about)
         except DubUnavailable as exc:
             opened = self._degraded(open_id, case)
             log.warning(
@@ -163,10 +165,11 @@ class Resolver:
                 detail=str(exc),
                 source=opened.source,
                 dub_ms=self._since_ms(began),
+                **about,
             )
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             opened = self._degraded(open_id, case)
-            log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc))
+            log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **about)
         self._note_unreadable_version(case)
         self._memory.keep(case.key, opened)
         return opened
