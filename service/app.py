@@ -4,10 +4,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import httpx
 import structlog
-from litestar import Litestar, Router
+from litestar import Litestar, Response, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 
@@ -15,7 +16,7 @@ from service.api.auth import Callers
 from service.api.http import JSONReply, request_class
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
-from service.api.problems import Problems
+from service.api.problems import Problems, problem_reply
 from service.dub.client import DubClient, open_transport
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.model import App
@@ -23,6 +24,8 @@ from service.resolve.resolver import Lifetimes, Resolver
 from service.settings import AppSettings, Settings, compile_router
 from service.store.memory import MemoryLimits, MemoryStore
 from service.telemetry import Event, Log
+
+_NOT_FOUND = 404
 
 
 def create_app(
@@ -38,13 +41,12 @@ def create_app(
     transport = transport or open_transport(settings.dub.connections_max, settings.dub.keepalive_s)
     apps = {name: _compile(name, app) for name, app in settings.apps.items()}
     resolver = Resolver(
-        dub=DubClient(transport, settings.dub_base_url),
+        dub=DubClient(transport, settings.dub_base_url, settings.dub.timeout_ms / 1000),
         memory=MemoryStore(_memory_limits(settings), clock),
-        identity=Identity(settings.secrets[0].encode()),
+        identity=Identity(settings.secrets[0].encode("utf-8", "surrogateescape")),
         lifetimes=Lifetimes(
             answer_ttl_s=settings.cache.answer_ttl_s,
             pending_ttl_s=settings.cache.pending_ttl_s,
-            late_s=settings.dub.late_ms / 1000,
         ),
         clock=clock,
         new_id=RandomIds(),
@@ -101,6 +103,7 @@ def _memory_limits(settings: Settings) -> MemoryLimits:
     cache = settings.cache
     return MemoryLimits(
         opens_max=cache.opens_max,
+        open_ttl_s=cache.answer_ttl_s,
         links_max=cache.links_max,
         link_ttl_s=cache.link_stale_days * 86_400,
         unknown_links_max=cache.unknown_links_max,
@@ -119,12 +122,21 @@ def _degraded(settings: Settings) -> tuple[str, ...]:
     return tuple(f"{variable} is not set" for variable in settings.keys_missing)
 
 
+async def _nothing_here(response: Response[Any]) -> Response[Any]:
+    """Give the schema's own 404 page the house's error shape."""
+    return (
+        problem_reply(404, "there is nothing at this path")
+        if response.status_code == _NOT_FOUND
+        else response
+    )
+
+
 def _openapi() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="firstopen",
         version=version("firstopen"),
         summary="An app was just opened: where should this person land, and which click brought them?",
-        path="/schema",
+        openapi_router=Router("/schema", route_handlers=[], after_request=_nothing_here),
         use_handler_docstrings=True,
         tags=[Tag("Opens", "What an app asks at its first screen."), Tag("Ops", "What an operator asks.")],
         components=Components(

@@ -1,20 +1,25 @@
 """``firstopen serve``: from an environment to running servers, and the first words to a person."""
 
+import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from litestar import Litestar
+
 from service import demo, settings
 from service.api.ops import Readiness
 from service.app import create_app
-from service.server import listen, run
+from service.server import Served, listen, run
 from service.settings import Settings
 from service.telemetry import configure_logs
+
+_SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 
 
 def serve(env: Mapping[str, str]) -> None:
     """Serve until told to stop; raises ``SettingsError`` or ``PortTaken`` before anything runs."""
-    if env.get("FIRSTOPEN_CONFIG"):
+    if "FIRSTOPEN_CONFIG" in env:
         _serve_alone(settings.load(env))
     else:
         _serve_demo(env)
@@ -32,7 +37,7 @@ def _serve_alone(configured: Settings) -> None:
         "Try it, with one of your links:",
         _curl(configured),
     )
-    run([(app, sock)], readiness=readiness, log=log, stop=configured.server)
+    run([_served(app, sock, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -50,25 +55,39 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     here = Path("firstopen.toml")
     unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""
     _say(
-        f"firstopen {version('firstopen')}, the demo: FIRSTOPEN_CONFIG is not set{unused}",
+        f"firstopen {version('firstopen')}, the demo on {demo.HOST} only: no FIRSTOPEN_CONFIG{unused}",
         *_addresses(configured),
         f"  sandbox  http://{demo.HOST}:{sandbox_port}  a Dub small enough to embed; its links:",
         *(f"           http://{link.domain}:{sandbox_port}/{link.key} -> {link.url}" for link in links),
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
-    run([(app, sock), (sandbox, sandbox_sock)], readiness=readiness, log=log, stop=configured.server)
+    served = [_served(app, sock, configured), Served(sandbox, sandbox_sock, _SANDBOX_STOP_S)]
+    run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+
+def _served(app: Litestar, sock: socket.socket, configured: Settings) -> Served:
+    return Served(app, sock, configured.server.stop_ms / 1000)
+
+
+def _drain_s(configured: Settings) -> float:
+    return configured.server.drain_ms / 1000
 
 
 def _addresses(configured: Settings) -> tuple[str, ...]:
-    base = f"http://{configured.host}:{configured.port}"
+    base = f"http://{bracketed(configured.host)}:{configured.port}"
     return (f"  service  {base}  (docs: {base}/schema, health: {base}/health/ready)",)
 
 
 def _curl(configured: Settings) -> str:
     app = next(iter(configured.apps.values()))
     body = f'{{"deepLink": "https://{app.domains[0]}/YOUR-LINK", "installId": "install-anna"}}'
-    return demo.curl_command(configured.host, configured.port, app.publishable_keys[0], body)
+    return demo.curl_command(bracketed(configured.host), configured.port, app.publishable_keys[0], body)
+
+
+def bracketed(host: str) -> str:
+    """Write a host as URLs have it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _say(*lines: str) -> None:

@@ -1,6 +1,7 @@
 """The command line."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -64,7 +65,7 @@ def init(path: Path) -> None:
         _stop(f"{path} exists already; it is left as it is")
     except OSError as exc:
         _stop(f"cannot write {path}: {exc.strerror or exc}")
-    click.echo(NEXT_STEPS.format(path=path))
+    click.echo(NEXT_STEPS.format(path=shlex.quote(str(path))))
 
 
 ROUTES_HELP = """\
@@ -103,7 +104,7 @@ def _settings() -> "Settings":
 
     env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
     try:
-        if env.get("FIRSTOPEN_CONFIG"):
+        if "FIRSTOPEN_CONFIG" in env:
             return settings.load(env)
         return demo.settings(env)
     except settings.SettingsError as exc:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 import msgspec
 
-from service.settings import Settings, parse
+from service.settings import Settings, SettingsError, parse
 
 HOST = "127.0.0.1"
 DOMAIN = "acme.localhost"
 PUBLISHABLE_KEY = "dub_pk_acme"
 SERVER_KEY = "dub_demo_acme"
+
+_LAST_PORT = 65_535
 
 CONFIG = f"""
 [apps.acme]
@@ -46,7 +48,13 @@ def settings(env: Mapping[str, str]) -> Settings:
         "ACME_SERVER_KEYS": SERVER_KEY,
         "ACME_DUB_API_KEY": "dub_sandbox",
     }
+    if env.get("FIRSTOPEN_HOST") not in (None, "", HOST, "localhost"):
+        raise SettingsError(f"FIRSTOPEN_HOST: the demo listens on {HOST} only; FIRSTOPEN_CONFIG lifts that")
     demo = parse(CONFIG, {**env, **own}, name="the demo's settings", demo=True)
+    if demo.port == _LAST_PORT:
+        raise SettingsError(
+            f"FIRSTOPEN_PORT: the demo also needs the next port, and {_LAST_PORT} is the last"
+        )
     return msgspec.structs.replace(demo, dub_base_url=f"http://{HOST}:{sandbox_port(demo.port)}")
 
 

@@ -34,6 +34,8 @@ def print_routes(apps: Mapping[str, AppSettings]) -> None:
 
 def print_route(apps: Mapping[str, AppSettings], url: str, app_version: str | None) -> None:
     """Print, for each app, which route a destination URL takes and why."""
+    if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
+        url = f"https://{url}"
     for number, (name, app) in enumerate(apps.items()):
         router = compile_router(name, app)
         route = router.route(url, "", app_version)

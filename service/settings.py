@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import ada_url
 import msgspec
 from msgspec import Meta, Struct
 
@@ -20,6 +21,8 @@ from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
 _SECRET_STRONG_CHARS = 32
+_KEY = re.compile(r"[\x21-\x7e]{1,512}")
+_KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -65,7 +68,7 @@ class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
     keepalive_s: Annotated[float, Meta(ge=1, le=600)] = 30
-    late_ms: Annotated[int, Meta(ge=0, le=60_000)] = 3000  # how long past a budget an open may still settle
+    timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,6 +118,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def load(env: Mapping[str, str]) -> Settings:
     """Read the file that ``FIRSTOPEN_CONFIG`` names, and the environment; raises ``SettingsError``."""
+    if not env["FIRSTOPEN_CONFIG"]:
+        raise SettingsError("FIRSTOPEN_CONFIG: expected a path, got nothing (unset it to run the demo)")
     path = Path(env["FIRSTOPEN_CONFIG"])
     try:
         text = path.read_text(encoding="utf-8")
@@ -177,9 +182,9 @@ def _app(table: object, name: str) -> AppSettings:
         if not domain:
             raise SettingsError(f"{path}.domains[{index}]: expected a domain such as acme.link")
     for index, key in enumerate(app.publishable_keys):
-        if not key.strip() or not key.isascii() or not key.isprintable():
+        if not _KEY.fullmatch(key):
             raise SettingsError(
-                f"{path}.publishable_keys[{index}]: expected printable ASCII, such as dub_pk_…"
+                f"{path}.publishable_keys[{index}]: expected {_KEY_EXPECTED}, such as dub_pk_acme"
             )
     for index, scheme in enumerate(app.schemes):
         if not _SCHEME.fullmatch(scheme) or scheme in NEVER_SCHEMES:
@@ -220,6 +225,8 @@ def _keys(
     for name, app in apps.items():
         if app.server_keys_env:
             server_keys[name] = _listed(env.get(app.server_keys_env, ""))
+            if not all(_KEY.fullmatch(key) for key in server_keys[name]):
+                raise SettingsError(f"{app.server_keys_env}: expected keys of {_KEY_EXPECTED}")
             if not server_keys[name]:
                 missing.append(app.server_keys_env)
         if app.dub_api_key_env:
@@ -253,10 +260,15 @@ def _networks(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _base_url(env: Mapping[str, str]) -> str:
-    url = env.get("DUB_BASE_URL") or "https://api.dub.co"
-    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", url):
-        raise SettingsError(f"DUB_BASE_URL: expected an http or https URL without a query, got {url!r}")
-    return url
+    text = env.get("DUB_BASE_URL") or "https://api.dub.co"
+    try:
+        url = ada_url.URL(text)
+    except ValueError:
+        url = None
+    scheme = str(url.protocol) if url else ""
+    if url is None or scheme not in ("http:", "https:") or url.username or url.password or url.search:
+        raise SettingsError("DUB_BASE_URL: expected an http or https URL without user info or a query")
+    return str(url.href).partition("#")[0].rstrip("/")
 
 
 def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

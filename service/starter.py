@@ -46,9 +46,10 @@ screen = "category"
 # [dub]
 # connections_max = 100
 # keepalive_s = 30
-# late_ms = 3000                           # how long past an open's budget Dub may still settle it
+# timeout_ms = 10000                       # a whole call; longer than a budget: a late answer still counts
 
-# How a stop goes: after SIGTERM not ready but still answering, then requests in flight finish.
+# How a stop goes: after SIGTERM not ready but still answering for drain_ms; then requests in flight
+# finish, and opens still under way to Dub settle, for at most stop_ms each (whole seconds).
 # [server]
 # drain_ms = 1000
 # stop_ms = 12000

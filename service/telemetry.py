@@ -4,8 +4,10 @@ Events are constant and carry fields. Fields hold nothing personal: no address, 
 clipboard text, installId or key.
 """
 
+import contextlib
 import logging
 import sys
+from collections.abc import MutableMapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,7 +31,7 @@ class Event(StrEnum):
     SECRET_WEAK = "config.secret_weak"  # noqa: S105  an event's name
     """FIRSTOPEN_SECRET is short enough to guess; its hashes can be reversed by whoever does."""
     KEYS_MISSING = "config.keys_missing"
-    """An environment variable that an app's settings name is not set; ``effect`` says what will not work."""
+    """An environment variable that an app's settings name is not set."""
     OPEN_RESOLVED = "open.resolved"
     """Dub knew the link; the one line that every open at Dub leaves."""
     OPEN_UNKNOWN_LINK = "open.unknown_link"
@@ -43,7 +45,7 @@ class Event(StrEnum):
     OPEN_FAILED = "open.failed"
     """A mistake of ours while asking Dub; the open was answered without it."""
     VERSION_UNREADABLE = "open.version_unreadable"
-    """An appVersion that is no version: taken as new enough for every route."""
+    """An appVersion that is no version, of this ``shape``: taken as new enough for every route."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
@@ -58,30 +60,82 @@ def where(exc: BaseException) -> str:
     return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
+class Sink:
+    """A stream for log lines that never fails: a full disk or a closed pipe costs lines, not answers."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._text = stream
+        self._bytes = stream.buffer
+        self.lost = 0
+
+    def write(self, line: bytes | str) -> None:
+        """Write a line, or count it as lost."""
+        try:
+            if isinstance(line, bytes):
+                self._bytes.write(line)
+            else:
+                self._text.write(line)
+        except (OSError, ValueError):
+            self.lost += 1
+
+    def flush(self) -> None:
+        """Flush, or let what was buffered be lost."""
+        with contextlib.suppress(OSError, ValueError):
+            self._text.flush()
+            self._bytes.flush()
+
+
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:
-    """Set up logs once, at start: JSON lines, or coloured text on a terminal. Returns the root logger."""
+    """Set up logs once, at start: JSON lines, or coloured text on a terminal. Returns the root logger.
+
+    Lines of libraries (warnings and worse) take the same way.
+    """
     stream = stream or sys.stdout
+    sink: Any = Sink(stream)
+    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if stream.isatty():
-        processors = [*shared, structlog.dev.ConsoleRenderer()]
-        factory: Any = structlog.PrintLoggerFactory(stream)
+        renderer: Any = structlog.dev.ConsoleRenderer()
+        text_renderer: Any = renderer
+        factory: Any = structlog.PrintLoggerFactory(sink)
     else:
-        processors = [*shared, structlog.processors.JSONRenderer(serializer=_json)]
-        factory = structlog.BytesLoggerFactory(stream.buffer)
-    number = logging.getLevelNamesMapping()[level.upper()]
+        renderer = structlog.processors.JSONRenderer(serializer=_json)
+        text_renderer = structlog.processors.JSONRenderer(serializer=_json_text)
+        factory = structlog.BytesLoggerFactory(sink)
     structlog.configure(
-        processors=processors,
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
+    handler = logging.StreamHandler(sink)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _name_the_line],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, text_renderer],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     log: Log = structlog.get_logger()
     return log
 
 
+def _name_the_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name where a library's exception came from, instead of printing what it says."""
+    record: logging.LogRecord = event["_record"]
+    if record.exc_info and record.exc_info[1] is not None:
+        event["error"] = type(record.exc_info[1]).__name__
+        event["where"] = where(record.exc_info[1])
+    event.pop("exc_info", None)
+    return event
+
+
 def _json(event: dict[str, Any], **_: Any) -> bytes:
     return msgspec.json.encode(event)
+
+
+def _json_text(event: dict[str, Any], **_: Any) -> str:
+    return msgspec.json.encode(event).decode()

@@ -9,7 +9,7 @@ from service.resolve.errors import MissingKey, WrongKey
 from service.resolve.identity import TrustedProxies
 from service.resolve.model import App, Caller
 
-_KEY_MAX_BYTES = 512
+KEY_MAX_BYTES = 512
 
 
 class Callers:
@@ -22,7 +22,7 @@ class Callers:
     def __init__(self, apps: Mapping[App, Sequence[str]], proxies: TrustedProxies) -> None:
         self._salt = secrets.token_bytes(32)
         self._apps = {self._digest(key.encode()): app for app, keys in apps.items() for key in keys}
-        self._client_ip = proxies.client_ip
+        self._proxies = proxies
 
     def identify(self, request: LeanRequest) -> Caller:
         """Name the caller by its publishable key; raises ``MissingKey`` or ``WrongKey``."""
@@ -30,12 +30,18 @@ class Callers:
         key = key.strip()
         if scheme.lower() != b"bearer" or not key:
             raise MissingKey("Authorization: expected 'Bearer' and a publishable key of the app")
-        app = self._apps.get(self._digest(key)) if len(key) <= _KEY_MAX_BYTES else None
+        app = self._apps.get(self._digest(key)) if len(key) <= KEY_MAX_BYTES else None
         if app is None:
             raise WrongKey("Authorization: no app has this publishable key")
         peer = request.scope["client"]
-        ip = self._client_ip(peer[0] if peer else None, request.forwarded_for.decode("latin-1"))
-        return Caller(app, ip, request.user_agent.decode("latin-1"), request.arrived)
+        return Caller(
+            app,
+            peer[0] if peer else None,
+            request.forwarded_for.decode("latin-1"),
+            request.user_agent.decode("latin-1"),
+            request.arrived,
+            self._proxies,
+        )
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, key=self._salt, digest_size=16).digest()

@@ -5,6 +5,7 @@ as it is encoded. ``make bench`` measures both against a plain Litestar handler.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, Un
 
 BODY_MAX_BYTES = 64 * 1024
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,7 +44,7 @@ class LeanRequest(Request[Any, Any, State]):
         self.authorization = self.user_agent = self.forwarded_for = self.content_type_bytes = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
-                self.authorization = value
+                self.authorization = b"" if self.authorization else value  # two keys are none
             elif name == b"user-agent":
                 self.user_agent = value
             elif name == b"content-type":
@@ -56,11 +58,14 @@ class LeanRequest(Request[Any, Any, State]):
             return self._body
         if not _says_json(self.content_type_bytes):
             raise UnsupportedBody("Content-Type: expected application/json")
-        message = cast("dict[str, Any]", await self.receive())
-        body: bytes = message.get("body", b"")
-        while message.get("more_body") and len(body) <= BODY_MAX_BYTES:
+        body = b""
+        more = True
+        while more and len(body) <= BODY_MAX_BYTES:
             message = cast("dict[str, Any]", await self.receive())
+            if message["type"] == "http.disconnect":
+                raise MalformedBody("body: did not arrive whole")
             body += message.get("body", b"")
+            more = message.get("more_body", False)
         if len(body) > BODY_MAX_BYTES:
             raise BodyTooLarge(f"body: must be at most {BODY_MAX_BYTES} bytes")
         if not body:
@@ -175,7 +180,8 @@ def _choices(model: type[Struct], field: str) -> str:
     info = msgspec.inspect.type_info(model)
     for known in cast("msgspec.inspect.StructType", info).fields:
         if known.encode_name == field:
-            kinds = known.type.types if isinstance(known.type, msgspec.inspect.UnionType) else (known.type,)
+            kind = known.type.type if isinstance(known.type, msgspec.inspect.Metadata) else known.type
+            kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
             for kind in kinds:
                 if isinstance(kind, msgspec.inspect.LiteralType):
                     return ", ".join(repr(value) for value in kind.values)
@@ -191,6 +197,6 @@ def _field_with_lone_surrogate(body: bytes) -> str | None:
     if not isinstance(raw, dict):
         return None
     for name, value in raw.items():
-        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        if _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
             return name if name.isascii() and name.isidentifier() else "body"
-    return None
+    return "body" if _LONE_SURROGATE.search("".join(raw)) else None

@@ -1,11 +1,13 @@
 """``/v1/opens``: an app was just opened."""
 
+from typing import Annotated
+
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody, PathParameter
 
 from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
@@ -34,14 +36,14 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
         return await resolver.resolve(data.to_report(callers.identify(request), default_budget_ms))
 
     @get(
-        "/v1/opens/{open_id:str}",
+        "/v1/opens/{openId:str}",
         operation_id="getOpen",
         summary="Ask for an open's answer again",
         security=[{"publishableKey": []}],
         responses={**_answered(), **documented(400, 401, 404)},
         tags=["Opens"],
     )
-    async def get_open(request: LeanRequest, open_id: FromPath[str]) -> Answer:
+    async def get_open(request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]) -> Answer:
         """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
         return resolver.recall(callers.identify(request).app, open_id)
 

@@ -1,8 +1,9 @@
 """What an operator and an orchestrator ask: is it alive, is it ready, what is degraded."""
 
 from collections.abc import Callable
+from typing import Any
 
-from litestar import get
+from litestar import route
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from msgspec import Struct
@@ -28,14 +29,21 @@ class Readiness:
 def ops_routes(readiness: Readiness, degraded: Callable[[], tuple[str, ...]]) -> list[HTTPRouteHandler]:
     """Build the health handlers; ``degraded`` names, at any moment, what does not work."""
 
-    @get("/health/live", operation_id="live", summary="Is the process alive?", tags=["Ops"])
+    @route(
+        "/health/live",
+        http_method=["GET", "HEAD"],
+        operation_id=_operation_id,
+        summary="Is the process alive?",
+        tags=["Ops"],
+    )
     async def live() -> Health:
         """Answer as long as the event loop turns."""
         return Health("alive")
 
-    @get(
+    @route(
         "/health/ready",
-        operation_id="ready",
+        http_method=["GET", "HEAD"],
+        operation_id=_operation_id,
         summary="Can opens be sent here?",
         responses=documented(503),
         tags=["Ops"],
@@ -47,3 +55,8 @@ def ops_routes(readiness: Readiness, degraded: Callable[[], tuple[str, ...]]) ->
         return JSONReply(Health("ready", degraded()))
 
     return [live, ready]
+
+
+def _operation_id(handler: HTTPRouteHandler, method: Any, _path: Any) -> str:
+    name = handler.handler_name
+    return name if method == "GET" else f"{name}Head"

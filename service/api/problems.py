@@ -101,13 +101,14 @@ class Problems:
         if isinstance(exc, CallerError):
             return problem_reply(STATUS_OF[type(exc)], str(exc))
         if isinstance(exc, HTTPException) and exc.status_code < _OURS:
-            return self._litestars(request, exc.status_code)
+            return self._litestars(request, exc)
         self._log.error(
             Event.REQUEST_FAILED, path=_template(request), error=type(exc).__name__, where=where(exc)
         )
         return problem_reply(500, "firstopen made a mistake; its log says where")
 
-    def _litestars(self, request: Request[Any, Any, Any], status: int) -> JSONReply:
+    def _litestars(self, request: Request[Any, Any, Any], exc: HTTPException) -> JSONReply:
+        status = exc.status_code
         match status:
             case 404:
                 return problem_reply(404, "there is nothing at this path")
@@ -117,6 +118,8 @@ class Problems:
                 return problem_reply(405, f"this path does not take {request.method}", headers)
             case 413:
                 return problem_reply(413, "body: is too large")
+            case 400 if "host" in exc.detail.lower():
+                return problem_reply(400, "Host: is not a host name")
             case _ if status in CODE_OF:
                 return problem_reply(status, "the request could not be read")
         return problem_reply(400, "the request could not be read")
@@ -129,7 +132,12 @@ def _template(request: Request[Any, Any, Any]) -> str:
 
 def _allowed(request: Request[Any, Any, Any]) -> str:
     """List the methods of a path, for the Allow header that a 405 must carry."""
-    path = request.scope["path"]
-    routes = (route for route in request.app.routes if route.path == path)
-    methods = {method for route in routes for method in getattr(route, "methods", ())}
+    parts = [part for part in request.scope["path"].split("/") if part]
+    methods: set[str] = set()
+    for route in request.app.routes:
+        known = route.path_components
+        if len(known) == len(parts) and all(
+            not isinstance(here, str) or here == part for here, part in zip(known, parts, strict=True)
+        ):
+            methods.update(getattr(route, "methods", ()))
     return ", ".join(sorted(methods))

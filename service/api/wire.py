@@ -84,10 +84,12 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     clipboard: ClipboardText | None = None
     dub_domain: DomainText | None = None
     install_id: InstallId | None = None
-    platform: Platform | None = None
+    platform: Annotated[Platform | None, Meta(description="Read from the User-Agent if left out.")] = None
     app_version: AppVersion | None = None
     budget_ms: BudgetMs | None = None
-    consent: bool | None = None
+    consent: Annotated[
+        bool | None, Meta(description="For apps that match by IP address only with consent.")
+    ] = None
 
     def to_report(self, caller: Caller, default_budget_ms: int) -> OpenReport:
         """Check what a type cannot say, and hand over; raises ``InvalidField``.
@@ -105,6 +107,8 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             _refuse_controls("dubDomain", self.dub_domain)
         if self.install_id is not None:
             _refuse_controls("installId", self.install_id)
+            if self.install_id.isspace():
+                raise InvalidField("installId", "must not be blank")
         if self.app_version is not None:
             _refuse_controls("appVersion", self.app_version)
         return OpenReport(

@@ -14,7 +14,14 @@ from httpx_aiohttp import AiohttpTransport
 from msgspec import DecodeError
 
 from service.dub.wire import TrackOpen, decode_error, decode_opened, encode
-from service.resolve.errors import DubFailed, DubGarbled, DubTimedOut, DubUnreachable, LinkUnknown
+from service.resolve.errors import (
+    DubFailed,
+    DubGarbled,
+    DubTimedOut,
+    DubUnavailable,
+    DubUnreachable,
+    LinkUnknown,
+)
 from service.resolve.model import App, OpenedLink
 
 ANSWER_MAX_BYTES = 256 * 1024
@@ -43,27 +50,36 @@ def open_transport(connections_max: int, keepalive_s: float) -> httpx.AsyncBaseT
 
 
 class DubClient:
-    """Fills ``resolve.ports.Dub`` over an httpx transport; closing the transport is its owner's."""
+    """Fills ``resolve.ports.Dub`` over an httpx transport; closing the transport is its owner's.
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str) -> None:
+    ``timeout_s`` bounds a whole call, from connecting to the last byte. It is no caller's budget: a
+    call outlives the budgets that wait for it, so that a late answer still settles the open.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._send = transport.handle_async_request
         base = httpx.URL(base_url)
         self._open_url = base.copy_with(path=base.path.rstrip("/") + "/track/open")
 
     async def track_open(
-        self, app: App, deep_link: str, *, user_agent: str, ip: str | None, timeout_s: float
+        self,
+        app: App,  # noqa: ARG002  other endpoints take the app's key; this one checks none
+        deep_link: str,
+        *,
+        user_agent: str,
+        ip: str | None,
     ) -> OpenedLink:
-        """Report a deep-link open to Dub, within ``timeout_s`` seconds, connecting included.
+        """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
 
-        The address goes along only for an app whose Dub believes it (``trusts_forwarded_ip``), and no
-        key at all: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
-        ``DubUnavailable`` for anything that is not a well-formed 200.
+        Raises ``LinkUnknown`` for Dub's own 404, else a ``DubUnavailable`` for anything that is not a
+        well-formed 200 within the client's timeout.
         """
         headers = [_JSON, (b"User-Agent", user_agent.encode("ascii"))]
-        if app.trusts_forwarded_ip and ip:
+        if ip is not None:
             headers.append((b"X-Forwarded-For", ip.encode("ascii")))
         body = encode(TrackOpen(deep_link=deep_link))
-        status, answer = await self._post(self._open_url, headers, body, timeout_s)
+        status, answer = await self._post(self._open_url, headers, body)
         if status == _OK:
             return _read(decode_opened, answer)
         if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
@@ -71,24 +87,32 @@ class DubClient:
         raise DubFailed(status)
 
     async def _post(
-        self, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes, timeout_s: float
+        self, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> tuple[int, bytes]:
         """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
         request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
         request.read()  # as content= would, without guessing headers: the transport adds Host and length
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 response = await self._send(request)
                 try:
                     return response.status_code, await _read_bounded(response)
                 finally:
                     await response.stream.aclose()  # type: ignore[union-attr]  # async transports answer async streams
         except TimeoutError as exc:
-            raise DubTimedOut(f"no answer within {timeout_s * 1000:.0f} ms") from exc
-        except httpx.TimeoutException as exc:
-            raise DubTimedOut(type(exc).__name__) from exc
+            raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from exc
         except (httpx.TransportError, aiohttp.ClientError, OSError) as exc:
-            raise DubUnreachable(type(exc).__name__) from exc
+            raise _unavailable(exc) from exc
+        except ValueError as exc:  # a head that aiohttp reads and httpx cannot
+            raise DubGarbled(type(exc).__name__) from exc
+
+
+def _unavailable(exc: Exception) -> DubUnavailable:
+    """Tell time running out from a connection that failed: httpx-aiohttp calls both a timeout."""
+    cause = exc.__cause__ if isinstance(exc.__cause__, aiohttp.ClientError) else exc
+    if isinstance(cause, httpx.TimeoutException | aiohttp.ServerTimeoutError):
+        return DubTimedOut(type(cause).__name__)
+    return DubUnreachable(type(cause).__name__)
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:

@@ -6,7 +6,6 @@ leading ``www.`` goes, not only the first: a canonical link canonicalises to its
 """
 
 import re
-from functools import lru_cache
 
 import ada_url
 from msgspec import Struct
@@ -16,11 +15,9 @@ from service.resolve.routing import WEB_SCHEMES
 
 DEEP_LINK_MAX_CHARS = 32_000  # Dub's own limit for ``deepLink``
 
-_LINKS_REMEMBERED = 4096
-_LONGEST_REMEMBERED_CHARS = 512
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_DOMAIN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*(?::\d{1,5})?")
 _LEADING_WWW = re.compile(r"^(?:www\.)+(?=.)")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+:\d{1,5}(?:[/?#]|$)")
 
@@ -34,15 +31,10 @@ class DeepLink(Struct, frozen=True, gc=False):
     key: str
     query: str  # without its ``?``
 
-
-def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
-    """Parse and canonicalise a deep link; raises ``InvalidField`` (never anything else) for what is none.
-
-    The message names the field and never repeats the link: on iOS it may be somebody's clipboard.
-    """
-    if len(text) <= _LONGEST_REMEMBERED_CHARS:
-        return _remembered(text, field)
-    return _parse(text, field)
+    @property
+    def at_dub(self) -> str:
+        """What Dub is asked for: without the query, which it ignores."""
+        return self.url.partition("?")[0]
 
 
 def canonical_domain(text: str) -> str:
@@ -50,12 +42,12 @@ def canonical_domain(text: str) -> str:
 
     Only letters, digits, ``-``, ``_`` and dots: Dub reads a domain as a glob, where ``*`` is anybody's.
     """
+    if not _DOMAIN.fullmatch(text):
+        return ""
     try:
-        link = parse_deep_link(f"https://{text}/", "domain")
+        return parse_deep_link(f"https://{text}/").domain
     except InvalidField:
         return ""
-    plain = link.key == "_root" and not link.query and _DOMAIN.fullmatch(link.domain)
-    return link.domain if plain else ""
 
 
 def control_free(text: str) -> bool:
@@ -63,7 +55,11 @@ def control_free(text: str) -> bool:
     return _CONTROL.search(text) is None
 
 
-def _parse(text: str, field: str) -> DeepLink:
+def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
+    """Parse and canonicalise a deep link; raises ``InvalidField`` (never anything else) for what is none.
+
+    The message names the field and never repeats the link: on iOS it may be somebody's clipboard.
+    """
     if not text or text.isspace():
         raise InvalidField(field, "must not be blank")
     if not control_free(text):
@@ -80,14 +76,9 @@ def _parse(text: str, field: str) -> DeepLink:
     if url.username or url.password:
         raise InvalidField(field, "must not contain user info (a name or password before the host)")
     href = str(url.href)
-    scheme = str(url.protocol).removesuffix(":")
-    if scheme not in WEB_SCHEMES:
-        link = DeepLink(href, href, "", "", "")
-    else:
-        link = _canonical(str(url.hostname), str(url.pathname), str(url.search), href)
-    if len(link.url) > DEEP_LINK_MAX_CHARS:
-        raise InvalidField(field, f"must be at most {DEEP_LINK_MAX_CHARS} characters once percent-encoded")
-    return link
+    if str(url.protocol).removesuffix(":") not in WEB_SCHEMES:
+        return DeepLink(href, href, "", "", "")
+    return _canonical(str(url.hostname), str(url.pathname), str(url.search), href)
 
 
 def _canonical(hostname: str, path: str, search: str, href: str) -> DeepLink:
@@ -96,6 +87,3 @@ def _canonical(hostname: str, path: str, search: str, href: str) -> DeepLink:
     query = search[1:]
     shown = "" if key == "_root" else key
     return DeepLink(f"https://{domain}/{shown}" + (f"?{query}" if query else ""), href, domain, key, query)
-
-
-_remembered = lru_cache(_LINKS_REMEMBERED)(_parse)

@@ -12,12 +12,13 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Flight(Generic[T]):
     """Work under way, and the id of the open that it settles."""
 
     open_id: str
     task: asyncio.Task[T]
+    late: bool = False  # a caller has gone without it
 
     async def wait(self, timeout_s: float) -> T | None:
         """Wait for the work; ``None`` if it is not done within ``timeout_s`` seconds.
@@ -48,13 +49,13 @@ class Flights(Generic[T]):
     """What is under way, by key. Work must not raise: what it returns is every waiter's answer."""
 
     def __init__(self) -> None:
-        self._flights: dict[str, Flight[T]] = {}
+        self._flights: dict[bytes, Flight[T]] = {}
 
-    def under_way(self, key: str) -> Flight[T] | None:
+    def under_way(self, key: bytes) -> Flight[T] | None:
         """Return the key's flight, if there is one."""
         return self._flights.get(key)
 
-    def launch(self, key: str, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
+    def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
         """Start the work under a key that has none under way."""
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._flights.pop(key, None))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from service.resolve.identity import Platform
+from service.resolve.identity import Platform, TrustedProxies
 from service.resolve.routing import Route, Router
 
 MatchType = Literal["deep_link", "install_referrer", "clipboard", "ip", "none"]
@@ -45,12 +45,19 @@ NO_MATCH = Match("none", guaranteed=False)
 
 
 class Caller(Struct, frozen=True, gc=False):
-    """Who asks: the app that the key belongs to, and the device's address and User-Agent as we saw them."""
+    """Who asks: the app that the key belongs to, and the device as we saw it."""
 
     app: App
-    ip: str | None
+    peer: str | None
+    forwarded_for: str
     user_agent: str
     arrived: float  # monotonic seconds
+    proxies: TrustedProxies
+
+    @property
+    def ip(self) -> str | None:
+        """The device's address behind trusted proxies; worked out only where it is needed."""
+        return self.proxies.client_ip(self.peer, self.forwarded_for)
 
 
 class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
@@ -97,8 +104,8 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     repeat: bool
 
 
-class OpenedLink(Struct, frozen=True, rename="camel", gc=False):
-    """Dub's answer to an open, as it is on the wire."""
+class OpenedLink(Struct, frozen=True, gc=False):
+    """Dub's answer to an open."""
 
     click_id: str | None
     link: Link | None

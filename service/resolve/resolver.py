@@ -4,13 +4,14 @@ A valid open always gets an answer inside its budget. Dub is asked by a task per
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
 """
 
-import sys
+import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from msgspec import Struct, structs
 
 from service.resolve.errors import DubUnavailable, ForeignDomain, InvalidField, LinkUnknown, UnknownOpen
-from service.resolve.evidence import DeepLink, canonical_domain, parse_deep_link
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, canonical_domain, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, answer_key, upstream_user_agent
 from service.resolve.model import (
@@ -28,15 +29,16 @@ from service.resolve.ports import Dub, Memory
 from service.resolve.routing import parse_version
 from service.telemetry import Event, Log, where
 
+_PARSED_LINKS_MAX = 4096
+_LONGEST_PARSED_CHARS = 512
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
 
 
 class Lifetimes(Struct, frozen=True, kw_only=True):
-    """How long an answer is repeated, and how long Dub may take, in seconds."""
+    """How long an answer is repeated, in seconds."""
 
     answer_ttl_s: float
     pending_ttl_s: float  # a degraded answer is asked for anew soon after
-    late_s: float  # beyond the first caller's budget: a late success still settles the open
 
 
 class _Case(Struct, frozen=True, gc=False):
@@ -46,13 +48,7 @@ class _Case(Struct, frozen=True, gc=False):
     app: App
     link: DeepLink | None
     device: str
-    key: str
-
-    @property
-    def app_version(self) -> str | None:
-        """The reporting build: one string for all the opens of that build that are remembered."""
-        version = self.report.app_version
-        return None if version is None else sys.intern(version)
+    key: bytes
 
 
 class Resolver:
@@ -77,36 +73,39 @@ class Resolver:
         self._new_id = new_id
         self._log = log
         self._flights: Flights[Open] = Flights()
+        self._parsed_links: dict[str, DeepLink] = {}
 
     async def resolve(self, report: OpenReport) -> Answer:
         """Answer an open inside its budget; raises ``InvalidField`` or ``ForeignDomain``, nothing else."""
         case = self._case(report)
         flight = self._flights.under_way(case.key)
         if flight is not None:
-            return _answer(report, await self._wait(flight, case), repeat=True)
+            return self._answer(report, await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
         if known is not None and known.repeat_until > self._clock():
-            self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
-            return _answer(report, known, repeat=True)
-        asked_before = known is not None and self._still_owed(known)
-        open_id = known.open_id if known is not None and asked_before else self._new_id()
+            return self._repeat(case, known)
+        self._note_unreadable_version(case)
+        owed = known is not None and self._still_owed(known)
+        open_id = known.open_id if known is not None and owed else self._new_id()
         link = case.link
         if link is None or link.domain not in case.app.domains:
             opened = self._parsed(open_id, case, self._lifetimes.answer_ttl_s)
+        elif len(link.at_dub) > DEEP_LINK_MAX_CHARS:  # once percent-encoded: no link of Dub's is that long
+            opened = self._unknown_link(open_id, case, self._lifetimes.answer_ttl_s, source="parsed")
         elif (unknown_for_s := self._memory.unknown_for_s(link.domain, link.key)) > 0:
             opened = self._unknown_link(open_id, case, unknown_for_s, source="cache")
         else:
             flight = self._flights.launch(case.key, open_id, self._ask_dub(open_id, case, link))
-            return _answer(report, await self._wait(flight, case), repeat=asked_before)
+            return self._answer(report, await self._wait(flight, case), repeat=owed)
         self._memory.keep(case.key, opened)
-        return _answer(report, opened, repeat=asked_before)
+        return self._answer(report, opened, repeat=owed)
 
     def recall(self, app: App, open_id: str) -> Answer:
         """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
         opened = self._memory.opened(open_id)
         if opened is None or opened.app != app.name:
             raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
-        return _laid_out(app, opened, opened.app_version, source=opened.source, repeat=False)
+        return self._laid_out(app, opened, opened.app_version, source=opened.source, repeat=False)
 
     async def close(self, grace_s: float) -> None:
         """Let opens under way settle for up to ``grace_s`` seconds, then give them up."""
@@ -116,72 +115,78 @@ class Resolver:
         caller = report.caller
         app = caller.app
         domain = _own_domain(app, report.domain)
-        link = None if report.deep_link is None else parse_deep_link(report.deep_link)
-        device = self._identity.device(app.name, report.install_id, caller.ip, caller.user_agent)
         target = f"first:{domain}"
-        if link is not None:
-            target = link.url if link.domain in app.domains else link.href
+        link = None
+        if report.deep_link is not None:
+            link = self._parsed_links.get(report.deep_link) or parse_deep_link(report.deep_link)
+            target = f"link:{link.url if link.domain in app.domains else link.href}"
+        ip = caller.ip if report.install_id is None else None
+        device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
         return _Case(report, app, link, device, answer_key(app.name, device, target))
+
+    def _repeat(self, case: _Case, known: Open) -> Answer:
+        """Answer from memory, at once, with the route of the build that asks now."""
+        self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
+        if case.report.app_version != known.app_version:
+            known = structs.replace(known, app_version=_shared(case.report.app_version))
+            self._memory.keep(case.key, known)
+        source: Source = "cache" if known.source == "dub" else known.source
+        return self._laid_out(case.app, known, known.app_version, source=source, repeat=True)
 
     async def _wait(self, flight: Flight[Open], case: _Case) -> Open:
         """Wait for Dub as long as this report's budget lasts, then degrade."""
         settled = await flight.wait(self._left_s(case.report))
         if settled is not None:
             return settled
-        self._log.info(
-            Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=case.report.budget_ms
-        )
+        if not flight.late:
+            flight.late = True
+            budget_ms = case.report.budget_ms
+            self._log.info(Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=budget_ms)
         late = self._degraded(flight.open_id, case)
         self._memory.keep(case.key, late)
         return late
 
     async def _ask_dub(self, open_id: str, case: _Case, link: DeepLink) -> Open:
         """Report the open to Dub and remember what came of it. Never raises: whatever fails degrades."""
-        caller = case.report.caller
-        log = self._log
-        about = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         began = self._clock()
+        event, level, about = Event.OPEN_RESOLVED, "info", {}
         try:
-            found = await self._dub.track_open(
-                case.app,
-                link.url,
-                user_agent=upstream_user_agent(caller.user_agent, case.device),
-                ip=caller.ip,
-                timeout_s=self._left_s(case.report) + self._lifetimes.late_s,
-            )
-            opened = self._resolved(open_id, case, link, found)
-            link_id = opened.link and opened.link.id
-            log.info(Event.OPEN_RESOLVED, link=link_id, dub_ms=self._since_ms(began), **about)
+            opened = self._resolved(open_id, case, link, await self._track(case, link))
+            about = {"link": opened.link and opened.link.id}
         except LinkUnknown:
-            self._memory.keep_unknown(link.domain, link.key)
+            self._memory.keep_unknown(link.domain, link.key, began)
             unknown_for_s = self._memory.unknown_for_s(link.domain, link.key)
             opened = self._unknown_link(open_id, case, unknown_for_s, source="dub")
-            log.info(Event.OPEN_UNKNOWN_LINK, dub_ms=self._since_ms(began), **about)
+            event = Event.OPEN_UNKNOWN_LINK
         except DubUnavailable as exc:
             opened = self._degraded(open_id, case)
-            log.warning(
-                Event.OPEN_DEGRADED,
-                error=type(exc).__name__,
-                detail=str(exc),
-                source=opened.source,
-                dub_ms=self._since_ms(began),
-                **about,
-            )
+            event, level = Event.OPEN_DEGRADED, "warning"
+            about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             opened = self._degraded(open_id, case)
-            log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **about)
-        self._note_unreadable_version(case)
+            event, level = Event.OPEN_FAILED, "error"
+            about = {"error": type(exc).__name__, "where": where(exc)}
         self._memory.keep(case.key, opened)
+        dub_ms = round((self._clock() - began) * 1000, 1)
+        whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
+        getattr(self._log, level)(event, dub_ms=dub_ms, **whose, **about)
         return opened
+
+    async def _track(self, case: _Case, link: DeepLink) -> OpenedLink:
+        caller = case.report.caller
+        return await self._dub.track_open(
+            case.app,
+            link.at_dub,
+            user_agent=upstream_user_agent(caller.user_agent, case.device),
+            ip=caller.ip if case.app.trusts_forwarded_ip else None,
+        )
 
     def _resolved(self, open_id: str, case: _Case, link: DeepLink, found: OpenedLink) -> Open:
         """Build the open of a link that Dub described, and remember the link: one object for all opens."""
         described = found.link
         if described is not None:
-            known = self._memory.link(link.domain, link.key)
-            if known == described:
-                described = known
-            self._memory.keep_link(link.domain, link.key, described)
+            described = self._memory.keep_link(link.domain, link.key, described)
+            self._remember_parsed(case.report.deep_link, link)
         return Open(
             app=case.app.name,
             open_id=open_id,
@@ -191,7 +196,7 @@ class Resolver:
             query=link.query,
             match=NO_MATCH if described is None else BY_DEEP_LINK,
             source="dub",
-            app_version=case.app_version,
+            app_version=_shared(case.report.app_version),
             repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
         )
 
@@ -210,7 +215,7 @@ class Resolver:
             match=BY_DEEP_LINK,
             source="stale",
             pending=True,
-            app_version=case.app_version,
+            app_version=_shared(case.report.app_version),
             repeat_until=self._clock() + self._lifetimes.pending_ttl_s,
         )
 
@@ -224,7 +229,7 @@ class Resolver:
             destination=destination,
             source="parsed",
             pending=pending,
-            app_version=case.app_version,
+            app_version=_shared(case.report.app_version),
             repeat_until=self._clock() + ttl_s,
         )
 
@@ -234,7 +239,7 @@ class Resolver:
             app=case.app.name,
             open_id=open_id,
             source=source,
-            app_version=case.app_version,
+            app_version=_shared(case.report.app_version),
             repeat_until=self._clock() + ttl_s,
         )
 
@@ -242,17 +247,62 @@ class Resolver:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
         return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
 
+    def _answer(self, report: OpenReport, opened: Open, *, repeat: bool) -> Answer:
+        return self._laid_out(
+            report.caller.app, opened, report.app_version, source=opened.source, repeat=repeat
+        )
+
+    def _laid_out(
+        self, app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool
+    ) -> Answer:
+        try:
+            route = app.router.route(opened.destination, opened.query, app_version)
+        except Exception as exc:  # noqa: BLE001  a route always: the default screen, and the log names our mistake
+            self._log.error(
+                Event.OPEN_FAILED,
+                app=app.name,
+                open_id=opened.open_id,
+                error=type(exc).__name__,
+                where=where(exc),
+            )
+            route = app.router.nowhere
+        return Answer(
+            open_id=opened.open_id,
+            click_id=opened.click_id,
+            link=_safe_link(opened.link, handed_out=route.url is not None),
+            route=route,
+            match=opened.match,
+            source=source,
+            pending=opened.pending,
+            repeat=repeat,
+        )
+
+    def _remember_parsed(self, text: str | None, link: DeepLink) -> None:
+        """Remember how a link that Dub knows is parsed: hot links are, clipboard text that is none is not."""
+        if text is not None and len(text) <= _LONGEST_PARSED_CHARS:
+            if len(self._parsed_links) >= _PARSED_LINKS_MAX:
+                self._parsed_links.clear()
+            self._parsed_links[text] = link
+
     def _note_unreadable_version(self, case: _Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, app_version=ascii(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=_shape(version))
 
     def _left_s(self, report: OpenReport) -> float:
         spent_s = self._clock() - report.caller.arrived
         return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
 
-    def _since_ms(self, began: float) -> float:
-        return round((self._clock() - began) * 1000, 1)
+
+@lru_cache(1024)
+def _shared(version: str | None) -> str | None:
+    """Return one string for all the remembered opens of a build."""
+    return version
+
+
+def _shape(version: str) -> str:
+    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
+    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
 
 
 def _own_domain(app: App, domain: str | None) -> str:
@@ -264,25 +314,6 @@ def _own_domain(app: App, domain: str | None) -> str:
     if canonical not in app.domains:
         raise ForeignDomain("dubDomain: is not one of this app's domains")
     return canonical
-
-
-def _answer(report: OpenReport, opened: Open, *, repeat: bool) -> Answer:
-    source: Source = "cache" if repeat and opened.source == "dub" else opened.source
-    return _laid_out(report.caller.app, opened, report.app_version, source=source, repeat=repeat)
-
-
-def _laid_out(app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool) -> Answer:
-    route = app.router.route(opened.destination, opened.query, app_version)
-    return Answer(
-        open_id=opened.open_id,
-        click_id=opened.click_id,
-        link=_safe_link(opened.link, handed_out=route.url is not None),
-        route=route,
-        match=opened.match,
-        source=source,
-        pending=opened.pending,
-        repeat=repeat,
-    )
 
 
 def _safe_link(link: Link | None, *, handed_out: bool) -> Link | None:

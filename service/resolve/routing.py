@@ -7,11 +7,11 @@ remembered per (destination, query, version), so a hot link is matched once and 
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
-from urllib.parse import unquote
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import ada_url
-from msgspec import Struct
+from msgspec import Meta, Struct
 from urlpattern import URLPattern
 
 from service.resolve.errors import FirstopenError
@@ -20,9 +20,9 @@ WEB_SCHEMES = frozenset({"http", "https"})
 NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscript"})
 
 _ROUTES_REMEMBERED = 4096
-_LONGEST_REMEMBERED_CHARS = 2048  # longer URLs are matched each time: memory stays bounded
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
-_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)(?:[-+ (_].*)?", re.IGNORECASE | re.DOTALL)
+_LONG_ROUTES_REMEMBERED = 64
+_LONGEST_USUAL_CHARS = 2048  # of longer URLs fewer are remembered: memory stays bounded
+_VERSION = re.compile(r"v?(\d{1,18}(?:\.\d{1,18})*)(?:[-+ (_].*)?", re.IGNORECASE | re.DOTALL)
 
 Reason = Literal["matched", "default", "update_required", "unlisted"]
 
@@ -36,13 +36,16 @@ class Route(Struct, frozen=True, gc=False):
     reason: Reason
 
 
+NonEmpty = Annotated[str, Meta(min_length=1)]
+
+
 class RouteRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One ``[[apps.*.routes]]`` table: a URLPattern, and the screen that shows what it matches."""
 
-    pattern: str
-    screen: str
-    min_version: str | None = None
-    fallback: str | None = None
+    pattern: NonEmpty
+    screen: NonEmpty
+    min_version: NonEmpty | None = None
+    fallback: NonEmpty | None = None
 
 
 class BadRule(FirstopenError):
@@ -78,20 +81,29 @@ def parse_version(text: str) -> tuple[int, ...] | None:
 def lay_over(destination: str, query: str) -> str:
     """Override the destination's query parameters with those of the clicked link, as Dub does on the web.
 
-    A parameter that both have takes the clicked link's last value, in its old place; others are
-    appended. Fragments stay. A destination that does not parse is returned as it is.
+    Both queries are read as forms are (bytes that are no UTF-8 become U+FFFD). A parameter that both
+    have takes the clicked link's last value, once, in its old place; others are appended. Fragments stay.
     """
     if not query:
         return destination
-    try:
-        url = ada_url.URL(destination)
-    except ValueError:
-        return destination
-    params = ada_url.URLSearchParams(url.search)
-    for name, value in ada_url.URLSearchParams(query).items():
-        params.set(name, value)
-    url.search = str(params)
-    return str(url.href)
+    before, hash_mark, fragment = destination.partition("#")
+    base, _, own = before.partition("?")
+    clicked = dict(_form(query))
+    merged: set[str] = set()
+    pairs: list[tuple[str, str]] = []
+    for name, value in _form(own):
+        if name not in clicked:
+            pairs.append((name, value))
+        elif name not in merged:
+            merged.add(name)
+            pairs.append((name, clicked[name]))
+    pairs += [(name, value) for name, value in clicked.items() if name not in merged]
+    written = urlencode(pairs, safe="*").replace("~", "%7E")
+    return f"{base}?{written}{hash_mark}{fragment}" if written else f"{base}{hash_mark}{fragment}"
+
+
+def _form(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query, keep_blank_values=True, errors="replace")
 
 
 class Router:
@@ -109,26 +121,26 @@ class Router:
         self.update_screen = update_screen
         self._schemes = WEB_SCHEMES | {scheme.lower() for scheme in schemes}
         self._compiled = [_compile(index, rule) for index, rule in enumerate(rules)]
-        self._nowhere = Route(default_screen, {}, None, "default")
+        self.nowhere = Route(default_screen, {}, None, "default")
         self._remembered = lru_cache(_ROUTES_REMEMBERED)(self._route)
+        self._remembered_long = lru_cache(_LONG_ROUTES_REMEMBERED)(self._route)
 
     def route(self, destination: str | None, query: str = "", app_version: str | None = None) -> Route:
         """Decide the screen for a destination with the clicked link's query (no ``?``) laid over it.
 
-        A missing or unreadable ``app_version`` is new enough for every route. A destination of any
-        scheme but http, https and the app's own is never handed out.
+        A missing or unreadable ``app_version`` is new enough for every route. A destination that is no
+        URL, carries user info, or has any scheme but http, https and the app's own is never handed out.
         """
         if destination is None:
-            return self._nowhere
-        if len(destination) + len(query) > _LONGEST_REMEMBERED_CHARS:
-            return self._route(destination, query, app_version)
+            return self.nowhere
+        if len(destination) + len(query) > _LONGEST_USUAL_CHARS:
+            return self._remembered_long(destination, query, app_version)
         return self._remembered(destination, query, app_version)
 
     def _route(self, destination: str, query: str, app_version: str | None) -> Route:
-        scheme = _SCHEME.match(destination.strip())
-        if scheme is None or scheme[1].lower() not in self._schemes:
-            return self._nowhere
-        url = lay_over(destination, query)
+        url = self._handed_out(lay_over(destination, query))
+        if url is None:
+            return self.nowhere
         found = self.first_match(url)
         if found is None:
             return Route(self.default_screen, {}, url, "unlisted")
@@ -138,6 +150,16 @@ class Router:
             fallback = compiled.rule.fallback or self.update_screen
             return Route(fallback, params, url, "update_required")
         return Route(compiled.rule.screen, params, url, "matched")
+
+    def _handed_out(self, destination: str) -> str | None:
+        """Parse a destination as a browser would, and return it normalised, or ``None`` if it is not safe."""
+        try:
+            url = ada_url.URL(destination)
+        except ValueError:
+            return None
+        if str(url.protocol).removesuffix(":") not in self._schemes or url.username or url.password:
+            return None
+        return str(url.href)
 
     def first_match(self, url: str) -> tuple[_Compiled, dict[str, str]] | None:
         """Return the first rule whose pattern matches the URL, with its named groups, percent-decoded."""

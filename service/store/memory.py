@@ -22,16 +22,17 @@ class MemoryLimits(Struct, frozen=True, kw_only=True):
     """Sizes in entries, ages in seconds."""
 
     opens_max: int
+    open_ttl_s: float
     links_max: int
     link_ttl_s: float
     unknown_links_max: int
     unknown_link_ttl_s: float
 
 
-class _Aged(Struct, frozen=True, gc=False):
-    """A link, and until when it is remembered."""
+class _Known(Struct, frozen=True, gc=False):
+    """A link, and when Dub last described it."""
 
-    until: float
+    described: float
     link: Link
 
 
@@ -43,52 +44,70 @@ class MemoryStore:
         self._clock = clock
         self._usual = _Opens(limits.opens_max)
         self._long = _Opens(limits.opens_max // _LONG_SHARE)
-        self._links: LRUCache[str, _Aged] = LRUCache(limits.links_max)
+        self._links: LRUCache[str, _Known] = LRUCache(limits.links_max)
         self._unknown: LRUCache[str, float] = LRUCache(limits.unknown_links_max)
 
-    def answer(self, key: str) -> Open | None:
+    def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         return self._usual.by_key.get(key) or self._long.by_key.get(key)
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id."""
-        return self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
+        """Recall an open by its id, for an hour or so after its last answer."""
+        opened = self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
+        if opened is None or opened.repeat_until + self._limits.open_ttl_s < self._clock():
+            return None
+        return opened
 
-    def keep(self, key: str, opened: Open) -> None:
-        """Remember an open, by its id and as the answer under its key."""
+    def keep(self, key: bytes, opened: Open) -> None:
+        """Remember an open, by its id and as the answer under its key, in place of what was there."""
         is_long = len(opened.destination or "") + len(opened.query) > _LONG_URL_CHARS
-        opens = self._long if is_long else self._usual
-        opens.by_key[key] = opened
-        opens.by_id[opened.open_id] = opened
+        here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
+        here.by_key[key] = opened
+        here.by_id[opened.open_id] = opened
+        elsewhere.by_key.pop(key, None)
+        elsewhere.by_id.pop(opened.open_id, None)
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
         known = self._links.get(_name(domain, key))
-        return known.link if known is not None and known.until > self._clock() else None
+        if known is None or known.described + self._limits.link_ttl_s < self._clock():
+            return None
+        return known.link
 
-    def keep_link(self, domain: str, key: str, link: Link) -> None:
-        """Remember what Dub said a link is."""
-        self._links[_name(domain, key)] = _Aged(self._clock() + self._limits.link_ttl_s, link)
+    def keep_link(self, domain: str, key: str, link: Link) -> Link:
+        """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
+        name = _name(domain, key)
+        known = self._links.get(name)
+        if known is not None and known.link == link:
+            link = known.link
+        self._links[name] = _Known(self._clock(), link)
+        self._unknown.pop(name, None)
+        return link
 
     def unknown_for_s(self, domain: str, key: str) -> float:
         """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
         until = self._unknown.get(_name(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 
-    def keep_unknown(self, domain: str, key: str) -> None:
-        """Remember that Dub knows no such link."""
-        self._unknown[_name(domain, key)] = self._clock() + self._limits.unknown_link_ttl_s
+    def keep_unknown(self, domain: str, key: str, asked: float) -> None:
+        """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
+        name = _name(domain, key)
+        known = self._links.get(name)
+        if known is not None and known.described >= asked:
+            return
+        self._links.pop(name, None)
+        self._unknown[name] = self._clock() + self._limits.unknown_link_ttl_s
 
 
 class _Opens:
     """Opens in one cache of a size, findable both ways."""
 
     def __init__(self, size: int) -> None:
-        self.by_key: LRUCache[str, Open] = LRUCache(size)
+        self.by_key: LRUCache[bytes, Open] = LRUCache(size)
         self.by_id: LRUCache[str, Open] = LRUCache(size)
 
 
 def _name(domain: str, key: str) -> str:
     if len(key) > _LONG_KEY_CHARS:
-        key = blake2b(key.encode(), digest_size=16).hexdigest()
+        key = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{domain}/{key}"

@@ -71,7 +71,6 @@ LINKS = {
     "https://acme.link/\u0000x": "must not contain control characters",
     "https://acme.link/a\r\nb": "must not contain control characters",
     "https://acme.link/\u0085": "must not contain control characters",
-    "https://acme.link/" + "\u00e9" * 31_000: "must be at most 32000 characters once percent-encoded",
 }
 
 
@@ -267,7 +266,7 @@ async def test_header_values_with_newlines_do_no_harm(service: Service, dub: Fak
         ("POST", "/v1/opens/x/y/z", 404, "not_found", None),
         ("GET", "/v1/opens", 405, "method_not_allowed", "OPTIONS, POST"),
         ("DELETE", "/v1/opens", 405, "method_not_allowed", "OPTIONS, POST"),
-        ("POST", "/health/live", 405, "method_not_allowed", "GET, OPTIONS"),
+        ("POST", "/health/live", 405, "method_not_allowed", "GET, HEAD, OPTIONS"),
     ],
 )
 async def test_litestars_own_errors(

@@ -1,5 +1,8 @@
 """From a destination to a screen."""
 
+import re
+
+import ada_url
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +48,7 @@ def test_screens(destination: str, screen: str, params: dict[str, str], reason: 
     """The first pattern that matches wins, and its named groups become params."""
     route = ROUTER.route(destination)
     assert (route.screen, route.params, route.reason) == (screen, params, reason)
-    assert route.url == destination
+    assert route.url == destination.replace("HTTPS://ACME.COM", "https://acme.com")
 
 
 def test_nothing_to_match() -> None:
@@ -64,6 +67,9 @@ def test_nothing_to_match() -> None:
         "file:///etc/passwd",
         "other://x",
         "acme.com/product/1",
+        "https://anna:secret@acme.com/product/1",
+        "https:",
+        "https://[bad",
         "",
     ],
 )
@@ -124,7 +130,9 @@ def test_versions_order_as_numbers(one: list[int], two: list[int]) -> None:
         ("https://acme.com/p?a=1#top", "b=2", "https://acme.com/p?a=1&b=2#top"),
         ("https://acme.com/p", "q=caf%C3%A9+x", "https://acme.com/p?q=caf%C3%A9+x"),
         ("acme://product/5", "ref=ig", "acme://product/5?ref=ig"),
-        ("https://[bad", "ref=ig", "https://[bad"),
+        ("https://acme.com/p?a=%E9", "n=Ren%E9", "https://acme.com/p?a=%EF%BF%BD&n=Ren%EF%BF%BD"),
+        ("https://acme.com/p?a=1&a=2&b=~", "a=3", "https://acme.com/p?a=3&b=%7E"),
+        ("https://acme.com/p?", "&&=&a", "https://acme.com/p?=&a="),
     ],
 )
 def test_clicked_query_lies_over_the_destination(destination: str, query: str, expected: str) -> None:
@@ -148,11 +156,43 @@ def test_bad_rules_are_named(rule: RouteRule, field: str) -> None:
     assert (bad.value.index, bad.value.field) == (1, field)
 
 
-@given(st.text(max_size=60), st.text(max_size=30), st.none() | st.text(max_size=64))
-def test_routing_never_raises(destination: str, query: str, version: str | None) -> None:
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        ["%ff", "%E9", "%00", "%", "&", "=", "+", "a", "b", "~", "*", "#", "?", ";", "\u00e9", "\n"]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(st.sampled_from(["https://acme.com/p", "acme://x", "javascript:", "x", ""]), FRAGMENTS, FRAGMENTS)
+def test_routing_never_raises(destination: str, own: str, clicked: str) -> None:
     """Whatever Dub says a destination is, there is a route, and an unsafe scheme never leaves."""
-    route = ROUTER.route(
-        destination.encode("utf-8", "replace").decode(), query.encode("utf-8", "replace").decode(), version
-    )
-    assert route.screen
-    assert route.url is None or route.url.strip().lower().startswith(("http:", "https:", "acme:"))
+    for version in (None, "2.9", "x" * 64, "9" * 64):
+        route = ROUTER.route(f"{destination}?{own}", clicked, version)
+        assert route.screen
+        assert route.url is None or route.url.startswith(("http:", "https:", "acme:"))
+
+
+@given(FRAGMENTS, FRAGMENTS)
+def test_overlay_is_what_a_browser_would_do(own: str, clicked: str) -> None:
+    """Laying over agrees with ada's URLSearchParams, wherever the queries are UTF-8 (ada keeps other bytes)."""
+    own, clicked = (re.sub(r"[#?\n]|%ff|%E9", "", query) for query in (own, clicked))
+    url = ada_url.URL(f"https://acme.com/p?{own}")
+    params = ada_url.URLSearchParams(url.search)
+    for name, value in ada_url.URLSearchParams(clicked).items():
+        params.set(name, value)
+    if clicked:
+        assert lay_over(f"https://acme.com/p?{own}", clicked).partition("?")[2] == str(params)
+
+
+def test_a_long_query_costs_no_more_than_its_length() -> None:
+    """Thousands of parameters are merged in one pass: no work that grows with their square."""
+    own = "&".join(f"a{n}=1" for n in range(4000))
+    clicked = "&".join(f"b{n}=2" for n in range(4000))
+    assert lay_over(f"https://acme.com/p?{own}", clicked).count("&") == 7999
+
+
+def test_versions_of_absurd_length_are_unreadable_not_fatal() -> None:
+    """Digits beyond any version are not read."""
+    assert parse_version("1" * 5000) is None
+    assert parse_version("1." + "2" * 18) == (1, int("2" * 18))

@@ -33,7 +33,10 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         (MINIMAL.replace('"home"', "3"), "apps.acme.default_screen: expected `str`, got `int`"),
         (MINIMAL.replace('["acme.link"]', "[]"), "apps.acme.domains: expected `array` of length >= 1"),
         (MINIMAL.replace("acme.link", "*"), r"apps.acme.domains\[0\]: expected a domain"),
-        (MINIMAL.replace("dub_pk_acme", " "), r"apps.acme.publishable_keys\[0\]: expected printable ASCII"),
+        (
+            MINIMAL.replace("dub_pk_acme", " "),
+            r"apps.acme.publishable_keys\[0\]: expected 1 to 512 printable ASCII",
+        ),
         (MINIMAL + 'schemes = ["javascript"]', r"apps.acme.schemes\[0\]: expected a scheme of the app's own"),
         (MINIMAL + 'leads = "nobody"', "apps.acme.leads: invalid enum value 'nobody'"),
         (
