@@ -17,7 +17,8 @@ from service.api.http import JSONReply, request_class
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems, problem_reply
-from service.dub.client import DubClient, open_transport
+from service.dub.client import DubClient
+from service.dub.transport import open_transport
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.model import App
 from service.resolve.resolver import Lifetimes, Resolver

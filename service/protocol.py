@@ -64,15 +64,11 @@ class Protocol(HttpToolsProtocol):
         self._began = self.loop.time()
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer is none."""
-        if not self._head_complete:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Hand the request to the app."""
         self._head_complete = True
         super().on_headers_complete()
+        self.headers = []  # trailers end here; the request has the list that was
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body, which the app bounds."""
@@ -114,7 +110,9 @@ class Protocol(HttpToolsProtocol):
         """Read the request's body after all, and close the connection once it is answered."""
         self.cycle.keep_alive = False
         framing = [
-            (name, value) for name, value in self.headers if name in (b"content-length", b"transfer-encoding")
+            (name, value)
+            for name, value in self.scope["headers"]
+            if name in (b"content-length", b"transfer-encoding")
         ]
         if framing:
             self.cycle.more_body = True

@@ -85,6 +85,14 @@ def request_class(clock: Callable[[], float]) -> type[LeanRequest]:
 class JSONReply(Response[Any]):
     """A response that is one JSON body with no cookies, background tasks or negotiation."""
 
+    def __init__(
+        self, content: Any, *, status_code: int | None = None, headers: dict[str, str] | None = None, **_: Any
+    ) -> None:
+        """Take what a reply here has; Litestar's own constructor looks at twelve things more."""
+        self.content = content
+        self.status_code = status_code
+        self.headers = headers or {}
+
     def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
         """Encode the content, and return the ASGI application that sends it."""
         extra = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 from msgspec import DecodeError
 
 from service.dub.wire import TrackOpen, decode_error, decode_opened, encode
@@ -31,22 +30,6 @@ _NOT_FOUND = 404
 _JSON = (b"Content-Type", b"application/json")
 
 T = TypeVar("T")
-
-
-def open_transport(connections_max: int, keepalive_s: float) -> httpx.AsyncBaseTransport:
-    """Return httpx's transport over aiohttp with a keep-alive pool that stores no cookies."""
-    tls = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=connections_max, keepalive_timeout=keepalive_s, ssl=tls, ttl_dns_cache=60
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
-
-    return AiohttpTransport(verify=tls, client=session)
 
 
 class DubClient:

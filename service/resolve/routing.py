@@ -63,6 +63,7 @@ class _Compiled(Struct, frozen=True):
     min_version: tuple[int, ...]
 
 
+@lru_cache(1024)
 def parse_version(text: str) -> tuple[int, ...] | None:
     """Read a dotted version as numbers, trailing zeros dropped (``2.10`` > ``2.9``, ``2.0`` = ``2``).
 

@@ -64,8 +64,9 @@ class MemoryStore:
         here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
         here.by_key[key] = opened
         here.by_id[opened.open_id] = opened
-        elsewhere.by_key.pop(key, None)
-        elsewhere.by_id.pop(opened.open_id, None)
+        if elsewhere.by_key:
+            elsewhere.by_key.pop(key, None)
+            elsewhere.by_id.pop(opened.open_id, None)
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""

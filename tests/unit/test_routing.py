@@ -175,7 +175,7 @@ def test_routing_never_raises(destination: str, own: str, clicked: str) -> None:
 
 @given(FRAGMENTS, FRAGMENTS)
 def test_overlay_is_what_a_browser_would_do(own: str, clicked: str) -> None:
-    """Laying over agrees with ada's URLSearchParams, wherever the queries are UTF-8 (ada keeps other bytes)."""
+    """Laying over agrees with ada's URLSearchParams, where the queries are UTF-8 (it keeps other bytes)."""
     own, clicked = (re.sub(r"[#?\n]|%ff|%E9", "", query) for query in (own, clicked))
     url = ada_url.URL(f"https://acme.com/p?{own}")
     params = ada_url.URLSearchParams(url.search)
