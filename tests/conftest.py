@@ -32,3 +32,5 @@ def logs() -> Iterator[LogLines]:
 async def service(dub: FakeDub, clock: FakeClock, logs: LogLines) -> AsyncIterator[Service]:  # noqa: ARG001
     async with running(create_app(parse(CONFIG, ENV), transport=dub, clock=clock)) as service:
         yield service
+        if dub.gate is not None:
+            dub.gate.set()  # so that what is under way can settle

@@ -33,7 +33,7 @@ def free_ports(count: int = 1) -> int:
 class Process:
     """One ``firstopen`` command under way; ``lines`` are what it has printed so far."""
 
-    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path, stdout: int = subprocess.PIPE) -> None:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("FIRSTOPEN_", "DUB_"))
         }
@@ -41,13 +41,14 @@ class Process:
             [sys.executable, "-m", "service", *args],
             cwd=cwd,
             env={**inherited, "PYTHONWARNINGS": "error", **env},
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        if self.popen.stdout:
+            threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self.popen.stdout
@@ -92,9 +93,11 @@ class Process:
 
 
 @contextlib.contextmanager
-def started(*args: str, env: Mapping[str, str], cwd: Path) -> Iterator[Process]:
+def started(
+    *args: str, env: Mapping[str, str], cwd: Path, stdout: int = subprocess.PIPE
+) -> Iterator[Process]:
     """Start a command, and end it whatever happens."""
-    process = Process(*args, env=env, cwd=cwd)
+    process = Process(*args, env=env, cwd=cwd, stdout=stdout)
     try:
         yield process
     finally:

@@ -61,6 +61,8 @@ domains = ["globex.link"]
 default_screen = "start"
 """
 
+_QUICK_TURNS = 2000
+
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
@@ -182,6 +184,15 @@ async def running(app: Litestar) -> AsyncIterator[Service]:
     finally:
         down.set()
         await life
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until a condition holds."""
+    for turn in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0 if turn < _QUICK_TURNS else 0.002)
+    raise AssertionError("it never came to that")
 
 
 class LogLines(io.TextIOWrapper):

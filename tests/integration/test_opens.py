@@ -1,7 +1,9 @@
 """An open gets its route: the main job, over HTTP, with a scripted Dub underneath."""
 
+import asyncio
 import json
 
+import httpx
 import pytest
 
 from service.app import create_app
@@ -275,8 +277,100 @@ async def test_nothing_personal_is_logged(service: Service, logs: LogLines) -> N
     assert logs.events("open.resolved")
     assert logs.events("open.repeated")
     assert logs.events("open.unknown_link")
-    for secret in ("203.0.113.7", "CFNetwork", "somebodys", "fb-promo?", "not a url", ANNA, KEY):
+    for secret in ("203.0.113.7", "CFNetwork", "somebodys", "not a url", "acme.link", ANNA, KEY):
         assert secret not in logs.text
+
+
+async def test_nothing_personal_is_logged_when_things_go_wrong(
+    service: Service, dub: FakeDub, logs: LogLines
+) -> None:
+    """Late, degraded and failed opens leave no more of a person in the log than good ones."""
+    private = "https://acme.link/somebodys-private-text?mail=anna@example.com"
+    headers = {"X-Forwarded-For": "203.0.113.7"}
+
+    async def fail(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(500, text="203.0.113.7 somebodys")
+
+    async def explode(_: httpx.Request) -> httpx.Response:
+        raise RuntimeError("203.0.113.7 somebodys")
+
+    dub.gate = asyncio.Event()
+    await service.open(private, install_id=ANNA, budget_ms=100, headers=headers, app_version="anna@example")
+    dub.gate.set()
+    dub.script = fail
+    await service.open(private, install_id=BEN, headers=headers)
+    dub.script = explode
+    await service.open(private, install_id="install-carl", headers=headers)
+    for event in ("open.late", "open.degraded", "open.failed", "open.version_unreadable"):
+        assert logs.events(event), event
+    for secret in ("203.0.113.7", "CFNetwork", "somebodys", "anna", "acme.link", ANNA, BEN, KEY):
+        assert secret not in logs.text
+
+
+async def test_forwarded_addresses_are_believed_only_from_proxies(dub: FakeDub, clock: FakeClock) -> None:
+    """X-Forwarded-For tells devices apart behind our proxies, however often it comes, and nowhere else."""
+    env = {**ENV, "FIRSTOPEN_FORWARDED_ALLOW_IPS": "10.0.0.0/8"}
+    app = create_app(parse(CONFIG, env), transport=dub, clock=clock)
+
+    async def repeats(peer: str, *forwarded: str) -> bool:
+        async with Service(app, peer) as client:
+            headers = [("X-Forwarded-For", value) for value in forwarded]
+            body = {"deepLink": FB_PROMO}
+            return bool((await client.post("/v1/opens", json=body, headers=headers)).json()["repeat"])
+
+    async with running(app):
+        assert not await repeats("10.0.0.1", "203.0.113.7")
+        assert await repeats("10.9.9.9", "203.0.113.7")
+        assert not await repeats("10.0.0.1", "203.0.113.8")
+        assert await repeats("10.0.0.1", "198.51.100.1, 203.0.113.7", "10.0.0.2")
+        assert await repeats("10.0.0.1", "198.51.100.1", "203.0.113.7, 10.0.0.2")
+        assert not await repeats("198.51.100.77", "203.0.113.7")
+        assert not await repeats("127.0.0.1", "203.0.113.7")
+        assert await repeats("198.51.100.77", "203.0.113.99")
+
+
+async def test_devices_are_told_apart_under_the_current_secret(dub: FakeDub) -> None:
+    """The first secret hashes; one that was rotated out to the end of the list changes nothing."""
+    tokens = []
+    for secrets in ("new secret", "new secret, old secret", "old secret, new secret"):
+        app = create_app(parse(CONFIG, {**ENV, "FIRSTOPEN_SECRET": secrets}), transport=dub)
+        async with running(app) as service:
+            await service.open(FB_PROMO, install_id=ANNA)
+        tokens.append(dub.requests[-1].headers["User-Agent"])
+    assert tokens[0] == tokens[1] != tokens[2]
+
+
+async def test_a_path_longer_than_dubs_limit_is_no_link(service: Service, dub: FakeDub) -> None:
+    """32,000 characters are taken; what is longer once percent-encoded cannot be a link of Dub's."""
+    at_limit = "http://acme.link/" + "x" * (32_000 - 17)
+    answer = await service.open(at_limit, install_id=ANNA)
+    assert (answer.match.type, answer.route.reason, answer.pending) == ("none", "default", False)
+    assert dub.requests == []
+    encoded = await service.open("https://acme.link/" + "\u6f22" * 10_000, install_id=ANNA)
+    assert (encoded.match.type, encoded.route.reason, encoded.route.url) == ("none", "default", None)
+    query = await service.open(f"{FB_PROMO}?q=" + "\u6f22" * 10_000, install_id=ANNA)
+    assert (query.match.type, query.route.screen) == ("deep_link", "product")
+
+
+async def test_a_query_that_is_not_utf_8_is_no_obstacle(service: Service) -> None:
+    """A clicked query in another encoding is carried on as browsers would, again and again."""
+    first = await service.open(f"{FB_PROMO}?n=Ren%E9", install_id=ANNA)
+    again = await service.open(f"{FB_PROMO}?n=Ren%E9", install_id=ANNA)
+    assert first.route.url == again.route.url == "https://acme.com/product/123?n=Ren%EF%BF%BD"
+    assert (await service.recall(first.open_id)).route == first.route
+
+
+async def test_asking_again_shows_the_last_builds_route(service: Service) -> None:
+    """An open that a newer build repeated is recalled as that build was told."""
+    old = await service.open("https://acme.link/invite", install_id=ANNA, app_version="2.9")
+    await service.open("https://acme.link/invite", install_id=ANNA, app_version="2.10")
+    assert (await service.recall(old.open_id)).route.screen == "invite"
+
+
+async def test_a_deep_link_is_never_taken_for_an_open_without_one(service: Service) -> None:
+    """Whatever a deep link spells, it shares no answer with an open that has none."""
+    await service.open(None, dub_domain="acme.link", install_id=ANNA)
+    assert not (await service.open("first:acme.link", install_id=ANNA)).repeat
 
 
 async def test_one_line_per_open_that_reached_dub(service: Service, logs: LogLines) -> None:

@@ -1,6 +1,8 @@
 """The real command, as a real process, over real sockets."""
 
+import contextlib
 import json
+import os
 import select
 import shlex
 import signal
@@ -204,34 +206,11 @@ def test_sigterm_drains(tmp_path: Path) -> None:
 
     On the wire, Dub got the link and the device's User-Agent, and nothing else.
     """
-    port = free_ports(1)
-    config = tmp_path / "firstopen.toml"
-    config.write_text(CONFIG)
     asked, answer = threading.Event(), threading.Event()
     seen: list[bytes] = []
-    dub = _slow_dub(asked, answer, seen)
-    env = {
-        "FIRSTOPEN_CONFIG": str(config),
-        "FIRSTOPEN_SECRET": "x" * 32,
-        "FIRSTOPEN_PORT": str(port),
-        "DUB_BASE_URL": f"http://127.0.0.1:{dub}",
-    }
-    with started("serve", env=env, cwd=tmp_path) as process:
-        process.ready(port)
-        base = f"http://127.0.0.1:{port}"
+    with _serving_over(_slow_dub(asked, answer, seen), tmp_path) as (process, base):
         replies: list[httpx.Response] = []
-
-        def report() -> None:
-            replies.append(
-                httpx.post(
-                    f"{base}/v1/opens",
-                    json={"deepLink": "https://acme.link/x", "installId": "install-anna", "budgetMs": 10_000},
-                    headers={"Authorization": "Bearer dub_pk_acme"},
-                    timeout=20,
-                )
-            )
-
-        opening = threading.Thread(target=report)
+        opening = threading.Thread(target=lambda: replies.append(_report(base)))
         opening.start()
         assert asked.wait(20)
         process.popen.send_signal(signal.SIGTERM)
@@ -282,6 +261,58 @@ def test_a_config_that_is_missing_or_wrong_stops_the_boot(tmp_path: Path) -> Non
     assert (status, "apps.acme.routes[0].pattern" in text) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("env", "problem"),
+    [
+        ({"FIRSTOPEN_HOST": "0.0.0.0"}, "FIRSTOPEN_HOST: the demo listens on 127.0.0.1 only"),
+        ({"FIRSTOPEN_PORT": "65535"}, "FIRSTOPEN_PORT: the demo also needs the next port"),
+        ({"FIRSTOPEN_CONFIG": ""}, "FIRSTOPEN_CONFIG: expected a path, got nothing"),
+    ],
+)
+def test_the_demo_stays_at_home(tmp_path: Path, env: dict[str, str], problem: str) -> None:
+    """The demo, with its known keys, is never served beyond this machine, nor by accident."""
+    status, text = finished(["serve"], tmp_path, env)
+    assert (status, problem in text) == (2, True)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Asked twice, it gives up on what is in flight."""
+    asked, answer = threading.Event(), threading.Event()
+    with _serving_over(_slow_dub(asked, answer, []), tmp_path) as (process, base):
+        opening = threading.Thread(target=_report_in_vain, args=(base,))
+        opening.start()
+        assert asked.wait(20)
+        process.popen.send_signal(signal.SIGTERM)
+        process.until("service.stopping")
+        began = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        process.popen.wait(20)
+        assert time.monotonic() - began < 5
+        answer.set()
+        opening.join(20)
+
+
+def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
+    """When whoever reads our output goes away, opens are answered, and a stop is clean."""
+    port = free_ports(2)
+    reader, writer = os.pipe()
+    with started("serve", env={"FIRSTOPEN_PORT": str(port)}, cwd=tmp_path, stdout=writer) as process:
+        os.close(writer)
+        process.ready(port)
+        os.close(reader)
+        for number in range(5):
+            response = httpx.post(
+                f"http://127.0.0.1:{port}/v1/opens",
+                json={
+                    "deepLink": f"http://acme.localhost:{port + 1}/press",
+                    "installId": f"install-{number}",
+                },
+                headers={"Authorization": "Bearer dub_pk_acme"},
+            )
+            assert (response.status_code, response.json()["pending"]) == (200, False)
+        assert process.stop(signal.SIGINT) == 0
+
+
 def test_init_writes_a_file_that_serve_reads(tmp_path: Path) -> None:
     """init writes a starter file once, and never over another."""
     status, text = finished(["init"], tmp_path)
@@ -329,6 +360,39 @@ def test_routes_of_an_app_that_is_not_there(tmp_path: Path) -> None:
     """A wrong --app says which ones there are."""
     status, text = finished(["routes", "--app", "nobody"], tmp_path)
     assert (status, "there are: acme" in text) == (2, True)
+
+
+@contextlib.contextmanager
+def _serving_over(dub_port: int, cwd: Path) -> Iterator[tuple[Process, str]]:
+    """Serve one app against a Dub on this port; give the process and its base URL."""
+    port = free_ports(1)
+    config = cwd / "firstopen.toml"
+    config.write_text(CONFIG)
+    env = {
+        "FIRSTOPEN_CONFIG": str(config),
+        "FIRSTOPEN_SECRET": "x" * 32,
+        "FIRSTOPEN_PORT": str(port),
+        "DUB_BASE_URL": f"http://127.0.0.1:{dub_port}",
+    }
+    with started("serve", env=env, cwd=cwd) as process:
+        process.ready(port)
+        yield process, f"http://127.0.0.1:{port}"
+
+
+def _report(base: str) -> httpx.Response:
+    """Report an open with time to wait."""
+    return httpx.post(
+        f"{base}/v1/opens",
+        json={"deepLink": "https://acme.link/x", "installId": "install-anna", "budgetMs": 10_000},
+        headers={"Authorization": "Bearer dub_pk_acme"},
+        timeout=20,
+    )
+
+
+def _report_in_vain(base: str) -> None:
+    """Report an open that nobody will answer."""
+    with contextlib.suppress(httpx.HTTPError):
+        _report(base)
 
 
 def _slow_dub(asked: threading.Event, answer: threading.Event, seen: list[bytes]) -> int:

@@ -1,0 +1,127 @@
+"""What one process remembers: bounded, aged, and never an older answer in place of a newer one."""
+
+import msgspec
+import pytest
+
+from service.resolve.model import Link, Open
+from service.store.memory import MemoryLimits, MemoryStore
+from tests.support import FakeClock
+
+LIMITS = MemoryLimits(
+    opens_max=1000, open_ttl_s=3600, links_max=3, link_ttl_s=600, unknown_links_max=3, unknown_link_ttl_s=60
+)
+LINK = Link("link_1", "acme.link", "promo", "https://acme.com/product/1")
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    return MemoryStore(LIMITS, clock)
+
+
+def an_open(open_id: str = "id-1", **fields: object) -> Open:
+    return Open(**{"app": "acme", "open_id": open_id, "repeat_until": 5000.0, **fields})  # type: ignore[arg-type]
+
+
+def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
+    """By the key of its device and target, and by its id."""
+    store.keep(b"key", an_open())
+    assert store.answer(b"key") == store.opened("id-1") == an_open()
+    assert store.answer(b"other") is None
+    assert store.opened("other") is None
+
+
+@pytest.mark.parametrize("first", ["https://a.b", "https://a.b/" + "x" * 1100])
+@pytest.mark.parametrize("second", ["https://a.c", "https://a.c/" + "y" * 1100])
+def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, second: str) -> None:
+    """Whatever the lengths of their URLs, a later open replaces an earlier one, both ways."""
+    store.keep(b"key", an_open(destination=first, pending=True))
+    store.keep(b"key", an_open(destination=second))
+    for found in (store.answer(b"key"), store.opened("id-1")):
+        assert found is not None
+        assert (found.destination, found.pending) == (second, False)
+
+
+def test_opens_are_bounded_by_count(store: MemoryStore) -> None:
+    """What was used longest ago is forgotten; what is used stays."""
+    for number in range(1000):
+        store.keep(b"%d" % number, an_open(f"id-{number}"))
+    assert store.answer(b"0") is not None
+    store.keep(b"new", an_open("new"))
+    assert store.answer(b"0") is not None
+    assert store.answer(b"1") is None
+
+
+def test_long_opens_have_few_places(store: MemoryStore) -> None:
+    """A hundred times fewer long URLs are remembered than usual ones, and they push out no usual one."""
+    store.keep(b"usual", an_open("usual"))
+    for number in range(50):
+        store.keep(b"%d" % number, an_open(f"id-{number}", query="x" * 30_000))
+    assert sum(store.answer(b"%d" % number) is not None for number in range(50)) == 10
+    assert store.answer(b"usual") is not None
+
+
+def test_an_open_is_forgotten_by_its_id_an_hour_after_its_last_answer(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    """Ids do not live for ever."""
+    store.keep(b"key", an_open(repeat_until=clock() + 10))
+    clock.advance(3609)
+    assert store.opened("id-1") is not None
+    clock.advance(2)
+    assert store.opened("id-1") is None
+
+
+def test_links_are_remembered_for_their_time_and_apart(store: MemoryStore, clock: FakeClock) -> None:
+    """By domain and key, case kept; a fresh description starts the time anew; count bounds them."""
+    store.keep_link("acme.link", "promo", LINK)
+    assert store.link("acme.link", "Promo") is None
+    assert store.link("globex.link", "promo") is None
+    clock.advance(599)
+    assert store.link("acme.link", "promo") == LINK
+    store.keep_link("acme.link", "promo", LINK)
+    clock.advance(599)
+    assert store.link("acme.link", "promo") == LINK
+    clock.advance(2)
+    assert store.link("acme.link", "promo") is None
+    for number in range(4):
+        store.keep_link("acme.link", str(number), LINK)
+    assert store.link("acme.link", "0") is None
+
+
+def test_one_object_for_all_opens_of_a_link(store: MemoryStore) -> None:
+    """Dub describes a link anew with each open; it is kept once, unless it changed."""
+    first = store.keep_link("acme.link", "promo", LINK)
+    same = msgspec.structs.replace(LINK)
+    assert store.keep_link("acme.link", "promo", same) is first
+    moved = msgspec.structs.replace(LINK, url="https://acme.com/product/2")
+    assert store.keep_link("acme.link", "promo", moved) is moved
+
+
+def test_an_unknown_link_is_unknown_for_its_time(store: MemoryStore, clock: FakeClock) -> None:
+    """Dub's 404 stands for a minute, on its own domain, and takes what was remembered of the link along."""
+    store.keep_link("acme.link", "promo", LINK)
+    clock.advance(1)
+    store.keep_unknown("acme.link", "promo", asked=clock())
+    assert store.unknown_for_s("acme.link", "promo") == 60
+    assert store.unknown_for_s("globex.link", "promo") == 0
+    assert store.link("acme.link", "promo") is None
+    clock.advance(60)
+    assert store.unknown_for_s("acme.link", "promo") == 0
+
+
+def test_a_link_that_is_described_is_not_unknown(store: MemoryStore, clock: FakeClock) -> None:
+    """A 200 ends a 404; a 404 that was asked for before the last 200 says nothing."""
+    store.keep_unknown("acme.link", "promo", asked=clock())
+    store.keep_link("acme.link", "promo", LINK)
+    assert store.unknown_for_s("acme.link", "promo") == 0
+    store.keep_unknown("acme.link", "promo", asked=clock() - 3)
+    assert store.unknown_for_s("acme.link", "promo") == 0
+    assert store.link("acme.link", "promo") == LINK
+
+
+def test_unknown_links_are_bounded(store: MemoryStore, clock: FakeClock) -> None:
+    """However many wrong links are asked for, only so many are remembered, and long ones as hashes."""
+    for number in range(4):
+        store.keep_unknown("acme.link", f"{number}" + "x" * 30_000, asked=clock())
+    assert store.unknown_for_s("acme.link", "0" + "x" * 30_000) == 0
+    assert store.unknown_for_s("acme.link", "3" + "x" * 30_000) == 60

@@ -1,0 +1,97 @@
+"""Logs: what is written, and that writing can never fail an open."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.telemetry import Event, configure_logs, where
+from tests.support import LogLines
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    yield
+    configure_logs("critical")
+
+
+class Broken(io.TextIOWrapper):
+    """A stream like a pipe whose reader is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(BrokenBytes(), write_through=True)
+
+
+class BrokenBytes(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise BrokenPipeError
+
+
+class Terminal(LogLines):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_is_json_with_a_level_and_a_time() -> None:
+    """One JSON object a line, with the event's name, its fields, its level and the time."""
+    lines = LogLines()
+    log = configure_logs("info", lines)
+    log.info(Event.STARTED, apps=2)
+    (line,) = lines.lines
+    assert (line["event"], line["apps"], line["level"]) == ("service.started", 2, "info")
+    assert line["timestamp"].endswith("Z")
+
+
+def test_the_level_is_respected() -> None:
+    """Below the level nothing is written."""
+    lines = LogLines()
+    log = configure_logs("warning", lines)
+    log.info(Event.STARTED)
+    log.warning(Event.STOPPING)
+    assert [line["event"] for line in lines.lines] == ["service.stopping"]
+
+
+def test_a_stream_that_fails_fails_nothing() -> None:
+    """A full disk or a closed pipe costs lines, not answers."""
+    log = configure_logs("info", Broken())
+    log.info(Event.STARTED)
+    logging.getLogger("library").warning("also")
+
+
+def test_a_terminal_gets_text() -> None:
+    """A person at a terminal reads text, of ours and of libraries."""
+    lines = Terminal()
+    log = configure_logs("info", lines)
+    log.info(Event.STARTED, apps=2)
+    logging.getLogger("library").warning("careful")
+    assert "service.started" in lines.text
+    assert "careful" in lines.text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(lines.text.splitlines()[0])
+
+
+def test_libraries_log_json_without_what_exceptions_say() -> None:
+    """A library's warning is a JSON line too; of an exception it names the type and the line."""
+    lines = LogLines()
+    configure_logs("debug", lines)
+    try:
+        int("somebody's address")
+    except ValueError:
+        logging.getLogger("library").exception("it failed")
+    logging.getLogger("library").info("chatter")
+    (line,) = lines.lines
+    assert (line["event"], line["level"], line["logger"], line["error"]) == (
+        "it failed",
+        "error",
+        "library",
+        "ValueError",
+    )
+    assert line["where"].startswith("test_telemetry.py:")
+    assert "address" not in lines.text
+
+
+def test_where_names_the_innermost_line() -> None:
+    """An exception that was never raised has no line."""
+    assert where(ValueError()) == "unknown"
