@@ -139,9 +139,7 @@ def _name_the_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
 
 def _render(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
     """Write one of our own events as JSON: level, time and encoding in one step, once per open at Dub."""
-    event["level"] = method
-    event["timestamp"] = datetime.now(UTC)
-    return _encode(event)
+    return _encode({"timestamp": datetime.now(UTC), "level": method, "event": event.pop("event"), **event})
 
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:
