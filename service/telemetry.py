@@ -72,21 +72,25 @@ class Sink:
         self._bytes = stream.buffer
         self.lost = 0
 
-    def write(self, line: bytes | str) -> None:
-        """Write a line, or count it as lost."""
+    def write(self, text: str) -> None:
+        """Write text, or count it as lost."""
         try:
-            if isinstance(line, bytes):
-                self._bytes.write(line)
-            else:
-                self._text.write(line)
+            self._text.write(text)
         except (OSError, ValueError):
             self.lost += 1
 
     def flush(self) -> None:
-        """Flush, or let what was buffered be lost."""
+        """Flush text, or let it be lost."""
         with contextlib.suppress(OSError, ValueError):
             self._text.flush()
+
+    def write_line(self, line: bytes) -> None:
+        """Write a line at once, or count it as lost."""
+        try:
+            self._bytes.write(line + b"\n")
             self._bytes.flush()
+        except (OSError, ValueError):
+            self.lost += 1
 
 
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:
@@ -101,30 +105,49 @@ def configure_logs(level: str, stream: TextIO | None = None) -> Log:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    renderer: Any
+    wrapper: Any
     if stream.isatty():
-        text_renderer: Any = structlog.dev.ConsoleRenderer()
-        processors: list[Any] = [*shared, text_renderer]
-        factory: Any = structlog.PrintLoggerFactory(sink)
+        renderer = structlog.dev.ConsoleRenderer()
+        wrapper = structlog.make_filtering_bound_logger(number)
     else:
-        text_renderer = structlog.processors.JSONRenderer(serializer=_json_text)
-        processors = [_render]
-        factory = structlog.BytesLoggerFactory(sink)
+        renderer = structlog.processors.JSONRenderer(serializer=_json_text)
+        wrapper = _json_log(number, sink)
     structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=factory,
+        processors=[*shared, renderer],
+        wrapper_class=wrapper,
+        logger_factory=structlog.PrintLoggerFactory(sink),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sink)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _name_the_line],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, text_renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     log: Log = structlog.get_logger()
     return log
+
+
+def _json_log(least: int, sink: Sink) -> type:
+    """Return a structlog logger that writes JSON in one step: every open that reaches Dub leaves a line."""
+
+    def writer(level: str) -> Any:
+        def write(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
+            line = {"timestamp": datetime.now(UTC), "level": level, "event": event, **self._context, **fields}
+            sink.write_line(_encode(line))
+
+        return write
+
+    def nothing(_self: structlog.BoundLoggerBase, _event: str, **_fields: Any) -> None:
+        """Leave out what is below the level."""
+
+    levels = ("debug", "info", "warning", "error", "critical")
+    numbers = logging.getLevelNamesMapping()
+    methods = {level: writer(level) if numbers[level.upper()] >= least else nothing for level in levels}
+    return type("JSONLog", (structlog.BoundLoggerBase,), methods)
 
 
 def _name_the_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -135,11 +158,6 @@ def _name_the_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
         event["where"] = where(record.exc_info[1])
     event.pop("exc_info", None)
     return event
-
-
-def _render(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
-    """Write one of our own events as JSON: level, time and encoding in one step, once per open at Dub."""
-    return _encode({"timestamp": datetime.now(UTC), "level": method, "event": event.pop("event"), **event})
 
 
 def _json_text(event: dict[str, Any], **_: Any) -> str:

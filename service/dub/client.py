@@ -6,13 +6,14 @@ environment proxies are not wanted here, and a call costs a third as much.
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import aiohttp
 import httpx
 from msgspec import DecodeError
 
 from service.dub.wire import TrackOpen, decode_error, decode_opened, encode
+from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (
     DubFailed,
     DubGarbled,
@@ -32,6 +33,19 @@ _JSON = (b"Content-Type", b"application/json")
 T = TypeVar("T")
 
 
+class _Call:
+    """A call under way, in its task."""
+
+    def __init__(self) -> None:
+        self.task = cast("asyncio.Task[object]", asyncio.current_task())
+        self.expired = False
+
+    def expire(self) -> None:
+        """End the call: its time is over."""
+        self.expired = True
+        self.task.cancel()
+
+
 class DubClient:
     """Fills ``resolve.ports.Dub`` over an httpx transport; closing the transport is its owner's.
 
@@ -41,6 +55,7 @@ class DubClient:
 
     def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._deadlines = Deadlines()
         self._send = transport.handle_async_request
         base = httpx.URL(base_url)
         self._open_url = base.copy_with(path=base.path.rstrip("/") + "/track/open")
@@ -75,19 +90,25 @@ class DubClient:
         """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
         request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
         request.read()  # as content= would, without guessing headers: the transport adds Host and length
+        call = _Call()
+        ticket = self._deadlines.add(self._timeout_s, call.expire)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._send(request)
-                try:
-                    return response.status_code, await _read_bounded(response)
-                finally:
-                    await response.stream.aclose()  # type: ignore[union-attr]  # async transports answer async streams
-        except TimeoutError as exc:
-            raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from exc
+            response = await self._send(request)
+            try:
+                return response.status_code, await _read_bounded(response)
+            finally:
+                await response.stream.aclose()  # type: ignore[union-attr]  # async transports answer async streams
+        except asyncio.CancelledError:
+            if not call.expired:
+                raise
+            call.task.uncancel()
+            raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
         except (httpx.TransportError, aiohttp.ClientError, OSError) as exc:
             raise _unavailable(exc) from exc
         except ValueError as exc:  # a head that aiohttp reads and httpx cannot
             raise DubGarbled(type(exc).__name__) from exc
+        finally:
+            self._deadlines.take_back(ticket)
 
 
 def _unavailable(exc: Exception) -> DubUnavailable:

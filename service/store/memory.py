@@ -16,6 +16,7 @@ from service.resolve.model import Link, Open
 _LONG_URL_CHARS = 1024
 _LONG_SHARE = 100  # one in so many places is for opens with long URLs
 _LONG_KEY_CHARS = 200
+_HOT_S = 1  # a link described again within this time needs no new date
 
 
 class MemoryLimits(Struct, frozen=True, kw_only=True):
@@ -78,10 +79,13 @@ class MemoryStore:
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
         """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
         name = _name(domain, key)
+        now = self._clock()
         known = self._links.get(name)
         if known is not None and known.link == link:
+            if now - known.described < _HOT_S:
+                return known.link
             link = known.link
-        self._links[name] = _Known(self._clock(), link)
+        self._links[name] = _Known(now, link)
         self._unknown.pop(name, None)
         return link
 
