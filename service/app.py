@@ -4,29 +4,28 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import httpx
 import structlog
-from litestar import Litestar, Response, Router
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar import Litestar, Router
 
-from service.api.auth import Callers
+from service.api.auth import AppKeys, Callers
+from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
-from service.api.problems import Problems, problem_reply
+from service.api.problems import Problems
+from service.api.schema import openapi
 from service.dub.client import DubClient
 from service.dub.transport import open_transport
+from service.resolve.conversions import Conversions
+from service.resolve.events import CallBudget, EventFeed
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.model import App
 from service.resolve.resolver import Lifetimes, Resolver
-from service.settings import AppSettings, Settings, compile_router
+from service.settings import Settings, compile_router
 from service.store.memory import MemoryLimits, MemoryStore
 from service.telemetry import Event, Log
-
-_NOT_FOUND = 404
 
 
 def create_app(
@@ -40,30 +39,23 @@ def create_app(
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.connections_max, settings.dub.keepalive_s)
-    apps = {name: _compile(name, app) for name, app in settings.apps.items()}
-    resolver = Resolver(
-        dub=DubClient(transport, settings.dub_base_url, settings.dub.timeout_ms / 1000),
-        memory=MemoryStore(_memory_limits(settings), clock),
-        identity=Identity(settings.secrets[0].encode("utf-8", "surrogateescape")),
-        lifetimes=Lifetimes(
-            answer_ttl_s=settings.cache.answer_ttl_s,
-            pending_ttl_s=settings.cache.pending_ttl_s,
-        ),
-        clock=clock,
-        new_id=RandomIds(),
-        log=log,
-    )
+    apps = {name: _compile(name, settings) for name in settings.apps}
+    dub = DubClient(transport, settings.dub_base_url, settings.dub.timeout_ms / 1000)
+    feed = EventFeed(dub, CallBudget(clock))
+    resolver = _resolver(settings, dub, clock, log)
     callers = Callers(
-        {apps[name]: app.publishable_keys for name, app in settings.apps.items()},
+        [_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
     )
+    stop_s = settings.server.stop_ms / 1000
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         """Birth order; a stop goes back up."""
         async with (
             _closing(transport.aclose),
-            _closing(lambda: resolver.close(settings.server.stop_ms / 1000)),
+            _closing(feed.close),
+            _closing(lambda: resolver.close(stop_s)),
         ):
             _warn(settings, log)
             log.info(Event.STARTED, version=version("firstopen"), apps=len(apps), dub=settings.dub_base_url)
@@ -74,6 +66,7 @@ def create_app(
         "/",
         route_handlers=[
             *opens_routes(callers, resolver, settings.budget_ms),
+            *dub_routes(callers, resolver, Conversions(dub), feed, settings.budget_ms),
             *ops_routes(readiness, lambda: _degraded(settings)),
         ],
         request_class=request_class(clock),
@@ -83,7 +76,7 @@ def create_app(
         [ours],
         lifespan=[lifespan],
         exception_handlers={Exception: Problems(log)},
-        openapi_config=_openapi(),
+        openapi_config=openapi(version("firstopen")),
         logging_config=None,
     )
 
@@ -96,8 +89,36 @@ async def _closing(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         await close()
 
 
-def _compile(name: str, app: AppSettings) -> App:
-    return App(name, app.domains, compile_router(name, app), trusts_forwarded_ip=app.trusts_forwarded_ip)
+def _resolver(settings: Settings, dub: DubClient, clock: Callable[[], float], log: Log) -> Resolver:
+    cache = settings.cache
+    return Resolver(
+        dub=dub,
+        memory=MemoryStore(_memory_limits(settings), clock),
+        identity=Identity(settings.secrets[0].encode("utf-8", "surrogateescape")),
+        lifetimes=Lifetimes(answer_ttl_s=cache.answer_ttl_s, pending_ttl_s=cache.pending_ttl_s),
+        clock=clock,
+        new_id=RandomIds(),
+        log=log,
+    )
+
+
+def _compile(name: str, settings: Settings) -> App:
+    app = settings.apps[name]
+    return App(
+        name,
+        app.domains,
+        compile_router(name, app),
+        trusts_forwarded_ip=app.trusts_forwarded_ip,
+        clients_report_leads=app.leads == "client",
+        dub_api_key=settings.dub_api_keys.get(name, ""),
+        analytics_calls_per_s=app.analytics_calls_per_s,
+    )
+
+
+def _keys(app: App, name: str, settings: Settings) -> AppKeys:
+    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
+    server = (key.encode() for key in settings.server_keys.get(name, ()))
+    return AppKeys(app, tuple(publishable), tuple(server))
 
 
 def _memory_limits(settings: Settings) -> MemoryLimits:
@@ -121,30 +142,3 @@ def _warn(settings: Settings, log: Log) -> None:
 
 def _degraded(settings: Settings) -> tuple[str, ...]:
     return tuple(f"{variable} is not set" for variable in settings.keys_missing)
-
-
-async def _nothing_here(response: Response[Any]) -> Response[Any]:
-    """Give the schema's own 404 page the house's error shape."""
-    return (
-        problem_reply(404, "there is nothing at this path")
-        if response.status_code == _NOT_FOUND
-        else response
-    )
-
-
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title="firstopen",
-        version=version("firstopen"),
-        summary="An app was just opened: where should this person land, and which click brought them?",
-        openapi_router=Router("/schema", route_handlers=[], after_request=_nothing_here),
-        use_handler_docstrings=True,
-        tags=[Tag("Opens", "What an app asks at its first screen."), Tag("Ops", "What an operator asks.")],
-        components=Components(
-            security_schemes={
-                "publishableKey": SecurityScheme(
-                    type="http", scheme="bearer", description="One of the app's publishable keys (dub_pk_…)."
-                )
-            }
-        ),
-    )

@@ -19,6 +19,7 @@ default_screen = "home"
 # leads = "client"                         # "server": only server keys may report leads
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
 # trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
+# analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 
 # Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params.
 # Try one with: firstopen routes 'https://acme.com/product/123'

@@ -47,6 +47,8 @@ class Event(StrEnum):
     """A mistake of ours while asking Dub; the open was answered without it."""
     VERSION_UNREADABLE = "open.version_unreadable"
     """An appVersion that is no version, of this ``shape``: taken as new enough for every route."""
+    UPSTREAM_FAILED = "upstream.failed"
+    """Dub did not take a lead, a sale or a question about events; the caller was told 503."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 

@@ -1,15 +1,29 @@
 """Whose key this is. Keys are compared in constant time, by their hashes under a key of this process."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
+from msgspec import Struct
+
 from service.api.http import LeanRequest
-from service.resolve.errors import MissingKey, WrongKey
+from service.resolve.errors import MissingKey, WrongKey, WrongKind
 from service.resolve.identity import TrustedProxies
 from service.resolve.model import App, Caller
 
 KEY_MAX_BYTES = 512
+
+
+class AppKeys(Struct, frozen=True):
+    """An app with its keys, as bytes."""
+
+    app: App
+    publishable: tuple[bytes, ...]
+    server: tuple[bytes, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"AppKeys({self.app!r})"
 
 
 class Callers:
@@ -19,20 +33,31 @@ class Callers:
     can compute.
     """
 
-    def __init__(self, apps: Mapping[App, Sequence[str]], proxies: TrustedProxies) -> None:
+    def __init__(self, apps: Sequence[AppKeys], proxies: TrustedProxies) -> None:
         self._salt = secrets.token_bytes(32)
-        self._apps = {self._digest(key.encode()): app for app, keys in apps.items() for key in keys}
+        self._publishable = {self._digest(key): each.app for each in apps for key in each.publishable}
+        self._server = {self._digest(key): each.app for each in apps for key in each.server}
         self._proxies = proxies
 
-    def identify(self, request: LeanRequest) -> Caller:
-        """Name the caller by its publishable key; raises ``MissingKey`` or ``WrongKey``."""
+    def identify(self, request: LeanRequest, *, server: bool = False) -> Caller:
+        """Name the caller by its publishable key, or by its server key.
+
+        Raises ``MissingKey``, ``WrongKey``, or ``WrongKind`` for a key of the other kind.
+        """
         scheme, _, key = request.authorization.partition(b" ")
         key = key.strip()
+        kind = "server" if server else "publishable"
         if scheme.lower() != b"bearer" or not key:
-            raise MissingKey("Authorization: expected 'Bearer' and a publishable key of the app")
-        app = self._apps.get(self._digest(key)) if len(key) <= KEY_MAX_BYTES else None
+            raise MissingKey(f"Authorization: expected 'Bearer' and a {kind} key of the app")
+        right, other = (self._server, self._publishable) if server else (self._publishable, self._server)
+        digest = self._digest(key[: KEY_MAX_BYTES + 1])
+        app = right.get(digest)
         if app is None:
-            raise WrongKey("Authorization: no app has this publishable key")
+            if digest in other:
+                raise WrongKind(
+                    f"Authorization: this takes a {kind} key of the app, not one of the other kind"
+                )
+            raise WrongKey(f"Authorization: no app has this {kind} key")
         peer = request.scope["client"]
         return Caller(
             app,

@@ -1,5 +1,6 @@
 """From an error to a status, a code and Dub's error shape: one table."""
 
+import math
 from typing import Any
 
 import msgspec
@@ -13,13 +14,20 @@ from service.api.wire import Problem, ProblemDetail
 from service.resolve.errors import (
     BodyTooLarge,
     CallerError,
+    DubRefused,
+    DubThrottled,
+    FirstopenError,
     ForeignDomain,
     InvalidField,
     MalformedBody,
     MissingKey,
+    NotConfigured,
+    OverBudget,
+    UnknownLink,
     UnknownOpen,
     UnsupportedBody,
     WrongKey,
+    WrongKind,
 )
 from service.telemetry import Event, Log, where
 
@@ -31,6 +39,9 @@ STATUS_OF: dict[type[CallerError], int] = {
     MissingKey: 401,
     WrongKey: 401,
     ForeignDomain: 403,
+    WrongKind: 403,
+    UnknownLink: 404,
+    OverBudget: 429,
     UnknownOpen: 404,
 }
 
@@ -58,23 +69,41 @@ _EXAMPLES = {
     404: ("Not known to this app.", "openId: no such open of this app, or it is forgotten by now"),
     413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
     415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
+    429: ("Too many calls, here or at Dub.", "Dub takes no more calls for now"),
     422: ("A field is missing or out of bounds.", "budgetMs: expected `int` >= 100"),
     503: ("Not ready.", "stopping: no new requests, please"),
 }
 
 _DOCS = "https://dub.co/docs/api-reference/errors#"
 _OURS = 500
+_KEY_REFUSED = 401
+_DUB_PATHS = ("/track/", "/events")
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, OPTIONS",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+}
+RAW_CORS = [(name.lower().encode(), value.encode()) for name, value in CORS.items()]
 
 
 def problem(status: int, message: str) -> Problem:
     """Build an error body; ``doc_url`` follows Dub's rule (the code, with its first ``_`` as ``-``)."""
     code = CODE_OF[status]
-    return Problem(ProblemDetail(code, message, _DOCS + code.replace("_", "-", 1)))
+    return Problem(ProblemDetail(code, message, _doc_url(code)))
 
 
 def problem_reply(status: int, message: str, headers: dict[str, str] | None = None) -> JSONReply:
     """Build an error response."""
     return JSONReply(problem(status, message), status_code=status, headers=headers)
+
+
+def _doc_url(code: str) -> str:
+    return _DOCS + code.replace("_", "-", 1)
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
@@ -98,14 +127,41 @@ class Problems:
 
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
+        reply = self._reply(request, exc)
+        if request.scope["path"].startswith(_DUB_PATHS):
+            reply.headers.update(CORS)
+        return reply
+
+    def _reply(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         if isinstance(exc, CallerError):
-            return problem_reply(STATUS_OF[type(exc)], str(exc))
+            headers = _retry_after(exc.retry_after_s) if isinstance(exc, OverBudget) else None
+            return problem_reply(STATUS_OF[type(exc)], str(exc), headers)
+        if isinstance(exc, FirstopenError):
+            return self._upstream(exc)
         if isinstance(exc, HTTPException) and exc.status_code < _OURS:
             return self._litestars(request, exc)
         self._log.error(
             Event.REQUEST_FAILED, path=_template(request), error=type(exc).__name__, where=where(exc)
         )
         return problem_reply(500, "firstopen made a mistake; its log says where")
+
+    def _upstream(self, exc: FirstopenError) -> JSONReply:
+        """Answer for what Dub said, or did not say, about a lead, a sale or events."""
+        match exc:
+            case DubRefused(status=status) if status != _KEY_REFUSED:
+                return JSONReply(
+                    Problem(ProblemDetail(exc.code, exc.message, _doc_url(exc.code))), status_code=status
+                )
+            case DubThrottled():
+                return problem_reply(429, "Dub takes no more calls for now", _retry_after(exc.retry_after_s))
+            case DubRefused():
+                message = "Dub refuses this app's Dub API key"
+            case NotConfigured():
+                message = "this app has no Dub API key"
+            case _:
+                message = "Dub cannot be reached"
+        self._log.warning(Event.UPSTREAM_FAILED, error=type(exc).__name__, detail=str(exc))
+        return problem_reply(503, message)
 
     def _litestars(self, request: Request[Any, Any, Any], exc: HTTPException) -> JSONReply:
         status = exc.status_code

@@ -5,110 +5,233 @@ environment proxies are not wanted here, and a call costs a third as much.
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from email.utils import parsedate_to_datetime
 from typing import TypeVar, cast
 
 import aiohttp
 import httpx
 from msgspec import DecodeError
 
-from service.dub.wire import TrackOpen, decode_error, decode_opened, encode
+from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (
     DubFailed,
     DubGarbled,
+    DubRefused,
+    DubThrottled,
     DubTimedOut,
     DubUnavailable,
     DubUnreachable,
+    FirstopenError,
     LinkUnknown,
 )
-from service.resolve.model import App, OpenedLink
+from service.resolve.model import OpenedLink
 
 ANSWER_MAX_BYTES = 256 * 1024
+RETRY_AFTER_MAX_S = 3600.0
 
 _OK = 200
 _NOT_FOUND = 404
+_THROTTLED = 429
+_CLIENT_ERROR = 400
+_SERVER_ERROR = 500
+_SECONDS_MAX = 10_000_000_000  # larger numbers are milliseconds: as seconds they are the year 2286
+_LONGEST_NUMBER = 18
 _JSON = (b"Content-Type", b"application/json")
+_NO_TRACK = (b"dub-no-track", b"true")
 
 T = TypeVar("T")
 
 
-class _Call:
-    """A call under way, in its task."""
-
-    def __init__(self) -> None:
-        self.task = cast("asyncio.Task[object]", asyncio.current_task())
-        self.expired = False
-
-    def expire(self) -> None:
-        """End the call: its time is over."""
-        self.expired = True
-        self.task.cancel()
-
-
 class DubClient:
-    """Fills ``resolve.ports.Dub`` over an httpx transport; closing the transport is its owner's.
+    """Fills ``Dub``, ``DubConversions`` and ``DubEvents`` of ``resolve.ports``.
 
     ``timeout_s`` bounds a whole call, from connecting to the last byte. It is no caller's budget: a
     call outlives the budgets that wait for it, so that a late answer still settles the open.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        base_url: str,
+        timeout_s: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
         self._timeout_s = timeout_s
         self._deadlines = Deadlines()
         self._send = transport.handle_async_request
-        base = httpx.URL(base_url)
-        self._open_url = base.copy_with(path=base.path.rstrip("/") + "/track/open")
+        base = base_url.rstrip("/")
+        self._open_url = httpx.URL(f"{base}/track/open")
+        self._lead_url = httpx.URL(f"{base}/track/lead")
+        self._sale_url = httpx.URL(f"{base}/track/sale")
+        self._events_url = httpx.URL(f"{base}/events")
 
     async def track_open(
-        self,
-        app: App,  # noqa: ARG002  other endpoints take the app's key; this one checks none
-        deep_link: str,
-        *,
-        user_agent: str,
-        ip: str | None,
+        self, deep_link: str, *, user_agent: str, ip: str | None, no_track: bool = False
     ) -> OpenedLink:
         """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
 
-        Raises ``LinkUnknown`` for Dub's own 404, else a ``DubUnavailable`` for anything that is not a
-        well-formed 200 within the client's timeout.
+        No key goes along: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
+        ``DubUnavailable`` for anything that is not a well-formed 200 within the client's timeout.
         """
         headers = [_JSON, (b"User-Agent", user_agent.encode("ascii"))]
         if ip is not None:
             headers.append((b"X-Forwarded-For", ip.encode("ascii")))
-        body = encode(TrackOpen(deep_link=deep_link))
-        status, answer = await self._post(self._open_url, headers, body)
+        if no_track:
+            headers.append(_NO_TRACK)
+        request = _post(self._open_url, headers, encode(TrackOpen(deep_link=deep_link)))
+        status, _, answer = await self._ask(request)
         if status == _OK:
             return _read(decode_opened, answer)
         if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
             raise LinkUnknown
         raise DubFailed(status)
 
-    async def _post(
-        self, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> tuple[int, bytes]:
+    async def track_lead(self, api_key: str, body: bytes) -> bytes:
+        """Send a lead and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
+        return await self._convert(self._lead_url, api_key, body, check_lead)
+
+    async def track_sale(self, api_key: str, body: bytes) -> bytes:
+        """Send a sale and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
+        return await self._convert(self._sale_url, api_key, body, check_sale)
+
+    async def events(self, api_key: str, query: str) -> "Arriving":
+        """Ask for a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
+
+        The client's timeout bounds the time to the first byte, and then the time between pieces.
+        """
+        url = self._events_url.copy_with(query=query.encode("ascii"))
+        request = httpx.Request("GET", url, headers=[_key_header(api_key)], stream=httpx.ByteStream(b""))
+        request.read()
+        async with self._bounded():
+            response = await self._send(request)
+            if response.status_code == _OK:
+                return Arriving(response, self._bounded)
+            try:
+                answer = await _read_bounded(response)
+            finally:
+                await _close(response)
+        raise _refusal(response.status_code, response.headers, answer, self._wall())
+
+    async def _convert(
+        self, url: httpx.URL, api_key: str, body: bytes, check: Callable[[bytes], object]
+    ) -> bytes:
+        request = _post(url, [_JSON, _key_header(api_key)], body)
+        status, headers, answer = await self._ask(request)
+        if status != _OK:
+            raise _refusal(status, headers, answer, self._wall())
+        _read(check, answer)
+        return answer
+
+    async def _ask(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
         """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
-        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
-        request.read()  # as content= would, without guessing headers: the transport adds Host and length
-        call = _Call()
-        ticket = self._deadlines.add(self._timeout_s, call.expire)
-        try:
+        async with self._bounded():
             response = await self._send(request)
             try:
-                return response.status_code, await _read_bounded(response)
+                return response.status_code, response.headers, await _read_bounded(response)
             finally:
-                await response.stream.aclose()  # type: ignore[union-attr]  # async transports answer async streams
-        except asyncio.CancelledError:
-            if not call.expired:
-                raise
-            call.task.uncancel()
-            raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
-        except (httpx.TransportError, aiohttp.ClientError, OSError) as exc:
-            raise _unavailable(exc) from exc
-        except ValueError as exc:  # a head that aiohttp reads and httpx cannot
-            raise DubGarbled(type(exc).__name__) from exc
-        finally:
-            self._deadlines.take_back(ticket)
+                await _close(response)
+
+    def _bounded(self) -> "_Bounded":
+        return _Bounded(self._deadlines, self._timeout_s)
+
+
+class _Bounded:
+    """Ends what it holds when its time is over, and gives every failure its own name."""
+
+    def __init__(self, deadlines: Deadlines, timeout_s: float) -> None:
+        self._deadlines = deadlines
+        self._timeout_s = timeout_s
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._expired = False
+
+    async def __aenter__(self) -> None:
+        self._ticket = self._deadlines.add(self._timeout_s, self._expire)
+
+    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self._deadlines.take_back(self._ticket)
+        match exc:
+            case None:
+                return
+            case asyncio.CancelledError() if self._expired:
+                self._task.uncancel()
+                raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
+            case httpx.TransportError() | aiohttp.ClientError() | OSError():
+                raise _unavailable(exc) from exc
+            case ValueError():  # a head that aiohttp reads and httpx cannot
+                raise DubGarbled(type(exc).__name__) from exc
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+
+class Arriving:
+    """A page of events on its way: fills ``resolve.ports.EventStream``."""
+
+    def __init__(self, response: httpx.Response, bounded: Callable[[], _Bounded]) -> None:
+        self._response = response
+        self._bounded = bounded
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = aiter(cast("httpx.AsyncByteStream", self._response.stream))
+        while True:
+            async with self._bounded():
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        await _close(self._response)
+
+
+def _post(url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes) -> httpx.Request:
+    request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+    request.read()  # as content= would, without guessing headers: the transport adds Host and length
+    return request
+
+
+def _key_header(api_key: str) -> tuple[bytes, bytes]:
+    return b"Authorization", b"Bearer " + api_key.encode("ascii")
+
+
+async def _close(response: httpx.Response) -> None:
+    await cast("httpx.AsyncByteStream", response.stream).aclose()
+
+
+def _refusal(status: int, headers: httpx.Headers, answer: bytes, now: float) -> FirstopenError:
+    """Name what Dub says against a request."""
+    if status == _THROTTLED:
+        return DubThrottled(retry_after_s(headers.get("Retry-After", ""), now))
+    if status < _CLIENT_ERROR or status >= _SERVER_ERROR:
+        return DubFailed(status)
+    try:
+        error = decode_error(answer).error
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        return DubGarbled(f"a {status} that does not read as Dub's")
+    return DubRefused(status, error.code, error.message)
+
+
+def retry_after_s(text: str, now: float) -> float:
+    """Read a Retry-After: Dub's is Unix milliseconds, a proxy's may be seconds or an HTTP date.
+
+    ``now`` is Unix seconds. Returns seconds, from 0 to ``RETRY_AFTER_MAX_S``; 1 for what cannot be read.
+    """
+    text = text.strip()
+    if text.isdecimal() and len(text) <= _LONGEST_NUMBER:
+        number = int(text)
+        seconds = number / 1000 - now if number > _SECONDS_MAX else number
+    else:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            seconds = 1
+    return min(max(seconds, 0), RETRY_AFTER_MAX_S)
 
 
 def _unavailable(exc: Exception) -> DubUnavailable:
@@ -122,7 +245,7 @@ def _unavailable(exc: Exception) -> DubUnavailable:
 async def _read_bounded(response: httpx.Response) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.stream:  # type: ignore[union-attr]  # async transports answer async streams
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         size += len(chunk)
         if size > ANSWER_MAX_BYTES:
             raise DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")

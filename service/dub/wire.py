@@ -3,9 +3,9 @@
 What comes back is bounded here: it is remembered, and goes out to phones.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.json import Decoder, Encoder
 
 from service.resolve.model import Link, OpenedLink
@@ -27,13 +27,34 @@ class _Opened(Struct, frozen=True, rename="camel", gc=False):
 
 
 class _Error(Struct, frozen=True):
-    code: str
+    code: Annotated[str, Meta(max_length=256)]
+    message: Annotated[str, Meta(max_length=10_000)] = ""
 
 
 class DubError(Struct, frozen=True):
     """The body of every error: ``{"error": {"code", "message", "doc_url"}}``."""
 
     error: _Error
+
+
+class _LeadLink(_Link, frozen=True):
+    short_link: str = field(name="shortLink")
+
+
+class _Click(Struct, frozen=True):
+    id: str
+
+
+class _Lead(Struct, frozen=True):
+    click: _Click
+    link: _LeadLink | None
+    customer: dict[str, Any]
+
+
+class _Sale(Struct, frozen=True, rename="camel"):
+    event_name: str
+    customer: dict[str, Any] | None
+    sale: dict[str, Any] | None
 
 
 class TrackOpen(Struct, rename="camel", frozen=True, omit_defaults=True):
@@ -45,6 +66,8 @@ class TrackOpen(Struct, rename="camel", frozen=True, omit_defaults=True):
 
 encode = Encoder().encode
 decode_error = Decoder(DubError).decode
+check_lead = Decoder(_Lead).decode
+check_sale = Decoder(_Sale).decode
 _decode_opened = Decoder(_Opened).decode
 
 

@@ -55,12 +55,42 @@ class WrongKey(CallerError):
     """No app claims the API key."""
 
 
+class WrongKind(CallerError):
+    """A key of the other kind (publishable or server), or one that may not do this."""
+
+
+class UnknownLink(CallerError):
+    """A deep link that Dub does not know, on Dub's own wire: its message repeats the link, as Dub's does."""
+
+
+class OverBudget(CallerError):
+    """More analytics calls than are allowed."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("too many analytics calls for this workspace; try again a little later")
+        self.retry_after_s = retry_after_s
+
+
 class ForeignDomain(CallerError):
     """A domain that is not one of the app's."""
 
 
 class UnknownOpen(CallerError):
     """An openId that this app never got, or that is forgotten by now."""
+
+
+class NotConfigured(FirstopenError):
+    """The app's settings lack what this needs."""
+
+
+class DubRefused(FirstopenError):
+    """Dub's own error for what was asked; ``code`` and ``message`` are Dub's."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}")
+        self.status = status
+        self.code = code
+        self.message = message
 
 
 class LinkUnknown(FirstopenError):
@@ -77,6 +107,14 @@ class DubTimedOut(DubUnavailable):
 
 class DubUnreachable(DubUnavailable):
     """The connection was refused, reset or could not be secured."""
+
+
+class DubThrottled(DubUnavailable):
+    """Dub's 429; ``retry_after_s`` is how long it asked us to wait."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"status 429, for {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
 
 
 class DubFailed(DubUnavailable):

@@ -22,6 +22,13 @@ class App(Struct, frozen=True, eq=False):
     domains: tuple[str, ...]
     router: Router
     trusts_forwarded_ip: bool = False
+    clients_report_leads: bool = True
+    dub_api_key: str = ""
+    analytics_calls_per_s: int = 2
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"App({self.name})"
 
 
 class Link(Struct, frozen=True, gc=False):

@@ -1,15 +1,53 @@
 """What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
-from service.resolve.model import App, Link, Open, OpenedLink
+from service.resolve.model import Link, Open, OpenedLink
 
 
 class Dub(Protocol):
-    """Dub's attribution API."""
+    """Dub, asked about opens."""
 
-    async def track_open(self, app: App, deep_link: str, *, user_agent: str, ip: str | None) -> OpenedLink:
-        """Report a deep-link open; raises ``LinkUnknown`` or a ``DubUnavailable``."""
+    async def track_open(
+        self, deep_link: str, *, user_agent: str, ip: str | None, no_track: bool = False
+    ) -> OpenedLink:
+        """Report a deep-link open (or, with ``no_track``, ask without a trace).
+
+        Raises ``LinkUnknown`` or a ``DubUnavailable``.
+        """
+        ...
+
+
+class DubConversions(Protocol):
+    """Dub, told about leads and sales, with an app's Dub API key. Replies are Dub's JSON as it came."""
+
+    async def track_lead(self, api_key: str, body: bytes) -> bytes:
+        """Send a lead; raises ``DubRefused`` or a ``DubUnavailable``."""
+        ...
+
+    async def track_sale(self, api_key: str, body: bytes) -> bytes:
+        """Send a sale; raises ``DubRefused`` or a ``DubUnavailable``."""
+        ...
+
+
+class EventStream(Protocol):
+    """A page of events that is arriving."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the page's bytes as they come; raises a ``DubUnavailable`` if they stop."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+class DubEvents(Protocol):
+    """Dub, asked what happened."""
+
+    async def events(self, api_key: str, query: str) -> EventStream:
+        """Ask for a page of events; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
 

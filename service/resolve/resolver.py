@@ -51,6 +51,14 @@ class _Case(Struct, frozen=True, gc=False):
     key: bytes
 
 
+class Settled(Struct, frozen=True, gc=False):
+    """An open as decided: now or before (``repeat``), by us or from memory (``remembered``)."""
+
+    open: Open
+    repeat: bool
+    remembered: bool = False
+
+
 class Resolver:
     """Decides where an open lands. One per process; its parts are handed in."""
 
@@ -77,10 +85,19 @@ class Resolver:
 
     async def resolve(self, report: OpenReport) -> Answer:
         """Answer an open inside its budget; raises ``InvalidField`` or ``ForeignDomain``, nothing else."""
+        settled = await self.settle(report)
+        opened = settled.open
+        source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
+        return self._laid_out(
+            report.caller.app, opened, report.app_version, source=source, repeat=settled.repeat
+        )
+
+    async def settle(self, report: OpenReport) -> Settled:
+        """Decide an open, without its route; raises as ``resolve``."""
         case = self._case(report)
         flight = self._flights.under_way(case.key)
         if flight is not None:
-            return self._answer(report, await self._wait(flight, case), repeat=True)
+            return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
         if known is not None and known.repeat_until > self._clock():
             return self._repeat(case, known)
@@ -96,9 +113,25 @@ class Resolver:
             opened = self._unknown_link(open_id, case, unknown_for_s, source="cache")
         else:
             flight = self._flights.launch(case.key, open_id, self._ask_dub(open_id, case, link))
-            return self._answer(report, await self._wait(flight, case), repeat=owed)
+            return Settled(await self._wait(flight, case), repeat=owed)
         self._memory.keep(case.key, opened)
-        return self._answer(report, opened, repeat=owed)
+        return Settled(opened, repeat=owed)
+
+    async def look_up(self, report: OpenReport) -> Link | None:
+        """Ask Dub for a deep link without a trace, there or here; ``None`` if nobody knows it.
+
+        While Dub is away, what it once said stands in.
+        """
+        case = self._case(report)
+        link = case.link
+        if link is None or link.domain not in case.app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
+            return None
+        try:
+            return (await self._track(case, link, no_track=True)).link
+        except LinkUnknown:
+            return None
+        except DubUnavailable:
+            return self._memory.link(link.domain, link.key)
 
     def recall(self, app: App, open_id: str) -> Answer:
         """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
@@ -124,14 +157,13 @@ class Resolver:
         device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
         return _Case(report, app, link, device, answer_key(app.name, device, target))
 
-    def _repeat(self, case: _Case, known: Open) -> Answer:
-        """Answer from memory, at once, with the route of the build that asks now."""
+    def _repeat(self, case: _Case, known: Open) -> Settled:
+        """Answer from memory, at once; the route will be that of the build that asks now."""
         self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
         if case.report.app_version != known.app_version:
             known = structs.replace(known, app_version=_shared(case.report.app_version))
             self._memory.keep(case.key, known)
-        source: Source = "cache" if known.source == "dub" else known.source
-        return self._laid_out(case.app, known, known.app_version, source=source, repeat=True)
+        return Settled(known, repeat=True, remembered=True)
 
     async def _wait(self, flight: Flight[Open], case: _Case) -> Open:
         """Wait for Dub as long as this report's budget lasts, then degrade."""
@@ -172,13 +204,13 @@ class Resolver:
         getattr(self._log, level)(event, dub_ms=dub_ms, **whose, **about)
         return opened
 
-    async def _track(self, case: _Case, link: DeepLink) -> OpenedLink:
+    async def _track(self, case: _Case, link: DeepLink, *, no_track: bool = False) -> OpenedLink:
         caller = case.report.caller
         return await self._dub.track_open(
-            case.app,
             link.at_dub,
             user_agent=upstream_user_agent(caller.user_agent, case.device),
             ip=caller.ip if case.app.trusts_forwarded_ip else None,
+            no_track=no_track,
         )
 
     def _resolved(self, open_id: str, case: _Case, link: DeepLink, found: OpenedLink) -> Open:
@@ -246,11 +278,6 @@ class Resolver:
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
         return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
-
-    def _answer(self, report: OpenReport, opened: Open, *, repeat: bool) -> Answer:
-        return self._laid_out(
-            report.caller.app, opened, report.app_version, source=opened.source, repeat=repeat
-        )
 
     def _laid_out(
         self, app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool

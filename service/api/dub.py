@@ -1,0 +1,187 @@
+"""Dub's own wire, for Dub's own SDKs: an app moves over by changing its base URL.
+
+Requests, answers, errors and CORS are Dub's (see the contract suite); opens pass through the resolver,
+so that devices stay apart here too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from litestar import Response, get, post, route
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
+from msgspec import Raw, Struct
+
+from service.api.auth import Callers
+from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
+from service.api.event_filters import events_query
+from service.api.http import JSONReply, LeanRequest, strict_body
+from service.api.problems import CORS, RAW_CORS, documented
+from service.resolve.conversions import Conversions
+from service.resolve.errors import UnknownLink, WrongKind
+from service.resolve.events import EventFeed, Page
+from service.resolve.model import Link
+from service.resolve.resolver import Resolver
+
+_NO_TRACK = "dub-no-track"
+_NO_TRACK_HEADER = _NO_TRACK.encode()
+
+
+def dub_routes(
+    callers: Callers, resolver: Resolver, conversions: Conversions, feed: EventFeed, budget_ms: int
+) -> list[HTTPRouteHandler]:
+    """Build the handlers of Dub's wire over the parts they need."""
+    return [
+        *_open_routes(callers, resolver, budget_ms),
+        *_conversion_routes(callers, conversions),
+        *_events_routes(callers, feed),
+    ]
+
+
+def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[HTTPRouteHandler]:
+    @post(
+        "/track/open",
+        status_code=200,
+        dto=strict_body(TrackOpenRequest),
+        return_dto=None,
+        operation_id="trackOpen",
+        summary="Track a deep link open",
+        security=[{"publishableKey": []}],
+        responses=documented(400, 401, 403, 404, 422, 429),
+        tags=["Dub's own wire"],
+    )
+    async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
+        """Answer the click and link of an open; 404 for a link that Dub does not know."""
+        report = data.to_report(callers.identify(request), budget_ms)
+        if _asks_for_no_track(request):
+            found = await resolver.look_up(report) if report.deep_link else None
+            return _opened(None, found, report.deep_link, pending=False)
+        opened = (await resolver.settle(report)).open
+        reply = _opened(opened.click_id, opened.link, report.deep_link, pending=opened.pending)
+        if opened.pending:
+            reply.headers["Firstopen-Open-Id"] = opened.open_id
+        return reply
+
+    return [track_open, _preflight("/track/open")]
+
+
+def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPRouteHandler]:
+    async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
+        app = callers.identify(request, server=from_server).app
+        if not from_server and not app.clients_report_leads:
+            raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
+        return DubReply(Raw(await conversions.lead(app, data.to_dub())))
+
+    async def sale(request: LeanRequest, data: TrackSaleRequest, *, from_server: bool) -> Response[Raw]:
+        app = callers.identify(request, server=from_server).app
+        return DubReply(Raw(await conversions.sale(app, data.to_dub())))
+
+    @_conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
+    async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
+        """Record a lead, as a backend reports it."""
+        return await lead(request, data, from_server=True)
+
+    @_conversion("/track/lead/client", TrackLeadRequest, "trackClientLead", "Track a lead, from an app")
+    async def track_client_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
+        """Record a lead, as an app reports it."""
+        return await lead(request, data, from_server=False)
+
+    @_conversion("/track/sale", TrackSaleRequest, "trackSale", "Track a sale")
+    async def track_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
+        """Record a sale, as a backend reports it."""
+        return await sale(request, data, from_server=True)
+
+    @_conversion("/track/sale/client", TrackSaleRequest, "trackClientSale", "Track a sale, from an app")
+    async def track_client_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
+        """Record a sale, as an app reports it."""
+        return await sale(request, data, from_server=False)
+
+    routes = [track_lead, track_client_lead, track_sale, track_client_sale]
+    return [*routes, *(_preflight(path) for route in routes for path in route.paths)]
+
+
+def _conversion(
+    path: str, body: type[Struct], operation: str, summary: str
+) -> Callable[..., HTTPRouteHandler]:
+    key = "publishableKey" if path.endswith("/client") else "serverKey"
+    return post(
+        path,
+        status_code=200,
+        dto=strict_body(body),
+        return_dto=None,
+        operation_id=operation,
+        summary=summary,
+        security=[{key: []}],
+        responses=documented(400, 401, 403, 404, 422, 429, 503),
+        tags=["Dub's own wire"],
+    )
+
+
+def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
+    @get(
+        "/events",
+        operation_id="listEvents",
+        summary="List events",
+        security=[{"serverKey": []}],
+        responses=documented(401, 403, 422, 429, 503),
+        tags=["Dub's own wire"],
+    )
+    async def list_events(request: LeanRequest) -> ASGIResponse:
+        """List clicks, leads or sales of the app's own domains, by Dub's filters."""
+        app = callers.identify(request, server=True).app
+        given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
+        return PageReply(await feed.page(app, events_query(given, app.domains)))
+
+    return [list_events, _preflight("/events")]
+
+
+def _preflight(path: str) -> HTTPRouteHandler:
+    @route(path, http_method="OPTIONS", status_code=204, include_in_schema=False)
+    async def preflight() -> Response[None]:
+        """Tell a browser that it may."""
+        return DubReply(None, status_code=204)
+
+    return preflight
+
+
+def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, pending: bool) -> "DubReply":
+    if link is None and deep_link is not None and not pending:
+        raise UnknownLink(f"Deep link not found: {deep_link}")
+    return DubReply(TrackOpenReply(click_id, link))
+
+
+def _asks_for_no_track(request: LeanRequest) -> bool:
+    if any(name == _NO_TRACK_HEADER for name, _ in request.scope["headers"]):
+        return True
+    query = request.scope["query_string"]
+    return _NO_TRACK_HEADER in query and _NO_TRACK in dict(
+        parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
+    )
+
+
+class DubReply(JSONReply):
+    """A reply with the headers that let any web page ask."""
+
+    def __init__(
+        self, content: Any, *, status_code: int | None = None, headers: dict[str, str] | None = None, **_: Any
+    ) -> None:
+        super().__init__(content, status_code=status_code, headers={**CORS, **(headers or {})})
+
+
+class PageReply(ASGIResponse):
+    """A page of events, passed on as it arrives."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self.status_code = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Send it; a page that is cut short upstream is cut short here: the connection ends."""
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_CORS]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        async for chunk in self._page.chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,122 @@
+"""Pages of events from Dub, asked for once however many callers want the same, and within a budget.
+
+A page is held once, as the chunks in which it came: callers who ask while it is under way read along.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from service.resolve.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
+from service.resolve.model import App
+from service.resolve.ports import DubEvents, EventStream
+
+PAGE_MAX_BYTES = 64 * 1024 * 1024
+_WINDOW_S = 1.0
+
+
+class CallBudget:
+    """So many calls in any second, per workspace; ``clock`` counts seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._spent: dict[str, deque[float]] = {}
+
+    def spend(self, workspace: str, per_s: int) -> None:
+        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        now = self._clock()
+        spent = self._spent.setdefault(workspace, deque())
+        while spent and spent[0] <= now - _WINDOW_S:
+            spent.popleft()
+        if len(spent) >= per_s:
+            raise OverBudget(spent[-per_s] + _WINDOW_S - now)
+        spent.append(now)
+
+
+class Page:
+    """One page under way: chunks so far, and whether that is all."""
+
+    def __init__(self) -> None:
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._error: FirstopenError | None = None
+        self._more = asyncio.Event()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the page from its beginning; raises the ``DubUnavailable`` that cut it short."""
+        at = 0
+        while True:
+            while at < len(self._chunks):
+                yield self._chunks[at]
+                at += 1
+            if self._ended:
+                break
+            self._more.clear()
+            await self._more.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def fill(self, stream: EventStream) -> None:
+        """Take the page in as it comes."""
+        try:
+            async for chunk in stream:
+                self._size += len(chunk)
+                if self._size > PAGE_MAX_BYTES:
+                    self._error = DubUnavailable(f"a page of events over {PAGE_MAX_BYTES} bytes")
+                    break
+                self._chunks.append(chunk)
+                self._more.set()
+        except FirstopenError as exc:
+            self._error = exc
+        finally:
+            self._ended = True
+            self._more.set()
+            await stream.aclose()
+
+
+class EventFeed:
+    """Asks Dub for events on behalf of callers."""
+
+    def __init__(self, dub: DubEvents, budget: CallBudget) -> None:
+        self._dub = dub
+        self._budget = budget
+        self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
+
+    async def page(self, app: App, query: str) -> Page:
+        """Return the page for a query, once its first bytes may be read.
+
+        Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
+        """
+        if not app.dub_api_key:
+            raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
+        key = (app.dub_api_key, query)
+        known = self._pages.get(key)
+        if known is None:
+            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
+            page = Page()
+            task = asyncio.create_task(self._fetch(page, *key))
+            task.add_done_callback(lambda _: self._pages.pop(key, None))
+            self._pages[key] = (page, task)
+        else:
+            page = known[0]
+        await asyncio.shield(page.opened)
+        return page
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = [task for _, task in self._pages.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, page: Page, api_key: str, query: str) -> None:
+        try:
+            stream = await self._dub.events(api_key, query)
+        except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
+            page.opened.set_exception(exc)
+            page.opened.exception()  # seen, also if every caller has gone
+            return
+        page.opened.set_result(None)
+        await page.fill(stream)
