@@ -59,15 +59,17 @@ class Page:
             raise self._error
 
     async def fill(self, stream: EventStream) -> None:
-        """Take the page in as it comes."""
+        """Take the page in as it comes; whatever ends it early cuts it short for its readers too."""
+        self._error = DubUnavailable("a page of events cut short")
         try:
             async for chunk in stream:
                 self._size += len(chunk)
                 if self._size > PAGE_MAX_BYTES:
                     self._error = DubUnavailable(f"a page of events over {PAGE_MAX_BYTES} bytes")
-                    break
+                    return
                 self._chunks.append(chunk)
                 self._more.set()
+            self._error = None
         except FirstopenError as exc:
             self._error = exc
         finally:
