@@ -34,11 +34,13 @@ def dub_routes(
     callers: Callers, resolver: Resolver, conversions: Conversions, feed: EventFeed, budget_ms: int
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of Dub's wire over the parts they need."""
-    return [
+    routes = [
         *_open_routes(callers, resolver, budget_ms),
         *_conversion_routes(callers, conversions),
         *_events_routes(callers, feed),
     ]
+    # Preflights come first: Litestar gives a path its own OPTIONS handler unless there is one already.
+    return [*(_preflight(path) for each in routes for path in each.paths), *routes]
 
 
 def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[HTTPRouteHandler]:
@@ -65,7 +67,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
             reply.headers["Firstopen-Open-Id"] = opened.open_id
         return reply
 
-    return [track_open, _preflight("/track/open")]
+    return [track_open]
 
 
 def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPRouteHandler]:
@@ -99,8 +101,7 @@ def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPR
         """Record a sale, as an app reports it."""
         return await sale(request, data, from_server=False)
 
-    routes = [track_lead, track_client_lead, track_sale, track_client_sale]
-    return [*routes, *(_preflight(path) for route in routes for path in route.paths)]
+    return [track_lead, track_client_lead, track_sale, track_client_sale]
 
 
 def _conversion(
@@ -135,14 +136,14 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
         return PageReply(await feed.page(app, events_query(given, app.domains)))
 
-    return [list_events, _preflight("/events")]
+    return [list_events]
 
 
 def _preflight(path: str) -> HTTPRouteHandler:
     @route(path, http_method="OPTIONS", status_code=204, include_in_schema=False)
-    async def preflight() -> Response[None]:
+    async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
-        return DubReply(None, status_code=204)
+        return Preflight()
 
     return preflight
 
@@ -169,6 +170,18 @@ class DubReply(JSONReply):
         self, content: Any, *, status_code: int | None = None, headers: dict[str, str] | None = None, **_: Any
     ) -> None:
         super().__init__(content, status_code=status_code, headers={**CORS, **(headers or {})})
+
+
+class Preflight(ASGIResponse):
+    """An empty reply with the headers that let any web page ask."""
+
+    def __init__(self) -> None:
+        self.status_code = 204
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": RAW_CORS})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PageReply(ASGIResponse):
