@@ -140,7 +140,7 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
 
 
 def _preflight(path: str) -> HTTPRouteHandler:
-    @route(path, http_method="OPTIONS", status_code=204, include_in_schema=False)
+    @route(path, http_method="OPTIONS", include_in_schema=False)
     async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
         return Preflight()
