@@ -84,6 +84,10 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    def wall(self) -> float:
+        """Unix seconds, moving along."""
+        return 1_785_585_600 + self()
+
 
 class FakeDub(httpx.AsyncBaseTransport):
     """A Dub that knows some links, tells devices apart by User-Agent, and obeys a script.

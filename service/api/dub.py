@@ -36,7 +36,7 @@ def dub_routes(
     """Build the handlers of Dub's wire over the parts they need."""
     routes = [
         *_open_routes(callers, resolver, budget_ms),
-        *_conversion_routes(callers, conversions),
+        *_conversion_routes(callers, conversions, budget_ms),
         *_events_routes(callers, feed),
     ]
     # Preflights come first: Litestar gives a path its own OPTIONS handler unless there is one already.
@@ -70,16 +70,18 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
     return [track_open]
 
 
-def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPRouteHandler]:
+def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: int) -> list[HTTPRouteHandler]:
+    budget_s = budget_ms / 1000
+
     async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
         app = callers.identify(request, server=from_server).app
         if not from_server and not app.clients_report_leads:
             raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
-        return DubReply(Raw(await conversions.lead(app, data.to_dub())))
+        return _converted(*await conversions.report(app, "lead", data.to_dub(), budget_s))
 
     async def sale(request: LeanRequest, data: TrackSaleRequest, *, from_server: bool) -> Response[Raw]:
         app = callers.identify(request, server=from_server).app
-        return DubReply(Raw(await conversions.sale(app, data.to_dub())))
+        return _converted(*await conversions.report(app, "sale", data.to_dub(), budget_s))
 
     @_conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
     async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
@@ -152,6 +154,10 @@ def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, p
     if link is None and deep_link is not None and not pending:
         raise UnknownLink(f"Deep link not found: {deep_link}")
     return DubReply(TrackOpenReply(click_id, link))
+
+
+def _converted(answer: bytes, queued: bool) -> "DubReply":  # noqa: FBT001  as ``report`` returns it
+    return DubReply(Raw(answer), headers={"Firstopen-Queued": "true"} if queued else None)
 
 
 def _asks_for_no_track(request: LeanRequest) -> bool:

@@ -4,34 +4,48 @@ A valid open always gets an answer inside its budget. Dub is asked by a task per
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
 """
 
+import asyncio
+import random
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from msgspec import Struct, structs
 
-from service.resolve.errors import DubUnavailable, ForeignDomain, InvalidField, LinkUnknown, UnknownOpen
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, canonical_domain, parse_deep_link
+from service.resolve.case import Case, own_domain
+from service.resolve.errors import (
+    DubUnavailable,
+    LinkUnknown,
+    StoreFailed,
+    UnknownOpen,
+)
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
-from service.resolve.identity import Identity, answer_key, upstream_user_agent
+from service.resolve.identity import Identity, TrustedProxies, answer_key, upstream_user_agent
+from service.resolve.layout import lay_out
 from service.resolve.model import (
     BY_DEEP_LINK,
     NO_MATCH,
     Answer,
     App,
+    Caller,
     Link,
     Open,
     OpenedLink,
     OpenReport,
     Source,
 )
-from service.resolve.ports import Dub, Memory
+from service.resolve.owed import Outbox, OwedOpen
+from service.resolve.ports import Dub, Journal, Memory
+from service.resolve.recent import RecentClicks
 from service.resolve.routing import parse_version
 from service.telemetry import Event, Log, where
 
 _PARSED_LINKS_MAX = 4096
 _LONGEST_PARSED_CHARS = 512
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
+_RETRY_PAUSE_S = (0.03, 0.1)  # spread, so that a crowd does not come back as one
+_NO_PROXIES = TrustedProxies(())
 
 
 class Lifetimes(Struct, frozen=True, kw_only=True):
@@ -39,16 +53,7 @@ class Lifetimes(Struct, frozen=True, kw_only=True):
 
     answer_ttl_s: float
     pending_ttl_s: float  # a degraded answer is asked for anew soon after
-
-
-class _Case(Struct, frozen=True, gc=False):
-    """A report with what follows from it: worked out once, used all the way down."""
-
-    report: OpenReport
-    app: App
-    link: DeepLink | None
-    device: str
-    key: bytes
+    call_s: float  # the longest that a call to Dub takes
 
 
 class Settled(Struct, frozen=True, gc=False):
@@ -67,6 +72,9 @@ class Resolver:
         *,
         dub: Dub,
         memory: Memory,
+        journal: Journal,
+        outbox: Outbox,
+        recent: RecentClicks,
         identity: Identity,
         lifetimes: Lifetimes,
         clock: Callable[[], float],
@@ -75,6 +83,9 @@ class Resolver:
     ) -> None:
         self._dub = dub
         self._memory = memory
+        self._journal = journal
+        self._outbox = outbox
+        self._recent = recent
         self._identity = identity
         self._lifetimes = lifetimes
         self._clock = clock
@@ -88,9 +99,8 @@ class Resolver:
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
-        return self._laid_out(
-            report.caller.app, opened, report.app_version, source=source, repeat=settled.repeat
-        )
+        app, version = report.caller.app, report.app_version
+        return lay_out(app, opened, version, source=source, repeat=settled.repeat, log=self._log)
 
     async def settle(self, report: OpenReport) -> Settled:
         """Decide an open, without its route; raises as ``resolve``."""
@@ -111,10 +121,12 @@ class Resolver:
             opened = self._unknown_link(open_id, case, self._lifetimes.answer_ttl_s, source="parsed")
         elif (unknown_for_s := self._memory.unknown_for_s(link.domain, link.key)) > 0:
             opened = self._unknown_link(open_id, case, unknown_for_s, source="cache")
+        elif self._left_s(report) <= 0:
+            opened = self._shed(open_id, case)
         else:
             flight = self._flights.launch(case.key, open_id, self._ask_dub(open_id, case, link))
             return Settled(await self._wait(flight, case), repeat=owed)
-        self._memory.keep(case.key, opened)
+        self._keep(case, opened)
         return Settled(opened, repeat=owed)
 
     async def look_up(self, report: OpenReport) -> Link | None:
@@ -127,27 +139,52 @@ class Resolver:
         if link is None or link.domain not in case.app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
             return None
         try:
-            return (await self._track(case, link, no_track=True)).link
+            return (await self._track(case, link, self._left_s(report), no_track=True)).link
         except LinkUnknown:
             return None
         except DubUnavailable:
             return self._memory.link(link.domain, link.key)
 
-    def recall(self, app: App, open_id: str) -> Answer:
+    async def recall(self, app: App, open_id: str) -> Answer:
         """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
-        opened = self._memory.opened(open_id)
+        try:
+            opened = await self.find(open_id)
+        except StoreFailed:
+            opened = None
         if opened is None or opened.app != app.name:
             raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
-        return self._laid_out(app, opened, opened.app_version, source=opened.source, repeat=False)
+        return lay_out(app, opened, opened.app_version, source=opened.source, repeat=False, log=self._log)
+
+    async def find(self, open_id: str) -> Open | None:
+        """Find an open, however long ago it was; raises ``StoreFailed``."""
+        return self._memory.opened(open_id) or await self._journal.opened(open_id)
+
+    async def replay(self, app: App, owed: OwedOpen) -> None:
+        """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
+        caller = Caller(app, owed.ip, "", owed.user_agent, self._clock(), _NO_PROXIES)
+        report = OpenReport(
+            caller=caller,
+            deep_link=owed.deep_link,
+            platform=owed.platform,
+            app_version=owed.app_version,
+            budget_ms=0,
+        )
+        link = parse_deep_link(owed.deep_link)
+        case = Case(report, app, link, owed.device, owed.key)
+        opened = await self._asked(owed.open_id, case, link, self._lifetimes.call_s)
+        self._outbox.paid(owed.open_id, owed.key)
+        self._log.info(
+            Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=opened.click_id is not None
+        )
 
     async def close(self, grace_s: float) -> None:
         """Let opens under way settle for up to ``grace_s`` seconds, then give them up."""
         await self._flights.close(grace_s)
 
-    def _case(self, report: OpenReport) -> _Case:
+    def _case(self, report: OpenReport) -> Case:
         caller = report.caller
         app = caller.app
-        domain = _own_domain(app, report.domain)
+        domain = own_domain(app, report.domain)
         target = f"first:{domain}"
         link = None
         if report.deep_link is not None:
@@ -155,9 +192,9 @@ class Resolver:
             target = f"link:{link.url if link.domain in app.domains else link.href}"
         ip = caller.ip if report.install_id is None else None
         device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
-        return _Case(report, app, link, device, answer_key(app.name, device, target))
+        return Case(report, app, link, device, answer_key(app.name, device, target))
 
-    def _repeat(self, case: _Case, known: Open) -> Settled:
+    def _repeat(self, case: Case, known: Open) -> Settled:
         """Answer from memory, at once; the route will be that of the build that asks now."""
         self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
         if case.report.app_version != known.app_version:
@@ -165,55 +202,94 @@ class Resolver:
             self._memory.keep(case.key, known)
         return Settled(known, repeat=True, remembered=True)
 
-    async def _wait(self, flight: Flight[Open], case: _Case) -> Open:
+    async def _wait(self, flight: Flight[Open], case: Case) -> Open:
         """Wait for Dub as long as this report's budget lasts, then degrade."""
         settled = await flight.wait(self._left_s(case.report))
         if settled is not None:
             return settled
+        late = self._degraded(flight.open_id, case)
+        self._keep(case, late)
         if not flight.late:
             flight.late = True
+            self._outbox.owe(case.owed(flight.open_id), not_before_s=self._lifetimes.call_s)
             budget_ms = case.report.budget_ms
             self._log.info(Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=budget_ms)
-        late = self._degraded(flight.open_id, case)
-        self._memory.keep(case.key, late)
         return late
 
-    async def _ask_dub(self, open_id: str, case: _Case, link: DeepLink) -> Open:
+    async def _ask_dub(self, open_id: str, case: Case, link: DeepLink) -> Open:
         """Report the open to Dub and remember what came of it. Never raises: whatever fails degrades."""
         began = self._clock()
-        event, level, about = Event.OPEN_RESOLVED, "info", {}
+        whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         try:
-            opened = self._resolved(open_id, case, link, await self._track(case, link))
-            about = {"link": opened.link and opened.link.id}
+            opened = await self._asked(open_id, case, link, self._left_s(case.report))
+        except DubUnavailable as exc:
+            opened = self._degraded(open_id, case)
+            about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
+            self._log.warning(Event.OPEN_DEGRADED, dub_ms=self._ms_since(began), **whose, **about)
+        except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
+            opened = self._degraded(open_id, case)
+            about = {"error": type(exc).__name__, "where": where(exc)}
+            self._log.error(Event.OPEN_FAILED, dub_ms=self._ms_since(began), **whose, **about)
+        else:
+            event = Event.OPEN_UNKNOWN_LINK if opened.match is NO_MATCH else Event.OPEN_RESOLVED
+            link_id = opened.link and opened.link.id
+            self._log.info(event, dub_ms=self._ms_since(began), **whose, link=link_id)
+            return opened
+        self._keep(case, opened)
+        self._outbox.owe(case.owed(open_id))
+        return opened
+
+    async def _asked(self, open_id: str, case: Case, link: DeepLink, patience_s: float) -> Open:
+        """Ask Dub, and remember its answer; raises ``DubUnavailable``."""
+        began = self._clock()
+        try:
+            opened = self._resolved(open_id, case, link, await self._track(case, link, patience_s))
+            if opened.click_id is not None:
+                self._recent.add(opened.click_id, began)
         except LinkUnknown:
             self._memory.keep_unknown(link.domain, link.key, began)
             unknown_for_s = self._memory.unknown_for_s(link.domain, link.key)
             opened = self._unknown_link(open_id, case, unknown_for_s, source="dub")
-            event = Event.OPEN_UNKNOWN_LINK
-        except DubUnavailable as exc:
-            opened = self._degraded(open_id, case)
-            event, level = Event.OPEN_DEGRADED, "warning"
-            about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-        except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
-            opened = self._degraded(open_id, case)
-            event, level = Event.OPEN_FAILED, "error"
-            about = {"error": type(exc).__name__, "where": where(exc)}
-        self._memory.keep(case.key, opened)
-        dub_ms = round((self._clock() - began) * 1000, 1)
-        whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
-        getattr(self._log, level)(event, dub_ms=dub_ms, **whose, **about)
+        before = self._memory.answer(case.key)
+        self._keep(case, opened)
+        if before is not None and before.pending:
+            self._outbox.paid(open_id, case.key)
         return opened
 
-    async def _track(self, case: _Case, link: DeepLink, *, no_track: bool = False) -> OpenedLink:
-        caller = case.report.caller
-        return await self._dub.track_open(
-            link.at_dub,
-            user_agent=upstream_user_agent(caller.user_agent, case.device),
-            ip=caller.ip if case.app.trusts_forwarded_ip else None,
-            no_track=no_track,
-        )
+    def _shed(self, open_id: str, case: Case) -> Open:
+        """Answer at once, without Dub: the budget was over before the open had its turn."""
+        opened = self._degraded(open_id, case)
+        self._outbox.owe(case.owed(open_id))
+        self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
+        return opened
 
-    def _resolved(self, open_id: str, case: _Case, link: DeepLink, found: OpenedLink) -> Open:
+    def _keep(self, case: Case, opened: Open) -> None:
+        self._memory.keep(case.key, opened)
+        self._journal.keep(case.device, opened)
+
+    async def _track(
+        self, case: Case, link: DeepLink, patience_s: float, *, no_track: bool = False
+    ) -> OpenedLink:
+        """Ask Dub about the link as this device; once more where that is safe and there is time for it."""
+        caller = case.report.caller
+        until = self._clock() + patience_s
+        user_agent = upstream_user_agent(caller.user_agent, case.device)
+        ip = caller.ip if case.app.trusts_forwarded_ip else None
+        ask = partial(
+            self._dub.track_open, case.app.name, link.at_dub, user_agent=user_agent, ip=ip, no_track=no_track
+        )
+        try:
+            return await ask(patience_s=patience_s)
+        except DubUnavailable as exc:
+            if exc.retry_in_s is None:
+                raise
+            pause_s = exc.retry_in_s + random.uniform(*_RETRY_PAUSE_S)  # noqa: S311  not for secrets
+            if self._clock() + pause_s >= until:
+                raise
+        await asyncio.sleep(pause_s)
+        return await ask(patience_s=max(until - self._clock(), 0))
+
+    def _resolved(self, open_id: str, case: Case, link: DeepLink, found: OpenedLink) -> Open:
         """Build the open of a link that Dub described, and remember the link: one object for all opens."""
         described = found.link
         if described is not None:
@@ -232,7 +308,7 @@ class Resolver:
             repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
         )
 
-    def _degraded(self, open_id: str, case: _Case) -> Open:
+    def _degraded(self, open_id: str, case: Case) -> Open:
         """Answer without Dub: from what it once said of the link, else from the URL itself."""
         link = case.link
         known = None if link is None else self._memory.link(link.domain, link.key)
@@ -251,7 +327,7 @@ class Resolver:
             repeat_until=self._clock() + self._lifetimes.pending_ttl_s,
         )
 
-    def _parsed(self, open_id: str, case: _Case, ttl_s: float, *, pending: bool = False) -> Open:
+    def _parsed(self, open_id: str, case: Case, ttl_s: float, *, pending: bool = False) -> Open:
         """Route the URL as it is; with none at all, to the default screen."""
         link = case.link
         destination = None if link is None else link.url if pending else link.href
@@ -265,7 +341,7 @@ class Resolver:
             repeat_until=self._clock() + ttl_s,
         )
 
-    def _unknown_link(self, open_id: str, case: _Case, ttl_s: float, *, source: Source) -> Open:
+    def _unknown_link(self, open_id: str, case: Case, ttl_s: float, *, source: Source) -> Open:
         """Land on the default screen: the link may be somebody's clipboard, so it is not routed."""
         return Open(
             app=case.app.name,
@@ -279,31 +355,6 @@ class Resolver:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
         return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
 
-    def _laid_out(
-        self, app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool
-    ) -> Answer:
-        try:
-            route = app.router.route(opened.destination, opened.query, app_version)
-        except Exception as exc:  # noqa: BLE001  a route always: the default screen, and the log names our mistake
-            self._log.error(
-                Event.OPEN_FAILED,
-                app=app.name,
-                open_id=opened.open_id,
-                error=type(exc).__name__,
-                where=where(exc),
-            )
-            route = app.router.nowhere
-        return Answer(
-            open_id=opened.open_id,
-            click_id=opened.click_id,
-            link=_safe_link(opened.link, handed_out=route.url is not None),
-            route=route,
-            match=opened.match,
-            source=source,
-            pending=opened.pending,
-            repeat=repeat,
-        )
-
     def _remember_parsed(self, text: str | None, link: DeepLink) -> None:
         """Remember how a link that Dub knows is parsed: hot links are, clipboard text that is none is not."""
         if text is not None and len(text) <= _LONGEST_PARSED_CHARS:
@@ -311,10 +362,13 @@ class Resolver:
                 self._parsed_links.clear()
             self._parsed_links[text] = link
 
-    def _note_unreadable_version(self, case: _Case) -> None:
+    def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
             self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=_shape(version))
+
+    def _ms_since(self, began: float) -> float:
+        return round((self._clock() - began) * 1000, 1)
 
     def _left_s(self, report: OpenReport) -> float:
         spent_s = self._clock() - report.caller.arrived
@@ -330,19 +384,3 @@ def _shared(version: str | None) -> str | None:
 def _shape(version: str) -> str:
     """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
-
-
-def _own_domain(app: App, domain: str | None) -> str:
-    if domain is None:
-        return app.domains[0]
-    if not domain.strip():
-        raise InvalidField("dubDomain", "must not be blank")
-    canonical = canonical_domain(domain)
-    if canonical not in app.domains:
-        raise ForeignDomain("dubDomain: is not one of this app's domains")
-    return canonical
-
-
-def _safe_link(link: Link | None, *, handed_out: bool) -> Link | None:
-    """Blank a destination that must not be handed out (``javascript:``, say)."""
-    return link if link is None or handed_out else structs.replace(link, url=None)
