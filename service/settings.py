@@ -4,9 +4,10 @@ A wrong or unknown setting stops the boot with its path and what was expected. S
 environment only; ``firstopen.toml`` names the variables that hold them.
 """
 
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -153,6 +154,15 @@ def load(env: Mapping[str, str]) -> Settings:
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"FIRSTOPEN_CONFIG: cannot read {path}: {exc}") from exc
     return parse(text, env, name=str(path))
+
+
+def of_commands(demo: Callable[[Mapping[str, str]], "Settings"]) -> Settings:
+    """Read the settings that ``serve`` would use; a missing secret stops no command that looks at things.
+
+    ``demo`` makes the settings where there is no FIRSTOPEN_CONFIG. Raises ``SettingsError``.
+    """
+    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
+    return load(env) if "FIRSTOPEN_CONFIG" in os.environ else demo(os.environ)
 
 
 def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", demo: bool = False) -> Settings:

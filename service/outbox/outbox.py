@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from service.resolve.errors import DubHeldBack, DubThrottled, DubUnavailable, FirstopenError, StoreFailed
+from service.resolve.errors import DubHeldBack, DubThrottled, FirstopenError, StoreFailed
 from service.resolve.owed import (
     Dead,
     Deliver,
@@ -300,5 +300,5 @@ class DurableOutbox:
 
 
 def _reason(error: FirstopenError) -> str:
-    """Name an error for an operator; what Dub wrote may quote a person."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, DubUnavailable) else type(error).__name__
+    """Name an error for an operator; these messages hold statuses and codes, nothing of a person's."""
+    return f"{type(error).__name__}: {error}"

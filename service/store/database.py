@@ -7,6 +7,7 @@ committed without it.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -43,9 +44,13 @@ class _Write:
 
 
 class Database:
-    """A file in ``folder`` with this ``schema`` (idempotent SQL). ``commits`` counts durable commits."""
+    """A file in ``folder`` with this ``schema`` (idempotent SQL). ``commits`` counts durable commits.
 
-    def __init__(self, folder: Path, schema: str, log: Log) -> None:
+    ``alone`` takes the folder for this process; a command line that looks in does without.
+    """
+
+    def __init__(self, folder: Path, schema: str, log: Log, *, alone: bool = True) -> None:
+        self._alone = alone
         self._path = folder / FILE
         self._schema = schema
         self._log = log
@@ -64,7 +69,8 @@ class Database:
 
     async def open(self) -> None:
         """Take the folder and begin to write; raises ``DataDirTaken``. A damaged file only makes it fail."""
-        self._take()
+        if self._alone:
+            self._take()
         try:
             await self._run(self._connect)
         except (sqlite3.Error, OSError) as exc:
@@ -204,15 +210,7 @@ class Database:
 
     def _take(self) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise DataDirTaken(
-                f"FIRSTOPEN_DATA_DIR: another firstopen is running on {self._path.parent}"
-            ) from exc
+            self._lock = _lock(self._path)
         except OSError as exc:
             self._fail(exc)
 
@@ -223,6 +221,26 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise ``DataDirTaken`` if another firstopen writes to this directory; an unusable one passes."""
+    with contextlib.suppress(OSError):
+        os.close(_lock(folder / FILE))
+
+
+def _lock(path: Path) -> int:
+    """Lock a folder for this process; raises ``DataDirTaken`` or ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        if isinstance(exc, BlockingIOError):
+            raise DataDirTaken(f"FIRSTOPEN_DATA_DIR: another firstopen runs on {path.parent}") from exc
+        raise
+    return lock
 
 
 def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
