@@ -37,7 +37,7 @@ main.add_command(sandbox_command)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def outbox(args: tuple[str, ...]) -> None:
     """Hand over to the outbox's own commands."""
-    from service.outbox.command import outbox_command
+    from service.outbox_cli import outbox_command
 
     outbox_command.main(list(args), prog_name="firstopen outbox")
 

@@ -133,7 +133,7 @@ def _console() -> Console:
 
 def _run(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
     """Do it on the store, beside whoever else has it open."""
-    from service import demo, settings  # noqa: PLC0415  a command imports what it needs when it runs
+    from service import demo, settings
 
     try:
         configured = settings.of_commands(demo.settings)
