@@ -1,5 +1,6 @@
 """The only place where concrete parts meet."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from importlib.metadata import version
 import httpx
 import structlog
 from litestar import Litestar, Router
+from prometheus_client import generate_latest
 
 from service.api.auth import AppKeys, Callers
 from service.api.dub import dub_routes
@@ -23,6 +25,7 @@ from service.dub.guard import Guards
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox, OutboxPolicy
 from service.resolve.conversions import Conversions
+from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
@@ -38,7 +41,7 @@ from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
 from service.store.memory import MemoryLimits, MemoryStore
 from service.store.sealing import Seal
-from service.telemetry import Event, Log
+from service.telemetry import Event, Log, Metrics
 
 _DAY_S = 86_400
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
@@ -78,7 +81,7 @@ def create_app(
             *opens_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
-            *ops_routes(readiness, parts.degraded),
+            *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),
         response_class=JSONReply,
@@ -109,12 +112,18 @@ class _Parts:
         self._clock = clock
         self._wall = wall
         self._log = log
+        self.metrics = Metrics()
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
-        self.guards = _guards(settings, clock)
-        self.database = Database(settings.data_dir, JOURNAL_SCHEMA + ENTRIES_SCHEMA, log)
+        self.guards = _guards(settings, clock, self.metrics)
+        self.database = Database(
+            settings.data_dir,
+            JOURNAL_SCHEMA + ENTRIES_SCHEMA,
+            log,
+            committed=self.metrics.store_commits.inc,
+        )
         journal = SqliteJournal(self.database, clock, wall)
         self.outbox = self._outbox(tuple(apps), new_id)
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
@@ -150,6 +159,7 @@ class _Parts:
             wall=self._wall,
             new_id=new_id,
             log=self._log,
+            metrics=self.metrics,
         )
         self.guards.tell(outbox.dub_is_back)
         return outbox
@@ -173,6 +183,7 @@ class _Parts:
             clock=self._clock,
             new_id=new_id,
             log=self._log,
+            metrics=self.metrics,
         )
 
     @asynccontextmanager
@@ -193,6 +204,21 @@ class _Parts:
         ):
             self._housekeeping.start()
             yield
+
+    async def scrape(self) -> bytes:
+        """Return the metrics as Prometheus reads them, with what is only counted when asked."""
+        metrics, broken = self.metrics, self.guards.open_breakers()
+        metrics.in_flight.set(self.resolver.in_flight)
+        for endpoint, calls in self.guards.in_flight().items():
+            metrics.dub_in_flight.labels(endpoint).set(calls)
+            metrics.breaker_open.labels(endpoint).set(endpoint in broken)
+        with contextlib.suppress(StoreFailed):
+            depths, oldest_s = await self.outbox.depths()
+            for kind in _ENDPOINT_OF:
+                metrics.outbox_entries.labels(kind).set(depths.get((kind, "queued"), 0))
+                metrics.outbox_dead_entries.labels(kind).set(depths.get((kind, "dead"), 0))
+            metrics.outbox_oldest_seconds.set(oldest_s)
+        return generate_latest(metrics.registry)
 
     def degraded(self) -> tuple[str, ...]:
         """Name what does not work right now."""
@@ -266,7 +292,7 @@ def _lifetimes(settings: Settings) -> Lifetimes:
     )
 
 
-def _guards(settings: Settings, clock: Callable[[], float]) -> Guards:
+def _guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
     dub = settings.dub
     policy = BreakerPolicy(
         window_s=dub.breaker_window_s,
@@ -275,7 +301,12 @@ def _guards(settings: Settings, clock: Callable[[], float]) -> Guards:
         open_s=dub.breaker_open_s,
     )
     return Guards(
-        ENDPOINTS, policy=policy, in_flight_max=dub.in_flight_max, slow_s=dub.slow_ms / 1000, clock=clock
+        ENDPOINTS,
+        policy=policy,
+        in_flight_max=dub.in_flight_max,
+        slow_s=dub.slow_ms / 1000,
+        clock=clock,
+        metrics=metrics,
     )
 
 

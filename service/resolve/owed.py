@@ -142,8 +142,8 @@ class Entries(Protocol):
         """Say where an entry stands."""
         ...
 
-    async def depths(self) -> dict[tuple[Kind, State], int]:
-        """Count entries by kind and state."""
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
         ...
 
     async def oldest(self) -> float | None:

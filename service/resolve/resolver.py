@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from service.resolve.case import Case, own_domain
 from service.resolve.errors import (
+    DubCrowded,
     DubUnavailable,
     LinkUnknown,
     StoreFailed,
@@ -39,7 +40,7 @@ from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Dub, Journal, Memory
 from service.resolve.recent import RecentClicks
 from service.resolve.routing import parse_version
-from service.telemetry import Event, Log, where
+from service.telemetry import Event, Log, Metrics, where
 
 _PARSED_LINKS_MAX = 4096
 _LONGEST_PARSED_CHARS = 512
@@ -80,6 +81,7 @@ class Resolver:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         log: Log,
+        metrics: Metrics,
     ) -> None:
         self._dub = dub
         self._memory = memory
@@ -91,6 +93,9 @@ class Resolver:
         self._clock = clock
         self._new_id = new_id
         self._log = log
+        self._metrics = metrics
+        self._hits, self._misses = (metrics.cache.labels("memory", each) for each in ("hit", "miss"))
+        self.in_flight = 0
         self._flights: Flights[Open] = Flights()
         self._parsed_links: dict[str, DeepLink] = {}
 
@@ -104,13 +109,27 @@ class Resolver:
 
     async def settle(self, report: OpenReport) -> Settled:
         """Decide an open, without its route; raises as ``resolve``."""
+        self.in_flight += 1
+        try:
+            settled = await self._settle(report)
+        finally:
+            self.in_flight -= 1
+        opened = settled.open
+        outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
+        self._metrics.opened(opened.app, opened.match.type, opened.source, outcome)
+        self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
+        return settled
+
+    async def _settle(self, report: OpenReport) -> Settled:
         case = self._case(report)
         flight = self._flights.under_way(case.key)
         if flight is not None:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
         if known is not None and known.repeat_until > self._clock():
+            self._hits.inc()
             return self._repeat(case, known)
+        self._misses.inc()
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
@@ -223,6 +242,8 @@ class Resolver:
         try:
             opened = await self._asked(open_id, case, link, self._left_s(case.report))
         except DubUnavailable as exc:
+            if isinstance(exc, DubCrowded):
+                self._metrics.shed.inc()
             opened = self._degraded(open_id, case)
             about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
             self._log.warning(Event.OPEN_DEGRADED, dub_ms=self._ms_since(began), **whose, **about)
@@ -260,6 +281,7 @@ class Resolver:
         """Answer at once, without Dub: the budget was over before the open had its turn."""
         opened = self._degraded(open_id, case)
         self._outbox.owe(case.owed(open_id))
+        self._metrics.shed.inc()
         self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
         return opened
 
