@@ -24,16 +24,19 @@ from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
+from service.resolve.first_launch import Nobody
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
 from service.resolve.model import App
+from service.resolve.openings import Lifetimes, Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
-from service.resolve.resolver import Lifetimes, Resolver
+from service.resolve.resolver import Resolver
 from service.settings import Settings, compile_router
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -128,6 +131,7 @@ class _Parts:
         self.outbox = self._outbox(tuple(apps), new_id)
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
+        self.first_launch = Nobody()
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
         self.conversions = Conversions(
             dub=dub,
@@ -172,13 +176,26 @@ class _Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        return Resolver(
+        memory = MemoryStore(_memory_limits(self._settings), self._clock)
+        openings = Openings(memory, _lifetimes(self._settings), self._clock)
+        climber = Climber(
             dub=dub,
-            memory=MemoryStore(_memory_limits(self._settings), self._clock),
+            first_launch=self.first_launch,
+            memory=memory,
+            journal=journal,
+            identity=identity,
+            recent=recent,
+            openings=openings,
+            clock=self._clock,
+            breaker=lambda: self.guards["/track/open"].breaker.state,
+        )
+        return Resolver(
+            climber=climber,
+            memory=memory,
             journal=journal,
             outbox=self.outbox,
-            recent=recent,
             identity=identity,
+            openings=openings,
             lifetimes=_lifetimes(self._settings),
             clock=self._clock,
             new_id=new_id,
@@ -254,6 +271,7 @@ def _compile(name: str, settings: Settings) -> App:
         trusts_forwarded_ip=app.trusts_forwarded_ip,
         clients_report_leads=app.leads == "client",
         dub_api_key=settings.dub_api_keys.get(name, ""),
+        ip_matching=app.ip_matching,
         analytics_calls_per_s=app.analytics_calls_per_s,
     )
 

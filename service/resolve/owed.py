@@ -33,6 +33,7 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     app: str
     key: bytes
     device: str
+    evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
     user_agent: str
     ip: str | None
