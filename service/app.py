@@ -19,6 +19,7 @@ from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.api.schema import openapi
+from service.api.traces import traces_routes
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
@@ -82,6 +83,7 @@ def create_app(
         "/",
         route_handlers=[
             *opens_routes(callers, parts.resolver, budget_ms),
+            *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
             *ops_routes(readiness, parts.degraded, parts.scrape),
