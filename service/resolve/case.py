@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from service.resolve.errors import ForeignDomain, InvalidField
 from service.resolve.evidence import DeepLink, canonical_domain
+from service.resolve.identity import answer_key
 from service.resolve.ladder import Ladder, Rung, ladder_of
 from service.resolve.model import App, OpenReport
 from service.resolve.owed import OwedOpen
@@ -32,6 +33,11 @@ class Case(Struct, gc=False, eq=False):
     def offered(self) -> int:
         """Return the strength of its strongest evidence."""
         return self.ladder.offered
+
+    @property
+    def first_launch_key(self) -> bytes:
+        """Return the key under which the install's first launch is remembered, whatever its evidence."""
+        return answer_key(self.app.name, self.device, "first launch")
 
     @property
     def first_link(self) -> Rung | None:

@@ -14,7 +14,7 @@ from service.resolve.case import Case
 from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.evidence import DeepLink
 from service.resolve.identity import Identity, upstream_user_agent
-from service.resolve.ladder import STRENGTH, Rung
+from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
 from service.resolve.ports import Dub, FirstLaunch, Journal, Memory
@@ -22,7 +22,6 @@ from service.resolve.recent import RecentClicks
 from service.resolve.trace import Outcome, Steps
 
 _RETRY_PAUSE_S = (0.03, 0.1)  # spread, so that a crowd does not come back as one
-_FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["deep_link"])  # evidence that counts once per install
 
 
 class Climber:
@@ -127,7 +126,7 @@ class Climber:
     ) -> Open:
         if case.link is not None and not dry:
             earlier = await self._earlier(case)
-        if any(not each.pending and (each.click_id or each.offered in _FIRST_LAUNCH) for each in earlier):
+        if any(not each.pending and (each.click_id or each.offered in FIRST_LAUNCH) for each in earlier):
             steps.add("ip", "skipped", "this install was answered before: it is no first launch")
             return self._openings.unmatched(open_id, case, source=steps.source)
         began = self._clock()
@@ -145,8 +144,13 @@ class Climber:
         install_id = case.report.install_id
         if install_id is None:
             return []
+        latest = self._memory.answer(case.first_launch_key)
+        if latest is not None:
+            return [latest]
         try:
-            return await self._journal.of_device(self._identity.devices(case.app.name, install_id))
+            return await self._journal.of_device(
+                self._identity.devices(case.app.name, install_id), behind=False
+            )
         except StoreFailed:
             return []
 
@@ -176,7 +180,7 @@ class Climber:
 def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:
     """Find the first launch that this install already had, by evidence as strong as is offered now."""
     for opened in earlier:
-        if opened.offered in _FIRST_LAUNCH and not opened.pending:
+        if opened.offered in FIRST_LAUNCH and not opened.pending:
             strength = STRENGTH[opened.match.type] if opened.click_id else opened.offered
             if strength >= offered:
                 return opened

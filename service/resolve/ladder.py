@@ -17,6 +17,7 @@ from service.resolve.model import App, OpenReport
 Evidence = Literal["deep_link", "install_referrer", "clipboard", "ip"]
 
 STRENGTH: dict[str, int] = {"deep_link": 4, "install_referrer": 3, "clipboard": 2, "ip": 1, "none": 0}
+FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["deep_link"])  # evidence that counts once per install
 
 _DEEP_LINK = "deepLink"
 _STORE_REFERRER = "referrer"

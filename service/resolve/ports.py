@@ -105,8 +105,11 @@ class Journal(Protocol):
         """Recall an open by its id; raises ``StoreFailed``."""
         ...
 
-    async def of_device(self, devices: Sequence[str]) -> list[Open]:
-        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``."""
+    async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
+        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+
+        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from service.resolve.errors import DubCrowded, DubUnavailable, StoreFailed, Unkn
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
@@ -289,6 +289,8 @@ class Resolver:
 
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
+        if opened.offered in FIRST_LAUNCH:
+            self._memory.keep(case.first_launch_key, opened)
         self._journal.keep(case.device, opened)
 
     def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:

@@ -120,9 +120,9 @@ class Database:
         self._behind.append(_Write(work, None))
         self._wanted.set()
 
-    async def read(self, work: Work[T]) -> T:
-        """Read, seeing everything written before, also what was written behind; raises ``StoreFailed``."""
-        if self._behind:
+    async def read(self, work: Work[T], *, behind: bool = True) -> T:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
+        if behind and self._behind:
             return await self.write(work)
         try:
             return await self._run(lambda: work(self._connected()))
