@@ -25,20 +25,27 @@ from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
-from service.resolve.first_launch import Nobody
+from service.resolve.first_launch import AppMatching, FirstLaunches
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
+from service.resolve.matcher import Matcher
+from service.resolve.matching import Rules
 from service.resolve.model import App
+from service.resolve.networks import Networks
 from service.resolve.openings import Lifetimes, Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
-from service.settings import Settings, compile_router
+from service.resolve.second_looks import SecondLooks
+from service.resolve.window import ClickWindow
+from service.settings import AppSettings, Settings, compile_router
+from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.housekeeping import Housekeeping
@@ -125,7 +132,7 @@ class _Parts:
         self.guards = _guards(settings, clock, self.metrics)
         self.database = Database(
             settings.data_dir,
-            JOURNAL_SCHEMA + ENTRIES_SCHEMA,
+            JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
             log,
             committed=self.metrics.store_commits.inc,
         )
@@ -133,7 +140,8 @@ class _Parts:
         self.outbox = self._outbox(tuple(apps), new_id)
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
-        self.first_launch = Nobody()
+        self._claims = SqliteClaims(self.database, wall)
+        self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
         self.conversions = Conversions(
             dub=dub,
@@ -154,7 +162,9 @@ class _Parts:
             identity=identity,
         )
         self._replays = Replays(self.resolver, apps)
-        self._housekeeping = Housekeeping(journal, settings.installs.install_ttl_days * _DAY_S, wall)
+        self._housekeeping = Housekeeping(
+            journal, self._claims, settings.installs.install_ttl_days * _DAY_S, wall
+        )
 
     def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
         outbox = DurableOutbox(
@@ -169,6 +179,34 @@ class _Parts:
         )
         self.guards.tell(outbox.dub_is_back)
         return outbox
+
+    def _first_launches(self, apps: Mapping[str, App], dub: DubClient) -> FirstLaunches:
+        matching = {
+            name: self._matching(app, self._settings.apps[name])
+            for name, app in apps.items()
+            if app.ip_matching != "off"
+        }
+        return FirstLaunches(matching, dub, self._clock, self._wall)
+
+    def _matching(self, app: App, settings: AppSettings) -> AppMatching:
+        rules = Rules(
+            window_s=settings.match_window_s, crowd_limit=settings.crowd_limit, ambiguous=settings.ambiguous
+        )
+        secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
+        networks = Networks(secret, settings.shared_networks)
+        window = ClickWindow(settings.match_window_s)
+        feed = ClickFeed(
+            app=app,
+            events=self.feed,
+            window=window,
+            networks=networks,
+            log=self._log,
+            clock=self._clock,
+            wall=self._wall,
+        )
+        return AppMatching(
+            Matcher(networks=networks, window=window, claims=self._claims, rules=rules), feed, rules
+        )
 
     def _resolver(
         self,
@@ -191,6 +229,7 @@ class _Parts:
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
+        self._second_looks = SecondLooks(self.first_launch, openings, self._clock)
         return Resolver(
             climber=climber,
             memory=memory,
@@ -198,6 +237,7 @@ class _Parts:
             outbox=self.outbox,
             identity=identity,
             openings=openings,
+            second_looks=self._second_looks,
             lifetimes=_lifetimes(self._settings),
             clock=self._clock,
             new_id=new_id,
@@ -215,10 +255,12 @@ class _Parts:
             _opened(self.database.open, self.database.close),
             _closing(self._housekeeping.close),
             _closing(self.feed.close),
+            _closing(self.first_launch.close),
             _opened(
                 lambda: self.outbox.start({"open": self._replays.deliver, "lead": sell, "sale": sell}),
                 self.outbox.close,
             ),
+            _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
             self._housekeeping.start()
@@ -244,7 +286,7 @@ class _Parts:
         missing = [f"{variable} is not set" for variable in self._settings.keys_missing]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
         disk = [f"disk: {self.database.failing}: no leads"] if self.database.failing else []
-        return (*missing, *breakers, *disk)
+        return (*missing, *breakers, *disk, *self.first_launch.problems())
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 domains = ["acme.link", "go.acme.com"]
 default_screen = "home"
 schemes = ["acme"]
+ip_matching = "off"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"

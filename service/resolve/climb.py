@@ -130,14 +130,14 @@ class Climber:
             steps.add("ip", "skipped", "this install was answered before: it is no first launch")
             return self._openings.unmatched(open_id, case, source=steps.source)
         began = self._clock()
-        look = await self._first_launch.look(case, max(until - began, 0), claim=not dry)
+        look = await self._first_launch.look(
+            case, max(until - began, 0), since=case.report.caller.arrived, claim=not dry
+        )
         outcome: Outcome = "matched" if look.click else "pending" if look.pending else "none"
         steps.add("ip", outcome, look.detail, self._clock() - began)
         steps.candidates = look.candidates
-        opened = self._openings.by_address(open_id, case, look, steps.source)
-        if look.pending and not dry:
-            self._first_launch.look_again(case, open_id)
-        return opened
+        steps.look_again = look.again
+        return self._openings.by_address(open_id, case, look, steps.source)
 
     async def _earlier(self, case: Case) -> list[Open]:
         """Recall what this install was told before; nothing while the disk fails, or without an installId."""

@@ -30,6 +30,16 @@ class Dub(Protocol):
         ...
 
 
+class DubFirstOpens(Protocol):
+    """A Dub that believes forwarded addresses, asked about an open with no link."""
+
+    async def track_first_open(
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+    ) -> OpenedLink:
+        """Report an open on a domain by its address; raises ``LinkUnknown`` or a ``DubUnavailable``."""
+        ...
+
+
 class DubConversions(Protocol):
     """Dub, told about leads and sales, with an app's Dub API key. Replies are Dub's JSON as it came."""
 
@@ -120,6 +130,7 @@ class Look(Struct, frozen=True):
     detail: str  # for the trace
     click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
     pending: bool = False  # it may still show up
+    again: bool = False  # looking again later is worth it
     candidates: tuple[CandidateTrace, ...] = ()
 
 
@@ -134,10 +145,9 @@ class FirstLaunch(Protocol):
         """Take note that an install came by this link: its web clicks are used up, soon."""
         ...
 
-    async def look(self, case: Case, timeout_s: float, *, claim: bool) -> Look:
-        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
-        ...
+    async def look(self, case: Case, timeout_s: float, *, since: float, claim: bool) -> Look:
+        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
 
-    def look_again(self, case: Case, open_id: str) -> None:
-        """Look again, a little later and more than once."""
+        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none".
+        """
         ...

@@ -22,6 +22,7 @@ from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
 from service.resolve.routing import parse_version
+from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
@@ -51,6 +52,7 @@ class Resolver:
         outbox: Outbox,
         identity: Identity,
         openings: Openings,
+        second_looks: SecondLooks,
         lifetimes: Lifetimes,
         clock: Callable[[], float],
         new_id: Callable[[], str],
@@ -63,6 +65,7 @@ class Resolver:
         self._outbox = outbox
         self._identity = identity
         self._openings = openings
+        self._second_looks = second_looks
         self._lifetimes = lifetimes
         self._clock = clock
         self._new_id = new_id
@@ -111,6 +114,9 @@ class Resolver:
         opened = self._at_once(open_id, case)
         if opened is not None:
             self._keep(case, opened)
+            steps = Steps(case.report.caller.arrived)
+            _explain_at_once(case, opened, steps)
+            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
             return Settled(opened, repeat=owed)
         flight = self._flights.launch(case.key, open_id, self._decide(open_id, case))
         opened = await self._wait(flight, case)
@@ -133,7 +139,9 @@ class Resolver:
         case = self._case(report)
         steps = Steps(self._clock())
         opened = self._at_once("dry-run", case, dry=True)
-        if opened is None:
+        if opened is not None:
+            _explain_at_once(case, opened, steps)
+        else:
             try:
                 opened = await self._climber.climb("dry-run", case, self._left_s(report), steps, dry=True)
             except DubUnavailable as exc:
@@ -262,6 +270,8 @@ class Resolver:
             self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(steps), **whose, **about)
         else:
             self._note_decided(case, opened, self._took_ms(steps), whose)
+            if steps.look_again:
+                self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
         return opened
@@ -278,6 +288,13 @@ class Resolver:
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
+
+    def _found_late(self, case: Case, opened: Open) -> None:
+        """Remember what a later look has found, or that there is nothing to be found."""
+        self._keep(case, opened)
+        self._outbox.paid(opened.open_id, case.key)
+        match = opened.match.type
+        self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
 
     def _owing(self, open_id: str, case: Case, rung: Rung | None, *, not_before_s: float = 0) -> Open:
         """Degrade an open, and see to it that Dub hears of it later."""
@@ -336,6 +353,20 @@ class Resolver:
     def _left_s(self, report: OpenReport) -> float:
         spent_s = self._clock() - report.caller.arrived
         return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
+
+
+def _explain_at_once(case: Case, opened: Open, steps: Steps) -> None:
+    """Say what needed no asking."""
+    if case.link is not None:
+        if not case.own:
+            steps.add("deep_link", "skipped", "is on none of this app's domains: routed as it is")
+        elif opened.pending:
+            steps.add("deep_link", "unavailable", "the budget was over before the open had its turn")
+        else:
+            steps.add("deep_link", "unknown", "is longer than any link of Dub's")
+    if case.own or case.link is None:
+        for skipped in case.ladder.skipped:
+            steps.add(skipped.evidence, "skipped", skipped.why)
 
 
 def _shape(version: str) -> str:

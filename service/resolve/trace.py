@@ -52,6 +52,7 @@ class Steps:
         self.candidates: tuple[CandidateTrace, ...] = ()
         self.rung: Rung | None = None
         self.source: Source = "dub"
+        self.look_again = False  # a click may show up late
         self._rung_began = began
 
     def at(self, rung: Rung, now: float) -> None:

@@ -5,16 +5,20 @@ import contextlib
 from collections.abc import Callable
 
 from service.resolve.errors import StoreFailed
+from service.store.claims import SqliteClaims
 from service.store.journal import SqliteJournal
 
 _EVERY_S = 600.0
 
 
 class Housekeeping:
-    """Forgets opens ``ttl_s`` seconds after they were made. ``wall`` is Unix seconds."""
+    """Forgets opens and claims ``ttl_s`` seconds after they were made. ``wall`` is Unix seconds."""
 
-    def __init__(self, journal: SqliteJournal, ttl_s: float, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, journal: SqliteJournal, claims: SqliteClaims, ttl_s: float, wall: Callable[[], float]
+    ) -> None:
         self._journal = journal
+        self._claims = claims
         self._ttl_s = ttl_s
         self._wall = wall
         self._task: asyncio.Task[None] | None = None
@@ -32,7 +36,9 @@ class Housekeeping:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(StoreFailed):
+                before = self._wall() - self._ttl_s
+                await self._claims.forget_before(before)
                 more = True
                 while more:
-                    more = await self._journal.forget_before(self._wall() - self._ttl_s) > 0
+                    more = await self._journal.forget_before(before) > 0
             await asyncio.sleep(_EVERY_S)
