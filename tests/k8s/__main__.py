@@ -18,9 +18,8 @@ from tests.k8s.documents import Object, Refused, identity, parse
 _KUSTOMIZE_S = 60
 
 
-def main(arguments: list[str]) -> int:
-    """Render and check; return the exit status."""
-    renderer = _real_kustomize()
+def main(arguments: list[str], *, renderer: list[str]) -> int:
+    """Render and check; return the exit status. ``renderer`` is a command to compare with, or nothing."""
     wrong = 0
     if arguments:
         wrong += sum(_checked(Path(folder).as_posix(), Path(folder), renderer) for folder in arguments)
@@ -52,7 +51,8 @@ def _checked(name: str, folder: Path, renderer: list[str], *, overlay: bool = Tr
     return bool(problems)
 
 
-def _real_kustomize() -> list[str]:
+def installed_kustomize() -> list[str]:
+    """Return the command that renders a folder with kustomize itself, if there is one."""
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
     return ["kubectl", "kustomize"] if shutil.which("kubectl") else []
@@ -73,7 +73,7 @@ def _differences(objects: list[Object], folder: Path, renderer: list[str]) -> li
     theirs = {identity(thing): thing for thing in parse(done.stdout, renderer[0])}
     ours = {identity(thing): thing for thing in objects}
     return [
-        f"{'/'.join(key)}: {renderer[0]} renders it differently"
+        f"{'/'.join(key)}: {Path(renderer[0]).name} renders it differently"
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
@@ -84,4 +84,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], renderer=installed_kustomize()))

@@ -16,8 +16,11 @@ K8S = ROOT / "k8s"
 def complaints(objects: list[Object], *, overlay: bool = True) -> list[str]:
     """Return all that is wrong with a rendering; what the schemas refuse is not looked at further."""
     found = [problem for thing in objects for problem in schemas.complaints(thing)]
-    if found:
-        return found
+    return found or broken_rules(objects, overlay=overlay)
+
+
+def broken_rules(objects: list[Object], *, overlay: bool = True) -> list[str]:
+    """Return what is wrong with objects that the schemas accept."""
     return [
         *pods.complaints(objects),
         *references.complaints(objects),

@@ -33,7 +33,7 @@ _ELSEWHERE = yaml.SafeLoader("")  # how YAML 1.1 would take a plain scalar
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode) -> str:
     plain = node.style is None and isinstance(node, yaml.ScalarNode)
-    if plain and _ELSEWHERE.resolve(yaml.ScalarNode, node.value, (True, False)) != _STRING:
+    if plain and _ELSEWHERE.resolve(yaml.ScalarNode, node.value, (True, False)) != _STRING:  # type: ignore[no-untyped-call]
         raise Refused(f"{_where(node)}: {node.value!r} is read differently by different parsers: quote it")
     return str(loader.construct_scalar(node))
 
@@ -74,7 +74,7 @@ def _documents(text: str, name: str) -> Iterator[Object]:
     loader = _Loader(text)
     loader.name = name
     try:
-        while loader.check_data():
+        while loader.check_data():  # type: ignore[no-untyped-call]
             document = loader.get_data()
             if not isinstance(document, dict):
                 raise Refused(f"{name}: expected a mapping, got {document!r}")

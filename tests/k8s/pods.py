@@ -48,6 +48,10 @@ def _pod(pod: Object) -> Iterator[str]:
             yield f"securityContext.{name}: not allowed"
     if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield "securityContext.seccompProfile: expected RuntimeDefault"
+    yield from _volumes(pod)
+
+
+def _volumes(pod: Object) -> Iterator[str]:
     for volume in pod.get("volumes", []):
         if not volume.keys() - {"name"} <= _VOLUMES:
             yield f"volume {volume['name']}: of a kind that the restricted standard forbids"

@@ -130,6 +130,6 @@ def _writable(container: Object, pod: Object, values: dict[str, str]) -> Iterato
         for mount in container.get("volumeMounts", [])
         if not mount.get("readOnly") and volumes.get(mount["name"], {}).keys() & _WRITABLE
     }
-    for path in (values.get("FIRSTOPEN_DATA_DIR", ""), "/tmp"):  # noqa: S108  the pod's, not ours
+    for path in (values.get("FIRSTOPEN_DATA_DIR", ""), "/tmp"):
         if path not in writable:
             yield f"nothing writable is mounted at {path!r}"

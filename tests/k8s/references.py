@@ -89,15 +89,23 @@ def _workload(thing: Object, objects: list[Object]) -> Iterator[str]:
         yield "spec.selector: does not match the pods' own labels"
     for constraint in pod.get("topologySpreadConstraints", []):
         if thing not in _selected(constraint.get("labelSelector", {}), objects):
-            yield f"topologySpreadConstraints: {constraint['topologyKey']}: does not match the pods' own labels"
+            yield f"topologySpreadConstraints: {constraint['topologyKey']}: not the pods' own labels"
     yield from _needs(objects, "ServiceAccount", pod.get("serviceAccountName", "default"))
-    config_maps: list[Object] = []
-    each_config_map_reference(pod, config_maps.append)
-    for reference in config_maps:
+    yield from _config_maps(pod, objects)
+    yield from _secrets(pod, objects)
+
+
+def _config_maps(pod: Object, objects: list[Object]) -> Iterator[str]:
+    references: list[Object] = []
+    each_config_map_reference(pod, references.append)
+    for reference in references:
         keys = [reference["key"]] if "key" in reference else []
         keys += [item["key"] for item in reference.get("items", [])]
         for key in keys or [None]:
             yield from _needs(objects, "ConfigMap", reference["name"], key)
+
+
+def _secrets(pod: Object, objects: list[Object]) -> Iterator[str]:
     for volume in pod.get("volumes", []):
         if "secret" in volume:
             yield from _needs(objects, "Secret", volume["secret"]["secretName"])

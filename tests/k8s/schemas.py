@@ -5,8 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import jsonschema
-import kubernetes_validate
-from kubernetes_validate.utils import SchemaNotFoundError
+from kubernetes_validate.utils import SchemaNotFoundError, ValidationError, validate
 
 from tests.k8s.documents import Object, title
 
@@ -37,8 +36,8 @@ def _problems(text: str) -> tuple[str, ...]:
 
 def _against(thing: Object, version: str) -> str:
     try:
-        kubernetes_validate.validate(thing, version, strict=True)
-    except kubernetes_validate.ValidationError as exc:
+        validate(thing, version, strict=True)
+    except ValidationError as exc:
         return _described(exc)
     except SchemaNotFoundError as exc:
         return str(exc.message)

@@ -44,7 +44,12 @@ def test_it_renders_what_kustomize_rendered() -> None:
         ("overlay/kustomization.yaml", "../base,", "https://a.example/base,", "expected a relative path"),
         ("overlay/kustomization.yaml", "../base,", "../none,", "no such file"),
         ("overlay/kustomization.yaml", "Kustomization", "Component", "kind: expected Kustomization"),
-        ("component/kustomization.yaml", "volumes: [{name: t,", "tolerations: [{key: t,", "to patch that list"),
+        (
+            "component/kustomization.yaml",
+            "volumes: [{name: t,",
+            "tolerations: [{key: t,",
+            "to patch that list",
+        ),
         ("overlay/del.yaml", "$patch: delete", "$patch: replace", "expected delete"),
         ("overlay/del.yaml", "autoscaling/v2", "autoscaling/v1", "is autoscaling/v2"),
         ("overlay/del.yaml", "name: d", "name: e", "no HorizontalPodAutoscaler/e"),
