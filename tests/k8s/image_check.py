@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
             python = stand_in(top["PYTHON_TAG"], arguments)
             build = Build(Path(scratch).resolve(), python)
             for stage in stages:
-                env = _stage(build, stage)
+                env = _stage(build, stage, last=stage is stages[-1])
             _look(build)
             image_run.run(build.root, build.scratch, stages[-1], env, build.mapped, build.skipped)
         except (CheckFailed, image_run.RunFailed, dockerfile.BadDockerfile) as exc:
@@ -101,10 +101,13 @@ def stand_in(tag: str, arguments: list[str]) -> str:
 def _managed(version: str) -> list[str]:
     """Return interpreters that pyenv keeps off the path."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    return [str(path) for path in sorted(root.glob(f"versions/{version}.*/bin/python"), reverse=True)]
+    try:
+        return [str(path) for path in sorted(root.glob(f"versions/{version}.*/bin/python"), reverse=True)]
+    except OSError:  # another user's
+        return []
 
 
-def _stage(build: Build, stage: Stage) -> dict[str, str]:
+def _stage(build: Build, stage: Stage, *, last: bool) -> dict[str, str]:
     """Build a stage; return its environment."""
     build.root.mkdir()
     say(f"stage {stage.name}, from {stage.base}")
@@ -120,9 +123,8 @@ def _stage(build: Build, stage: Stage) -> dict[str, str]:
             _copy(build, each, folder)
         elif each.name == "RUN":
             _run(build, each, folder, env)
-    kept = build.scratch / "stages" / stage.name
-    build.stages[stage.name] = kept
-    if stage.instructions[-1].name != "CMD":  # not the last stage: the next takes its place at the same paths
+    if not last:  # the next stage takes its place, at the same paths
+        kept = build.stages[stage.name] = build.scratch / "stages" / stage.name
         kept.parent.mkdir(exist_ok=True)
         build.root.rename(kept)
     return env

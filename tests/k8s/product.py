@@ -32,6 +32,8 @@ def complaints(objects: list[Object], *, overlay: bool) -> list[str]:
             found += [f"{title(thing)}: {problem}" for problem in _exposure(thing)]
         if thing["kind"] == "HorizontalPodAutoscaler" and overlay:
             found += [f"{title(thing)}: {problem}" for problem in _ownership(thing, objects)]
+        if thing["kind"] == "Secret":
+            found.append(f"{title(thing)}: is made by command, and never in a file")
         if thing["kind"] == "Namespace":
             found += [f"{title(thing)}: {problem}" for problem in _namespace(thing)]
     return found

@@ -156,6 +156,7 @@ NAMES = [
     ("Service", "", DROP, "no Service/firstopen"),
 ]
 PRODUCT = [
+    ("ConfigMap/firstopen-config", "kind", "Secret", "made by command, and never in a file"),
     ("Namespace", "metadata.labels", {}, "does not enforce the restricted"),
     ("Deployment", "spec.replicas", 3, "every apply would undo"),
     ("Deployment", "spec.strategy.rollingUpdate.maxUnavailable", 1, "maxUnavailable 0"),
