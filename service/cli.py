@@ -28,10 +28,27 @@ def main() -> None:
 main.add_command(sandbox_command)
 
 
+@main.command(
+    "outbox",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="What has not reached Dub yet, what never will, and why.",
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def outbox(args: tuple[str, ...]) -> None:
+    """Hand over to the outbox's own commands."""
+    from service.outbox_cli import outbox_command
+
+    outbox_command.main(list(args), prog_name="firstopen outbox")
+
+
 @main.command()
 @click.option("--host", help="Address to listen on.  [FIRSTOPEN_HOST; 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on.  [FIRSTOPEN_PORT; 8000]")
-def serve(host: str | None, port: int | None) -> None:
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; more need Valkey."
+)
+def serve(host: str | None, port: int | None, workers: int) -> None:
     """Answer app opens over HTTP.
 
     With FIRSTOPEN_CONFIG, the apps of that file, against Dub itself (DUB_BASE_URL). Without it, the
@@ -40,6 +57,7 @@ def serve(host: str | None, port: int | None) -> None:
     from service.boot import serve as boot
     from service.server import PortTaken
     from service.settings import SettingsError
+    from service.store.database import DataDirTaken
 
     env = {**os.environ}
     if host:
@@ -47,8 +65,8 @@ def serve(host: str | None, port: int | None) -> None:
     if port:
         env["FIRSTOPEN_PORT"] = str(port)
     try:
-        boot(env)
-    except (SettingsError, PortTaken) as exc:
+        boot(env, workers)
+    except (SettingsError, PortTaken, DataDirTaken) as exc:
         _stop(str(exc))
 
 
@@ -99,14 +117,10 @@ def routes(url: str | None, app_version: str | None, app_name: str | None) -> No
 
 
 def _settings() -> "Settings":
-    """Read the settings that serve would use: a missing secret is no reason not to look at routes."""
     from service import demo, settings
 
-    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
     try:
-        if "FIRSTOPEN_CONFIG" in env:
-            return settings.load(env)
-        return demo.settings(env)
+        return settings.of_commands(demo.settings)
     except settings.SettingsError as exc:
         _stop(str(exc))
 

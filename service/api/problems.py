@@ -23,6 +23,7 @@ from service.resolve.errors import (
     MissingKey,
     NotConfigured,
     OverBudget,
+    StoreFailed,
     UnknownLink,
     UnknownOpen,
     UnsupportedBody,
@@ -158,6 +159,8 @@ class Problems:
                 message = "Dub refuses this app's Dub API key"
             case NotConfigured():
                 message = "this app has no Dub API key"
+            case StoreFailed():
+                message = "the disk does not take writes: nothing was accepted"
             case _:
                 message = "Dub cannot be reached"
         self._log.warning(Event.UPSTREAM_FAILED, error=type(exc).__name__, detail=str(exc))

@@ -2,11 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.metrics import MetricWrapperBase
 
+from service.telemetry import Metrics
 from tests.k8s import check, kustomize, metrics
 from tests.k8s.documents import Object
 
@@ -49,6 +53,23 @@ def test_alerts_and_panels_name_only_our_metrics(objects: list[Object], dashboar
     assert metrics.complaints(objects) == []
     assert len(alerts(objects)) >= 10
     assert series_in(json.dumps([alerts(objects), dashboard])) <= metrics.METRICS.keys()
+
+
+def test_the_list_is_what_the_service_has() -> None:
+    """A metric of the list that the service has is of the kind and with the labels that the list says."""
+    served = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name: (metric.type, labels)
+        for metric, labels in _described(Metrics())
+    }
+    assert len(served.keys() & metrics.METRICS.keys()) >= 10
+    for name in served.keys() & metrics.METRICS.keys():
+        assert served[name] == metrics.METRICS[name], name
+
+
+def _described(served: Metrics) -> Iterator[tuple[Metric, frozenset[str]]]:
+    for part in vars(served).values():
+        if isinstance(part, MetricWrapperBase):
+            yield next(iter(part.describe())), frozenset(part._labelnames)
 
 
 def test_the_dashboard_shows_every_metric(dashboard: Any) -> None:
