@@ -1,10 +1,12 @@
 """The only place where concrete parts meet."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import NamedTuple
 
 import httpx
 import structlog
@@ -64,14 +66,15 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
 ) -> Litestar:
-    """Wire the service. Tests replace ``transport``, ``clock`` (monotonic) and ``wall`` (Unix, seconds)."""
+    """Wire the service. Tests replace ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
     apps = {name: _compile(name, settings) for name in settings.apps}
-    parts = _Parts(settings, apps, transport, clock, wall, log)
+    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
         [_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
@@ -107,6 +110,14 @@ def create_app(
     )
 
 
+class _Time(NamedTuple):
+    """Seconds: monotonic, Unix, and waiting for some to pass."""
+
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+
+
 class _Parts:
     """The concrete parts, in the order in which they need each other."""
 
@@ -115,14 +126,13 @@ class _Parts:
         settings: Settings,
         apps: Mapping[str, App],
         transport: httpx.AsyncBaseTransport,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
+        timing: _Time,
         log: Log,
     ) -> None:
         self._settings = settings
         self._transport = transport
-        self._clock = clock
-        self._wall = wall
+        clock, wall = self._clock, self._wall = timing.clock, timing.wall
+        self._sleep = timing.sleep
         self._log = log
         self.metrics = Metrics()
         new_id = RandomIds()
@@ -203,6 +213,7 @@ class _Parts:
             log=self._log,
             clock=self._clock,
             wall=self._wall,
+            sleep=self._sleep,
         )
         return AppMatching(
             Matcher(networks=networks, window=window, claims=self._claims, rules=rules), feed, rules
@@ -229,7 +240,7 @@ class _Parts:
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
-        self._second_looks = SecondLooks(self.first_launch, openings, self._clock)
+        self._second_looks = SecondLooks(self.first_launch, openings, self._clock, self._sleep)
         return Resolver(
             climber=climber,
             memory=memory,

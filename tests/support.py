@@ -85,6 +85,12 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until somebody has advanced this clock far enough."""
+        until = self() + seconds
+        while self() < until:  # noqa: ASYNC110  the clock is somebody else's to move
+            await asyncio.sleep(0.001)
+
     def wall(self) -> float:
         """Unix seconds, moving along."""
         return 1_785_585_600 + self()
