@@ -169,7 +169,10 @@ def _whole(field: str, number: float | None, low: int, high: int) -> int | None:
 def _metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
     """Hold metadata to Dub's length, which is that of its JSON as JavaScript writes it."""
     if metadata is not None:
-        text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        try:
+            text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        except RecursionError as exc:
+            raise InvalidField("metadata", "is nested too deep") from exc
         if len(text) > _METADATA_MAX_CHARS:
             raise InvalidField("metadata", f"expected at most {_METADATA_MAX_CHARS} characters as JSON")
     return metadata
