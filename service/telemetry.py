@@ -49,6 +49,10 @@ class Event(StrEnum):
     """An appVersion that is no version, of this ``shape``: taken as new enough for every route."""
     UPSTREAM_FAILED = "upstream.failed"
     """Dub did not take a lead, a sale or a question about events; the caller was told 503."""
+    CLICKS_UNAVAILABLE = "clicks.unavailable"
+    """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
+    CLICKS_AVAILABLE = "clicks.available"
+    """Dub's click events can be had again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
