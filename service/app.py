@@ -69,7 +69,7 @@ def create_app(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
 ) -> Litestar:
-    """Wire the service. Tests replace ``transport`` and time (``clock`` is monotonic, ``wall`` Unix seconds)."""
+    """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)

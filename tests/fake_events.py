@@ -51,8 +51,9 @@ class FakeEvents:
     def odd(self, body: bytes) -> None:
         self._events.append((self.now, self.now, False, body))
 
-    async def events(self, api_key: str, query: str) -> "Stream":
-        assert api_key == "dub_secret"
+    async def events(self, app: App, query: str, *, patience_s: float) -> "Stream":
+        assert app.dub_api_key == "dub_secret"
+        assert patience_s > 0
         asked = dict(parse_qsl(query))
         self.queries.append(asked)
         self.called_at.append(self._clock())

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import httpx
 import pytest
 
-from service.dub.client import DubClient
+from service.dub.breaker import BreakerPolicy
+from service.dub.client import ENDPOINTS, DubClient
+from service.dub.guard import Guards
 from service.resolve.click_feed import OVERLAP_S, ClickFeed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.matcher import Matcher
@@ -15,7 +17,7 @@ from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.traits import traits_of_open
 from service.resolve.window import ClickWindow
-from service.telemetry import configure_logs
+from service.telemetry import Metrics, configure_logs
 from tests.sandbox.support import IPHONE, MAC, NOON, OKHTTP, PIXEL, FakeClock, Sandbox, build
 
 HOME, OFFICE = "203.0.113.7", "203.0.113.200"
@@ -42,7 +44,16 @@ class World:
         self.clock = FakeClock()
         self.sandbox: Sandbox = build(self.clock)
         transport = httpx.ASGITransport(self.sandbox.app)  # type: ignore[arg-type]  # two ASGI vocabularies
-        dub = DubClient(transport, "http://127.0.0.1:8001", 5, wall=self.clock)
+        policy = BreakerPolicy(window_s=10, failures_min=10, failure_ratio=0.5, open_s=5)
+        guards = Guards(
+            ENDPOINTS,
+            policy=policy,
+            in_flight_max=100,
+            slow_s=5,
+            clock=self._monotonic,
+            metrics=Metrics(),
+        )
+        dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, wall=self.clock)
         networks = Networks(b"a secret for tests")
         self.window = ClickWindow(3600)
         self.feed = ClickFeed(

@@ -80,7 +80,7 @@ class Service:
 
     def __init__(self, networks: Networks, window: ClickWindow) -> None:
         self._matcher = Matcher(networks=networks, window=window, claims=MemoryClaims(), rules=Rules())
-        self._identity = Identity(_SECRET)
+        self._identity = Identity([_SECRET])
         self._proxies = TrustedProxies(["127.0.0.0/8"])
         self._decode = msgspec.json.Decoder(_Report).decode
         self._encode = msgspec.json.Encoder().encode
@@ -179,7 +179,7 @@ class _Dub:
     def __init__(self) -> None:
         self._pages = iter([_page(number) for number in range(_PAGES)])
 
-    async def events(self, _api_key: str, _query: str) -> "_Stream":
+    async def events(self, app: App, query: str, *, patience_s: float) -> "_Stream":  # noqa: ARG002  a port's
         return _Stream(next(self._pages, b"[]"))
 
 
