@@ -71,7 +71,6 @@ class Resolver:
         self._new_id = new_id
         self._log = log
         self._metrics = metrics
-        self._hits, self._misses = (metrics.cache.labels("memory", each) for each in ("hit", "miss"))
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
         self._parsed_links: dict[str, DeepLink] = {}
@@ -94,7 +93,7 @@ class Resolver:
             self.in_flight -= 1
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
-        self._metrics.opened(opened.app, opened.match.type, opened.source, outcome)
+        self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -105,9 +104,9 @@ class Resolver:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
         if known is not None and known.repeat_until > self._clock():
-            self._hits.inc()
+            self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
-        self._misses.inc()
+        self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
