@@ -47,13 +47,7 @@ from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
 from service.settings import AppSettings, Settings, compile_router
-from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
-from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.housekeeping import Housekeeping
-from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryLimits, MemoryStore
-from service.store.sealing import Seal
+from service.stores import choose
 from service.telemetry import Event, Log, Metrics
 
 _DAY_S = 86_400
@@ -140,19 +134,12 @@ class _Parts:
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = _guards(settings, clock, self.metrics)
-        self.database = Database(
-            settings.data_dir,
-            JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
-            log,
-            committed=self.metrics.store_commits.inc,
-        )
-        journal = SqliteJournal(self.database, clock, wall)
+        self.stores = choose(settings, log, self.metrics, clock, wall)
         self.outbox = self._outbox(tuple(apps), new_id)
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
-        self._claims = SqliteClaims(self.database, wall)
         self.first_launch = self._first_launches(apps, dub)
-        self.resolver = self._resolver(dub, journal, identity, recent, new_id)
+        self.resolver = self._resolver(dub, identity, recent, new_id)
         self.conversions = Conversions(
             dub=dub,
             outbox=self.outbox,
@@ -168,17 +155,14 @@ class _Parts:
             conversions=self.conversions,
             outbox=self.outbox,
             resolver=self.resolver,
-            journal=journal,
+            journal=self.stores.journal,
             identity=identity,
         )
         self._replays = Replays(self.resolver, apps)
-        self._housekeeping = Housekeeping(
-            journal, self._claims, settings.installs.install_ttl_days * _DAY_S, wall
-        )
 
     def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
         outbox = DurableOutbox(
-            SqliteEntries(self.database, Seal(self._settings.secrets)),
+            self.stores.entries,
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=_outbox_policy(self._settings),
@@ -216,24 +200,23 @@ class _Parts:
             sleep=self._sleep,
         )
         return AppMatching(
-            Matcher(networks=networks, window=window, claims=self._claims, rules=rules), feed, rules
+            Matcher(networks=networks, window=window, claims=self.stores.claims, rules=rules), feed, rules
         )
 
     def _resolver(
         self,
         dub: DubClient,
-        journal: SqliteJournal,
         identity: Identity,
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = MemoryStore(_memory_limits(self._settings), self._clock)
+        memory = self.stores.memory
         openings = Openings(memory, _lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
             memory=memory,
-            journal=journal,
+            journal=self.stores.journal,
             identity=identity,
             recent=recent,
             openings=openings,
@@ -244,7 +227,7 @@ class _Parts:
         return Resolver(
             climber=climber,
             memory=memory,
-            journal=journal,
+            journal=self.stores.journal,
             outbox=self.outbox,
             identity=identity,
             openings=openings,
@@ -263,8 +246,7 @@ class _Parts:
         sell = self.conversions.deliver
         async with (
             _closing(self._transport.aclose),
-            _opened(self.database.open, self.database.close),
-            _closing(self._housekeeping.close),
+            _opened(self.stores.open, self.stores.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _opened(
@@ -274,7 +256,6 @@ class _Parts:
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
-            self._housekeeping.start()
             yield
 
     async def scrape(self) -> bytes:
@@ -296,8 +277,7 @@ class _Parts:
         """Name what does not work right now."""
         missing = [f"{variable} is not set" for variable in self._settings.keys_missing]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
-        disk = [f"disk: {self.database.failing}: no leads"] if self.database.failing else []
-        return (*missing, *breakers, *disk, *self.first_launch.problems())
+        return (*missing, *breakers, *self.stores.problems(), *self.first_launch.problems())
 
 
 @asynccontextmanager
@@ -335,18 +315,6 @@ def _keys(app: App, name: str, settings: Settings) -> AppKeys:
     publishable = (key.encode() for key in settings.apps[name].publishable_keys)
     server = (key.encode() for key in settings.server_keys.get(name, ()))
     return AppKeys(app, tuple(publishable), tuple(server))
-
-
-def _memory_limits(settings: Settings) -> MemoryLimits:
-    cache = settings.cache
-    return MemoryLimits(
-        opens_max=cache.opens_max,
-        open_ttl_s=cache.answer_ttl_s,
-        links_max=cache.links_max,
-        link_ttl_s=cache.link_stale_days * 86_400,
-        unknown_links_max=cache.unknown_links_max,
-        unknown_link_ttl_s=cache.unknown_link_ttl_s,
-    )
 
 
 def _warn(settings: Settings, log: Log) -> None:

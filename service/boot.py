@@ -13,6 +13,7 @@ from service.app import create_app
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
+from service.stores import refuse_bad_valkey_url
 from service.telemetry import configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
@@ -29,7 +30,7 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
             "--workers: more than one needs FIRSTOPEN_VALKEY_URL, where they share what they know"
         )
     if env.get("FIRSTOPEN_VALKEY_URL"):
-        raise SettingsError("FIRSTOPEN_VALKEY_URL: this version keeps everything on one machine; unset it")
+        refuse_bad_valkey_url(env["FIRSTOPEN_VALKEY_URL"])
     if "FIRSTOPEN_CONFIG" in env:
         _serve_alone(settings.load(env))
     else:
@@ -38,7 +39,8 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
 
 def _serve_alone(configured: Settings) -> None:
     log = configure_logs(configured.log_level)
-    refuse_taken(configured.data_dir)
+    if not configured.valkey_url:
+        refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     sock = listen(configured.host, configured.port)
@@ -59,7 +61,8 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
-    refuse_taken(configured.data_dir)
+    if not configured.valkey_url:
+        refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     links = demo_links()

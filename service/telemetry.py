@@ -65,6 +65,13 @@ class Event(StrEnum):
     """The disk takes writes again; ``lost`` are opens that were forgotten meanwhile."""
     STORE_REFUSED = "store.refused"
     """A mistake of ours: a write that the store cannot do, left out."""
+    VALKEY_FAILING = "valkey.failing"
+    """Valkey does not answer as it should: opens go on in process, no click is given, leads may get 503."""
+    VALKEY_RECOVERED = "valkey.recovered"
+    """Valkey answers again."""
+    VALKEY_NOT_DURABLE = "valkey.not_durable"
+    """The server acknowledges what is not on its disk yet (``appendonly yes``, ``appendfsync always``
+    would be): leads and claims of its last moments are lost if it crashes."""
     ENTRY_DELIVERED = "outbox.delivered"
     """A lead or sale has reached Dub."""
     ENTRY_DEAD = "outbox.dead"
@@ -163,6 +170,7 @@ class Metrics:
         self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest queued entry.")
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
+        self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
         self.store_commits = self._counter("store_commits", "Durable commits.")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -52,6 +52,12 @@ class Case(Struct, gc=False, eq=False):
         """Return its strongest evidence that is a link."""
         return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
 
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """Return the domains and keys of all its evidence that is a link."""
+        found = (rung.link for rung in self.ladder.rungs)
+        return [(link.domain, link.key) for link in found if link is not None]
+
     def owed(self, open_id: str, rung: Rung) -> OwedOpen:
         """Return what it takes to report this open to Dub later, by this rung's link."""
         report = self.report

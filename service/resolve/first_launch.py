@@ -102,7 +102,8 @@ class FirstLaunches:
         try:
             decision = await decide(ip, opened, told)
         except StoreFailed:
-            return Look(_none("not_recorded"), "the disk takes no claim, so no click is given", pending=True)
+            detail = "the claim cannot be written down, so no click is given"
+            return Look(_none("not_recorded"), detail, pending=True, again=True)
         return _looked(decision, outcome)
 
     async def close(self) -> None:

@@ -110,12 +110,9 @@ class Resolver:
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
-        opened = self._at_once(open_id, case)
+        asks_others = self._memory.is_shared and self._left_s(report) > 0
+        opened = None if asks_others else self._settle_at_once(open_id, case)
         if opened is not None:
-            self._keep(case, opened)
-            steps = Steps(case.report.caller.arrived)
-            _explain_at_once(case, opened, steps)
-            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
             return Settled(opened, repeat=owed)
         flight = self._flights.launch(case.key, open_id, self._decide(open_id, case))
         opened = await self._wait(flight, case)
@@ -164,8 +161,19 @@ class Resolver:
         return answer, trace
 
     async def find(self, open_id: str) -> Open | None:
-        """Find an open, however long ago it was; raises ``StoreFailed``."""
-        return self._memory.opened(open_id) or await self._journal.opened(open_id)
+        """Find an open, however long ago it was; raises ``StoreFailed``.
+
+        One that is pending here may have been settled by another replica.
+        """
+        known = self._memory.opened(open_id)
+        if known is not None and not (known.pending and self._memory.is_shared):
+            return known
+        try:
+            return await self._journal.opened(open_id) or known
+        except StoreFailed:
+            if known is None:
+                raise
+            return known
 
     async def replay(self, app: App, owed: OwedOpen) -> None:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
@@ -226,6 +234,16 @@ class Resolver:
         self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
         return self._owing(open_id, case, case.first_link)
 
+    def _settle_at_once(self, open_id: str, case: Case) -> Open | None:
+        """Decide and remember what needs nobody else."""
+        opened = self._at_once(open_id, case)
+        if opened is not None:
+            self._keep(case, opened)
+            steps = Steps(case.report.caller.arrived)
+            _explain_at_once(case, opened, steps)
+            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+        return opened
+
     def _repeat(self, case: Case, known: Open) -> Settled:
         """Answer from memory, at once; the route will be that of the build that asks now."""
         self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
@@ -254,6 +272,15 @@ class Resolver:
         whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         steps = Steps(self._clock())
         try:
+            first_launch = case.first_launch_key if case.link is None else None
+            known = await self._memory.shared(case.key, first_launch, case.links)
+            if known is not None and known.repeat_until > self._clock():
+                return known
+            if known is not None and self._still_owed(known):
+                open_id = known.open_id
+            at_once = self._settle_at_once(open_id, case) if self._memory.is_shared else None
+            if at_once is not None:
+                return at_once
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
             if isinstance(exc, DubCrowded):

@@ -48,6 +48,8 @@ _NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for 
 class SqliteEntries:
     """Fills ``resolve.owed.Entries``."""
 
+    is_shared = False
+
     def __init__(self, database: Database, seal: Seal) -> None:
         self._database = database
         self._seal = seal
