@@ -16,7 +16,7 @@ run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, b
 	@$(BIN)/firstopen serve
 
 test: lint ## lint, type-check and run every test (installs valkey-server or redis-server if both are missing)
-	@command -v valkey-server redis-server >/dev/null || { apt-get update && \
+	@command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { apt-get update && \
 		{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
 	@$(BIN)/python -m pytest
 

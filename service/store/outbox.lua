@@ -68,7 +68,7 @@ local function unlist(id)
 end
 
 local function remove(id)
-  if call('EXISTS', entry(id)) == 0 then return 0 end
+  if not field(id, 'lane') then return 0 end
   local state, kind = field(id, 'state'), field(id, 'kind')
   local lane = unlist(id)
   call('ZREM', P .. 'delivered:' .. kind, id)
@@ -245,6 +245,14 @@ function ops.finish(id, state, reason, now)
 end
 
 function ops.remove(id) return remove(id) end
+
+-- Forget an entry whose caller was told that it failed, and refuse it if it comes after all.
+function ops.refuse(id)
+  remove(id)
+  call('HSET', entry(id), 'state', 'refused')
+  call('EXPIRE', entry(id), 3600)
+  return 0
+end
 
 function ops.drop_lane(lane)
   for _, id in ipairs(call('LRANGE', P .. 'lane:' .. lane, 0, -1)) do

@@ -67,7 +67,7 @@ class SharedEntries:
         try:
             earlier = await self._do("add", "add", self._consumer, *self._fields(entry))
         except StoreFailed:
-            self._behind.put(self._command("remove", entry.id))  # it may have got there all the same
+            self._behind.put(self._command("refuse", entry.id))  # it may get there all the same
             raise
         if not earlier and not entry.waits_for:
             self._mine[entry.id] = entry

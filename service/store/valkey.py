@@ -7,9 +7,10 @@ stalled server costs opens nothing. What is written behind waits (bounded) for t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from prometheus_client import Counter
@@ -30,12 +31,15 @@ WRITE_S = 0.25
 BEHIND_S = 1.0
 
 Operation = Literal["recall", "keep", "claim", "outbox", "boot"]
-T = TypeVar("T")
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 _SOCKET_S = 1.0  # an operation's own time is shorter, but what is written behind may take this long
 _CONNECT_S = 0.25
-_CONNECTIONS_MAX = 64
+_SENDERS_MAX = 4
+_TICKS = (
+    8  # a timeout is so many turns at least: a process that is busy itself finds its reply in one of them
+)
+_CONNECTIONS_MAX = 2 * _SENDERS_MAX
 _FAULTS_IN_A_ROW = 3
 _HELD_S = 0.5
 _BEHIND_MAX = 50_000
@@ -47,6 +51,14 @@ class BadValkeyURL(ValueError):
     """A URL that names no server."""
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """Commands of one asker, to be sent."""
+
+    commands: Sequence[Command]
+    replies: asyncio.Future[list[Any]]
+
+
 class Valkey:
     """One process's way to the server. ``clock`` is monotonic seconds."""
 
@@ -55,6 +67,8 @@ class Valkey:
         self._faults = faults
         self._log = log
         self._clock = clock
+        self._asked: deque[_Asked] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
         self._in_a_row = 0
         self._held_until = 0.0
         self.failing: str | None = None
@@ -62,15 +76,19 @@ class Valkey:
     async def ask(
         self, operation: Operation, commands: Sequence[Command], timeout_s: float, *, is_behind: bool = False
     ) -> list[Any]:
-        """Send commands together, not as a transaction; return their replies. Raises ``StoreFailed``.
+        """Send commands, not as a transaction; return their replies. Raises ``StoreFailed``.
 
         Of what is written behind, a command that is itself faulty is left out: it would never succeed.
         """
         if self._clock() < self._held_until:
             raise StoreFailed("Valkey is not asked for a moment")
         try:
-            async with asyncio.timeout(timeout_s):
-                replies = await _cancellable(self._send(commands, is_behind=is_behind))
+            replies = await self._replies(commands, timeout_s)
+            for command, reply in zip(commands, replies, strict=True):
+                if is_behind and _is_our_mistake(reply):
+                    self._log.error(Event.STORE_REFUSED, error=type(reply).__name__, command=str(command[0]))
+                elif isinstance(reply, Exception):
+                    raise reply
         except (RedisError, OSError, TimeoutError) as exc:
             await self._fault(operation, exc)
             raise StoreFailed(f"Valkey: {type(exc).__name__}") from exc
@@ -98,20 +116,58 @@ class Valkey:
 
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._senders:
+            await asyncio.wait(self._senders, timeout=BEHIND_S)
         await self._client.aclose()
 
-    async def _send(self, commands: Sequence[Command], *, is_behind: bool) -> list[Any]:
+    async def _replies(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        """Send commands together with whoever else asks at the moment."""
+        asked = _Asked(commands, asyncio.get_running_loop().create_future())
+        self._asked.append(asked)
+        if len(self._senders) < _SENDERS_MAX:
+            task = asyncio.create_task(self._send_on())
+            self._senders.add(task)
+            task.add_done_callback(self._senders.discard)
+        for _ in range(_TICKS):
+            await asyncio.wait((asked.replies,), timeout=timeout_s / _TICKS)
+            if asked.replies.done():
+                return asked.replies.result()
+        asked.replies.cancel()
+        raise TimeoutError
+
+    async def _send_on(self) -> None:
+        """Send what is asked until nothing is: in a task of its own: redis-py may swallow a cancellation."""
+        while self._asked:
+            together: list[_Asked] = []
+            size = 0
+            while self._asked and size < _BATCH:
+                asked = self._asked.popleft()
+                if not asked.replies.done():
+                    together.append(asked)
+                    size += len(asked.commands)
+            if not together:
+                return
+            try:
+                async with asyncio.timeout(2 * _SOCKET_S):
+                    replies = await self._send([each for asked in together for each in asked.commands])
+            except Exception as exc:  # noqa: BLE001  whoever asked hears of it
+                for asked in together:
+                    if not asked.replies.done():
+                        asked.replies.set_exception(exc)
+                continue
+            at = 0
+            for asked in together:
+                if not asked.replies.done():
+                    asked.replies.set_result(replies[at : at + len(asked.commands)])
+                at += len(asked.commands)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._pipe(commands)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            known = [_spelled_out(command) for command in commands]
-            again = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            for at, reply in zip(again, await self._pipe([known[at] for at in again]), strict=True):
+        again = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if again:
+            spelled_out = [Script.spelled_out(commands[at]) for at in again]
+            for at, reply in zip(again, await self._pipe(spelled_out), strict=True):
                 replies[at] = reply
-        for at, reply in enumerate(replies):
-            if is_behind and _is_our_mistake(reply):
-                self._log.error(Event.STORE_REFUSED, error=type(reply).__name__, command=str(commands[at][0]))
-            elif isinstance(reply, Exception):
-                raise reply
         return replies
 
     async def _pipe(self, commands: Sequence[Command]) -> list[Any]:
@@ -254,16 +310,6 @@ def connect(url: str) -> Redis | RedisCluster:
     return Redis(host=hosts[0][0], port=hosts[0][1], max_connections=_CONNECTIONS_MAX, **options)
 
 
-async def _cancellable(work: Coroutine[Any, Any, T]) -> T:
-    """Do the work; a cancellation that redis-py swallows (8.1 does, taking a connection) counts."""
-    task = cast("asyncio.Task[Any]", asyncio.current_task())
-    before = task.cancelling()
-    done = await work
-    if task.cancelling() > before:
-        raise asyncio.CancelledError
-    return done
-
-
 def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
     hosts = []
     for each in netloc.rpartition("@")[2].split(","):
@@ -303,10 +349,6 @@ def _number(text: str) -> int:
     if not text.isdecimal():
         raise BadValkeyURL(f"expected a database number, got {text!r}")
     return int(text)
-
-
-def _spelled_out(command: Command) -> Command:
-    return Script.spelled_out(command) if command[0] == "EVALSHA" else command
 
 
 def _text(value: bytes | str) -> str:

@@ -1,6 +1,7 @@
 """The outbox's entries in a real Valkey: what two replicas may and may not do at the same time."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -199,6 +200,20 @@ async def test_nothing_is_acknowledged_while_the_server_is_away(server: Server, 
     server.start()
     await until(here, ["open-1"])
     assert await here.status("lead-1") is None
+
+
+async def test_an_entry_that_arrives_after_its_refusal_is_not_sent(
+    server: Server, here: SharedEntries
+) -> None:
+    """A stalled server that takes an entry late, after its caller heard of a failure, does not keep it."""
+    await here.depths("queued")
+    server.signal(signal.SIGSTOP)
+    with pytest.raises(StoreFailed):
+        await here.add(entry("lead-1"))
+    server.signal(signal.SIGCONT)
+    assert await here.add(entry("lead-2", lane="ben")) is False
+    assert await due(here) == ["lead-2"]
+    assert await here.depths("queued") == {("lead", "queued"): 1}
 
 
 async def test_every_key_has_a_version_a_shard_and_an_end(server: Server, here: SharedEntries) -> None:
