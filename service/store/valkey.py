@@ -222,7 +222,9 @@ class Behind:
         self._waiting: deque[Command] = deque()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._sending = asyncio.Lock()
+        self._flushers: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._put = self._sent = 0
+        self._failing = False
         self.lost = 0
 
     def put(self, *commands: Command) -> None:
@@ -230,15 +232,21 @@ class Behind:
         for command in commands:
             if len(self._waiting) >= _BEHIND_MAX:
                 self._waiting.popleft()
+                self._sent += 1
                 self.lost += 1
             self._waiting.append(command)
+            self._put += 1
         self._wanted.set()
 
     async def flush(self) -> None:
-        """Send what waits, so that the next question sees it; raises ``StoreFailed``."""
-        while self._waiting or self._sending.locked():
-            async with self._sending:
-                await self._send()
+        """Wait until what was put so far is sent: the next question sees it. Raises ``StoreFailed``."""
+        if self._sent >= self._put:
+            return
+        if self._failing:
+            raise StoreFailed("Valkey takes no writes at the moment")
+        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushers.append((self._put, flushed))
+        await flushed
 
     def start(self) -> None:
         """Begin."""
@@ -250,7 +258,8 @@ class Behind:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         try:
-            await self.flush()
+            while self._waiting:
+                await self._send()
         except StoreFailed:
             return
 
@@ -259,20 +268,30 @@ class Behind:
             await self._wanted.wait()
             self._wanted.clear()
             try:
-                await self.flush()
-            except StoreFailed:
+                while self._waiting:
+                    await self._send()
+            except StoreFailed as exc:
+                self._failing = True
                 self._wanted.set()
+                while self._flushers:
+                    _, flushed = self._flushers.popleft()
+                    if not flushed.done():
+                        flushed.set_exception(exc)
                 await asyncio.sleep(_HELD_S)
 
     async def _send(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-        if not batch:
-            return
         try:
             await self._valkey.ask(self._operation, batch, BEHIND_S, is_behind=True)
         except BaseException:
             self._waiting.extendleft(reversed(batch))
             raise
+        self._failing = False
+        self._sent += len(batch)
+        while self._flushers and self._flushers[0][0] <= self._sent:
+            _, flushed = self._flushers.popleft()
+            if not flushed.done():
+                flushed.set_result(None)
 
 
 def connect(url: str) -> Redis | RedisCluster:
