@@ -15,6 +15,7 @@ from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
 from service.stores import refuse_bad_valkey_url
 from service.telemetry import configure_logs
+from service.workers import run_workers
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -32,17 +33,17 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
     if env.get("FIRSTOPEN_VALKEY_URL"):
         refuse_bad_valkey_url(env["FIRSTOPEN_VALKEY_URL"])
     if "FIRSTOPEN_CONFIG" in env:
-        _serve_alone(settings.load(env))
+        _serve_alone(settings.load(env), workers)
+    elif workers > 1:
+        raise SettingsError("--workers: the demo is one process; FIRSTOPEN_CONFIG lifts that")
     else:
         _serve_demo(env)
 
 
-def _serve_alone(configured: Settings) -> None:
+def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
     if not configured.valkey_url:
         refuse_taken(configured.data_dir)
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
     sock = listen(configured.host, configured.port)
     apps = ", ".join(configured.apps)
     _say(
@@ -51,7 +52,16 @@ def _serve_alone(configured: Settings) -> None:
         "Try it, with one of your links:",
         _curl(configured),
     )
-    run([_served(app, sock, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+    def work() -> None:
+        readiness = Readiness()
+        app = create_app(configured, readiness=readiness)
+        run([_served(app, sock, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+    if workers > 1:
+        run_workers(workers, work, log)
+    else:
+        work()
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:

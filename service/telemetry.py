@@ -33,6 +33,8 @@ class Event(StrEnum):
     """A stop was asked for: readiness is false, requests in flight finish."""
     STOPPED = "service.stopped"
     """Everything is closed, in reverse order of birth."""
+    WORKER_DIED = "service.worker_died"
+    """A worker process ended on its own, with this exit ``status``; another one takes its place."""
     SECRET_WEAK = "config.secret_weak"  # noqa: S105  an event's name
     """FIRSTOPEN_SECRET is short enough to guess; its hashes can be reversed by whoever does."""
     KEYS_MISSING = "config.keys_missing"

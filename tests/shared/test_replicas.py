@@ -1,6 +1,7 @@
 """Two replicas with one Valkey: what one of them knows or owes, the other one does."""
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
@@ -159,3 +160,24 @@ def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path)
     world.dub.well()
     assert finished(["outbox", "retry", "--all"], tmp_path, env) == (0, "1 queued again")
     until(lambda: len(world.dub.events("leads")) == 1)
+
+
+def test_workers_are_one_service(world: World, tmp_path: Path) -> None:
+    """Processes on one port answer as one; one that is killed is replaced, and a stop ends all of them."""
+    with replica(tmp_path, world.dub, world.server.url, "--workers", "2") as both:
+        first = both.open(deepLink=PROMO, installId="install-anna")
+        pids = {int(line) for line in children(both.process.popen.pid)}
+        assert len(pids) == 2
+        for _ in range(20):
+            with httpx.Client(base_url=both.base, headers=both.http.headers) as fresh:  # any worker's
+                again = fresh.post("/v1/opens", json={"deepLink": PROMO, "installId": "install-anna"}).json()
+            assert again["openId"] == first["openId"]
+        victim = min(pids)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(set(children(both.process.popen.pid)) - {str(victim)}) == 2)
+        assert both.process.stop() == 0
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
