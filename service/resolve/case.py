@@ -22,6 +22,7 @@ class Case(Struct, gc=False, eq=False):
     key: bytes
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
+    owes: bool = False  # it was answered before, without Dub
 
     @property
     def ip(self) -> str | None:

@@ -110,6 +110,7 @@ class Resolver:
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
+        case.owes = owed
         opened = self._at_once(open_id, case)
         if opened is not None:
             self._keep(case, opened)
@@ -277,9 +278,9 @@ class Resolver:
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
         """Remember a decision, and let go of what was owed for it."""
-        before = self._memory.answer(case.key)
         self._keep(case, opened)
-        if before is not None and before.pending and not opened.pending:
+        flight = self._flights.under_way(case.key)
+        if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id, case.key)
         if opened.link is not None:
             self._remember_parsed(case)
