@@ -122,7 +122,7 @@ def test_stragglers_neither_close_nor_open(breaker: Breaker, clock: FakeClock) -
     """Calls from before it opened change nothing any more: not open, not half-open, not with a probe out."""
     fail(breaker, 4)
     succeed(breaker, 100)
-    assert breaker.state == "open"
+    assert breaker.retry_in_s() == POLICY.open_s
     clock.advance(POLICY.open_s)
     succeed(breaker, 100)
     fail(breaker, 100)
