@@ -125,7 +125,7 @@ class _Parts:
             committed=self.metrics.store_commits.inc,
         )
         journal = SqliteJournal(self.database, clock, wall)
-        self.outbox = self._outbox(tuple(apps), new_id)
+        self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
@@ -150,14 +150,13 @@ class _Parts:
         self._replays = Replays(self.resolver, apps)
         self._housekeeping = Housekeeping(journal, settings.installs.install_ttl_days * _DAY_S, wall)
 
-    def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
+    def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
             SqliteEntries(self.database, Seal(self._settings.secrets)),
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=_outbox_policy(self._settings),
             wall=self._wall,
-            new_id=new_id,
             log=self._log,
             metrics=self.metrics,
         )

@@ -25,6 +25,9 @@ from service.resolve.ports import DubConversions
 
 LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
 _LOOK_AGAIN_EVERY_S = 2.0
+_LOOK_AFTER_OPEN_EVERY_S = (
+    30.0  # an open that is settled lets its leads go; this is for what a crash swallows
+)
 _PATIENCE_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
@@ -95,7 +98,7 @@ class Conversions:
             lane=self._lane(app.name, conversion.body["customerExternalId"]),
             waits_for=waits_for,
             created=now,
-            next_try=now,
+            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
             payload=_encode(conversion),
         )
 
@@ -137,7 +140,8 @@ class Conversions:
         if conversion.open_id:
             opened = await self._find_open(conversion.open_id)
             if opened is not None and opened.pending:
-                return Later(DubUnavailable("the open it belongs to has no answer of Dub's yet"))
+                missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
+                return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
             if opened is None or opened.click_id is None:
                 return Dead(_ORGANIC)
             body = {**body, "clickId": opened.click_id}

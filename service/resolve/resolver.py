@@ -191,7 +191,7 @@ class Resolver:
         link = parse_deep_link(owed.deep_link)
         case = Case(report, app, link, owed.device, owed.key)
         opened = await self._asked(owed.open_id, case, link, self._lifetimes.call_s)
-        self._outbox.paid(owed.open_id, owed.key)
+        self._outbox.paid(owed.open_id)
         self._log.info(
             Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=opened.click_id is not None
         )
@@ -274,7 +274,7 @@ class Resolver:
         before = self._memory.answer(case.key)
         self._keep(case, opened)
         if before is not None and before.pending:
-            self._outbox.paid(open_id, case.key)
+            self._outbox.paid(open_id)
         return opened
 
     def _shed(self, open_id: str, case: Case) -> Open:
