@@ -124,7 +124,8 @@ class _Parts:
             log,
             committed=self.metrics.store_commits.inc,
         )
-        journal = SqliteJournal(self.database, clock, wall)
+        self._seal = Seal(settings.secrets)
+        journal = SqliteJournal(self.database, self._seal, clock, wall)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
@@ -152,7 +153,7 @@ class _Parts:
 
     def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
-            SqliteEntries(self.database, Seal(self._settings.secrets)),
+            SqliteEntries(self.database, self._seal),
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=_outbox_policy(self._settings),

@@ -85,6 +85,7 @@ class DurableOutbox:
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
+        self._settled: set[str] = set()  # while the store is being read: what it says of these is old
         self._lanes: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._draining = 0  # of these, those that no caller brought
@@ -129,10 +130,10 @@ class DurableOutbox:
         self._waiters[entry.id] = _Waiter(heard, drops)
         try:
             if self._held(entry.kind, entry.app) > 0:
-                self._taken.discard(entry.id)
                 error = DubHeldBack("circuit breaker open")
                 if drops(error):
-                    await self._entries.remove(entry.id)
+                    await self._forget(entry.id)
+                self._taken.discard(entry.id)
                 return Later(error)
             if behind_another or entry.waits_for or entry.lane in self._lanes:
                 self._wait_for_its_turn(entry)
@@ -151,7 +152,16 @@ class DurableOutbox:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._entries.remove(entry_id)
+        await self._forget(entry_id)
+
+    async def _forget(self, entry_id: str) -> None:
+        """Remove an entry; nobody sends it meanwhile."""
+        self._taken.add(entry_id)
+        try:
+            await self._entries.remove(entry_id)
+        finally:
+            self._taken.discard(entry_id)
+            self._settled.add(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
@@ -234,8 +244,9 @@ class DurableOutbox:
             await self._entries.hasten(now)
         held = self._held_back()
         limit = _PAGE + len(self._taken)
+        self._settled.clear()
         due = await self._entries.due(now, limit, held)
-        ready = deque(entry for entry in due if entry.id not in self._taken)
+        ready = deque(entry for entry in due if entry.id not in self._taken | self._settled)
         self._taken.update(entry.id for entry in ready)
         try:
             while ready:
@@ -284,6 +295,7 @@ class DurableOutbox:
             self._draining -= not brought
             self._lanes.discard(entry.lane)
             self._taken.discard(entry.id)
+            self._settled.add(entry.id)
             del self._running[entry.id]
             self._wake.set()
 
