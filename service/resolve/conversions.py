@@ -173,7 +173,23 @@ class Conversions:
         error = UnknownCustomer("Dub knows no such customer yet")
         if self._still_new(entry):
             return Later(error, _LOOK_AGAIN_EVERY_S, answer)
+        if await self._knows_customer(app, body):
+            return Delivered(answer)
         return Dead("Dub knows no such customer", error)
+
+    async def _knows_customer(self, app: App, body: dict[str, Any]) -> bool:
+        """Tell a repeat from a sale of nobody: Dub answers both with nulls.
+
+        A deferred lead without a click records nothing, and is refused for a customer whom Dub does not
+        know. If it does know them, it had taken the sale before, and only its answer was lost.
+        """
+        whose = {name: body[name] for name in ("customerExternalId", "eventName")}
+        asked = _encode({"clickId": "", "mode": "deferred", **whose})
+        try:
+            await self._dub.track_lead(app, asked, patience_s=_PATIENCE_S)
+        except DubRefused:
+            return False
+        return True
 
     def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
         if exc.status in _OURS_TO_MEND or (exc.status == _NOT_FOUND and self._still_new(entry)):
