@@ -1,9 +1,10 @@
 """The delivery loop over a store.
 
 What can go wrong: an entry is sent twice at once, or overtakes an earlier one of its customer; a thousand
-entries try at once while Dub is down; an entry that always fails stands in the way of the others. So what
-is in hand is marked as taken, a lane has one entry under way, attempts stop while the circuit breaker
-holds Dub's endpoint back, and who fails goes back with a time of its own.
+entries try at once while Dub is down; an entry that always fails stands in the way of the others; one is
+dropped although its caller was told that it is queued. So what is in hand is marked as taken, a lane has
+one entry under way, attempts stop while the circuit breaker holds Dub's endpoint back, who fails goes back
+with a time of its own, and only an entry whose caller still waits to hear of it is dropped.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from msgspec import Struct
@@ -50,6 +52,14 @@ class OutboxPolicy(Struct, frozen=True, kw_only=True):
 Drops = Callable[[FirstopenError], bool]
 
 
+@dataclass(slots=True)
+class _Waiter:
+    """A caller that waits for what becomes of its entry, and which errors it takes it back with."""
+
+    heard: asyncio.Future[Verdict]
+    drops: Drops
+
+
 class DurableOutbox:
     """Fills ``resolve.owed.Outbox``. ``wall`` is Unix seconds; ``held``: for how long calls are held back."""
 
@@ -61,7 +71,6 @@ class DurableOutbox:
         held: Callable[[Kind, str], float],
         policy: OutboxPolicy,
         wall: Callable[[], float],
-        new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
         jitter: Callable[[], float] = random.random,
@@ -71,15 +80,16 @@ class DurableOutbox:
         self._held = held
         self._policy = policy
         self._wall = wall
-        self._new_id = new_id
         self._log = log
         self._metrics = metrics
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
+        self._settled: set[str] = set()  # while the store is being read: what it says of these is old
         self._lanes: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, asyncio.Future[Verdict]] = {}
+        self._draining = 0  # of these, those that no caller brought
+        self._waiters: dict[str, _Waiter] = {}
         self._awaited: set[str] = set()
         self._releasing: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -116,23 +126,23 @@ class DurableOutbox:
         except BaseException:
             self._taken.discard(entry.id)
             raise
-        waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiters[entry.id] = waiter
+        heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiters[entry.id] = _Waiter(heard, drops)
         try:
             if self._held(entry.kind, entry.app) > 0:
-                self._taken.discard(entry.id)
                 error = DubHeldBack("circuit breaker open")
                 if drops(error):
-                    await self._entries.remove(entry.id)
+                    await self._forget(entry.id)
+                self._taken.discard(entry.id)
                 return Later(error)
             if behind_another or entry.waits_for or entry.lane in self._lanes:
                 self._wait_for_its_turn(entry)
             else:
-                self._launch(entry, drops)
+                self._launch(entry, brought=True)
             async with asyncio.timeout(wait_s):
-                return await waiter
+                return await heard
         except TimeoutError:
-            return None
+            return None if heard.cancelled() else heard.result()
         finally:
             del self._waiters[entry.id]
 
@@ -142,7 +152,16 @@ class DurableOutbox:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._entries.remove(entry_id)
+        await self._forget(entry_id)
+
+    async def _forget(self, entry_id: str) -> None:
+        """Remove an entry; nobody sends it meanwhile."""
+        self._taken.add(entry_id)
+        try:
+            await self._entries.remove(entry_id)
+        finally:
+            self._taken.discard(entry_id)
+            self._settled.add(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
@@ -157,11 +176,15 @@ class DurableOutbox:
         return await self._entries.depths("queued", "dead"), 0 if oldest is None else self._wall() - oldest
 
     def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
-        """Write an open down, soon, to be reported to Dub later."""
+        """Write an open down, soon, to be reported to Dub later. An openId is queued once.
+
+        One device may owe one link under two openIds (it asked before a restart and after): both are sent,
+        for each has somebody who waits for its click, and Dub gives them the same one.
+        """
         now = self._wall()
         self._entries.owe(
             Entry(
-                id=self._new_id(),
+                id=owed.open_id,
                 app=owed.app,
                 kind="open",
                 lane=owed.key.hex(),
@@ -171,9 +194,9 @@ class DurableOutbox:
             )
         )
 
-    def paid(self, open_id: str, key: bytes) -> None:
+    def paid(self, open_id: str) -> None:
         """Forget the open's entry: Dub has it; and let go what waited for its click."""
-        self._entries.drop_lane(key.hex())
+        self._entries.drop(open_id)
         self.let_go(open_id)
 
     def _wait_for_its_turn(self, entry: Entry) -> None:
@@ -221,12 +244,13 @@ class DurableOutbox:
             await self._entries.hasten(now)
         held = self._held_back()
         limit = _PAGE + len(self._taken)
+        self._settled.clear()
         due = await self._entries.due(now, limit, held)
-        ready = deque(entry for entry in due if entry.id not in self._taken)
+        ready = deque(entry for entry in due if entry.id not in self._taken | self._settled)
         self._taken.update(entry.id for entry in ready)
         try:
             while ready:
-                if len(self._running) >= self._policy.in_flight_max:
+                if self._draining >= self._policy.in_flight_max:
                     await self._wake.wait()
                     self._wake.clear()
                     continue
@@ -234,7 +258,7 @@ class DurableOutbox:
                 if entry.lane in self._lanes or self._held(entry.kind, entry.app) > 0:
                     self._taken.discard(entry.id)
                 else:
-                    self._launch(entry, None)
+                    self._launch(entry, brought=False)
         finally:
             self._taken.difference_update(entry.id for entry in ready)
         if len(due) < limit:
@@ -253,21 +277,25 @@ class DurableOutbox:
     def _held_back(self) -> list[tuple[str, Kind]]:
         return [(app, kind) for app in self._apps for kind in _KINDS if self._held(kind, app) > 0]
 
-    def _launch(self, entry: Entry, drops: Drops | None) -> None:
+    def _launch(self, entry: Entry, *, brought: bool) -> None:
         self._lanes.add(entry.lane)
-        self._running[entry.id] = asyncio.create_task(self._attempt(entry, drops))
+        self._draining += not brought
+        self._running[entry.id] = asyncio.create_task(self._attempt(entry, brought=brought))
 
-    async def _attempt(self, entry: Entry, drops: Drops | None) -> None:
+    async def _attempt(self, entry: Entry, *, brought: bool) -> None:
         try:
             verdict = await self._verdict(entry)
+            dropped = self._tell(entry, verdict)
             with contextlib.suppress(StoreFailed):  # it is still queued then
-                await self._settle(entry, verdict, drops)
-            waiter = self._waiters.get(entry.id)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(verdict)
+                if dropped:
+                    await self._entries.remove(entry.id)
+                else:
+                    self._settle(entry, verdict)
         finally:
+            self._draining -= not brought
             self._lanes.discard(entry.lane)
             self._taken.discard(entry.id)
+            self._settled.add(entry.id)
             del self._running[entry.id]
             self._wake.set()
 
@@ -282,7 +310,16 @@ class DurableOutbox:
             )
             return Later(FirstopenError(type(exc).__name__))
 
-    async def _settle(self, entry: Entry, verdict: Verdict, drops: Drops | None) -> None:
+    def _tell(self, entry: Entry, verdict: Verdict) -> bool:
+        """Tell the caller, if it still waits; return whether it takes the entry back with an error."""
+        waiter = self._waiters.get(entry.id)
+        if waiter is None or waiter.heard.done():
+            return False
+        waiter.heard.set_result(verdict)
+        error = None if isinstance(verdict, Delivered) else verdict.error
+        return error is not None and waiter.drops(error)
+
+    def _settle(self, entry: Entry, verdict: Verdict) -> None:
         now = self._wall()
         match verdict:
             case Delivered():
@@ -290,8 +327,6 @@ class DurableOutbox:
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
-            case Later(error=error) | Dead(error=FirstopenError() as error) if drops and drops(error):
-                await self._entries.remove(entry.id)
             case Later():
                 self._entries.put_off(entry.id, now + self._delay_s(entry, verdict), _reason(verdict.error))
             case Dead():
@@ -302,14 +337,16 @@ class DurableOutbox:
                 )
 
     def _delay_s(self, entry: Entry, later: Later) -> float:
-        """Return Dub's own time, or a full jitter over a bound that doubles."""
+        """Return a full jitter over a bound that doubles, and not before the time that Dub asked for.
+
+        Its time may be over by our clock: without the jitter we would ask again at once, for ever.
+        """
         if later.after_s is not None:
             return later.after_s
-        if isinstance(later.error, DubThrottled):
-            return later.error.retry_after_s
         policy = self._policy
         bound = min(policy.backoff_max_s, policy.backoff_min_s * float(2 ** min(entry.attempts, 16)))
-        return self._jitter() * bound
+        delay_s = self._jitter() * bound
+        return max(later.error.retry_after_s, delay_s) if isinstance(later.error, DubThrottled) else delay_s
 
 
 def _reason(error: FirstopenError) -> str:

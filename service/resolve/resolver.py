@@ -185,7 +185,7 @@ class Resolver:
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
         self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
-        self._outbox.paid(owed.open_id, owed.key)
+        self._outbox.paid(owed.open_id)
         found = opened.click_id is not None
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
 
@@ -281,7 +281,7 @@ class Resolver:
         self._keep(case, opened)
         flight = self._flights.under_way(case.key)
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
-            self._outbox.paid(opened.open_id, case.key)
+            self._outbox.paid(opened.open_id)
         if opened.link is not None:
             self._remember_parsed(case)
         known = opened.link is not None or case.link is None
@@ -292,7 +292,7 @@ class Resolver:
     def _found_late(self, case: Case, opened: Open) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""
         self._keep(case, opened)
-        self._outbox.paid(opened.open_id, case.key)
+        self._outbox.paid(opened.open_id)
         match = opened.match.type
         self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
 

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS entries (
     reason TEXT NOT NULL DEFAULT '',
     sealed BLOB
 );
-CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
+CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
@@ -34,15 +34,14 @@ _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason
 _ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-    WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
 _DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
-    WHERE state = 'queued' AND waits_for = '' AND next_try <= ? {held}
+    WHERE state = 'queued' AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
     ORDER BY next_try, seq LIMIT ?"""
-_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND next_try > ?"
 
 
 class SqliteEntries:
@@ -63,16 +62,12 @@ class SqliteEntries:
         return await self._database.write(add)
 
     def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless one of its lane is queued already."""
+        """Keep an open soon, unless it is here already."""
+        self._database.write_behind(lambda connection: connection.execute(_OWE, self._row(entry)))
 
-        def owe(connection: sqlite3.Connection) -> object:
-            return connection.execute(_OWE, (*self._row(entry), entry.lane))
-
-        self._database.write_behind(owe)
-
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane."""
-        self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open."""
+        self._behind("DELETE FROM entries WHERE id = ? AND state = 'queued' AND kind = 'open'", entry_id)
 
     async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
         """Return queued entries that may be tried; what cannot be unsealed is dead."""
@@ -95,7 +90,7 @@ class SqliteEntries:
         return cast("float | None", (await self._ask(_NEXT, now))[0][0])
 
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
+        """Make every queued entry due that waits for nothing but Dub."""
         await self._do(
             "UPDATE entries SET next_try = ? WHERE state = 'queued' AND waits_for = '' AND next_try > ?",
             now,
