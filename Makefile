@@ -7,16 +7,19 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsa
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test test-clients lint format bench lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
 	@$(BIN)/firstopen serve
 
 test: lint ## lint, type-check and run every test
 	@$(BIN)/python -m pytest
+
+test-clients: $(VENV)/dev.stamp ## run Dub's JavaScript clients, compile the README's snippets (needs node)
+	@$(BIN)/python -m tests.clients
 
 lint: $(VENV)/dev.stamp ## ruff, ruff format --check, mypy --strict
 	@$(BIN)/ruff check .
@@ -36,7 +39,7 @@ lock: $(VENV)/dev.stamp ## resolve pyproject.toml anew into the two hashed lock 
 	@$(LOCK) --upgrade --extra dev -c requirements.lock -o tests/requirements.lock pyproject.toml
 
 clean: ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/clients/*/node_modules tests/clients/node/build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "firstopen needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

@@ -1,5 +1,6 @@
 """The only place where concrete parts meet."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from importlib.metadata import version
 import httpx
 import structlog
 from litestar import Litestar, Router
+from prometheus_client import generate_latest
 
 from service.api.auth import AppKeys, Callers
 from service.api.dub import dub_routes
@@ -17,20 +19,25 @@ from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.api.schema import openapi
+from service.api.traces import traces_routes
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
+from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
+from service.resolve.first_launch import Nobody
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
 from service.resolve.model import App
+from service.resolve.openings import Lifetimes, Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
-from service.resolve.resolver import Lifetimes, Resolver
+from service.resolve.resolver import Resolver
 from service.settings import Settings, compile_router
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -38,7 +45,7 @@ from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
 from service.store.memory import MemoryLimits, MemoryStore
 from service.store.sealing import Seal
-from service.telemetry import Event, Log
+from service.telemetry import Event, Log, Metrics
 
 _DAY_S = 86_400
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
@@ -76,9 +83,10 @@ def create_app(
         "/",
         route_handlers=[
             *opens_routes(callers, parts.resolver, budget_ms),
+            *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
-            *ops_routes(readiness, parts.degraded),
+            *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),
         response_class=JSONReply,
@@ -109,16 +117,23 @@ class _Parts:
         self._clock = clock
         self._wall = wall
         self._log = log
+        self.metrics = Metrics()
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
-        self.guards = _guards(settings, clock)
-        self.database = Database(settings.data_dir, JOURNAL_SCHEMA + ENTRIES_SCHEMA, log)
+        self.guards = _guards(settings, clock, self.metrics)
+        self.database = Database(
+            settings.data_dir,
+            JOURNAL_SCHEMA + ENTRIES_SCHEMA,
+            log,
+            committed=self.metrics.store_commits.inc,
+        )
         journal = SqliteJournal(self.database, clock, wall)
         self.outbox = self._outbox(tuple(apps), new_id)
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
+        self.first_launch = Nobody()
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
         self.conversions = Conversions(
             dub=dub,
@@ -150,6 +165,7 @@ class _Parts:
             wall=self._wall,
             new_id=new_id,
             log=self._log,
+            metrics=self.metrics,
         )
         self.guards.tell(outbox.dub_is_back)
         return outbox
@@ -162,17 +178,31 @@ class _Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        return Resolver(
+        memory = MemoryStore(_memory_limits(self._settings), self._clock)
+        openings = Openings(memory, _lifetimes(self._settings), self._clock)
+        climber = Climber(
             dub=dub,
-            memory=MemoryStore(_memory_limits(self._settings), self._clock),
+            first_launch=self.first_launch,
+            memory=memory,
+            journal=journal,
+            identity=identity,
+            recent=recent,
+            openings=openings,
+            clock=self._clock,
+            breaker=lambda: self.guards["/track/open"].breaker.state,
+        )
+        return Resolver(
+            climber=climber,
+            memory=memory,
             journal=journal,
             outbox=self.outbox,
-            recent=recent,
             identity=identity,
+            openings=openings,
             lifetimes=_lifetimes(self._settings),
             clock=self._clock,
             new_id=new_id,
             log=self._log,
+            metrics=self.metrics,
         )
 
     @asynccontextmanager
@@ -193,6 +223,21 @@ class _Parts:
         ):
             self._housekeeping.start()
             yield
+
+    async def scrape(self) -> bytes:
+        """Return the metrics as Prometheus reads them, with what is only counted when asked."""
+        metrics, broken = self.metrics, self.guards.open_breakers()
+        metrics.in_flight.set(self.resolver.in_flight)
+        for endpoint, calls in self.guards.in_flight().items():
+            metrics.dub_in_flight.labels(endpoint).set(calls)
+            metrics.breaker_open.labels(endpoint).set(endpoint in broken)
+        with contextlib.suppress(StoreFailed):
+            depths, oldest_s = await self.outbox.depths()
+            for kind in _ENDPOINT_OF:
+                metrics.outbox_entries.labels(kind).set(depths.get((kind, "queued"), 0))
+                metrics.outbox_dead_entries.labels(kind).set(depths.get((kind, "dead"), 0))
+            metrics.outbox_oldest_seconds.set(oldest_s)
+        return generate_latest(metrics.registry)
 
     def degraded(self) -> tuple[str, ...]:
         """Name what does not work right now."""
@@ -228,6 +273,7 @@ def _compile(name: str, settings: Settings) -> App:
         trusts_forwarded_ip=app.trusts_forwarded_ip,
         clients_report_leads=app.leads == "client",
         dub_api_key=settings.dub_api_keys.get(name, ""),
+        ip_matching=app.ip_matching,
         analytics_calls_per_s=app.analytics_calls_per_s,
     )
 
@@ -266,7 +312,7 @@ def _lifetimes(settings: Settings) -> Lifetimes:
     )
 
 
-def _guards(settings: Settings, clock: Callable[[], float]) -> Guards:
+def _guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
     dub = settings.dub
     policy = BreakerPolicy(
         window_s=dub.breaker_window_s,
@@ -275,7 +321,12 @@ def _guards(settings: Settings, clock: Callable[[], float]) -> Guards:
         open_s=dub.breaker_open_s,
     )
     return Guards(
-        ENDPOINTS, policy=policy, in_flight_max=dub.in_flight_max, slow_s=dub.slow_ms / 1000, clock=clock
+        ENDPOINTS,
+        policy=policy,
+        in_flight_max=dub.in_flight_max,
+        slow_s=dub.slow_ms / 1000,
+        clock=clock,
+        metrics=metrics,
     )
 
 

@@ -84,7 +84,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
 
 
 async def _overview(entries: SqliteEntries) -> None:
-    depths, oldest = await entries.depths(), await entries.oldest()
+    depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     console = _console()
     table = Table("", *_STATES)
     for kind in _KINDS:

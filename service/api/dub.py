@@ -62,7 +62,8 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
             found = await resolver.look_up(report) if report.deep_link else None
             return _opened(None, found, report.deep_link, pending=False)
         opened = (await resolver.settle(report)).open
-        reply = _opened(opened.click_id, opened.link, report.deep_link, pending=opened.pending)
+        degraded = opened.pending and opened.source in ("stale", "parsed")
+        reply = _opened(opened.click_id, opened.link, report.deep_link, pending=degraded)
         if opened.pending:
             reply.headers["Firstopen-Open-Id"] = opened.open_id
         return reply

@@ -16,6 +16,7 @@ from msgspec import Struct
 from service.dub.breaker import Breaker, BreakerPolicy
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import DubCrowded, DubHeldBack, DubThrottled
+from service.telemetry import Metrics
 
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
@@ -32,7 +33,8 @@ class Call(Struct, gc=False, eq=False):
 class Guard:
     """One per endpoint. ``on_back`` is called when Dub answers again after it had not.
 
-    ``in_flight_max`` bounds calls in flight, ``slow_s`` is when one counts as failed, in seconds.
+    ``took`` hears how many seconds each call took. ``in_flight_max`` bounds calls in flight, ``slow_s``
+    is when one counts as failed, in seconds.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Guard:
         slow_s: float,
         clock: Callable[[], float],
         on_back: Callable[[], None],
+        took: Callable[[float], None],
     ) -> None:
         self.endpoint = endpoint
         self.breaker = Breaker(policy, clock)
@@ -52,6 +55,7 @@ class Guard:
         self._slow_s = slow_s
         self._clock = clock
         self._on_back = on_back
+        self._took = took
         self._failing = False
         self._held: dict[str, float] = {}
         self._calls: dict[Call, None] = {}
@@ -86,7 +90,9 @@ class Guard:
     def leave(self, call: Call, *, answered: bool | None) -> None:
         """Give a place back; ``answered`` is ``None`` for a call that says nothing about Dub's health."""
         self.in_flight -= 1
-        self._usual_s += _SMOOTHING * (self._clock() - call.began - self._usual_s)
+        took_s = self._clock() - call.began
+        self._took(took_s)
+        self._usual_s += _SMOOTHING * (took_s - self._usual_s)
         if not call.counted:
             self._calls.pop(call, None)
             self._count(call, answered=answered)
@@ -177,6 +183,7 @@ class Guards:
         in_flight_max: int,
         slow_s: float,
         clock: Callable[[], float],
+        metrics: Metrics,
     ) -> None:
         self._on_back: Callable[[], None] = _nobody
         self._guards = {
@@ -187,6 +194,7 @@ class Guards:
                 slow_s=slow_s,
                 clock=clock,
                 on_back=self._tell,
+                took=metrics.dub_seconds.labels(endpoint).observe,
             )
             for endpoint in endpoints
         }
@@ -201,6 +209,10 @@ class Guards:
     def tell(self, on_back: Callable[[], None]) -> None:
         """Have this called when Dub answers again after it had not."""
         self._on_back = on_back
+
+    def in_flight(self) -> dict[str, int]:
+        """Count calls under way, by endpoint."""
+        return {endpoint: guard.in_flight for endpoint, guard in self._guards.items()}
 
     def open_breakers(self) -> list[str]:
         """Name the endpoints that are held back."""

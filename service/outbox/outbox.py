@@ -25,10 +25,11 @@ from service.resolve.owed import (
     Kind,
     Later,
     OwedOpen,
+    State,
     Status,
     Verdict,
 )
-from service.telemetry import Event, Log, where
+from service.telemetry import Event, Log, Metrics, where
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _PAGE = 128
@@ -62,6 +63,7 @@ class DurableOutbox:
         wall: Callable[[], float],
         new_id: Callable[[], str],
         log: Log,
+        metrics: Metrics,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._entries = entries
@@ -71,6 +73,7 @@ class DurableOutbox:
         self._wall = wall
         self._new_id = new_id
         self._log = log
+        self._metrics = metrics
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
@@ -144,6 +147,14 @@ class DurableOutbox:
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
         return await self._entries.status(entry_id)
+
+    async def depths(self) -> tuple[dict[tuple[Kind, State], int], float]:
+        """Count what is queued and what is dead, and say how old the oldest queued is, in seconds.
+
+        Raises ``StoreFailed``.
+        """
+        oldest = await self._entries.oldest()
+        return await self._entries.depths("queued", "dead"), 0 if oldest is None else self._wall() - oldest
 
     def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
         """Write an open down, soon, to be reported to Dub later."""
@@ -276,6 +287,7 @@ class DurableOutbox:
         match verdict:
             case Delivered():
                 self._entries.finish(entry, "delivered", "", now)
+                self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
             case Later(error=error) | Dead(error=FirstopenError() as error) if drops and drops(error):
@@ -284,6 +296,7 @@ class DurableOutbox:
                 self._entries.put_off(entry.id, now + self._delay_s(entry, verdict), _reason(verdict.error))
             case Dead():
                 self._entries.finish(entry, "dead", verdict.reason, now)
+                self._metrics.outbox_dead.labels(entry.kind).inc()
                 self._log.error(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
                 )

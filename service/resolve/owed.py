@@ -33,6 +33,7 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     app: str
     key: bytes
     device: str
+    evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
     user_agent: str
     ip: str | None
@@ -142,8 +143,8 @@ class Entries(Protocol):
         """Say where an entry stands."""
         ...
 
-    async def depths(self) -> dict[tuple[Kind, State], int]:
-        """Count entries by kind and state."""
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
         ...
 
     async def oldest(self) -> float | None:

@@ -3,7 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from service.resolve.model import App, Link, Open, OpenedLink
+from msgspec import Struct
+
+from service.resolve.case import Case
+from service.resolve.model import App, Link, Match, Open, OpenedLink
+from service.resolve.trace import CandidateTrace
 
 
 class Dub(Protocol):
@@ -101,6 +105,39 @@ class Journal(Protocol):
         """Recall an open by its id; raises ``StoreFailed``."""
         ...
 
-    async def of_device(self, devices: Sequence[str]) -> list[Open]:
-        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``."""
+    async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
+        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+
+        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        """
+        ...
+
+
+class Look(Struct, frozen=True):
+    """What came of looking for the click of an open that has no link."""
+
+    match: Match
+    detail: str  # for the trace
+    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
+    pending: bool = False  # it may still show up
+    candidates: tuple[CandidateTrace, ...] = ()
+
+
+class FirstLaunch(Protocol):
+    """Finds the click of an install that opens with no link, by its address."""
+
+    def saw(self, case: Case) -> None:
+        """Note an open with a link, for how crowded its network is."""
+        ...
+
+    def found(self, case: Case, link: Link) -> None:
+        """Take note that an install came by this link: its web clicks are used up, soon."""
+        ...
+
+    async def look(self, case: Case, timeout_s: float, *, claim: bool) -> Look:
+        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
+        ...
+
+    def look_again(self, case: Case, open_id: str) -> None:
+        """Look again, a little later and more than once."""
         ...

@@ -44,12 +44,22 @@ class _Write:
 
 
 class Database:
-    """A file in ``folder`` with this ``schema`` (idempotent SQL). ``commits`` counts durable commits.
+    """A file in ``folder`` with this ``schema`` (idempotent SQL).
 
-    ``alone`` takes the folder for this process; a command line that looks in does without.
+    ``alone`` takes the folder for this process; a command line that looks in does without. ``committed``
+    is called after every durable commit.
     """
 
-    def __init__(self, folder: Path, schema: str, log: Log, *, alone: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schema: str,
+        log: Log,
+        *,
+        alone: bool = True,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._committed = committed
         self._alone = alone
         self._path = folder / FILE
         self._schema = schema
@@ -64,7 +74,6 @@ class Database:
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
         self.failing: str | None = None
-        self.commits = 0
         self.lost = 0
 
     async def open(self) -> None:
@@ -111,9 +120,9 @@ class Database:
         self._behind.append(_Write(work, None))
         self._wanted.set()
 
-    async def read(self, work: Work[T]) -> T:
-        """Read, seeing everything written before, also what was written behind; raises ``StoreFailed``."""
-        if self._behind:
+    async def read(self, work: Work[T], *, behind: bool = True) -> T:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
+        if behind and self._behind:
             return await self.write(work)
         try:
             return await self._run(lambda: work(self._connected()))
@@ -159,6 +168,7 @@ class Database:
                 elif not each.done.done():
                     each.done.set_exception(failure)
             return
+        self._committed()
         if self.failing is not None:
             self.failing = None
             self._log.info(Event.STORE_RECOVERED, lost=self.lost)
@@ -182,7 +192,6 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        self.commits += 1
         return outcomes
 
     def _connected(self) -> sqlite3.Connection:

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, created);
+CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
 """
 
 _COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
@@ -151,9 +151,11 @@ class SqliteEntries:
         rows = await self._ask("SELECT app, kind, state, reason FROM entries WHERE id = ?", entry_id)
         return Status(*rows[0]) if rows else None
 
-    async def depths(self) -> dict[tuple[Kind, State], int]:
-        """Count entries by kind and state."""
-        rows = await self._ask("SELECT kind, state, count(*) FROM entries GROUP BY kind, state")
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
+        places = ", ".join("?" * len(states))
+        query = f"SELECT kind, state, count(*) FROM entries WHERE state IN ({places}) GROUP BY state, kind"  # noqa: S608  placeholders only
+        rows = await self._ask(query, *states)
         return {(kind, state): count for kind, state, count in rows}
 
     async def oldest(self) -> float | None:

@@ -57,15 +57,18 @@ class SqliteJournal:
         row = await self._database.read(find)
         return None if row is None else self._revived(row[0])
 
-    async def of_device(self, devices: Sequence[str]) -> list[Open]:
-        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``."""
+    async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
+        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+
+        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        """
 
         def find(connection: sqlite3.Connection) -> list[tuple[bytes]]:
             places = ", ".join("?" * len(devices))
             query = f"SELECT record FROM opens WHERE device IN ({places}) ORDER BY at DESC, seq DESC LIMIT ?"  # noqa: S608  placeholders only
             return connection.execute(query, (*devices, _LATEST_MAX)).fetchall()
 
-        return [self._revived(record) for (record,) in await self._database.read(find)]
+        return [self._revived(record) for (record,) in await self._database.read(find, behind=behind)]
 
     async def forget_before(self, at: float) -> int:
         """Forget some opens from before ``at`` (Unix seconds), oldest first; return how many."""
