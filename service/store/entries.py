@@ -8,6 +8,8 @@ from service.resolve.owed import Entry, Kind, State, Status, Summary
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
+# An index for each state: beside one of all states, SQLite would take that one for every question below, and
+# walk over all that is queued for each open. So questions name their state; none of them binds it.
 ENTRIES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -26,7 +28,9 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
+CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
+CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
 _COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
@@ -43,6 +47,8 @@ _DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, se
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
     ORDER BY next_try, seq LIMIT ?"""
 _NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+_DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
+_LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
 
 class SqliteEntries:
@@ -105,7 +111,8 @@ class SqliteEntries:
     async def release(self, open_id: str, now: float) -> None:
         """Make due what waited for this open."""
         await self._do(
-            "UPDATE entries SET waits_for = '', next_try = ? WHERE state = 'queued' AND waits_for = ?",
+            """UPDATE entries SET waits_for = '', next_try = ?
+            WHERE state = 'queued' AND waits_for != '' AND waits_for = ?""",  # which its index is for
             now,
             open_id,
         )
@@ -153,10 +160,8 @@ class SqliteEntries:
 
     async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
         """Count the entries in these states, by kind and state."""
-        places = ", ".join("?" * len(states))
-        query = f"SELECT kind, state, count(*) FROM entries WHERE state IN ({places}) GROUP BY state, kind"  # noqa: S608  placeholders only
-        rows = await self._ask(query, *states)
-        return {(kind, state): count for kind, state, count in rows}
+        query = " UNION ALL ".join(_DEPTHS.format(state=state) for state in states)
+        return {(kind, state): count for kind, state, count in await self._ask(query)}
 
     async def oldest(self) -> float | None:
         """Return when the oldest queued entry was made."""
@@ -165,8 +170,7 @@ class SqliteEntries:
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
         """List entries of a state, oldest first."""
-        query = f"SELECT {_SUMMARY} FROM entries WHERE state = ? ORDER BY seq LIMIT ?"  # noqa: S608  columns
-        return [Summary(*row) for row in await self._ask(query, state, limit)]
+        return [Summary(*row) for row in await self._ask(_LISTED.format(state=state), limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
         """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
