@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS entries (
     reason TEXT NOT NULL DEFAULT '',
     sealed BLOB
 );
-CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
+CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq)
+    WHERE state = 'queued' AND waits_for = '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
@@ -33,7 +34,7 @@ CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE st
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
-_COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
 _ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -41,12 +42,14 @@ _OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try
     SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
     WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
-_DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
-    WHERE state = 'queued' AND waits_for = '' AND next_try <= ? {held}
+_DUE = """SELECT * FROM (
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
+    WHERE state = 'queued' AND waits_for = '' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
-    ORDER BY next_try, seq LIMIT ?"""
-_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+    ORDER BY next_try, seq LIMIT ?)"""
+_HASTEN = """UPDATE entries SET next_try = ?
+    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?"""
 _DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
 _LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
@@ -80,33 +83,29 @@ class SqliteEntries:
         """Forget, soon, the open of this lane."""
         self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
 
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
         """Return queued entries that may be tried; what cannot be unsealed is dead."""
-        query = _DUE.format(held="AND NOT (app = ? AND kind = ?) " * len(held))
-        values = (now, *(part for pair in held for part in pair), limit)
-
-        def find(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(query, values).fetchall()
-
+        parts: list[str] = []
+        values: list[object] = []
+        for kind in kinds:
+            apps = [app for app, its_kind in held if its_kind == kind]
+            parts.append(_DUE.format(held="AND app != ? " * len(apps)))
+            values += [kind, now, *apps, limit]
+        query = " UNION ALL ".join(parts)
+        rows = await self._ask(query, *values)
         entries = []
-        for row in await self._database.read(find):
+        for row in sorted(rows, key=_by_next_try):
             try:
                 entries.append(self._entry(row))
             except Unsealable as exc:
                 self._behind("UPDATE entries SET state = 'dead', reason = ? WHERE id = ?", str(exc), row[0])
         return entries
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
-        return cast("float | None", (await self._ask(_NEXT, now))[0][0])
-
     async def hasten(self, now: float) -> None:
         """Make every queued entry due."""
-        await self._do(
-            "UPDATE entries SET next_try = ? WHERE state = 'queued' AND waits_for = '' AND next_try > ?",
-            now,
-            now,
-        )
+        await self._do(_HASTEN, now, now)
 
     async def release(self, open_id: str, now: float) -> None:
         """Make due what waited for this open."""
@@ -207,8 +206,7 @@ class SqliteEntries:
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         *known, sealed = row
-        names = _COLUMNS.split(", ")[:-1]
-        return Entry(**dict(zip(names, known, strict=True)), payload=self._seal.open(sealed))
+        return Entry(**dict(zip(_KNOWN, known, strict=True)), payload=self._seal.open(sealed))
 
     def _behind(self, query: str, *values: object) -> None:
         self._database.write_behind(lambda connection: connection.execute(query, values))
@@ -221,3 +219,8 @@ class SqliteEntries:
             return connection.execute(query, values).fetchall()
 
         return await self._database.read(ask)
+
+
+def _by_next_try(row: tuple[Any, ...]) -> float:
+    next_try: float = row[_KNOWN.index("next_try")]
+    return next_try
