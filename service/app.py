@@ -26,7 +26,8 @@ from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
 from service.dub.transport import open_transport
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
+from service.outbox.policy import OutboxPolicy
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions

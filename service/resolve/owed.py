@@ -103,12 +103,13 @@ class Entries(Protocol):
         """Forget, soon, an open: Dub has it."""
         ...
 
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
-        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``."""
-        ...
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
+        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``.
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
+        ``limit`` is of each kind; fewer than that are all that are due.
+        """
         ...
 
     async def hasten(self, now: float) -> None:

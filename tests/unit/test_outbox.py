@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
+from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import (
     DubFailed,
     DubHeldBack,
@@ -111,7 +112,7 @@ class Lab:
     async def pass_by(self, seconds: float) -> None:
         """Let time pass, and the loop notice."""
         self.clock.advance(seconds)
-        self.outbox._wake.set()
+        self.outbox._look_by(0.0)
         await self.settled()
 
     async def settled(self) -> None:
@@ -119,8 +120,8 @@ class Lab:
         quiet = 0
         while quiet < 3:
             before = len(self.attempts)
-            self.outbox._wake.set()
-            await self.entries.next_due(0)
+            self.outbox._look_by(0.0)
+            await self.entries.oldest()
             await asyncio.sleep(0.002)
             quiet = quiet + 1 if before == len(self.attempts) and not self.outbox._running else 0
 
