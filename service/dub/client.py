@@ -233,7 +233,8 @@ class _Bounded:
             case None:
                 return
             case asyncio.CancelledError() if self._expired:
-                self._task.uncancel()
+                if self._task.uncancel() > 0:  # somebody else wants it to stop, too
+                    raise exc
                 raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
                 raise _unavailable(exc, answered=self.answered) from exc

@@ -79,7 +79,9 @@ class Database:
         self._schema = schema
         self._log = log
         self._thread = ThreadPoolExecutor(1, "firstopen-store")
+        self._reading = ThreadPoolExecutor(1, "firstopen-reader")
         self._connection: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._waiting: deque[_Write] = deque()
         self._behind: deque[_Write] = deque()
@@ -109,6 +111,7 @@ class Database:
             await self._writer
         await self._run(self._disconnect)
         self._thread.shutdown()
+        self._reading.shutdown()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -135,11 +138,17 @@ class Database:
         self._wanted.set()
 
     async def read(self, work: Work[T], *, behind: bool = True) -> T:
-        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
-        if behind and self._behind:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``.
+
+        Without it, a commit under way is not waited for.
+        """
+        if behind and self._behind and self.failing is None:
             return await self.write(work)
         try:
-            return await self._run(lambda: work(self._connected()))
+            if behind:
+                return await self._run(lambda: work(self._connected()))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._reading, lambda: work(self._looking()))
         except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             raise StoreFailed(str(exc)) from exc
@@ -176,10 +185,12 @@ class Database:
         except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             failure = StoreFailed(str(exc))
+            self._behind.extendleft(reversed([each for each in batch if each.done is None]))  # in their order
+            while len(self._behind) > BEHIND_MAX:
+                self._behind.popleft()
+                self.lost += 1
             for each in batch:
-                if each.done is None:
-                    self._behind.append(each)
-                elif not each.done.done():
+                if each.done is not None and not each.done.done():
                     each.done.set_exception(failure)
             return
         self._committed()
@@ -241,7 +252,17 @@ class Database:
         found = self._path.stat()
         return found.st_dev, found.st_ino
 
+    def _looking(self) -> sqlite3.Connection:
+        """Return the connection that only reads. In its own thread."""
+        if self._reader is None:
+            self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only = ON")
+        return self._reader
+
     def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -23,9 +23,11 @@ CREATE TABLE IF NOT EXISTS entries (
     attempts INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL DEFAULT 'queued',
     reason TEXT NOT NULL DEFAULT '',
+    device TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, where it is known
     sealed BLOB
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_by_device ON entries (device) WHERE device != '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
@@ -33,21 +35,23 @@ CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE st
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
-_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts")
+_DEAD_S = 90 * 86_400.0  # for which dead letters are kept
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "device")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
-_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
+_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
 _DUE = """SELECT * FROM (
-    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed FROM entries AS this
     WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
     ORDER BY next_try, seq LIMIT ?)"""
 _HASTEN = """UPDATE entries SET next_try = ?
-    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?"""
+    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
+    AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
 _DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
 _LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
@@ -140,6 +144,9 @@ class SqliteEntries:
 
         def expire(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
+            connection.execute(
+                "DELETE FROM entries WHERE state = 'dead' AND created < ?", (before - _DEAD_S,)
+            )
             query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
                 WHERE state = 'queued' AND created < ?"""
             return connection.execute(query, (now, before)).rowcount
@@ -166,17 +173,31 @@ class SqliteEntries:
         return [Summary(*row) for row in await self._ask(_LISTED.format(state=state), limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        """Find one entry, with what it carries sealed (``None`` if that is gone)."""
         rows = await self._ask(f"SELECT {_SUMMARY}, sealed FROM entries WHERE id = ?", entry_id)  # noqa: S608
         if not rows:
             return None
         *summary, sealed = rows[0]
-        return Summary(*summary), None if sealed is None else self._seal.open(sealed)
+        return Summary(*summary), sealed
+
+    def reveal(self, sealed: bytes) -> bytes:
+        """Open what an entry carries; raises ``Unsealable``."""
+        return self._seal.open(sealed)
+
+    async def forget(self, devices: Collection[str]) -> int:
+        """Forget what is queued for a device, or dead; return how many."""
+        places = ", ".join("?" * len(devices))
+        query = f"DELETE FROM entries WHERE device != '' AND device IN ({places})"  # noqa: S608  placeholders only
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, tuple(devices)).rowcount
+
+        return await self._database.write(forget)
 
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
+        query = f"""UPDATE entries SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
             WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
 
         def revive(connection: sqlite3.Connection) -> int:
@@ -195,6 +216,7 @@ class SqliteEntries:
             entry.created,
             entry.next_try,
             entry.attempts,
+            entry.device,
             sealed,
         )
 
