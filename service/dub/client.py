@@ -99,13 +99,14 @@ class DubClient:
         return await self._ask(self._opens, app, patience_s, request, self._opened)
 
     async def track_first_open(
-        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
         headers = [
             _JSON,
             (b"User-Agent", user_agent.encode("ascii")),
             (b"X-Forwarded-For", ip.encode("ascii")),
+            *([_NO_TRACK] if no_track else ()),
         ]
         request = _post(self._open_url, headers, encode(TrackOpen(dub_domain=domain)))
         return await self._ask(self._opens, app, patience_s, request, self._opened)

@@ -23,6 +23,7 @@ class Case(Struct, gc=False, eq=False):
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
     owes: bool = False  # it was answered before, without Dub
+    network: int | None = None  # a keyed hash, once somebody has looked at the address
 
     @property
     def ip(self) -> str | None:
@@ -54,7 +55,7 @@ class Case(Struct, gc=False, eq=False):
         return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
 
     def owed(self, open_id: str, rung: Rung) -> OwedOpen:
-        """Return what it takes to report this open to Dub later, by this rung's link."""
+        """Return what it takes to report this open to Dub later, by this rung's link, or to match it."""
         report = self.report
         return OwedOpen(
             open_id=open_id,
@@ -64,7 +65,8 @@ class Case(Struct, gc=False, eq=False):
             evidence=rung.evidence,
             deep_link=rung.link.url if rung.link else "",
             user_agent=report.caller.user_agent,
-            ip=self.ip if self.app.trusts_forwarded_ip else None,
+            ip=self.ip,
+            by_address=self.ladder.rungs[-1].link is None,
             platform=report.platform,
             app_version=report.app_version,
         )

@@ -38,6 +38,8 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     deep_link: str
     user_agent: str
     ip: str | None
+    by_address: bool = False  # it may be matched by its address, should Dub know no such link
+    arrived: float = 0.0  # Unix seconds; filled in by the outbox
     platform: Platform | None
     app_version: str | None
 

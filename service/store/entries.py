@@ -36,6 +36,7 @@ CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state =
 """
 
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
+_BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
 _KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "device")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
 _ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed)
@@ -144,9 +145,7 @@ class SqliteEntries:
 
         def expire(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
-            connection.execute(
-                "DELETE FROM entries WHERE state = 'dead' AND created < ?", (before - _DEAD_S,)
-            )
+            connection.execute(_BURY, (before - _DEAD_S,))
             query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
                 WHERE state = 'queued' AND created < ?"""
             return connection.execute(query, (now, before)).rowcount

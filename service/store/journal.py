@@ -34,6 +34,7 @@ _LATEST = ((2, 10), (1, 5), (0, 1))  # of an install, so many that tell so much
 _OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = ? AND tells = ?
     ORDER BY at DESC, seq DESC LIMIT ?)"""
 _FORGOTTEN_AT_A_TIME = 1000
+_SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
 _KEEP = """INSERT INTO opens (open_id, app, device, at, network, tells, record) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (open_id) DO UPDATE SET tells = excluded.tells, record = excluded.record"""
@@ -63,7 +64,8 @@ class SqliteJournal:
 
         def keep(connection: sqlite3.Connection) -> object:
             record = self._record(opened)
-            row = (opened.open_id, opened.app, device, at, network, _tells(opened), record)
+            shifted = None if network is None else network - _SHIFT
+            row = (opened.open_id, opened.app, device, at, shifted, _tells(opened), record)
             return connection.execute(_KEEP, row)
 
         self._database.write_behind(keep)
@@ -104,7 +106,7 @@ class SqliteJournal:
         def find(connection: sqlite3.Connection) -> list[tuple[int, str, float]]:
             return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
 
-        return await self._database.read(find)
+        return [(network + _SHIFT, device, at) for network, device, at in await self._database.read(find)]
 
     async def forget(self, devices: Sequence[str]) -> list[str]:
         """Forget a device's opens; return their ids. Raises ``StoreFailed``."""
