@@ -13,7 +13,7 @@ import structlog
 from litestar import Litestar, Router
 from prometheus_client import generate_latest
 
-from service.api.auth import AppKeys, Callers
+from service.api.auth import Callers
 from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.leads import leads_routes
@@ -22,12 +22,19 @@ from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
-from service.dub.breaker import BreakerPolicy
-from service.dub.client import ENDPOINTS, DubClient
-from service.dub.guard import Guards
+from service.compiled import (
+    DAY_S,
+    app_keys,
+    claims_ttl_s,
+    compile_app,
+    guards,
+    lifetimes,
+    memory_limits,
+    outbox_policy,
+)
+from service.dub.client import DubClient
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox
-from service.outbox.policy import OutboxPolicy
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
@@ -40,24 +47,23 @@ from service.resolve.matcher import Matcher
 from service.resolve.matching import Rules
 from service.resolve.model import App
 from service.resolve.networks import Networks
-from service.resolve.openings import Lifetimes, Openings
+from service.resolve.openings import Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
-from service.settings import AppSettings, Settings, compile_router
+from service.settings import AppSettings, Settings
 from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryLimits, MemoryStore
+from service.store.memory import MemoryStore
 from service.store.sealing import Seal
 from service.telemetry import Event, Log, Metrics
 
-_DAY_S = 86_400
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
 
@@ -74,10 +80,10 @@ def create_app(
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
-    apps = {name: _compile(name, settings) for name in settings.apps}
+    apps = {name: compile_app(name, settings) for name in settings.apps}
     parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
-        [_keys(apps[name], name, settings) for name in settings.apps],
+        [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
     )
 
@@ -140,7 +146,7 @@ class _Parts:
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
-        self.guards = _guards(settings, clock, self.metrics)
+        self.guards = guards(settings, clock, self.metrics)
         self.database = Database(
             settings.data_dir,
             JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
@@ -148,7 +154,7 @@ class _Parts:
             committed=self.metrics.store_commits.inc,
         )
         self._seal = Seal(settings.secrets)
-        journal = SqliteJournal(self.database, self._seal, clock, wall)
+        journal = self._journal = SqliteJournal(self.database, self._seal, clock, wall)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
@@ -160,6 +166,7 @@ class _Parts:
             outbox=self.outbox,
             apps=apps,
             find_open=self.resolver.find,
+            still_looking=self.resolver.still_looking,
             known_for_s=recent.known_for_s,
             lane=identity.customer,
             new_id=new_id,
@@ -175,7 +182,11 @@ class _Parts:
         )
         self._replays = Replays(self.resolver, apps)
         self._housekeeping = Housekeeping(
-            journal, self._claims, settings.installs.install_ttl_days * _DAY_S, wall
+            journal,
+            self._claims,
+            opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
+            claims_ttl_s=claims_ttl_s(settings),
+            wall=wall,
         )
 
     def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
@@ -183,7 +194,7 @@ class _Parts:
             SqliteEntries(self.database, self._seal),
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
-            policy=_outbox_policy(self._settings),
+            policy=outbox_policy(self._settings),
             wall=self._wall,
             log=self._log,
             metrics=self.metrics,
@@ -228,8 +239,8 @@ class _Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = MemoryStore(_memory_limits(self._settings), self._clock)
-        openings = Openings(memory, _lifetimes(self._settings), self._clock)
+        memory = MemoryStore(memory_limits(self._settings), self._clock)
+        openings = Openings(memory, lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
@@ -241,7 +252,9 @@ class _Parts:
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
-        self._second_looks = SecondLooks(self.first_launch, openings, self._clock, self._sleep)
+        self._second_looks = SecondLooks(
+            self.first_launch, openings, climber.superseded, self._clock, self._sleep
+        )
         return Resolver(
             climber=climber,
             memory=memory,
@@ -250,8 +263,9 @@ class _Parts:
             identity=identity,
             openings=openings,
             second_looks=self._second_looks,
-            lifetimes=_lifetimes(self._settings),
+            lifetimes=lifetimes(self._settings),
             clock=self._clock,
+            wall=self._wall,
             new_id=new_id,
             log=self._log,
             metrics=self.metrics,
@@ -275,6 +289,7 @@ class _Parts:
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
+            await self.first_launch.remember(self._journal)
             self._housekeeping.start()
             yield
 
@@ -318,77 +333,8 @@ async def _opened(
         yield
 
 
-def _compile(name: str, settings: Settings) -> App:
-    app = settings.apps[name]
-    return App(
-        name,
-        app.domains,
-        compile_router(name, app),
-        trusts_forwarded_ip=app.trusts_forwarded_ip,
-        clients_report_leads=app.leads == "client",
-        dub_api_key=settings.dub_api_keys.get(name, ""),
-        ip_matching=app.ip_matching,
-        analytics_calls_per_s=app.analytics_calls_per_s,
-    )
-
-
-def _keys(app: App, name: str, settings: Settings) -> AppKeys:
-    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
-    server = (key.encode() for key in settings.server_keys.get(name, ()))
-    return AppKeys(app, tuple(publishable), tuple(server))
-
-
-def _memory_limits(settings: Settings) -> MemoryLimits:
-    cache = settings.cache
-    return MemoryLimits(
-        opens_max=cache.opens_max,
-        open_ttl_s=cache.answer_ttl_s,
-        links_max=cache.links_max,
-        link_ttl_s=cache.link_stale_days * 86_400,
-        unknown_links_max=cache.unknown_links_max,
-        unknown_link_ttl_s=cache.unknown_link_ttl_s,
-    )
-
-
 def _warn(settings: Settings, log: Log) -> None:
     if settings.secret_is_weak and not settings.demo:
         log.warning(Event.SECRET_WEAK)
     for variable in settings.keys_missing:
         log.warning(Event.KEYS_MISSING, variable=variable)
-
-
-def _lifetimes(settings: Settings) -> Lifetimes:
-    cache = settings.cache
-    return Lifetimes(
-        answer_ttl_s=cache.answer_ttl_s,
-        pending_ttl_s=cache.pending_ttl_s,
-        call_s=settings.dub.timeout_ms / 1000,
-    )
-
-
-def _guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
-    dub = settings.dub
-    policy = BreakerPolicy(
-        window_s=dub.breaker_window_s,
-        failures_min=dub.breaker_failures,
-        failure_ratio=dub.breaker_ratio,
-        open_s=dub.breaker_open_s,
-    )
-    return Guards(
-        ENDPOINTS,
-        policy=policy,
-        in_flight_max=dub.in_flight_max,
-        slow_s=dub.slow_ms / 1000,
-        clock=clock,
-        metrics=metrics,
-    )
-
-
-def _outbox_policy(settings: Settings) -> OutboxPolicy:
-    outbox = settings.outbox
-    return OutboxPolicy(
-        in_flight_max=outbox.in_flight_max,
-        backoff_min_s=outbox.backoff_min_s,
-        backoff_max_s=outbox.backoff_max_s,
-        expiry_s=outbox.expiry_days * _DAY_S,
-    )

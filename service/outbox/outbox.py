@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import structs
 
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import DubHeldBack, FirstopenError, StoreFailed
@@ -188,7 +189,8 @@ class DurableOutbox:
                 lane=owed.key.hex(),
                 created=now,
                 next_try=now + not_before_s,
-                payload=_encode(owed),
+                device=owed.device,
+                payload=_encode(structs.replace(owed, arrived=now)),
             )
         )
 
@@ -374,7 +376,7 @@ class DurableOutbox:
             case Dead():
                 self._entries.finish(entry, "dead", verdict.reason, now)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
-                self._log.error(
+                (self._log.info if verdict.organic else self._log.error)(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
                 )
 

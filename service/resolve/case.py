@@ -5,9 +5,10 @@ from msgspec import UNSET, Struct, UnsetType
 from service.resolve.errors import ForeignDomain, InvalidField
 from service.resolve.evidence import DeepLink, canonical_domain
 from service.resolve.identity import answer_key
-from service.resolve.ladder import Ladder, Rung, ladder_of
-from service.resolve.model import App, OpenReport
+from service.resolve.ladder import Ladder, Rung, evidence_mask, ladder_of
+from service.resolve.model import App, Open, OpenReport
 from service.resolve.owed import OwedOpen
+from service.resolve.trace import Steps
 
 
 class Case(Struct, gc=False, eq=False):
@@ -53,6 +54,25 @@ class Case(Struct, gc=False, eq=False):
     def first_link(self) -> Rung | None:
         """Return its strongest evidence that is a link."""
         return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
+
+    def says_more_than(self, known: Open) -> bool:
+        """Whether this report has evidence that one remembered had not: its "none" is no answer then."""
+        if known.click_id is not None or known.link is not None or known.pending:
+            return False
+        return bool(evidence_mask(self.ladder) & ~known.evidence)
+
+    def explain_at_once(self, opened: Open, steps: Steps) -> None:
+        """Say what needed no asking."""
+        if self.link is not None:
+            if not self.own:
+                steps.add("deep_link", "skipped", "is on none of this app's domains: routed as it is")
+            elif opened.pending:
+                steps.add("deep_link", "unavailable", "the budget was over before the open had its turn")
+            else:
+                steps.add("deep_link", "unknown", "is longer than any link of Dub's")
+        if self.own or self.link is None:
+            for skipped in self.ladder.skipped:
+                steps.add(skipped.evidence, "skipped", skipped.why)
 
     def owed(self, open_id: str, rung: Rung) -> OwedOpen:
         """Return what it takes to report this open to Dub later, by this rung's link, or to match it."""

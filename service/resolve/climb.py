@@ -102,7 +102,9 @@ class Climber:
     def superseded(self, case: Case) -> bool:
         """Whether this install's click was found by evidence that is stronger than its address."""
         first = self._memory.answer(case.first_launch_key)
-        return first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
+        return (
+            first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
+        )
 
     async def _by_link(
         self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool

@@ -25,6 +25,7 @@ from service.resolve.ports import DubConversions
 
 LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
 _LOOK_AGAIN_EVERY_S = 2.0
+_CUSTOMER_AFTER_S = (2.0, 8.0, 25.0, 30.0)  # most sales of nobody's are organic: few calls for them
 _LOOK_AFTER_OPEN_EVERY_S = (
     30.0  # an open that is settled lets its leads go; this is for what a crash swallows
 )
@@ -56,8 +57,9 @@ class UnknownCustomer(FirstopenError):
 class Conversions:
     """Sends what an app or its backend reports, with the app's own Dub API key.
 
-    ``find_open`` recalls an open by its id; ``known_for_s`` says for how many seconds more Dub knows a
-    click at once; ``lane`` hashes whose it is; ``wall`` is Unix seconds.
+    ``find_open`` recalls an open by its id, ``still_looking`` says whether its click may show up late,
+    ``known_for_s`` for how many seconds more Dub knows a click at once; ``lane`` hashes whose it is;
+    ``wall`` is Unix seconds.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Conversions:
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
+        still_looking: Callable[[str], bool],
         known_for_s: Callable[[str], float],
         lane: Callable[[str, str], str],
         new_id: Callable[[], str],
@@ -77,6 +80,7 @@ class Conversions:
         self._outbox = outbox
         self._apps = apps
         self._find_open = find_open
+        self._still_looking = still_looking
         self._known_for_s = known_for_s
         self._lane = lane
         self._new_id = new_id
@@ -138,19 +142,28 @@ class Conversions:
             return Later(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
         body = conversion.body
         if conversion.open_id:
-            opened = await self._find_open(conversion.open_id)
-            if opened is not None and opened.pending:
-                missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
-                return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
-            if opened is None or opened.click_id is None:
-                return Dead(_ORGANIC)
-            body = {**body, "clickId": opened.click_id}
+            credited = await self._credited(conversion.open_id)
+            if not isinstance(credited, str):
+                return credited
+            body = {**body, "clickId": credited}
         try:
             return await self._send(app, entry, conversion, body)
         except DubUnavailable as exc:
             return Later(exc)
         except DubRefused as exc:
             return self._refused(entry, exc)
+
+    async def _credited(self, open_id: str) -> str | Later | Dead:
+        """Return the click of the open that a lead names, or what that means for the lead."""
+        opened = await self._find_open(open_id)
+        if opened is None:
+            return Dead("the open that it names is forgotten")
+        if opened.click_id is not None:
+            return opened.click_id
+        if opened.pending or self._still_looking(open_id):
+            missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
+            return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
+        return Dead(_ORGANIC, organic=True)
 
     async def _send(self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]) -> Verdict:
         if conversion.kind == "sale":
@@ -172,7 +185,7 @@ class Conversions:
             return Delivered(answer)
         error = UnknownCustomer("Dub knows no such customer yet")
         if self._still_new(entry):
-            return Later(error, _LOOK_AGAIN_EVERY_S, answer)
+            return Later(error, _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)], answer)
         if await self._knows_customer(app, body):
             return Delivered(answer)
         return Dead("Dub knows no such customer", error)

@@ -17,8 +17,8 @@ from service.resolve.identity import upstream_user_agent
 from service.resolve.matcher import Matcher
 from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
 from service.resolve.model import Link, Match
-from service.resolve.ports import DubFirstOpens, Journal, Look
-from service.resolve.trace import CandidateTrace
+from service.resolve.ports import DubFirstOpens, Journal
+from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
 
 _AT_A_TIME = 500
@@ -154,7 +154,10 @@ class FirstLaunches:
         user_agent = upstream_user_agent(caller.user_agent, case.device)
         try:
             found = await self._dub.track_first_open(
-                case.app.name, case.domain, user_agent=user_agent, ip=case.ip,
+                case.app.name,
+                case.domain,
+                user_agent=user_agent,
+                ip=case.ip,
                 patience_s=timeout_s,
                 no_track=no_track,
             )

@@ -69,7 +69,8 @@ class Leads:
         for good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
-        if opened is not None and opened.click_id is None and not opened.pending:
+        waits = opened is not None and (opened.pending or self._resolver.still_looking(opened.open_id))
+        if opened is not None and opened.click_id is None and not waits:
             return LeadAnswer(lead_id=None, status="organic")
         body, open_id = lead.body, ""
         if opened is None:

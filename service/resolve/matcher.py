@@ -73,12 +73,11 @@ class Matcher:
         """Decide as ``match`` would, and change nothing."""
         return await self._decide(self.networks.of(ip), opened, told, {})
 
-    def found(
-        self, ip: str | None, opened: FirstOpen, link_id: str
-    ) -> tuple[int | None, list[str]]:
-        """Note an install that was found by deep link, referrer or clipboard: its web clicks are used up.
+    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
+        """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
 
-        Those of its network, link and system, seen or yet to be seen. Returns the network, and those seen, to be claimed.
+        Those of its network, link and system, seen or yet to be seen. Returns the network, and the clicks
+        seen, to be claimed.
         """
         network = self.networks.of(ip)
         if network.key is None:

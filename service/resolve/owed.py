@@ -63,6 +63,7 @@ class Dead(Struct, frozen=True):
 
     reason: str
     error: FirstopenError | None = None
+    organic: bool = False  # nothing went wrong: there is no click to credit
 
 
 Verdict = Delivered | Later | Dead

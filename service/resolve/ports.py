@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from msgspec import Struct
-
 from service.resolve.case import Case
-from service.resolve.model import App, Link, Match, Open, OpenedLink
-from service.resolve.trace import CandidateTrace
+from service.resolve.model import App, Link, Open, OpenedLink
+from service.resolve.trace import Look
 
 
 class Dub(Protocol):
@@ -108,7 +106,7 @@ class Journal(Protocol):
     """Opens, durable."""
 
     def keep(self, device: str, opened: Open, network: int | None) -> None:
-        """Write an open down, soon, with the keyed hash of its network; the same openId again replaces it. Never raises."""
+        """Write an open down, soon, with its network's hash; the same openId replaces it. Never raises."""
         ...
 
     async def opened(self, open_id: str) -> Open | None:
@@ -128,17 +126,6 @@ class Journal(Protocol):
         ...
 
 
-class Look(Struct, frozen=True):
-    """What came of looking for the click of an open that has no link."""
-
-    match: Match
-    detail: str  # for the trace
-    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
-    pending: bool = False  # it may still show up
-    again: bool = False  # looking again later is worth it
-    candidates: tuple[CandidateTrace, ...] = ()
-
-
 class FirstLaunch(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
 
@@ -155,7 +142,7 @@ class FirstLaunch(Protocol):
     ) -> Look:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
 
-        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing is claimed once
-        the open is ``superseded``: stronger evidence has found the install's click.
+        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing is claimed
+        once the open is ``superseded``: stronger evidence has found the install's click.
         """
         ...

@@ -24,6 +24,7 @@ from service.resolve.errors import StoreFailed
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
+VERSION = 1  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 
@@ -232,7 +233,8 @@ class Database:
         try:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
-            connection.executescript(self._schema)
+            _refuse_others(connection)
+            connection.executescript(f"{self._schema}PRAGMA user_version = {VERSION};")
         except sqlite3.Error:
             connection.close()
             raise
@@ -280,6 +282,14 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _refuse_others(connection: sqlite3.Connection) -> None:
+    """Refuse a file that another version of firstopen made, rather than fail at every second question."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if version != VERSION and not empty:
+        raise sqlite3.DatabaseError(f"the file is of another version of firstopen ({version}, not {VERSION})")
 
 
 def refuse_taken(folder: Path) -> None:

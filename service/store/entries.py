@@ -196,7 +196,8 @@ class SqliteEntries:
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE entries SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
+        query = f"""UPDATE entries
+            SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
             WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
 
         def revive(connection: sqlite3.Connection) -> int:
