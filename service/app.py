@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from service.api.auth import Callers
 from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
+from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
@@ -41,6 +42,7 @@ from service.resolve.conversions import Conversions
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.first_launch import AppMatching, FirstLaunches
+from service.resolve.forgetting import Forgetting
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
 from service.resolve.matcher import Matcher
@@ -103,6 +105,7 @@ def create_app(
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
+            *installs_routes(callers, parts.forgetting),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),
@@ -155,30 +158,28 @@ class _Parts:
         )
         self._seal = Seal(settings.secrets)
         journal = self._journal = SqliteJournal(self.database, self._seal, clock, wall)
+        self._memory = MemoryStore(memory_limits(settings), clock)
+        self._entries = SqliteEntries(self.database, self._seal)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
         self._claims = SqliteClaims(self.database, wall)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
-        self.conversions = Conversions(
-            dub=dub,
-            outbox=self.outbox,
-            apps=apps,
-            find_open=self.resolver.find,
-            still_looking=self.resolver.still_looking,
-            known_for_s=recent.known_for_s,
-            lane=identity.customer,
-            new_id=new_id,
-            wall=wall,
-            timeout_s=timeout_s,
-        )
+        self.conversions = self._conversions(dub, apps, identity, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
             outbox=self.outbox,
             resolver=self.resolver,
             journal=journal,
             identity=identity,
+        )
+        self.forgetting = Forgetting(
+            identity=identity,
+            memory=self._memory,
+            opens=journal,
+            claims=self._claims,
+            entries=self._entries,
         )
         self._replays = Replays(self.resolver, apps)
         self._housekeeping = Housekeeping(
@@ -189,9 +190,30 @@ class _Parts:
             wall=wall,
         )
 
+    def _conversions(
+        self,
+        dub: DubClient,
+        apps: Mapping[str, App],
+        identity: Identity,
+        recent: RecentClicks,
+        new_id: Callable[[], str],
+    ) -> Conversions:
+        return Conversions(
+            dub=dub,
+            outbox=self.outbox,
+            apps=apps,
+            find_open=self.resolver.find,
+            still_looking=self.resolver.still_looking,
+            known_for_s=recent.known_for_s,
+            lane=identity.customer,
+            new_id=new_id,
+            wall=self._wall,
+            timeout_s=self._settings.dub.timeout_ms / 1000,
+        )
+
     def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
-            SqliteEntries(self.database, self._seal),
+            self._entries,
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=outbox_policy(self._settings),
@@ -239,7 +261,7 @@ class _Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = MemoryStore(memory_limits(self._settings), self._clock)
+        memory = self._memory
         openings = Openings(memory, lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,

@@ -80,7 +80,9 @@ class Leads:
         else:
             open_id = opened.open_id
         conversion = Conversion(kind="lead", body=body, open_id=open_id)
-        entry = self._conversions.entry(app, conversion, waits_for=open_id)
+        whose = lead.install_id
+        device = "" if whose is None else self._identity.devices(app.name, whose)[0]
+        entry = self._conversions.entry(app, conversion, waits_for=open_id, device=device)
         verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
         match verdict:
             case Delivered(answer=answer):

@@ -85,6 +85,10 @@ class Memory(Protocol):
         """Remember an open, by its id and as the answer under its key."""
         ...
 
+    def forget(self, open_ids: frozenset[str]) -> None:
+        """Forget these opens."""
+        ...
+
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
         ...

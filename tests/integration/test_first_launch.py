@@ -297,3 +297,15 @@ async def test_an_unknown_deep_link_on_dubs_wire_may_still_match(world: World) -
     found = await world.service.post("/track/open", json=body, headers=headers)
     assert found.status_code == 200
     assert found.json()["link"]["key"] == "fb-promo"
+
+
+async def test_an_install_is_forgotten_everywhere(world: World) -> None:
+    """Its answers, its claim and what is owed for it go; its click is free again, and its openId unknown."""
+    await world.click()
+    anna = await world.launch(ANNA)
+    assert anna.click_id
+    reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
+    assert reply.json() == {"answers": 1, "claims": 1, "outbox": 0}
+    assert (await world.service.get(f"/v1/opens/{anna.open_id}")).status_code == 404
+    assert (await world.launch(BEN)).click_id == anna.click_id
+    assert (await world.service.post("/v1/installs/forget", json={"installId": ANNA})).status_code == 403
