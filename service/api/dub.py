@@ -19,7 +19,7 @@ from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
 from service.api.http import JSONReply, LeanRequest, strict_body
-from service.api.problems import CORS, RAW_CORS, documented
+from service.api.problems import CORS, EVENTS_CORS, documented
 from service.resolve.conversions import Conversions
 from service.resolve.errors import UnknownLink, WrongKind
 from service.resolve.events import EventFeed, Page
@@ -28,6 +28,10 @@ from service.resolve.resolver import Resolver
 
 _NO_TRACK = "dub-no-track"
 _NO_TRACK_HEADER = _NO_TRACK.encode()
+_RAW_CORS, _RAW_EVENTS_CORS = (
+    [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    for headers in (CORS, EVENTS_CORS)
+)
 
 
 def dub_routes(
@@ -65,7 +69,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
             reply.headers["Firstopen-Open-Id"] = opened.open_id
         return reply
 
-    return [track_open, _preflight("/track/open")]
+    return [_preflight("/track/open"), track_open]
 
 
 def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPRouteHandler]:
@@ -100,7 +104,7 @@ def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPR
         return await sale(request, data, from_server=False)
 
     routes = [track_lead, track_client_lead, track_sale, track_client_sale]
-    return [*routes, *(_preflight(path) for route in routes for path in route.paths)]
+    return [*(_preflight(path) for route in routes for path in route.paths), *routes]
 
 
 def _conversion(
@@ -135,14 +139,16 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
         return PageReply(await feed.page(app, events_query(given, app.domains)))
 
-    return [list_events, _preflight("/events")]
+    return [_preflight("/events"), list_events]
 
 
 def _preflight(path: str) -> HTTPRouteHandler:
-    @route(path, http_method="OPTIONS", status_code=204, include_in_schema=False)
-    async def preflight() -> Response[None]:
+    """Answer OPTIONS; registered before the route itself, or Litestar's own answer takes its place."""
+
+    @route(path, http_method="OPTIONS", include_in_schema=False)
+    async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
-        return DubReply(None, status_code=204)
+        return PreflightReply(path)
 
     return preflight
 
@@ -171,6 +177,19 @@ class DubReply(JSONReply):
         super().__init__(content, status_code=status_code, headers={**CORS, **(headers or {})})
 
 
+class PreflightReply(ASGIResponse):
+    """A 204, which has no body."""
+
+    def __init__(self, path: str) -> None:
+        self.status_code = 204
+        self._headers = _RAW_EVENTS_CORS if path == "/events" else _RAW_CORS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class PageReply(ASGIResponse):
     """A page of events, passed on as it arrives."""
 
@@ -180,7 +199,7 @@ class PageReply(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it; a page that is cut short upstream is cut short here: the connection ends."""
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_CORS]
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_RAW_EVENTS_CORS]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
