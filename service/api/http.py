@@ -129,6 +129,7 @@ class StrictBody(MsgspecDTO[Any]):
         try:
             return type(self).decode(value)
         except msgspec.ValidationError as exc:
+            _refuse_if_cut_off(value)
             raise _invalid(exc, self.model) from exc
         except RecursionError as exc:
             raise MalformedBody("body: is nested too deep") from exc
@@ -172,6 +173,18 @@ def _says_json(content_type: bytes) -> bool:
     return essence == b"application/json" or (
         essence.startswith(b"application/") and essence.endswith(b"+json")
     )
+
+
+def _refuse_if_cut_off(body: bytes) -> None:
+    """Hear a body out, since decoding ends at its first wrong field: what is not JSON has no fields."""
+    try:
+        json.loads(body.decode(), parse_int=float)
+    except UnicodeDecodeError as exc:
+        raise MalformedBody("body: is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise MalformedBody(f"body: is not JSON: {exc}") from exc
+    except RecursionError:
+        return  # deeper than anybody reads: the wrong field says more
 
 
 def _invalid(exc: msgspec.ValidationError, model: type[Struct]) -> InvalidField:
