@@ -11,14 +11,25 @@ from service import demo, settings
 from service.api.ops import Readiness
 from service.app import create_app
 from service.server import Served, listen, run
-from service.settings import Settings
+from service.settings import Settings, SettingsError
+from service.store.database import refuse_taken
 from service.telemetry import configure_logs
 
+_SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 
 
-def serve(env: Mapping[str, str]) -> None:
-    """Serve until told to stop; raises ``SettingsError`` or ``PortTaken`` before anything runs."""
+def serve(env: Mapping[str, str], workers: int = 1) -> None:
+    """Serve until told to stop.
+
+    Raises ``SettingsError``, ``PortTaken`` or ``DataDirTaken`` before anything runs.
+    """
+    if workers > 1 and not env.get("FIRSTOPEN_VALKEY_URL"):
+        raise SettingsError(
+            "--workers: more than one needs FIRSTOPEN_VALKEY_URL, where they share what they know"
+        )
+    if env.get("FIRSTOPEN_VALKEY_URL"):
+        raise SettingsError("FIRSTOPEN_VALKEY_URL: this version keeps everything on one machine; unset it")
     if "FIRSTOPEN_CONFIG" in env:
         _serve_alone(settings.load(env))
     else:
@@ -27,6 +38,7 @@ def serve(env: Mapping[str, str]) -> None:
 
 def _serve_alone(configured: Settings) -> None:
     log = configure_logs(configured.log_level)
+    refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     sock = listen(configured.host, configured.port)
@@ -47,10 +59,13 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
+    refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     links = demo_links()
-    sandbox = create_sandbox(links)
+    sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
+    sandbox_dir.mkdir(parents=True, exist_ok=True)
+    sandbox = create_sandbox(links, data=sandbox_dir / _SANDBOX_FILE)
     sock, sandbox_sock = listen(demo.HOST, configured.port), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
     unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""

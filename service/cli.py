@@ -28,10 +28,27 @@ def main() -> None:
 main.add_command(sandbox_command)
 
 
+@main.command(
+    "outbox",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="What has not reached Dub yet, what never will, and why.",
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def outbox(args: tuple[str, ...]) -> None:
+    """Hand over to the outbox's own commands."""
+    from service.outbox_cli import outbox_command
+
+    outbox_command.main(list(args), prog_name="firstopen outbox")
+
+
 @main.command()
 @click.option("--host", help="Address to listen on.  [FIRSTOPEN_HOST; 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on.  [FIRSTOPEN_PORT; 8000]")
-def serve(host: str | None, port: int | None) -> None:
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; more need Valkey."
+)
+def serve(host: str | None, port: int | None, workers: int) -> None:
     """Answer app opens over HTTP.
 
     With FIRSTOPEN_CONFIG, the apps of that file, against Dub itself (DUB_BASE_URL). Without it, the
@@ -40,6 +57,7 @@ def serve(host: str | None, port: int | None) -> None:
     from service.boot import serve as boot
     from service.server import PortTaken
     from service.settings import SettingsError
+    from service.store.database import DataDirTaken
 
     env = {**os.environ}
     if host:
@@ -47,8 +65,8 @@ def serve(host: str | None, port: int | None) -> None:
     if port:
         env["FIRSTOPEN_PORT"] = str(port)
     try:
-        boot(env)
-    except (SettingsError, PortTaken) as exc:
+        boot(env, workers)
+    except (SettingsError, PortTaken, DataDirTaken) as exc:
         _stop(str(exc))
 
 
@@ -98,15 +116,46 @@ def routes(url: str | None, app_version: str | None, app_name: str | None) -> No
         explain.print_route(apps, url, app_version)
 
 
+OPEN_HELP = """\
+Ask the running service how an open would be answered, and why. Nothing is recorded or claimed.
+
+\b
+  firstopen open https://acme.link/fb-promo
+  firstopen open --ip 203.0.113.7 --platform ios
+  firstopen open --install-referrer 'deepLink=https%3A%2F%2Facme.link%2Ffb-promo'
+"""
+
+
+@main.command("open", help=OPEN_HELP)
+@click.argument("url", required=False)
+@click.option("--install-referrer", metavar="TEXT", help="What the Play Install Referrer said.")
+@click.option("--clipboard", metavar="TEXT", help="What the clipboard held.")
+@click.option("--domain", metavar="DOMAIN", help="One of the app's domains.  [its first]")
+@click.option("--install-id", metavar="ID", help="The install that opens; left out: nobody known.")
+@click.option("--ip", metavar="ADDRESS", help="The device's address.")
+@click.option("--user-agent", metavar="TEXT", help="The device's User-Agent.")
+@click.option("--platform", type=click.Choice(["ios", "android"]), help="Else read from the User-Agent.")
+@click.option("--app-version", metavar="VERSION", help="The build that opens, such as 2.1.")
+@click.option("--app", "app_name", metavar="NAME", help="Which app.  [the first]")
+def open_(url: str | None, install_referrer: str | None, app_name: str | None, **fields: str | None) -> None:
+    """Explain an open."""
+    from service.open_cli import explain_open
+
+    names = {
+        "domain": "dubDomain",
+        "install_id": "installId",
+        "user_agent": "userAgent",
+        "app_version": "appVersion",
+    }
+    body = {names.get(name, name): value for name, value in fields.items()}
+    explain_open({"deepLink": url, "installReferrer": install_referrer, **body}, app_name)
+
+
 def _settings() -> "Settings":
-    """Read the settings that serve would use: a missing secret is no reason not to look at routes."""
     from service import demo, settings
 
-    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
     try:
-        if "FIRSTOPEN_CONFIG" in env:
-            return settings.load(env)
-        return demo.settings(env)
+        return settings.of_commands(demo.settings)
     except settings.SettingsError as exc:
         _stop(str(exc))
 

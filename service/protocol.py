@@ -7,6 +7,7 @@ gets a 400 in the house's error shape.
 """
 
 import asyncio
+import time
 
 import httptools
 from msgspec import json
@@ -67,6 +68,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the app."""
         self._head_complete = True
+        self.scope["arrived"] = time.monotonic()  # type: ignore[typeddict-unknown-key]  # budgets count from here
         super().on_headers_complete()
         self.headers = []  # trailers end here; the request has the list that was
 

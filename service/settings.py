@@ -4,9 +4,10 @@ A wrong or unknown setting stops the boot with its path and what was expected. S
 environment only; ``firstopen.toml`` names the variables that hold them.
 """
 
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -46,6 +47,10 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     leads: Literal["client", "server"] = "client"
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
+    match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour
+    crowd_limit: Annotated[int, Meta(ge=1, le=100_000)] = 3  # installs on one network within the window
+    ambiguous: Literal["refuse", "latest"] = "refuse"
+    shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # by Dub's plan: Pro 2, Business 4, …
     routes: tuple[RouteRule, ...] = ()
 
@@ -67,9 +72,29 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[dub]``: how Dub is called."""
 
-    connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 100  # calls at a time, per endpoint
     keepalive_s: Annotated[float, Meta(ge=1, le=600)] = 30
     timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
+    slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: slow is as bad as failed
+    breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window say nothing
+    breaker_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5  # of the window's calls
+    breaker_window_s: Annotated[float, Meta(ge=1, le=600)] = 10
+    breaker_open_s: Annotated[float, Meta(ge=0.1, le=600)] = 5  # then one probe
+
+
+class OutboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[outbox]``: how what Dub has not taken yet is sent."""
+
+    in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 16  # opens of the moment go first
+    backoff_min_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
+    backoff_max_s: Annotated[float, Meta(ge=0.1, le=600)] = 10
+    expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub's own deduplication of leads ends after 7
+
+
+class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[installs]``: how long opens are kept on disk."""
+
+    install_ttl_days: Annotated[float, Meta(ge=1, le=3650)] = 90
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +110,8 @@ class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     apps: dict[str, Any]
     cache: CacheSettings = CacheSettings()
     dub: DubSettings = DubSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    installs: InstallSettings = InstallSettings()
     server: ServerSettings = ServerSettings()
 
 
@@ -94,6 +121,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     apps: dict[str, AppSettings]
     cache: CacheSettings
     dub: DubSettings
+    outbox: OutboxSettings
+    installs: InstallSettings
     server: ServerSettings
     secrets: tuple[str, ...]  # the first is current
     server_keys: dict[str, tuple[str, ...]]  # by app
@@ -105,6 +134,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     forwarded_allow_ips: tuple[str, ...]
     log_level: str
     dub_base_url: str
+    data_dir: Path
+    valkey_url: str
     demo: bool = False
 
     def __repr__(self) -> str:
@@ -129,6 +160,15 @@ def load(env: Mapping[str, str]) -> Settings:
     return parse(text, env, name=str(path))
 
 
+def of_commands(demo: Callable[[Mapping[str, str]], "Settings"]) -> Settings:
+    """Read the settings that ``serve`` would use; a missing secret stops no command that looks at things.
+
+    ``demo`` makes the settings where there is no FIRSTOPEN_CONFIG. Raises ``SettingsError``.
+    """
+    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
+    return load(env) if "FIRSTOPEN_CONFIG" in os.environ else demo(os.environ)
+
+
 def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", demo: bool = False) -> Settings:
     """Build settings from the text of a ``firstopen.toml`` and an environment; raises ``SettingsError``."""
     try:
@@ -146,6 +186,8 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         apps=apps,
         cache=file.cache,
         dub=file.dub,
+        outbox=file.outbox,
+        installs=file.installs,
         server=file.server,
         secrets=_secrets(env),
         server_keys=server_keys,
@@ -157,6 +199,8 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         forwarded_allow_ips=_networks(env),
         log_level=_choice(env, "FIRSTOPEN_LOG_LEVEL", "info", _LEVELS),
         dub_base_url=_base_url(env),
+        data_dir=Path(env.get("FIRSTOPEN_DATA_DIR") or "var"),
+        valkey_url=env.get("FIRSTOPEN_VALKEY_URL", ""),
         demo=demo,
     )
 
@@ -190,6 +234,9 @@ def _app(table: object, name: str) -> AppSettings:
     for index, scheme in enumerate(app.schemes):
         if not _SCHEME.fullmatch(scheme) or scheme in NEVER_SCHEMES:
             raise SettingsError(f"{path}.schemes[{index}]: expected a scheme of the app's own, such as acme")
+    for index, network in enumerate(app.shared_networks):
+        if not _is_network(network):
+            raise SettingsError(f"{path}.shared_networks[{index}]: expected a network such as 203.0.113.0/24")
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
     return app
@@ -247,16 +294,21 @@ def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     return secrets
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _networks(env: Mapping[str, str]) -> tuple[str, ...]:
     entries = _listed(env.get("FIRSTOPEN_FORWARDED_ALLOW_IPS", "")) or ("127.0.0.0/8", "::1")
     for entry in entries:
-        try:
-            if entry != "*":
-                ip_network(entry, strict=False)
-        except ValueError as exc:
+        if entry != "*" and not _is_network(entry):
             raise SettingsError(
                 f"FIRSTOPEN_FORWARDED_ALLOW_IPS: expected addresses, networks or *, got {entry!r}"
-            ) from exc
+            )
     return entries
 
 

@@ -18,6 +18,10 @@ default_screen = "home"
 # schemes = ["acme"]                       # the app's own URL schemes: such destinations are handed out too
 # leads = "client"                         # "server": only server keys may report leads
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
+# match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
+# crowd_limit = 3                          # more installs than this on one network: nobody is matched there
+# ambiguous = "refuse"                     # or "latest": the latest click, with its odds
+# shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
 # trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
 # analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 
@@ -45,9 +49,25 @@ screen = "category"
 
 # How Dub is called.
 # [dub]
-# connections_max = 100
+# in_flight_max = 100                      # calls at a time, per endpoint; opens beyond it wait their budget
 # keepalive_s = 30
 # timeout_ms = 10000                       # a whole call; longer than a budget: a late answer still counts
+# slow_ms = 1000                           # a call that takes longer counts as failed
+# breaker_failures = 10                    # so many failed calls, and this share of all calls, within
+# breaker_ratio = 0.5                      # the window: Dub is not asked for breaker_open_s; then one
+# breaker_window_s = 10                    # call finds out whether it answers again
+# breaker_open_s = 5
+
+# How opens, leads and sales are sent that Dub has not taken yet.
+# [outbox]
+# in_flight_max = 16
+# backoff_min_s = 0.5
+# backoff_max_s = 10
+# expiry_days = 6                          # then they are dead letters: see firstopen outbox
+
+# How long opens are kept on disk, so that a later sign-up finds its click.
+# [installs]
+# install_ttl_days = 90
 
 # How a stop goes: after SIGTERM not ready but still answering for drain_ms; then requests in flight
 # finish, and opens still under way to Dub settle, for at most stop_ms each (whole seconds).

@@ -1,4 +1,4 @@
-"""Every log event has its name here, and nowhere else. One line of meaning each.
+"""Every log event and metric has its name here, and nowhere else. One line of meaning each.
 
 Events are constant and carry fields. Fields hold nothing personal: no address, User-Agent, deep link,
 clipboard text, installId or key.
@@ -15,9 +15,10 @@ from typing import Any, TextIO
 
 import msgspec
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import FilteringBoundLogger as Log
 
-__all__ = ["Event", "Log", "configure_logs", "where"]
+__all__ = ["Event", "Log", "Metrics", "configure_logs", "where"]
 
 
 class Event(StrEnum):
@@ -41,6 +42,12 @@ class Event(StrEnum):
     """Dub gave no usable answer; the open was answered without it."""
     OPEN_LATE = "open.late"
     """A caller's budget ended before Dub answered; Dub may still settle the open."""
+    OPEN_FOUND_LATE = "open.found_late"
+    """A click that Dub showed late was found for an open with no link, or none for good."""
+    OPEN_SHED = "open.shed"
+    """More opens came than could be served in time; this one was answered without asking Dub."""
+    OPEN_REPLAYED = "open.replayed"
+    """An open that was answered without Dub has reached it now."""
     OPEN_REPEATED = "open.repeated"
     """The same open again, answered from memory (debug)."""
     OPEN_FAILED = "open.failed"
@@ -49,8 +56,68 @@ class Event(StrEnum):
     """An appVersion that is no version, of this ``shape``: taken as new enough for every route."""
     UPSTREAM_FAILED = "upstream.failed"
     """Dub did not take a lead, a sale or a question about events; the caller was told 503."""
+    STORE_FAILING = "store.failing"
+    """The disk does not take what must not be lost: leads are refused with 503, opens go on."""
+    STORE_RECOVERED = "store.recovered"
+    """The disk takes writes again; ``lost`` are opens that were forgotten meanwhile."""
+    STORE_REFUSED = "store.refused"
+    """A mistake of ours: a write that the store cannot do, left out."""
+    ENTRY_DELIVERED = "outbox.delivered"
+    """A lead or sale has reached Dub."""
+    ENTRY_DEAD = "outbox.dead"
+    """Dub refused an entry for good, for this ``reason``; see ``firstopen outbox``."""
+    OUTBOX_EXPIRED = "outbox.expired"
+    """So many ``entries`` grew too old for Dub to credit them; see ``firstopen outbox``."""
+    OUTBOX_FAILED = "outbox.failed"
+    """A mistake of ours while delivering; it is tried again."""
+    CLICKS_UNAVAILABLE = "clicks.unavailable"
+    """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
+    CLICKS_AVAILABLE = "clicks.available"
+    """Dub's click events can be had again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
+
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The metrics of one process; labels have few values each, and none is a person's."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.opens = self._counter("opens", "Opens answered.", "app", "match", "source", "outcome")
+        self.open_seconds = self._histogram("open_seconds", "From an open's head to its answer.")
+        self.dub_seconds = self._histogram("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
+        self.cache = self._counter("cache", "Answers looked for, by tier and result.", "tier", "result")
+        self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
+        self.in_flight = self._gauge("in_flight", "Opens being answered.")
+        self.dub_in_flight = self._gauge("dub_in_flight", "Calls to Dub under way.", "endpoint")
+        self.shed = self._counter("shed", "Opens answered without Dub, because too many came.")
+        self.outbox_entries = self._gauge("outbox_entries", "What Dub has not taken yet.", "kind")
+        self.outbox_dead_entries = self._gauge("outbox_dead_entries", "Dead letters kept.", "kind")
+        self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest queued entry.")
+        self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
+        self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
+        self.store_commits = self._counter("store_commits", "Durable commits.")
+        self._opens: dict[tuple[str, str, str, str], Counter] = {}
+
+    def opened(self, app: str, match: str, source: str, outcome: str) -> None:
+        """Count an answered open."""
+        key = (app, match, source, outcome)
+        counter = self._opens.get(key)
+        if counter is None:
+            counter = self._opens[key] = self.opens.labels(*key)
+        counter.inc()
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"firstopen_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"firstopen_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
+        return Histogram(f"firstopen_{name}", meaning, labels, buckets=_SECONDS, registry=self.registry)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,6 +1,7 @@
 """The real app over HTTP, with a scripted Dub underneath."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,14 @@ from service.app import create_app
 from service.settings import parse
 from service.telemetry import configure_logs
 from tests.support import CONFIG, ENV, FakeClock, FakeDub, LogLines, Service, running
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a data directory of its own."""
+    folder = tmp_path / "data"
+    monkeypatch.setitem(ENV, "FIRSTOPEN_DATA_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -30,7 +39,9 @@ def logs() -> Iterator[LogLines]:
 
 @pytest.fixture
 async def service(dub: FakeDub, clock: FakeClock, logs: LogLines) -> AsyncIterator[Service]:  # noqa: ARG001
-    async with running(create_app(parse(CONFIG, ENV), transport=dub, clock=clock)) as service:
+    async with running(
+        create_app(parse(CONFIG, ENV), transport=dub, clock=clock, wall=clock.wall)
+    ) as service:
         yield service
         if dub.gate is not None:
             dub.gate.set()  # so that what is under way can settle

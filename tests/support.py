@@ -15,6 +15,7 @@ from service.resolve.model import Answer
 
 KEY = "dub_pk_acme"
 OTHER_KEY = "dub_pk_globex"
+SERVER_KEY = "server-key-of-acme"
 ANNA = "install-anna"
 BEN = "install-ben"
 FB_PROMO = "https://acme.link/fb-promo"
@@ -23,14 +24,17 @@ IPHONE = "Acme/12 CFNetwork/1568 Darwin/24.0.0"
 ENV = {
     "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
     "ACME_DUB_API_KEY": "dub_secret_of_acme",
+    "ACME_SERVER_KEYS": "server-key-of-acme,an-older-one",
 }
 CONFIG = """
 [apps.acme]
 publishable_keys = ["dub_pk_acme"]
 dub_api_key_env = "ACME_DUB_API_KEY"
+server_keys_env = "ACME_SERVER_KEYS"
 domains = ["acme.link", "go.acme.com"]
 default_screen = "home"
 schemes = ["acme"]
+ip_matching = "off"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"
@@ -81,6 +85,16 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until somebody has advanced this clock far enough."""
+        until = self() + seconds
+        while self() < until:  # noqa: ASYNC110  the clock is somebody else's to move
+            await asyncio.sleep(0.001)
+
+    def wall(self) -> float:
+        """Unix seconds, moving along."""
+        return 1_785_585_600 + self()
+
 
 class FakeDub(httpx.AsyncBaseTransport):
     """A Dub that knows some links, tells devices apart by User-Agent, and obeys a script.
@@ -116,7 +130,10 @@ class FakeDub(httpx.AsyncBaseTransport):
             await self.gate.wait()
         if self.script is not None:
             return await self.script(request)
-        return self._track_open(request)
+        answer = self._track_open(request)
+        if "dub-no-track" in request.headers and answer.status_code == 200:
+            return httpx.Response(200, json={**answer.json(), "clickId": None})
+        return answer
 
     async def aclose(self) -> None:
         self.closed = True

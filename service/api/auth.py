@@ -44,13 +44,9 @@ class Callers:
 
         Raises ``MissingKey``, ``WrongKey``, or ``WrongKind`` for a key of the other kind.
         """
-        scheme, _, key = request.authorization.partition(b" ")
-        key = key.strip()
         kind = "server" if server else "publishable"
-        if scheme.lower() != b"bearer" or not key:
-            raise MissingKey(f"Authorization: expected 'Bearer' and a {kind} key of the app")
+        digest = self._digest(_key_of(request, kind))
         right, other = (self._server, self._publishable) if server else (self._publishable, self._server)
-        digest = self._digest(key[: KEY_MAX_BYTES + 1])
         app = right.get(digest)
         if app is None:
             if digest in other:
@@ -58,6 +54,26 @@ class Callers:
                     f"Authorization: this takes a {kind} key of the app, not one of the other kind"
                 )
             raise WrongKey(f"Authorization: no app has this {kind} key")
+        return self._caller(app, request)
+
+    def of_leads(self, request: LeanRequest) -> Caller:
+        """Name who reports a lead: an app's backend, or the app itself where its settings let it.
+
+        Raises ``MissingKey``, ``WrongKey`` or ``WrongKind``.
+        """
+        digest = self._digest(_key_of(request, "publishable or server"))
+        app = self._server.get(digest)
+        if app is None:
+            app = self._publishable.get(digest)
+            if app is None:
+                raise WrongKey("Authorization: no app has this key")
+            if not app.clients_report_leads:
+                raise WrongKind(
+                    "Authorization: this app's leads are reported by its backend, with a server key"
+                )
+        return self._caller(app, request)
+
+    def _caller(self, app: App, request: LeanRequest) -> Caller:
         peer = request.scope["client"]
         return Caller(
             app,
@@ -70,3 +86,11 @@ class Callers:
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, key=self._salt, digest_size=16).digest()
+
+
+def _key_of(request: LeanRequest, kind: str) -> bytes:
+    scheme, _, key = request.authorization.partition(b" ")
+    key = key.strip()
+    if scheme.lower() != b"bearer" or not key:
+        raise MissingKey(f"Authorization: expected 'Bearer' and a {kind} key of the app")
+    return key[: KEY_MAX_BYTES + 1]

@@ -19,7 +19,7 @@ from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
 from service.api.http import JSONReply, LeanRequest, strict_body
-from service.api.problems import CORS, EVENTS_CORS, documented
+from service.api.problems import CORS, RAW_CORS, RAW_EVENTS_CORS, documented
 from service.resolve.conversions import Conversions
 from service.resolve.errors import UnknownLink, WrongKind
 from service.resolve.events import EventFeed, Page
@@ -28,21 +28,19 @@ from service.resolve.resolver import Resolver
 
 _NO_TRACK = "dub-no-track"
 _NO_TRACK_HEADER = _NO_TRACK.encode()
-_RAW_CORS, _RAW_EVENTS_CORS = (
-    [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    for headers in (CORS, EVENTS_CORS)
-)
 
 
 def dub_routes(
     callers: Callers, resolver: Resolver, conversions: Conversions, feed: EventFeed, budget_ms: int
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of Dub's wire over the parts they need."""
-    return [
+    routes = [
         *_open_routes(callers, resolver, budget_ms),
-        *_conversion_routes(callers, conversions),
+        *_conversion_routes(callers, conversions, budget_ms),
         *_events_routes(callers, feed),
     ]
+    # Preflights come first: Litestar gives a path its own OPTIONS handler unless there is one already.
+    return [*(_preflight(path) for each in routes for path in each.paths), *routes]
 
 
 def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[HTTPRouteHandler]:
@@ -64,24 +62,27 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
             found = await resolver.look_up(report) if report.deep_link else None
             return _opened(None, found, report.deep_link, pending=False)
         opened = (await resolver.settle(report)).open
-        reply = _opened(opened.click_id, opened.link, report.deep_link, pending=opened.pending)
+        degraded = opened.pending and opened.source in ("stale", "parsed")
+        reply = _opened(opened.click_id, opened.link, report.deep_link, pending=degraded)
         if opened.pending:
             reply.headers["Firstopen-Open-Id"] = opened.open_id
         return reply
 
-    return [_preflight("/track/open"), track_open]
+    return [track_open]
 
 
-def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPRouteHandler]:
+def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: int) -> list[HTTPRouteHandler]:
+    budget_s = budget_ms / 1000
+
     async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
         app = callers.identify(request, server=from_server).app
         if not from_server and not app.clients_report_leads:
             raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
-        return DubReply(Raw(await conversions.lead(app, data.to_dub())))
+        return _converted(*await conversions.report(app, "lead", data.to_dub(), budget_s))
 
     async def sale(request: LeanRequest, data: TrackSaleRequest, *, from_server: bool) -> Response[Raw]:
         app = callers.identify(request, server=from_server).app
-        return DubReply(Raw(await conversions.sale(app, data.to_dub())))
+        return _converted(*await conversions.report(app, "sale", data.to_dub(), budget_s))
 
     @_conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
     async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
@@ -103,8 +104,7 @@ def _conversion_routes(callers: Callers, conversions: Conversions) -> list[HTTPR
         """Record a sale, as an app reports it."""
         return await sale(request, data, from_server=False)
 
-    routes = [track_lead, track_client_lead, track_sale, track_client_sale]
-    return [*(_preflight(path) for route in routes for path in route.paths), *routes]
+    return [track_lead, track_client_lead, track_sale, track_client_sale]
 
 
 def _conversion(
@@ -139,16 +139,14 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
         return PageReply(await feed.page(app, events_query(given, app.domains)))
 
-    return [_preflight("/events"), list_events]
+    return [list_events]
 
 
 def _preflight(path: str) -> HTTPRouteHandler:
-    """Answer OPTIONS; registered before the route itself, or Litestar's own answer takes its place."""
-
     @route(path, http_method="OPTIONS", include_in_schema=False)
     async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
-        return PreflightReply(path)
+        return Preflight(RAW_EVENTS_CORS if path == "/events" else RAW_CORS)
 
     return preflight
 
@@ -157,6 +155,10 @@ def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, p
     if link is None and deep_link is not None and not pending:
         raise UnknownLink(f"Deep link not found: {deep_link}")
     return DubReply(TrackOpenReply(click_id, link))
+
+
+def _converted(answer: bytes, queued: bool) -> "DubReply":  # noqa: FBT001  as ``report`` returns it
+    return DubReply(Raw(answer), headers={"Firstopen-Queued": "true"} if queued else None)
 
 
 def _asks_for_no_track(request: LeanRequest) -> bool:
@@ -177,12 +179,12 @@ class DubReply(JSONReply):
         super().__init__(content, status_code=status_code, headers={**CORS, **(headers or {})})
 
 
-class PreflightReply(ASGIResponse):
-    """A 204, which has no body."""
+class Preflight(ASGIResponse):
+    """An empty reply with the headers that let any web page ask."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.status_code = 204
-        self._headers = _RAW_EVENTS_CORS if path == "/events" else _RAW_CORS
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it."""
@@ -199,7 +201,7 @@ class PageReply(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it; a page that is cut short upstream is cut short here: the connection ends."""
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_RAW_EVENTS_CORS]
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_EVENTS_CORS]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -59,14 +59,10 @@ class TrackOpenReply(Struct, frozen=True, rename="camel"):
     link: Link | None
 
 
-class TrackLeadRequest(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A lead. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
+class LeadFields(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a lead says, on Dub's wire and on our own."""
 
     event_name: str
-    click_id: str = ""
-    customer_external_id: CustomerId | None = None
-    external_id: CustomerId | None = None
-    customer_id: CustomerId | None = None
     customer_name: Name | None = None
     customer_email: str | None = None
     customer_avatar: Url | None = None
@@ -74,23 +70,35 @@ class TrackLeadRequest(Struct, frozen=True, kw_only=True, rename="camel"):
     event_quantity: float | None = None
     metadata: dict[str, Any] | None = None
 
-    def to_dub(self) -> dict[str, Any]:
+    def checked(self, customer_id: str) -> dict[str, Any]:
         """Check what a type cannot say, and return Dub's fields; raises ``InvalidField``."""
         event_name = self.event_name.strip()
         if not 1 <= len(event_name) <= _EVENT_NAME_MAX_CHARS:
             raise InvalidField("eventName", f"expected 1 to {_EVENT_NAME_MAX_CHARS} characters")
-        quantity = _whole("eventQuantity", self.event_quantity, 1, _QUANTITY_MAX)
         return _given(
-            clickId=self.click_id.strip(),
             eventName=event_name,
-            customerExternalId=_customer(self.customer_external_id, self.external_id, self.customer_id),
+            customerExternalId=customer_id,
             customerName=self.customer_name,
             customerEmail=_email(self.customer_email),
             customerAvatar=self.customer_avatar,
             mode=self.mode,
-            eventQuantity=quantity,
+            eventQuantity=_whole("eventQuantity", self.event_quantity, 1, _QUANTITY_MAX),
             metadata=_metadata(self.metadata),
         )
+
+
+class TrackLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
+    """A lead on Dub's wire. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
+
+    click_id: str = ""
+    customer_external_id: CustomerId | None = None
+    external_id: CustomerId | None = None
+    customer_id: CustomerId | None = None
+
+    def to_dub(self) -> dict[str, Any]:
+        """Check what a type cannot say, and return Dub's fields; raises ``InvalidField``."""
+        customer = _customer(self.customer_external_id, self.external_id, self.customer_id)
+        return {"clickId": self.click_id.strip(), **self.checked(customer)}
 
 
 class TrackSaleRequest(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -160,7 +168,10 @@ def _whole(field: str, number: float | None, low: int, high: int) -> int | None:
 def _metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
     """Hold metadata to Dub's length, which is that of its JSON as JavaScript writes it."""
     if metadata is not None:
-        text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        try:
+            text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        except RecursionError as exc:
+            raise InvalidField("metadata", "is nested too deep") from exc
         if len(text) > _METADATA_MAX_CHARS:
             raise InvalidField("metadata", f"expected at most {_METADATA_MAX_CHARS} characters as JSON")
     return metadata

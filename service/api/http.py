@@ -24,6 +24,8 @@ from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, Un
 
 BODY_MAX_BYTES = 64 * 1024
 
+_NESTING_MAX = 500
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
@@ -40,7 +42,8 @@ class LeanRequest(Request[Any, Any, State]):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
-        self.arrived = type(self).clock()
+        arrived = cast("dict[str, Any]", scope).get("arrived")  # our protocol notes it; tests have none
+        self.arrived: float = type(self).clock() if arrived is None else arrived
         self.authorization = self.user_agent = self.forwarded_for = self.content_type_bytes = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
@@ -129,6 +132,8 @@ class StrictBody(MsgspecDTO[Any]):
         try:
             return type(self).decode(value)
         except msgspec.ValidationError as exc:
+            if " - at `" not in str(exc) and _is_deep(value):
+                raise MalformedBody("body: is nested too deep") from exc
             _refuse_if_cut_off(value)
             raise _invalid(exc, self.model) from exc
         except RecursionError as exc:
@@ -173,6 +178,16 @@ def _says_json(content_type: bytes) -> bool:
     return essence == b"application/json" or (
         essence.startswith(b"application/") and essence.endswith(b"+json")
     )
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether a body nests deeper than any of ours: Python's own limit depends on its version."""
+    depth = 0
+    for piece in _STRINGS.sub(b"", body):
+        depth += (piece in b"[{") - (piece in b"]}")
+        if depth > _NESTING_MAX:
+            return True
+    return False
 
 
 def _refuse_if_cut_off(body: bytes) -> None:

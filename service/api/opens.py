@@ -45,7 +45,7 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
     )
     async def get_open(request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]) -> Answer:
         """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
-        return resolver.recall(callers.identify(request).app, open_id)
+        return await resolver.recall(callers.identify(request).app, open_id)
 
     return [report_open, get_open]
 

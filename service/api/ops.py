@@ -1,9 +1,9 @@
 """What an operator and an orchestrator ask: is it alive, is it ready, what is degraded."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from litestar import route
+from litestar import get, route
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from msgspec import Struct
@@ -26,7 +26,11 @@ class Readiness:
         self.stopping = False
 
 
-def ops_routes(readiness: Readiness, degraded: Callable[[], tuple[str, ...]]) -> list[HTTPRouteHandler]:
+def ops_routes(
+    readiness: Readiness,
+    degraded: Callable[[], tuple[str, ...]],
+    scrape: Callable[[], Awaitable[bytes]],
+) -> list[HTTPRouteHandler]:
     """Build the health handlers; ``degraded`` names, at any moment, what does not work."""
 
     @route(
@@ -54,7 +58,19 @@ def ops_routes(readiness: Readiness, degraded: Callable[[], tuple[str, ...]]) ->
             return problem_reply(503, "stopping: no new requests, please")
         return JSONReply(Health("ready", degraded()))
 
-    return [live, ready]
+    @get(
+        "/metrics",
+        media_type="text/plain; version=0.0.4; charset=utf-8",
+        response_class=Response,
+        operation_id="metrics",
+        summary="Metrics, for Prometheus",
+        tags=["Ops"],
+    )
+    async def metrics() -> Response[bytes]:
+        """Count what happens; `service/telemetry.py` says what each name means."""
+        return Response(await scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [live, ready, metrics]
 
 
 def _operation_id(handler: HTTPRouteHandler, method: Any, _path: Any) -> str:

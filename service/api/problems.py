@@ -23,6 +23,7 @@ from service.resolve.errors import (
     MissingKey,
     NotConfigured,
     OverBudget,
+    StoreFailed,
     UnknownLink,
     UnknownOpen,
     UnsupportedBody,
@@ -85,6 +86,10 @@ CORS = {
     "Access-Control-Allow-Headers": "Content-Type, Authorization",
 }
 EVENTS_CORS = {**CORS, "Access-Control-Allow-Methods": "GET, OPTIONS"}
+RAW_CORS, RAW_EVENTS_CORS = (
+    [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    for headers in (CORS, EVENTS_CORS)
+)
 
 
 def problem(status: int, message: str) -> Problem:
@@ -159,6 +164,8 @@ class Problems:
                 message = "Dub refuses this app's Dub API key"
             case NotConfigured():
                 message = "this app has no Dub API key"
+            case StoreFailed():
+                message = "the disk does not take writes: nothing was accepted"
             case _:
                 message = "Dub cannot be reached"
         self._log.warning(Event.UPSTREAM_FAILED, error=type(exc).__name__, detail=str(exc))

@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import aiohttp
 import httpx
 from msgspec import DecodeError
 
+from service.dub.guard import Guard, Guards
 from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (
@@ -27,8 +28,9 @@ from service.resolve.errors import (
     FirstopenError,
     LinkUnknown,
 )
-from service.resolve.model import OpenedLink
+from service.resolve.model import App, OpenedLink
 
+ENDPOINTS = ("/track/open", "/track/lead", "/track/sale", "/events")
 ANSWER_MAX_BYTES = 256 * 1024
 RETRY_AFTER_MAX_S = 3600.0
 
@@ -50,6 +52,8 @@ class DubClient:
 
     ``timeout_s`` bounds a whole call, from connecting to the last byte. It is no caller's budget: a
     call outlives the budgets that wait for it, so that a late answer still settles the open.
+    Every call may raise its guard's ``DubHeldBack``, ``DubCrowded`` or ``DubThrottled`` instead of asking;
+    ``patience_s`` is how long it waits for a place.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class DubClient:
         transport: httpx.AsyncBaseTransport,
         base_url: str,
         timeout_s: float,
+        guards: Guards,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._wall = wall
@@ -68,9 +73,17 @@ class DubClient:
         self._lead_url = httpx.URL(f"{base}/track/lead")
         self._sale_url = httpx.URL(f"{base}/track/sale")
         self._events_url = httpx.URL(f"{base}/events")
+        self._opens, self._leads, self._sales, self._events = (guards[each] for each in ENDPOINTS)
 
     async def track_open(
-        self, deep_link: str, *, user_agent: str, ip: str | None, no_track: bool = False
+        self,
+        app: str,
+        deep_link: str,
+        *,
+        user_agent: str,
+        ip: str | None,
+        patience_s: float,
+        no_track: bool = False,
     ) -> OpenedLink:
         """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
 
@@ -83,31 +96,55 @@ class DubClient:
         if no_track:
             headers.append(_NO_TRACK)
         request = _post(self._open_url, headers, encode(TrackOpen(deep_link=deep_link)))
-        status, _, answer = await self._ask(request)
-        if status == _OK:
-            return _read(decode_opened, answer)
-        if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
-            raise LinkUnknown
-        raise DubFailed(status)
+        return await self._ask(self._opens, app, patience_s, request, self._opened)
 
-    async def track_lead(self, api_key: str, body: bytes) -> bytes:
+    async def track_first_open(
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+    ) -> OpenedLink:
+        """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
+        headers = [
+            _JSON,
+            (b"User-Agent", user_agent.encode("ascii")),
+            (b"X-Forwarded-For", ip.encode("ascii")),
+        ]
+        request = _post(self._open_url, headers, encode(TrackOpen(dub_domain=domain)))
+        return await self._ask(self._opens, app, patience_s, request, self._opened)
+
+    async def track_lead(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a lead and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
-        return await self._convert(self._lead_url, api_key, body, check_lead)
+        request = _post(self._lead_url, [_JSON, _key_header(app)], body)
+        return await self._ask(self._leads, app.name, patience_s, request, self._checked(check_lead))
 
-    async def track_sale(self, api_key: str, body: bytes) -> bytes:
+    async def track_sale(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a sale and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
-        return await self._convert(self._sale_url, api_key, body, check_sale)
+        request = _post(self._sale_url, [_JSON, _key_header(app)], body)
+        return await self._ask(self._sales, app.name, patience_s, request, self._checked(check_sale))
 
-    async def events(self, api_key: str, query: str) -> "Arriving":
+    async def events(self, app: App, query: str, *, patience_s: float) -> "Arriving":
         """Ask for a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
 
         The client's timeout bounds the time to the first byte, and then the time between pieces.
         """
         url = self._events_url.copy_with(query=query.encode("ascii"))
-        request = httpx.Request("GET", url, headers=[_key_header(api_key)], stream=httpx.ByteStream(b""))
+        request = httpx.Request("GET", url, headers=[_key_header(app)], stream=httpx.ByteStream(b""))
         request.read()
-        async with self._bounded():
+        call = await self._events.enter(app.name, patience_s)
+        answered = None
+        try:
+            arriving = await self._first_byte(request)
+            answered = True
+        except FirstopenError as exc:
+            answered = self._judge(self._events, app.name, exc)
+            raise
+        else:
+            return arriving
+        finally:
+            self._events.leave(call, answered=answered)
+
+    async def _first_byte(self, request: httpx.Request) -> "Arriving":
+        async with self._bounded() as bounded:
             response = await self._send(request)
+            bounded.answered = True
             if response.status_code == _OK:
                 return Arriving(response, self._bounded)
             try:
@@ -116,24 +153,61 @@ class DubClient:
                 await _close(response)
         raise _refusal(response.status_code, response.headers, answer, self._wall())
 
-    async def _convert(
-        self, url: httpx.URL, api_key: str, body: bytes, check: Callable[[bytes], object]
-    ) -> bytes:
-        request = _post(url, [_JSON, _key_header(api_key)], body)
-        status, headers, answer = await self._ask(request)
-        if status != _OK:
-            raise _refusal(status, headers, answer, self._wall())
-        _read(check, answer)
-        return answer
+    async def _ask(
+        self,
+        guard: Guard,
+        app: str,
+        patience_s: float,
+        request: httpx.Request,
+        read: Callable[[int, httpx.Headers, bytes], T],
+    ) -> T:
+        """Send one request behind its guard, and read its whole answer."""
+        call = await guard.enter(app, patience_s)
+        answered = None
+        try:
+            result = read(*await self._exchange(request))
+            answered = True
+        except FirstopenError as exc:
+            answered = self._judge(guard, app, exc)
+            raise
+        else:
+            return result
+        finally:
+            guard.leave(call, answered=answered)
 
-    async def _ask(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
-        """Send one request and read its whole answer, up to ``ANSWER_MAX_BYTES``."""
-        async with self._bounded():
+    async def _exchange(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        async with self._bounded() as bounded:
             response = await self._send(request)
+            bounded.answered = True
             try:
                 return response.status_code, response.headers, await _read_bounded(response)
             finally:
                 await _close(response)
+
+    def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
+        """Say what an error means for Dub's health; a 429 is the app's, and holds its calls back."""
+        if isinstance(exc, DubThrottled):
+            guard.hold(app, exc.retry_after_s)
+            return None
+        return not isinstance(exc, DubUnavailable)
+
+    def _opened(self, status: int, headers: httpx.Headers, answer: bytes) -> OpenedLink:
+        if status == _OK:
+            return _read(decode_opened, answer)
+        if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
+            raise LinkUnknown
+        if status == _THROTTLED:
+            raise _refusal(status, headers, answer, self._wall())
+        raise DubFailed(status)
+
+    def _checked(self, check: Callable[[bytes], object]) -> Callable[[int, httpx.Headers, bytes], bytes]:
+        def read(status: int, headers: httpx.Headers, answer: bytes) -> bytes:
+            if status != _OK:
+                raise _refusal(status, headers, answer, self._wall())
+            _read(check, answer)
+            return answer
+
+        return read
 
     def _bounded(self) -> "_Bounded":
         return _Bounded(self._deadlines, self._timeout_s)
@@ -147,9 +221,11 @@ class _Bounded:
         self._timeout_s = timeout_s
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._expired = False
+        self.answered = False  # Dub has begun to answer
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self._ticket = self._deadlines.add(self._timeout_s, self._expire)
+        return self
 
     async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self._deadlines.take_back(self._ticket)
@@ -160,7 +236,7 @@ class _Bounded:
                 self._task.uncancel()
                 raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
-                raise _unavailable(exc) from exc
+                raise _unavailable(exc, answered=self.answered) from exc
             case ValueError():  # a head that aiohttp reads and httpx cannot
                 raise DubGarbled(type(exc).__name__) from exc
 
@@ -196,8 +272,8 @@ def _post(url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes) -> ht
     return request
 
 
-def _key_header(api_key: str) -> tuple[bytes, bytes]:
-    return b"Authorization", b"Bearer " + api_key.encode("ascii")
+def _key_header(app: App) -> tuple[bytes, bytes]:
+    return b"Authorization", b"Bearer " + app.dub_api_key.encode("ascii")
 
 
 async def _close(response: httpx.Response) -> None:
@@ -234,12 +310,12 @@ def retry_after_s(text: str, now: float) -> float:
     return min(max(seconds, 0), RETRY_AFTER_MAX_S)
 
 
-def _unavailable(exc: Exception) -> DubUnavailable:
+def _unavailable(exc: Exception, *, answered: bool) -> DubUnavailable:
     """Tell time running out from a connection that failed: httpx-aiohttp calls both a timeout."""
     cause = exc.__cause__ if isinstance(exc.__cause__, aiohttp.ClientError) else exc
     if isinstance(cause, httpx.TimeoutException | aiohttp.ServerTimeoutError):
         return DubTimedOut(type(cause).__name__)
-    return DubUnreachable(type(cause).__name__)
+    return DubUnreachable(type(cause).__name__, answered=answered)
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:

@@ -46,14 +46,17 @@ class _Body(httpx.AsyncByteStream):
         self._response.release()
 
 
-def open_transport(connections_max: int, keepalive_s: float) -> LeanTransport:
-    """Return a transport; its session opens with the first request and ends with ``aclose``."""
+def open_transport(keepalive_s: float) -> LeanTransport:
+    """Return a transport; its session opens with the first request and ends with ``aclose``.
+
+    The guards bound calls in flight, and so connections.
+    """
     tls = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=connections_max, keepalive_timeout=keepalive_s, ssl=tls, ttl_dns_cache=_DNS_TTL_S
+                limit=0, keepalive_timeout=keepalive_s, ssl=tls, ttl_dns_cache=_DNS_TTL_S
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_OWN_HEADERS,

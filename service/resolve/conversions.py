@@ -3,43 +3,201 @@
 Dub sets a lead's deduplication key before it looks the click up (``/track/lead``): a lead answered 404
 would be swallowed when it is sent again. So a lead is asked for as ``deferred`` first, which checks the
 click and burns nothing; only then is it sent for good, and a null link means that it was recorded before.
+A click that a deep-link open of ours got a moment ago is known for certain: such a lead goes in one step.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
-from service.resolve.errors import NotConfigured
-from service.resolve.model import App
+from service.resolve.errors import (
+    DubRefused,
+    DubTimedOut,
+    DubUnavailable,
+    FirstopenError,
+    NotConfigured,
+)
+from service.resolve.model import App, Open
+from service.resolve.owed import Dead, Delivered, Entry, Later, Outbox, Verdict
 from service.resolve.ports import DubConversions
 
+LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
+_LOOK_AGAIN_EVERY_S = 2.0
+_PATIENCE_S = 10.0
+_OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
+_NOT_FOUND = 404
+_ORGANIC = "organic: the open turned out to have no click"
+
 _encode = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+
+class Conversion(Struct, frozen=True, kw_only=True):
+    """A lead or sale as it is written down: Dub's fields, and whose click it is."""
+
+    kind: Literal["lead", "sale"]
+    body: dict[str, Any]
+    open_id: str = ""  # the open whose click goes in
+    one_step_until: float = 0  # Unix seconds
+
+
+_decode = msgspec.json.Decoder(Conversion).decode
+
+
+class UnknownCustomer(FirstopenError):
+    """Dub knows no such customer, and was given no click: it records nothing."""
 
 
 class Conversions:
-    """Sends what an app or its backend reports, with the app's own Dub API key."""
+    """Sends what an app or its backend reports, with the app's own Dub API key.
 
-    def __init__(self, dub: DubConversions) -> None:
+    ``find_open`` recalls an open by its id; ``known_for_s`` says for how many seconds more Dub knows a
+    click at once; ``lane`` hashes whose it is; ``wall`` is Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        dub: DubConversions,
+        outbox: Outbox,
+        apps: Mapping[str, App],
+        find_open: Callable[[str], Awaitable[Open | None]],
+        known_for_s: Callable[[str], float],
+        lane: Callable[[str, str], str],
+        new_id: Callable[[], str],
+        wall: Callable[[], float],
+        timeout_s: float,
+    ) -> None:
         self._dub = dub
+        self._outbox = outbox
+        self._apps = apps
+        self._find_open = find_open
+        self._known_for_s = known_for_s
+        self._lane = lane
+        self._new_id = new_id
+        self._wall = wall
+        self._timeout_s = timeout_s
 
-    async def lead(self, app: App, lead: Mapping[str, Any]) -> bytes:
-        """Send a lead (fields by Dub's names) and return Dub's JSON.
+    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "") -> Entry:
+        """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
+        if not app.dub_api_key:
+            raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
+        now = self._wall()
+        known_s = self._known_for_s(conversion.body.get("clickId", ""))
+        if known_s > 0:
+            conversion = msgspec.structs.replace(conversion, one_step_until=now + known_s)
+        return Entry(
+            id=self._new_id(),
+            app=app.name,
+            kind=conversion.kind,
+            lane=self._lane(app.name, conversion.body["customerExternalId"]),
+            waits_for=waits_for,
+            created=now,
+            next_try=now,
+            payload=_encode(conversion),
+        )
 
-        Raises ``NotConfigured``, ``DubRefused`` (a 404 leaves the lead free to be sent again) or a
-        ``DubUnavailable``.
+    async def report(
+        self, app: App, kind: Literal["lead", "sale"], body: dict[str, Any], budget_s: float
+    ) -> tuple[bytes, bool]:
+        """Take a lead or sale on Dub's own wire; return Dub's JSON, and whether it is only queued yet.
+
+        Raises ``NotConfigured``, ``StoreFailed``, ``DubRefused`` (nothing is queued then), and with
+        ``mode: "wait"`` a ``DubUnavailable``, since its caller asked to hear of it.
         """
-        key = _api_key(app)
-        if lead.get("mode") != "deferred":
-            await self._dub.track_lead(key, _encode({**lead, "mode": "deferred"}))
-        return await self._dub.track_lead(key, _encode(lead))
+        waits = body.get("mode") == "wait"
 
-    async def sale(self, app: App, sale: Mapping[str, Any]) -> bytes:
-        """Send a sale (fields by Dub's names) and return Dub's JSON; raises as ``lead``."""
-        return await self._dub.track_sale(_api_key(app), _encode(sale))
+        def drops(error: FirstopenError) -> bool:
+            return waits or (isinstance(error, DubRefused) and error.status != 401)  # noqa: PLR2004  our key
+
+        entry = self.entry(app, Conversion(kind=kind, body=body))
+        wait_s = self._timeout_s if waits else budget_s
+        verdict = await self._outbox.submit(entry, wait_s=wait_s, drops=drops)
+        match verdict:
+            case Delivered(answer=answer):
+                return _without_our_invoice(answer, body, entry.id), False
+            case Later(answer=answer) if answer:
+                return answer, True
+            case Later(error=error) | Dead(error=FirstopenError() as error) if drops(error):
+                raise error
+            case None if waits:
+                await self._outbox.abandon(entry.id)
+                raise DubTimedOut(f"no answer within {wait_s:g} s")
+        return _queued(kind, body), True
+
+    async def deliver(self, entry: Entry) -> Verdict:
+        """Send an entry once, and say what became of it."""
+        conversion = _decode(entry.payload)
+        app = self._apps.get(entry.app)
+        if app is None or not app.dub_api_key:
+            return Later(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
+        body = conversion.body
+        if conversion.open_id:
+            opened = await self._find_open(conversion.open_id)
+            if opened is not None and opened.pending:
+                return Later(DubUnavailable("the open it belongs to has no answer of Dub's yet"))
+            if opened is None or opened.click_id is None:
+                return Dead(_ORGANIC)
+            body = {**body, "clickId": opened.click_id}
+        try:
+            return await self._send(app, entry, conversion, body)
+        except DubUnavailable as exc:
+            return Later(exc)
+        except DubRefused as exc:
+            return self._refused(entry, exc)
+
+    async def _send(self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]) -> Verdict:
+        if conversion.kind == "sale":
+            return await self._sell(app, entry, body)
+        one_step = entry.attempts == 0 and self._wall() < conversion.one_step_until
+        return Delivered(await self._lead(app, body, one_step=one_step))
+
+    async def _lead(self, app: App, body: dict[str, Any], *, one_step: bool) -> bytes:
+        if not one_step and body.get("mode") != "deferred":
+            deferred = _encode({**body, "mode": "deferred"})
+            await self._dub.track_lead(app, deferred, patience_s=_PATIENCE_S)
+        return await self._dub.track_lead(app, _encode(body), patience_s=_PATIENCE_S)
+
+    async def _sell(self, app: App, entry: Entry, body: dict[str, Any]) -> Verdict:
+        """Send a sale; without an invoiceId it gets the entry's, so that sending it twice counts once."""
+        sale = {"invoiceId": entry.id, **body}
+        answer = await self._dub.track_sale(app, _encode(sale), patience_s=_PATIENCE_S)
+        if _decode_json(answer)["customer"] is not None:
+            return Delivered(answer)
+        error = UnknownCustomer("Dub knows no such customer yet")
+        if self._still_new(entry):
+            return Later(error, _LOOK_AGAIN_EVERY_S, answer)
+        return Dead("Dub knows no such customer", error)
+
+    def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
+        if exc.status in _OURS_TO_MEND or (exc.status == _NOT_FOUND and self._still_new(entry)):
+            return Later(exc, _LOOK_AGAIN_EVERY_S if exc.status == _NOT_FOUND else None)
+        return Dead(f"Dub refused it: {exc}", exc)
+
+    def _still_new(self, entry: Entry) -> bool:
+        """Whether Dub may only not have seen its click yet; a lead delivered late has waited long enough."""
+        return self._wall() - entry.created < LOOK_AGAIN_S
 
 
-def _api_key(app: App) -> str:
-    if not app.dub_api_key:
-        raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
-    return app.dub_api_key
+def _without_our_invoice(answer: bytes, body: dict[str, Any], entry_id: str) -> bytes:
+    """Show no invoiceId that the caller did not give."""
+    if "invoiceId" in body or entry_id.encode() not in answer:
+        return answer
+    shown = _decode_json(answer)
+    shown["sale"]["invoiceId"] = None
+    return _encode(shown)
+
+
+def _queued(kind: str, body: Mapping[str, Any]) -> bytes:
+    """Answer in Dub's shape for what Dub has not seen yet."""
+    if kind == "sale":
+        return _encode({"eventName": body["eventName"], "customer": None, "sale": None})
+    customer = {
+        "name": body.get("customerName"),
+        "email": body.get("customerEmail"),
+        "avatar": body.get("customerAvatar"),
+        "externalId": body["customerExternalId"],
+    }
+    return _encode({"click": {"id": body.get("clickId", "")}, "link": None, "customer": customer})

@@ -8,15 +8,26 @@ FirstopenError
 │   ├── InvalidField         a field is missing, of the wrong type or out of bounds
 │   ├── MissingKey           no usable API key
 │   ├── WrongKey             a key that no app claims
+│   ├── WrongKind            a key of the other kind, or one that may not do this
 │   ├── ForeignDomain        a domain that is not one of the app's
-│   └── UnknownOpen          an openId that this app never got, or that is forgotten
+│   ├── UnknownLink          on Dub's own wire: its 404
+│   ├── UnknownOpen          an openId, installId or leadId that this app never got, or that is forgotten
+│   └── OverBudget           more analytics calls than are allowed
+├── NotConfigured            the app's settings lack what this needs
+├── StoreFailed              the disk does not take what must not be lost
+├── DubRefused               Dub's own 4xx for a lead, a sale or a question about events
 ├── LinkUnknown              Dub's 404: final, an answer like any other
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
     ├── DubTimedOut
     ├── DubUnreachable       refused, reset, TLS
+    ├── DubThrottled         a 429, or the time that an earlier one asked for
     ├── DubFailed            a status that is no answer, as ``status``
-    └── DubGarbled           a 200 or 404 that does not read as Dub's
+    ├── DubGarbled           a 200 or 404 that does not read as Dub's
+    ├── DubHeldBack          the circuit breaker is open: Dub was not asked
+    └── DubCrowded           too many calls in flight: Dub was not asked
 """
+
+_PASSING = frozenset({502, 503, 504})  # a gateway's word that nobody answered: asking again is safe
 
 
 class FirstopenError(Exception):
@@ -83,6 +94,10 @@ class NotConfigured(FirstopenError):
     """The app's settings lack what this needs."""
 
 
+class StoreFailed(FirstopenError):
+    """The disk does not take what must not be lost."""
+
+
 class DubRefused(FirstopenError):
     """Dub's own error for what was asked; ``code`` and ``message`` are Dub's."""
 
@@ -98,7 +113,13 @@ class LinkUnknown(FirstopenError):
 
 
 class DubUnavailable(FirstopenError):
-    """Dub gave no usable answer in time; its message is safe to log."""
+    """Dub gave no usable answer in time; its message is safe to log.
+
+    ``retry_in_s`` is after how many seconds asking once more is worth it, within one caller's budget;
+    ``None`` if it is not.
+    """
+
+    retry_in_s: float | None = None
 
 
 class DubTimedOut(DubUnavailable):
@@ -106,7 +127,12 @@ class DubTimedOut(DubUnavailable):
 
 
 class DubUnreachable(DubUnavailable):
-    """The connection was refused, reset or could not be secured."""
+    """The connection was refused, reset or could not be secured; ``answered``: after an answer had begun."""
+
+    def __init__(self, detail: str, *, answered: bool = False) -> None:
+        super().__init__(detail)
+        if not answered:
+            self.retry_in_s = 0
 
 
 class DubThrottled(DubUnavailable):
@@ -114,7 +140,7 @@ class DubThrottled(DubUnavailable):
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"status 429, for {retry_after_s:.0f} s")
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.retry_in_s = retry_after_s
 
 
 class DubFailed(DubUnavailable):
@@ -123,7 +149,17 @@ class DubFailed(DubUnavailable):
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
         self.status = status
+        if status in _PASSING:
+            self.retry_in_s = 0
 
 
 class DubGarbled(DubUnavailable):
     """A 200 or 404 that does not read as Dub's."""
+
+
+class DubHeldBack(DubUnavailable):
+    """The circuit breaker is open: Dub was not asked."""
+
+
+class DubCrowded(DubUnavailable):
+    """Too many calls are in flight for this one to get its turn in time: Dub was not asked."""

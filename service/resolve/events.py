@@ -13,6 +13,7 @@ from service.resolve.ports import DubEvents, EventStream
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
+_PATIENCE_S = 10.0
 
 
 class CallBudget:
@@ -98,7 +99,7 @@ class EventFeed:
         if known is None:
             self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
             page = Page()
-            task = asyncio.create_task(self._fetch(page, *key))
+            task = asyncio.create_task(self._fetch(page, app, query))
             task.add_done_callback(lambda _: self._pages.pop(key, None))
             self._pages[key] = (page, task)
         else:
@@ -113,9 +114,9 @@ class EventFeed:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch(self, page: Page, api_key: str, query: str) -> None:
+    async def _fetch(self, page: Page, app: App, query: str) -> None:
         try:
-            stream = await self._dub.events(api_key, query)
+            stream = await self._dub.events(app, query, patience_s=_PATIENCE_S)
         except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
             page.opened.set_exception(exc)
             page.opened.exception()  # seen, also if every caller has gone

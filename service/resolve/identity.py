@@ -26,16 +26,29 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 class Identity:
-    """Keyed hashes under the current secret (its first entry; older ones only open sealed data)."""
+    """Keyed hashes under the current secret, which is the first; older ones only find what is older."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._key = secret
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._key = secrets[0]
+        self._keys = secrets
 
     def device(self, app: str, install_id: str | None, ip: str | None, user_agent: str) -> str:
         """Return 16 hex characters: stable for an install, or for an address and User-Agent without one."""
         who = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
-        message = f"{app}\0{who}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, message, "sha256").hex()[:_DEVICE_HEX_CHARS]
+        return _hashed(self._key, app, who)
+
+    def devices(self, app: str, install_id: str) -> list[str]:
+        """Return what an install was called under each secret, the current one first."""
+        return [_hashed(key, app, f"i\0{install_id}") for key in self._keys]
+
+    def customer(self, app: str, customer_id: str) -> str:
+        """Return 16 hex characters for a customer of the app's workspace."""
+        return _hashed(self._key, app, f"c\0{customer_id}")
+
+
+def _hashed(key: bytes, app: str, who: str) -> str:
+    message = f"{app}\0{who}".encode("utf-8", "surrogatepass")
+    return hmac.digest(key, message, "sha256").hex()[:_DEVICE_HEX_CHARS]
 
 
 def platform_of(user_agent: str) -> Platform | None:

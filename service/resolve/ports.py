@@ -1,32 +1,53 @@
 """What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from service.resolve.model import Link, Open, OpenedLink
+from msgspec import Struct
+
+from service.resolve.case import Case
+from service.resolve.model import App, Link, Match, Open, OpenedLink
+from service.resolve.trace import CandidateTrace
 
 
 class Dub(Protocol):
     """Dub, asked about opens."""
 
     async def track_open(
-        self, deep_link: str, *, user_agent: str, ip: str | None, no_track: bool = False
+        self,
+        app: str,
+        deep_link: str,
+        *,
+        user_agent: str,
+        ip: str | None,
+        patience_s: float,
+        no_track: bool = False,
     ) -> OpenedLink:
-        """Report a deep-link open (or, with ``no_track``, ask without a trace).
+        """Report an app's deep-link open (or, with ``no_track``, ask without a trace).
 
-        Raises ``LinkUnknown`` or a ``DubUnavailable``.
+        Waits up to ``patience_s`` seconds for its turn. Raises ``LinkUnknown`` or a ``DubUnavailable``.
         """
+        ...
+
+
+class DubFirstOpens(Protocol):
+    """A Dub that believes forwarded addresses, asked about an open with no link."""
+
+    async def track_first_open(
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+    ) -> OpenedLink:
+        """Report an open on a domain by its address; raises ``LinkUnknown`` or a ``DubUnavailable``."""
         ...
 
 
 class DubConversions(Protocol):
     """Dub, told about leads and sales, with an app's Dub API key. Replies are Dub's JSON as it came."""
 
-    async def track_lead(self, api_key: str, body: bytes) -> bytes:
+    async def track_lead(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a lead; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
-    async def track_sale(self, api_key: str, body: bytes) -> bytes:
+    async def track_sale(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a sale; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
@@ -46,7 +67,7 @@ class EventStream(Protocol):
 class DubEvents(Protocol):
     """Dub, asked what happened."""
 
-    async def events(self, api_key: str, query: str) -> EventStream:
+    async def events(self, app: App, query: str, *, patience_s: float) -> EventStream:
         """Ask for a page of events; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
@@ -80,4 +101,53 @@ class Memory(Protocol):
 
     def keep_unknown(self, domain: str, key: str, asked: float) -> None:
         """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
+        ...
+
+
+class Journal(Protocol):
+    """Opens, durable."""
+
+    def keep(self, device: str, opened: Open) -> None:
+        """Write an open down, soon; the same openId again replaces it. Never raises."""
+        ...
+
+    async def opened(self, open_id: str) -> Open | None:
+        """Recall an open by its id; raises ``StoreFailed``."""
+        ...
+
+    async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
+        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+
+        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        """
+        ...
+
+
+class Look(Struct, frozen=True):
+    """What came of looking for the click of an open that has no link."""
+
+    match: Match
+    detail: str  # for the trace
+    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
+    pending: bool = False  # it may still show up
+    again: bool = False  # looking again later is worth it
+    candidates: tuple[CandidateTrace, ...] = ()
+
+
+class FirstLaunch(Protocol):
+    """Finds the click of an install that opens with no link, by its address."""
+
+    def saw(self, case: Case) -> None:
+        """Note an open with a link, for how crowded its network is."""
+        ...
+
+    def found(self, case: Case, link: Link) -> None:
+        """Take note that an install came by this link: its web clicks are used up, soon."""
+        ...
+
+    async def look(self, case: Case, timeout_s: float, *, since: float, claim: bool) -> Look:
+        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
+
+        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none".
+        """
         ...

@@ -3,6 +3,7 @@
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -21,11 +22,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(params=TARGETS)
-async def target(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[Target]:
+async def target(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> AsyncIterator[Target]:
     """Return a target that is this case's own."""
     configure_logs("critical", LogLines())
     name: TargetName = request.param
-    async with targeted(name, clock) as built:
+    async with targeted(name, clock, tmp_path) as built:
         yield built
 
 
@@ -35,11 +36,13 @@ def shared_clock() -> FakeClock:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=TARGETS)
-async def one_target(request: pytest.FixtureRequest, shared_clock: FakeClock) -> AsyncIterator[Target]:
+async def one_target(
+    request: pytest.FixtureRequest, shared_clock: FakeClock, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Target]:
     """Return a target for a whole module: long tables of cases that are in nobody's way."""
     configure_logs("critical", LogLines())
     name: TargetName = request.param
-    async with targeted(name, shared_clock) as built:
+    async with targeted(name, shared_clock, tmp_path_factory.mktemp("kept")) as built:
         yield built
 
 

@@ -24,8 +24,21 @@ DIFFERENCES = {
     "a repeated lead's click is looked up": Difference(
         200, 404, "deferred goes first and finds no click; Dub itself looks at the deduplication key first"
     ),
-    "whether an open without a link is matched by address": Difference(
-        "yes", "no", "behind the service Dub sees one address; matching on our side comes with a later issue"
+    "a click on a link that leads to no store": Difference(
+        "nobody's", "the install's", "Dub notes only what its own redirect sends to a store; /events has all"
+    ),
+    "another install at an address that was matched": Difference(
+        "the same click",
+        "no click",
+        "Dub forgets nothing for an hour; the service gives a click to one install",
+    ),
+    "a lead or sale while Dub throttles": Difference(
+        429, 200, "the service has written it down, sends it later, and says so: Firstopen-Queued"
+    ),
+    "the 601st lead of an app in a minute": Difference(
+        429,
+        200,
+        "the service reports what apps say with the team's secret key, which has the plan's own limit",
     ),
     "an open needs a key": Difference(
         200, 401, "Dub checks none; the service finds the app by it, and with it the domains and the routes"

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import httpx
@@ -111,7 +112,6 @@ default_screen = "start"
 """
 ENV = {
     "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
-    "FIRSTOPEN_BUDGET_MS": "10000",  # a machine that is busy with other things degrades no open here
     "DUB_BASE_URL": "http://127.0.0.1:8001",
     "ACME_SERVER_KEYS": SERVER_KEY,
     "ACME_DUB_API_KEY": DUB_KEY,
@@ -260,8 +260,13 @@ class Target:
 
 
 @asynccontextmanager
-async def targeted(name: TargetName, clock: FakeClock) -> AsyncIterator[Target]:
-    """Build a target of this name; one clock is the time of all its parts."""
+async def targeted(
+    name: TargetName, clock: FakeClock, folder: Path, budget_ms: int = 10_000
+) -> AsyncIterator[Target]:
+    """Build a target of this name, with one clock for all its parts and a folder for what they keep.
+
+    The budget is long, so that a machine which is busy with other things degrades no open.
+    """
     others = (APP_KEY, OTHER_APP_KEY)
     workspaces = dict.fromkeys((OTHER_APP_KEY, OTHER_SERVER_KEY, OTHER_DUB_KEY), "ws_globex")
     sandbox = create_sandbox(
@@ -275,7 +280,10 @@ async def targeted(name: TargetName, clock: FakeClock) -> AsyncIterator[Target]:
         if name == "sandbox":
             yield Target(name, dub, dub)
             return
-        app = create_app(parse(CONFIG, ENV), transport=_in_process(sandbox), clock=clock)
+        settings = parse(
+            CONFIG, ENV | {"FIRSTOPEN_DATA_DIR": str(folder), "FIRSTOPEN_BUDGET_MS": str(budget_ms)}
+        )
+        app = create_app(settings, transport=_in_process(sandbox), clock=clock, wall=clock)
         async with running(app), _client(app) as api:
             yield Target(name, api, dub)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.contract.differences import DIFFERENCES
 
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-ASKED = set(re.findall(r"expects\(\s*\"([^\"]+)\"", TESTS))
+ASKED = set(re.findall(r"expects\(\s*[\"']([^\"]+?)[\"']\s*\)", TESTS))
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)

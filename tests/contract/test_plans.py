@@ -1,14 +1,10 @@
 """How often one may ask, by plan, and what every refusal looks like."""
 
-import math
-import time
-from collections.abc import Awaitable
-
 import httpx
 import pytest
 
-from tests.contract.targets import CONVERSIONS, KEYED, Target, error_of
-from tests.sandbox.support import FakeClock
+from tests.contract.targets import CONVERSIONS, KEYED, LEAD_PATHS, Target, error_of
+from tests.sandbox.support import NOON, FakeClock
 
 DOCS = "https://dub.co/docs/api-reference/errors#"
 
@@ -22,58 +18,58 @@ async def test_a_lower_plan(target: Target, path: str, plan: str) -> None:
     assert (await target.open())["clickId"]
 
 
-async def is_throttled(target: Target, asked: Awaitable[httpx.Response], over_s: float) -> None:
+def throttled(target: Target, response: httpx.Response, over_s: float) -> None:
     """Fail unless this is a 429 that says, in this target's form, that it is over at this moment."""
-    before = time.time()
-    response = await asked
-    after = time.time()
     assert error_of(response) == (429, "rate_limit_exceeded")
-    value = response.headers["retry-after"]
-    if target.expects("Retry-After") == "Unix milliseconds":
-        assert value == str(round(over_s * 1_000))
-    else:
-        assert max(1, math.ceil(over_s - after)) <= int(value) <= max(1, math.ceil(over_s - before))
-
-
-@pytest.fixture
-def now_s(clock: FakeClock) -> float:
-    """Make it the real time for everybody: the service tells seconds from Dub's moment by the machine's."""
-    clock.now_s = float(math.floor(time.time()))
-    return clock.now_s
+    forms = {"Unix milliseconds": over_s * 1_000, "seconds": over_s - NOON}
+    assert response.headers["retry-after"] == f"{forms[target.expects('Retry-After')]:.0f}"
 
 
 @pytest.mark.parametrize(("plan", "per_s"), [("business", 4), ("advanced", 8), ("enterprise", 16)])
-async def test_events_per_second(
-    now_s: float, target: Target, clock: FakeClock, plan: str, per_s: int
-) -> None:
+async def test_events_per_second(target: Target, clock: FakeClock, plan: str, per_s: int) -> None:
     """So many lists a second, by plan; the next is a 429 that says when to come back."""
     await target.at_dub("PATCH", "/sandbox/settings", {"plan": plan})
     for page in range(1, per_s + 1):
         assert (await target.ask_events(page=page)).status_code == 200
-    await is_throttled(target, target.ask_events(page=99), now_s + 1)
+    throttled(target, await target.ask_events(page=99), NOON + 1)
     clock.advance(1)
     assert (await target.ask_events()).status_code == 200
 
 
-async def test_leads_of_an_app_per_minute(now_s: float, target: Target, clock: FakeClock) -> None:
-    """600 leads a minute and key from apps; the next is a 429, and a minute later they count again."""
+async def test_leads_of_an_app_per_minute(target: Target, clock: FakeClock) -> None:
+    """600 leads a minute and key from apps, and from the next minute on again."""
     await target.at_dub("PATCH", "/sandbox/settings", {"plan": "business"})
     click_id = await target.click_id()
-    lead = {"clickId": click_id, "eventName": "Sign up", "customerExternalId": "user_1"}
     for _ in range(600):
-        assert (await target.post("/track/lead/client", lead)).status_code == 200
-    over_s = (now_s // 60 + 1) * 60
-    await is_throttled(target, target.post("/track/lead/client", lead), over_s)
+        assert (await target.ask_lead(click_id, "/track/lead/client")).status_code == 200
+    response = await target.ask_lead(click_id, "/track/lead/client")
+    assert response.status_code == target.expects("the 601st lead of an app in a minute")
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        throttled(target, response, NOON + 60)
     clock.advance(60)
-    assert (await target.post("/track/lead/client", lead)).status_code == 200
+    assert (await target.ask_lead(click_id, "/track/lead/client")).status_code == 200
+
+
+@pytest.mark.parametrize("path", LEAD_PATHS)
+async def test_a_lead_that_waits_hears_of_dubs_429(target: Target, path: str) -> None:
+    """When Dub throttles, a caller who waits for the lead to be recorded is told so, and until when."""
+    fault = {"route": "/track/lead*", "throttle": True, "retryAfterS": 45}
+    await target.at_dub("POST", "/sandbox/faults", fault)
+    throttled(target, await target.ask_lead("x", path, mode="wait"), NOON + 45)
 
 
 @pytest.mark.parametrize("path", CONVERSIONS)
-async def test_dubs_own_429(now_s: float, target: Target, path: str) -> None:
-    """When Dub throttles, the caller is told so, and until when, on every route."""
+async def test_a_lead_or_sale_while_dub_throttles(target: Target, path: str) -> None:
+    """Dub refuses what it is too busy for; the service keeps it, and says that it is not recorded yet."""
     route = path.removesuffix("/client") + "*"
-    await target.at_dub("POST", "/sandbox/faults", {"route": route, "throttle": True, "retryAfterS": 90})
-    await is_throttled(target, target.ask_rightly(path), now_s + 90)
+    await target.at_dub("POST", "/sandbox/faults", {"route": route, "throttle": True, "retryAfterS": 45})
+    response = await target.ask_rightly(path)
+    assert response.status_code == target.expects("a lead or sale while Dub throttles")
+    if response.status_code == httpx.codes.OK:
+        assert response.headers["firstopen-queued"] == "true"
+        assert response.json().get("link") is response.json().get("sale") is None
+    else:
+        throttled(target, response, NOON + 45)
 
 
 @pytest.mark.parametrize(

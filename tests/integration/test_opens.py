@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -387,11 +388,13 @@ async def test_one_line_per_open_that_reached_dub(service: Service, logs: LogLin
     assert [line["level"] for line in logs.events("open.repeated")] == ["debug"]
 
 
-async def test_a_self_hosted_dub_can_be_told_the_address(dub: FakeDub, service: Service) -> None:
+async def test_a_self_hosted_dub_can_be_told_the_address(
+    dub: FakeDub, service: Service, tmp_path: Path
+) -> None:
     """X-Forwarded-For goes upstream only for an app whose Dub believes it."""
     trusting = CONFIG.replace('schemes = ["acme"]', 'schemes = ["acme"]\ntrusts_forwarded_ip = true')
-    app = create_app(parse(trusting, ENV), transport=dub)
-    async with running(app) as trusted:
+    elsewhere = {**ENV, "FIRSTOPEN_DATA_DIR": str(tmp_path / "elsewhere")}
+    async with running(create_app(parse(trusting, elsewhere), transport=dub)) as trusted:
         await trusted.open(FB_PROMO, install_id=ANNA, headers={"X-Forwarded-For": "::ffff:203.0.113.7"})
     await service.open(FB_PROMO, install_id=BEN, headers={"X-Forwarded-For": "203.0.113.7"})
     first, second = (request.headers.get("X-Forwarded-For") for request in dub.requests)
@@ -424,7 +427,8 @@ async def test_readiness_names_keys_that_nobody_set(dub: FakeDub) -> None:
     """A key variable that is not set is degraded, not fatal."""
     app = create_app(parse(CONFIG, {"FIRSTOPEN_SECRET": ENV["FIRSTOPEN_SECRET"]}), transport=dub)
     async with running(app) as keyless:
-        assert (await keyless.get("/health/ready")).json()["degraded"] == ["ACME_DUB_API_KEY is not set"]
+        degraded = (await keyless.get("/health/ready")).json()["degraded"]
+        assert degraded == ["ACME_SERVER_KEYS is not set", "ACME_DUB_API_KEY is not set"]
         assert (await keyless.open(FB_PROMO, install_id=ANNA)).click_id
 
 

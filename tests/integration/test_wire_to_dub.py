@@ -92,7 +92,7 @@ async def test_what_goes_out_is_the_link_and_the_device(logs: LogLines) -> None:
 async def test_connections_are_kept_and_bounded(logs: LogLines) -> None:  # noqa: ARG001
     """One after another, opens share a connection; at once, they use no more than allowed."""
     dub = RawDub()
-    async with service_over(dub, "[dub]\nconnections_max = 3\n") as service:
+    async with service_over(dub, "[dub]\nin_flight_max = 3\n") as service:
         for number in range(5):
             await service.open("https://acme.link/x", install_id=f"install-{number}")
         assert dub.connections == 1

@@ -12,7 +12,7 @@ from service.resolve.identity import (
     upstream_user_agent,
 )
 
-IDENTITY = Identity(b"secret")
+IDENTITY = Identity([b"secret"])
 
 
 def test_a_device_is_its_install() -> None:
@@ -36,7 +36,7 @@ def test_apps_and_secrets_keep_devices_apart() -> None:
     """An installId hashes differently for another app and under another secret."""
     anna = IDENTITY.device("acme", "install-anna", None, "")
     assert anna != IDENTITY.device("globex", "install-anna", None, "")
-    assert anna != Identity(b"rotated").device("acme", "install-anna", None, "")
+    assert anna != Identity([b"rotated"]).device("acme", "install-anna", None, "")
 
 
 def test_an_install_is_never_taken_for_an_address() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tests.bench.lab import Lab
-from tests.bench.measures import burst, memory, start, throughput
+from tests.bench.measures import burst, matching, memory, start, throughput
 from tests.bench.table import Row
 
 
@@ -23,4 +23,5 @@ MEASURES = (
     Measure("burst", "1,000 concurrent reports of one open: one upstream call", burst.run),
     Measure("start", "process start to the first 200 on /health/ready", start.run),
     Measure("memory", "resident memory for 100,000 cached opens", memory.run),
+    Measure("matching", "a simulated city's installs and their clicks; a million clicks", matching.run),
 )

@@ -1,0 +1,88 @@
+"""``/v1/leads``: somebody signed up."""
+
+from typing import Annotated, Any
+
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, PathParameter
+from msgspec import Meta
+
+from service.api.auth import Callers
+from service.api.dub_wire import LeadFields
+from service.api.http import JSONReply, LeanRequest, strict_body
+from service.api.problems import documented
+from service.resolve.errors import InvalidField
+from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
+from service.resolve.model import App
+
+_ACCEPTED = 202
+
+
+class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
+    """Somebody signed up. Exactly one of clickId, openId and installId says whose click it is."""
+
+    customer_external_id: Annotated[
+        str, Meta(min_length=1, max_length=100, description="The customer's id in your system.")
+    ]
+    click_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    open_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    install_id: Annotated[str, Meta(min_length=8, max_length=128)] | None = None
+
+    def to_report(self) -> LeadReport:
+        """Check what a type cannot say, and hand over; raises ``InvalidField``."""
+        given = [name for name in (self.click_id, self.open_id, self.install_id) if name is not None]
+        if len(given) != 1:
+            problem = "is required (or one of openId and installId)" if not given else "expected only one of"
+            raise InvalidField(
+                "clickId", problem if not given else f"{problem} clickId, openId and installId"
+            )
+        body = self.checked(self.customer_external_id)
+        return LeadReport(body=body, click_id=self.click_id, open_id=self.open_id, install_id=self.install_id)
+
+
+def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:
+    """Build the handlers of ``/v1/leads`` over the parts they need."""
+
+    def app_of(request: LeanRequest) -> App:
+        return callers.of_leads(request).app
+
+    @post(
+        "/v1/leads",
+        status_code=200,
+        dto=strict_body(LeadRequest),
+        return_dto=None,
+        operation_id="reportLead",
+        summary="Report a sign-up",
+        security=[{"publishableKey": []}, {"serverKey": []}],
+        responses={**_accepted(), **documented(400, 401, 403, 404, 413, 415, 422, 503)},
+        tags=["Leads"],
+    )
+    async def report_lead(request: LeanRequest, data: JSONBody[LeadRequest]) -> Response[LeadAnswer]:
+        """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202."""
+        answer = await leads.report(app_of(request), data.to_report(), budget_ms / 1000)
+        return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
+
+    @get(
+        "/v1/leads/{leadId:str}",
+        operation_id="getLead",
+        summary="Ask where a lead stands",
+        security=[{"publishableKey": []}, {"serverKey": []}],
+        responses=documented(401, 403, 404, 503),
+        tags=["Leads"],
+    )
+    async def get_lead(
+        request: LeanRequest, lead_id: Annotated[str, PathParameter(name="leadId")]
+    ) -> LeadStatus:
+        """Say whether a lead is queued, delivered or dead, and why."""
+        return await leads.status(app_of(request), lead_id)
+
+    return [report_lead, get_lead]
+
+
+def _accepted() -> dict[int, Any]:
+    return {
+        _ACCEPTED: ResponseSpec(
+            LeadAnswer, generate_examples=False, description="Written down; Dub will hear of it."
+        )
+    }

@@ -1,0 +1,317 @@
+"""The delivery loop over a store.
+
+What can go wrong: an entry is sent twice at once, or overtakes an earlier one of its customer; a thousand
+entries try at once while Dub is down; an entry that always fails stands in the way of the others. So what
+is in hand is marked as taken, a lane has one entry under way, attempts stop while the circuit breaker
+holds Dub's endpoint back, and who fails goes back with a time of its own.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from service.resolve.errors import DubHeldBack, DubThrottled, FirstopenError, StoreFailed
+from service.resolve.owed import (
+    Dead,
+    Deliver,
+    Delivered,
+    Entries,
+    Entry,
+    Kind,
+    Later,
+    OwedOpen,
+    State,
+    Status,
+    Verdict,
+)
+from service.telemetry import Event, Log, Metrics, where
+
+_KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
+_PAGE = 128
+_POLL_S = 1.0  # a command line may have written
+_EXPIRE_EVERY_S = 60.0
+_encode = msgspec.json.Encoder().encode
+
+
+class OutboxPolicy(Struct, frozen=True, kw_only=True):
+    """How hard to try. Times in seconds."""
+
+    in_flight_max: int
+    backoff_min_s: float
+    backoff_max_s: float
+    expiry_s: float
+
+
+Drops = Callable[[FirstopenError], bool]
+
+
+class DurableOutbox:
+    """Fills ``resolve.owed.Outbox``. ``wall`` is Unix seconds; ``held``: for how long calls are held back."""
+
+    def __init__(
+        self,
+        entries: Entries,
+        *,
+        apps: Sequence[str],
+        held: Callable[[Kind, str], float],
+        policy: OutboxPolicy,
+        wall: Callable[[], float],
+        new_id: Callable[[], str],
+        log: Log,
+        metrics: Metrics,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._entries = entries
+        self._apps = apps
+        self._held = held
+        self._policy = policy
+        self._wall = wall
+        self._new_id = new_id
+        self._log = log
+        self._metrics = metrics
+        self._jitter = jitter
+        self._deliver: Mapping[Kind, Deliver] = {}
+        self._taken: set[str] = set()
+        self._lanes: set[str] = set()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._waiters: dict[str, asyncio.Future[Verdict]] = {}
+        self._awaited: set[str] = set()
+        self._releasing: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._hasten = False
+        self._loop: asyncio.Task[None] | None = None
+        self._next_expiry = 0.0
+
+    async def start(self, deliver: Mapping[Kind, Deliver]) -> None:
+        """Begin to send what is queued."""
+        self._deliver = deliver
+        with contextlib.suppress(StoreFailed):
+            self._awaited |= await self._entries.awaited()
+        self._loop = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop sending; what is under way stays queued."""
+        tasks = [*self._running.values(), *self._releasing]
+        if self._loop is not None:
+            tasks.append(self._loop)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def dub_is_back(self) -> None:
+        """Try everything at once: Dub answers again."""
+        self._hasten = True
+        self._wake.set()
+
+    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | None:
+        """Write an entry down, send it, and wait for its first attempt; raises ``StoreFailed``."""
+        self._taken.add(entry.id)
+        try:
+            behind_another = await self._entries.add(entry)
+        except BaseException:
+            self._taken.discard(entry.id)
+            raise
+        waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiters[entry.id] = waiter
+        try:
+            if self._held(entry.kind, entry.app) > 0:
+                self._taken.discard(entry.id)
+                error = DubHeldBack("circuit breaker open")
+                if drops(error):
+                    await self._entries.remove(entry.id)
+                return Later(error)
+            if behind_another or entry.waits_for or entry.lane in self._lanes:
+                self._wait_for_its_turn(entry)
+            else:
+                self._launch(entry, drops)
+            async with asyncio.timeout(wait_s):
+                return await waiter
+        except TimeoutError:
+            return None
+        finally:
+            del self._waiters[entry.id]
+
+    async def abandon(self, entry_id: str) -> None:
+        """Forget an entry; an attempt under way is given up."""
+        task = self._running.get(entry_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._entries.remove(entry_id)
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        return await self._entries.status(entry_id)
+
+    async def depths(self) -> tuple[dict[tuple[Kind, State], int], float]:
+        """Count what is queued and what is dead, and say how old the oldest queued is, in seconds.
+
+        Raises ``StoreFailed``.
+        """
+        oldest = await self._entries.oldest()
+        return await self._entries.depths("queued", "dead"), 0 if oldest is None else self._wall() - oldest
+
+    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+        """Write an open down, soon, to be reported to Dub later."""
+        now = self._wall()
+        self._entries.owe(
+            Entry(
+                id=self._new_id(),
+                app=owed.app,
+                kind="open",
+                lane=owed.key.hex(),
+                created=now,
+                next_try=now + not_before_s,
+                payload=_encode(owed),
+            )
+        )
+
+    def paid(self, open_id: str, key: bytes) -> None:
+        """Forget the open's entry: Dub has it; and let go what waited for its click."""
+        self._entries.drop_lane(key.hex())
+        self.let_go(open_id)
+
+    def _wait_for_its_turn(self, entry: Entry) -> None:
+        if entry.waits_for:
+            self._awaited.add(entry.waits_for)
+        self._taken.discard(entry.id)
+        self._wake.set()
+
+    def let_go(self, open_id: str) -> None:
+        """Send what waits for this open."""
+        if open_id in self._awaited:
+            self._awaited.discard(open_id)
+            task = asyncio.create_task(self._release(open_id))
+            self._releasing.add(task)
+            task.add_done_callback(self._releasing.discard)
+
+    async def _release(self, open_id: str) -> None:
+        try:
+            await self._entries.release(open_id, self._wall())
+        except StoreFailed:
+            self._awaited.add(open_id)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._round()
+            except StoreFailed:
+                await asyncio.sleep(_POLL_S)
+            except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
+                self._log.error(Event.OUTBOX_FAILED, error=type(exc).__name__, where=where(exc))
+                await asyncio.sleep(_POLL_S)
+
+    async def _round(self) -> None:
+        """Send what is due, and wait for a reason to look again."""
+        self._wake.clear()
+        now = self._wall()
+        if now >= self._next_expiry:
+            self._next_expiry = now + _EXPIRE_EVERY_S
+            expired = await self._entries.expire(now - self._policy.expiry_s, now)
+            if expired:
+                self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
+        if self._hasten:
+            self._hasten = False
+            await self._entries.hasten(now)
+        held = self._held_back()
+        limit = _PAGE + len(self._taken)
+        due = await self._entries.due(now, limit, held)
+        ready = deque(entry for entry in due if entry.id not in self._taken)
+        self._taken.update(entry.id for entry in ready)
+        try:
+            while ready:
+                if len(self._running) >= self._policy.in_flight_max:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    continue
+                entry = ready.popleft()
+                if entry.lane in self._lanes or self._held(entry.kind, entry.app) > 0:
+                    self._taken.discard(entry.id)
+                else:
+                    self._launch(entry, None)
+        finally:
+            self._taken.difference_update(entry.id for entry in ready)
+        if len(due) < limit:
+            await self._pause(now, held)
+
+    async def _pause(self, now: float, held: Collection[tuple[str, Kind]]) -> None:
+        """Wait until something is due again, or something has happened."""
+        waits = [_POLL_S, *(self._held(kind, app) for app, kind in held)]
+        next_due = await self._entries.next_due(now)
+        if next_due is not None:
+            waits.append(next_due - self._wall())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(min(waits), 0.01)):
+                await self._wake.wait()
+
+    def _held_back(self) -> list[tuple[str, Kind]]:
+        return [(app, kind) for app in self._apps for kind in _KINDS if self._held(kind, app) > 0]
+
+    def _launch(self, entry: Entry, drops: Drops | None) -> None:
+        self._lanes.add(entry.lane)
+        self._running[entry.id] = asyncio.create_task(self._attempt(entry, drops))
+
+    async def _attempt(self, entry: Entry, drops: Drops | None) -> None:
+        try:
+            verdict = await self._verdict(entry)
+            with contextlib.suppress(StoreFailed):  # it is still queued then
+                await self._settle(entry, verdict, drops)
+            waiter = self._waiters.get(entry.id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(verdict)
+        finally:
+            self._lanes.discard(entry.lane)
+            self._taken.discard(entry.id)
+            del self._running[entry.id]
+            self._wake.set()
+
+    async def _verdict(self, entry: Entry) -> Verdict:
+        try:
+            return await self._deliver[entry.kind](entry)
+        except StoreFailed as exc:
+            return Later(exc)
+        except Exception as exc:  # noqa: BLE001  nothing is lost by a mistake of ours: it is tried again
+            self._log.error(
+                Event.OUTBOX_FAILED, kind=entry.kind, error=type(exc).__name__, where=where(exc), id=entry.id
+            )
+            return Later(FirstopenError(type(exc).__name__))
+
+    async def _settle(self, entry: Entry, verdict: Verdict, drops: Drops | None) -> None:
+        now = self._wall()
+        match verdict:
+            case Delivered():
+                self._entries.finish(entry, "delivered", "", now)
+                self._metrics.outbox_delivered.labels(entry.kind).inc()
+                if entry.kind != "open":
+                    self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
+            case Later(error=error) | Dead(error=FirstopenError() as error) if drops and drops(error):
+                await self._entries.remove(entry.id)
+            case Later():
+                self._entries.put_off(entry.id, now + self._delay_s(entry, verdict), _reason(verdict.error))
+            case Dead():
+                self._entries.finish(entry, "dead", verdict.reason, now)
+                self._metrics.outbox_dead.labels(entry.kind).inc()
+                self._log.error(
+                    Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
+                )
+
+    def _delay_s(self, entry: Entry, later: Later) -> float:
+        """Return Dub's own time, or a full jitter over a bound that doubles."""
+        if later.after_s is not None:
+            return later.after_s
+        if isinstance(later.error, DubThrottled):
+            return later.error.retry_after_s
+        policy = self._policy
+        bound = min(policy.backoff_max_s, policy.backoff_min_s * float(2 ** min(entry.attempts, 16)))
+        return self._jitter() * bound
+
+
+def _reason(error: FirstopenError) -> str:
+    """Name an error for an operator; these messages hold statuses and codes, nothing of a person's."""
+    return f"{type(error).__name__}: {error}"

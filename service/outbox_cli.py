@@ -1,0 +1,163 @@
+"""``firstopen outbox``: what Dub has not taken, for the operator who is asked why."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from service.resolve.errors import StoreFailed
+from service.resolve.owed import Kind, State, Summary
+from service.store.database import FILE, Database
+from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
+from service.store.sealing import Seal, Unsealable
+from service.telemetry import configure_logs
+
+_KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
+_STATES: tuple[State, ...] = ("queued", "delivered", "dead")
+_LISTED_MAX = 50
+_PIPED_COLUMNS = 160
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+T = TypeVar("T")
+
+HELP = """\
+What has not reached Dub yet, what never will, and why.
+
+\b
+  firstopen outbox                  counts, the age of the oldest, dead letters
+  firstopen outbox show ID          one entry; --reveal prints what it carries
+  firstopen outbox retry ID         send a dead letter again; --all: every one
+
+It reads FIRSTOPEN_DATA_DIR, also while firstopen serve runs there; retried entries go within a second.
+"""
+
+
+@click.group("outbox", help=HELP, invoke_without_command=True)
+@click.pass_context
+def outbox_command(context: click.Context) -> None:
+    """Print an overview, unless a subcommand follows."""
+    if context.invoked_subcommand is None:
+        _run(_overview)
+
+
+@outbox_command.command()
+@click.argument("entry_id", metavar="ID")
+@click.option("--reveal", is_flag=True, help="Print what the entry carries: it is somebody's data.")
+def show(entry_id: str, *, reveal: bool) -> None:
+    """Show one entry; nothing personal unless asked to."""
+
+    async def found(entries: SqliteEntries) -> None:
+        entry = await entries.found(entry_id)
+        if entry is None:
+            _stop(f"no entry {entry_id!r}")
+        summary, payload = entry
+        for name, value in _described(summary):
+            click.echo(f"{name:>10}  {value}")
+        if reveal and payload is None:
+            click.echo("   carries  nothing any more: it is delivered")
+        elif reveal and payload is not None:
+            click.echo(json.dumps(json.loads(payload), indent=2, ensure_ascii=False))
+
+    _run(found)
+
+
+@outbox_command.command()
+@click.argument("entry_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+def retry(entry_id: str | None, *, every: bool) -> None:
+    """Send a dead letter again, or all of them."""
+    if (entry_id is None) is not every:
+        _stop("expected an ID, or --all")
+
+    async def revive(entries: SqliteEntries) -> None:
+        revived = await entries.revive(entry_id, time.time())
+        if not revived and entry_id is not None:
+            _stop(f"no dead letter {entry_id!r}")
+        click.echo(f"{revived} queued again")
+
+    _run(revive)
+
+
+async def _overview(entries: SqliteEntries) -> None:
+    depths, oldest = await entries.depths(*_STATES), await entries.oldest()
+    console = _console()
+    table = Table("", *_STATES)
+    for kind in _KINDS:
+        table.add_row(f"{kind}s", *(str(depths.get((kind, state), 0)) for state in _STATES))
+    total = (sum(depths.get((kind, state), 0) for kind in _KINDS) for state in _STATES)
+    table.add_row("all", *(str(count) for count in total))
+    console.print(table)
+    console.print(f"oldest queued: {'none' if oldest is None else _age(oldest) + ' old'}")
+    for state, title in (("queued", "queued, oldest first"), ("dead", "dead letters")):
+        listed = await entries.listed(state, _LISTED_MAX)  # type: ignore[arg-type]  # a literal, spread over a loop
+        if listed:
+            console.print(_table(title, listed))
+
+
+def _table(title: str, listed: list[Summary]) -> Table:
+    table = Table("id", "kind", "app", "age", "attempts", "reason", title=title, title_justify="left")
+    for entry in listed:
+        waits = f"waits for open {entry.waits_for}" if entry.waits_for else entry.reason
+        table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), waits)
+    return table
+
+
+def _described(entry: Summary) -> list[tuple[str, str]]:
+    return [
+        ("id", entry.id),
+        ("kind", entry.kind),
+        ("app", entry.app),
+        ("state", entry.state),
+        ("age", _age(entry.created)),
+        ("attempts", str(entry.attempts)),
+        ("waits for", entry.waits_for or "nothing"),
+        ("reason", entry.reason or "none"),
+    ]
+
+
+def _age(at: float) -> str:
+    seconds = max(time.time() - at, 0)
+    unit, length = next((each for each in _UNITS if seconds >= each[1]), _UNITS[-1])
+    return f"{seconds / length:.0f} {unit}"
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPED_COLUMNS)
+
+
+def _run(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
+    """Do it on the store, beside whoever else has it open."""
+    from service import demo, settings
+
+    try:
+        configured = settings.of_commands(demo.settings)
+    except settings.SettingsError as exc:
+        _stop(str(exc))
+    if not (configured.data_dir / FILE).is_file():
+        _stop(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
+
+    async def run() -> T:
+        database = Database(configured.data_dir, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+        await database.open()
+        try:
+            return await work(SqliteEntries(database, Seal(configured.secrets)))
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(run())
+    except StoreFailed as exc:
+        _stop(f"{configured.data_dir / FILE}: {exc}")
+    except Unsealable as exc:
+        _stop(f"FIRSTOPEN_SECRET: {exc}")
+
+
+def _stop(message: Any) -> NoReturn:
+    click.echo(f"firstopen: {message}", err=True)
+    raise SystemExit(2)

@@ -1,0 +1,73 @@
+"""A report with what follows from it: worked out once, used all the way down."""
+
+from msgspec import Struct
+
+from service.resolve.errors import ForeignDomain, InvalidField
+from service.resolve.evidence import DeepLink, canonical_domain
+from service.resolve.identity import answer_key
+from service.resolve.ladder import Ladder, Rung, ladder_of
+from service.resolve.model import App, OpenReport
+from service.resolve.owed import OwedOpen
+
+
+class Case(Struct, gc=False, eq=False):
+    """One open being decided. ``link`` is its deep link; ``own``: on one of the app's domains."""
+
+    report: OpenReport
+    app: App
+    domain: str
+    link: DeepLink | None
+    own: bool
+    device: str
+    key: bytes
+    climbed: Ladder | None = None
+
+    @property
+    def ladder(self) -> Ladder:
+        """Return its evidence, strongest first; sorted when it is first asked for."""
+        if self.climbed is None:
+            self.climbed = ladder_of(self.report, self.link if self.own else None, self.domain)
+        return self.climbed
+
+    @property
+    def offered(self) -> int:
+        """Return the strength of its strongest evidence."""
+        return self.ladder.offered
+
+    @property
+    def first_launch_key(self) -> bytes:
+        """Return the key under which the install's first launch is remembered, whatever its evidence."""
+        return answer_key(self.app.name, self.device, "first launch")
+
+    @property
+    def first_link(self) -> Rung | None:
+        """Return its strongest evidence that is a link."""
+        return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
+
+    def owed(self, open_id: str, rung: Rung) -> OwedOpen:
+        """Return what it takes to report this open to Dub later, by this rung's link."""
+        report = self.report
+        return OwedOpen(
+            open_id=open_id,
+            app=self.app.name,
+            key=self.key,
+            device=self.device,
+            evidence=rung.evidence,
+            deep_link=rung.link.url if rung.link else "",
+            user_agent=report.caller.user_agent,
+            ip=report.caller.ip if self.app.trusts_forwarded_ip else None,
+            platform=report.platform,
+            app_version=report.app_version,
+        )
+
+
+def own_domain(app: App, domain: str | None) -> str:
+    """Return the domain asked for, or the app's first; raises ``InvalidField`` or ``ForeignDomain``."""
+    if domain is None:
+        return app.domains[0]
+    if not domain.strip():
+        raise InvalidField("dubDomain", "must not be blank")
+    canonical = canonical_domain(domain)
+    if canonical not in app.domains:
+        raise ForeignDomain("dubDomain: is not one of this app's domains")
+    return canonical

@@ -1,0 +1,189 @@
+"""What is owed to Dub: the nouns of the outbox, and the ports on either side of it."""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from service.resolve.errors import FirstopenError
+from service.resolve.identity import Platform
+
+Kind = Literal["open", "lead", "sale"]
+State = Literal["queued", "delivered", "dead"]
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """Something that Dub must hear of. Times are Unix seconds."""
+
+    id: str
+    app: str
+    kind: Kind
+    lane: str  # entries of one lane go one after another; two opens of one lane are one
+    waits_for: str = ""  # the openId whose click it needs
+    created: float
+    next_try: float
+    attempts: int = 0
+    payload: bytes  # sealed by the store
+
+
+class OwedOpen(Struct, frozen=True, kw_only=True):
+    """An open that Dub has not confirmed, with all that reporting it again as the same device takes."""
+
+    open_id: str
+    app: str
+    key: bytes
+    device: str
+    evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
+    deep_link: str
+    user_agent: str
+    ip: str | None
+    platform: Platform | None
+    app_version: str | None
+
+
+class Delivered(Struct, frozen=True):
+    """Dub has it; ``answer`` is Dub's JSON."""
+
+    answer: bytes = b""
+
+
+class Later(Struct, frozen=True):
+    """Not this time. ``answer`` is what Dub said, where it said 200 and yet did not take it."""
+
+    error: FirstopenError
+    after_s: float | None = None  # as Dub asked; else by backoff
+    answer: bytes = b""
+
+
+class Dead(Struct, frozen=True):
+    """Refused for good, or too old; kept where an operator sees it."""
+
+    reason: str
+    error: FirstopenError | None = None
+
+
+Verdict = Delivered | Later | Dead
+
+
+class Status(Struct, frozen=True):
+    """Where an entry stands, for whoever reported it."""
+
+    app: str
+    kind: Kind
+    state: State
+    reason: str
+
+
+class Summary(Struct, frozen=True):
+    """An entry as an operator sees it: nothing personal."""
+
+    id: str
+    app: str
+    kind: Kind
+    state: State
+    created: float
+    next_try: float
+    attempts: int
+    waits_for: str
+    reason: str
+
+
+class Entries(Protocol):
+    """Where entries are kept. What is awaited is durable, and raises ``StoreFailed`` where it cannot be."""
+
+    async def add(self, entry: Entry) -> bool:
+        """Keep an entry; return whether an earlier one of its lane is still queued."""
+        ...
+
+    def owe(self, entry: Entry) -> None:
+        """Keep an open soon, unless one of its lane is queued already."""
+        ...
+
+    def drop_lane(self, lane: str) -> None:
+        """Forget, soon, the open of this lane: Dub has it."""
+        ...
+
+    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``."""
+        ...
+
+    async def next_due(self, now: float) -> float | None:
+        """Return when the next entry that is not due yet will be."""
+        ...
+
+    async def hasten(self, now: float) -> None:
+        """Make every queued entry due."""
+        ...
+
+    async def release(self, open_id: str, now: float) -> None:
+        """Make due what waited for this open."""
+        ...
+
+    async def awaited(self) -> set[str]:
+        """Return the openIds that entries wait for."""
+        ...
+
+    def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
+        """Note, soon, a failed attempt."""
+        ...
+
+    def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
+        """Note, soon, that an entry is delivered or dead."""
+        ...
+
+    async def remove(self, entry_id: str) -> None:
+        """Forget an entry."""
+        ...
+
+    async def expire(self, before: float, now: float) -> int:
+        """Bury what was queued before, forget what was delivered before; return how many died."""
+        ...
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where an entry stands."""
+        ...
+
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
+        ...
+
+    async def oldest(self) -> float | None:
+        """Return when the oldest queued entry was made."""
+        ...
+
+
+Deliver = Callable[[Entry], Awaitable[Verdict]]
+
+
+class Outbox(Protocol):
+    """What must still reach Dub; sends it until Dub has it or refuses it."""
+
+    async def submit(
+        self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
+    ) -> Verdict | None:
+        """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
+
+        An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
+        Raises ``StoreFailed``, and then nothing was written or sent.
+        """
+        ...
+
+    async def abandon(self, entry_id: str) -> None:
+        """Forget an entry whose caller is told that it failed."""
+        ...
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        ...
+
+    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+        """Write an open down, soon, to be reported to Dub later; never raises."""
+        ...
+
+    def paid(self, open_id: str, key: bytes) -> None:
+        """Take note that Dub has this open after all; what waited for its click may go."""
+        ...
+
+    def let_go(self, open_id: str) -> None:
+        """Send what waits for this open: it has its answer."""
+        ...

@@ -1,0 +1,264 @@
+"""One SQLite file, one thread, one writer: what comes while a commit runs shares the next one.
+
+What can go wrong: the disk is full or the file damaged; the process is killed between an answer and its
+commit; one faulty statement takes its neighbours down. So who asked to wait hears of a failure, what was
+written behind waits (bounded) for the disk to come back, and neighbours of a faulty statement are
+committed without it.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from service.resolve.errors import StoreFailed
+from service.telemetry import Event, Log
+
+FILE = "firstopen.sqlite"
+BEHIND_S = 0.05
+BEHIND_MAX = 50_000
+
+_RETRY_S = 1.0
+_BUSY_MS = 5000
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+class DataDirTaken(Exception):
+    """Another firstopen writes to this directory."""
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    work: Work[Any]
+    done: asyncio.Future[Any] | None  # None: written behind, nobody waits
+
+
+class Database:
+    """A file in ``folder`` with this ``schema`` (idempotent SQL).
+
+    ``alone`` takes the folder for this process; a command line that looks in does without. ``committed``
+    is called after every durable commit.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schema: str,
+        log: Log,
+        *,
+        alone: bool = True,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._committed = committed
+        self._alone = alone
+        self._path = folder / FILE
+        self._schema = schema
+        self._log = log
+        self._thread = ThreadPoolExecutor(1, "firstopen-store")
+        self._connection: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self._waiting: deque[_Write] = deque()
+        self._behind: deque[_Write] = deque()
+        self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._closing = False
+        self._writer: asyncio.Task[None] | None = None
+        self.failing: str | None = None
+        self.lost = 0
+
+    async def open(self) -> None:
+        """Take the folder and begin to write; raises ``DataDirTaken``. A damaged file only makes it fail."""
+        if self._alone:
+            self._take()
+        try:
+            await self._run(self._connect)
+        except (sqlite3.Error, OSError) as exc:
+            self._fail(exc)
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write what is still waiting, and let go of the folder."""
+        self._closing = True
+        self._wanted.set()
+        self._urgent.set()
+        if self._writer is not None:
+            await self._writer
+        await self._run(self._disconnect)
+        self._thread.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def write(self, work: Work[T]) -> T:
+        """Do the work in the next commit, and return its result once that is durable.
+
+        Raises ``StoreFailed``.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closing:
+            raise StoreFailed("the store is closed")
+        self._waiting.append(_Write(work, done))
+        self._wanted.set()
+        self._urgent.set()
+        return await done
+
+    def write_behind(self, work: Work[object]) -> None:
+        """Do the work within ``BEHIND_S``; while the disk fails it waits, the oldest forgotten first."""
+        if len(self._behind) >= BEHIND_MAX:
+            self._behind.popleft()
+            self.lost += 1
+        self._behind.append(_Write(work, None))
+        self._wanted.set()
+
+    async def read(self, work: Work[T], *, behind: bool = True) -> T:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
+        if behind and self._behind:
+            return await self.write(work)
+        try:
+            return await self._run(lambda: work(self._connected()))
+        except sqlite3.Error as exc:
+            self._fail(exc)
+            raise StoreFailed(str(exc)) from exc
+
+    async def _write(self) -> None:
+        while True:
+            await self._wanted.wait()
+            if not self._closing and not self._waiting:
+                await self._linger()
+            self._wanted.clear()
+            self._urgent.clear()
+            batch = [*self._behind, *self._waiting]
+            self._behind.clear()
+            self._waiting.clear()
+            if batch:
+                await self._commit(batch)
+            if self._closing and not self._waiting and (not self._behind or self.failing):
+                return
+            if self._behind:  # the disk fails: not in a tight loop
+                self._wanted.set()
+                await self._linger(_RETRY_S)
+
+    async def _linger(self, seconds: float = BEHIND_S) -> None:
+        """Let writes gather, unless somebody waits for one."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+        except TimeoutError:
+            return
+
+    async def _commit(self, batch: list[_Write]) -> None:
+        try:
+            outcomes = await self._run(lambda: self._in_one_transaction(batch))
+        except (sqlite3.Error, OSError) as exc:
+            self._fail(exc)
+            failure = StoreFailed(str(exc))
+            for each in batch:
+                if each.done is None:
+                    self._behind.append(each)
+                elif not each.done.done():
+                    each.done.set_exception(failure)
+            return
+        self._committed()
+        if self.failing is not None:
+            self.failing = None
+            self._log.info(Event.STORE_RECOVERED, lost=self.lost)
+        for each, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._log.error(Event.STORE_REFUSED, error=type(outcome).__name__)
+            if each.done is not None and not each.done.done():
+                if isinstance(outcome, Exception):
+                    each.done.set_exception(StoreFailed(type(outcome).__name__))
+                else:
+                    each.done.set_result(outcome)
+
+    def _in_one_transaction(self, batch: list[_Write]) -> list[object]:
+        """Commit the batch; a write that is itself faulty becomes its own outcome. In the thread."""
+        connection = self._connected()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            outcomes = [_outcome(each.work, connection) for each in batch]
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return outcomes
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connect()
+        return cast("sqlite3.Connection", self._connection)
+
+    def _connect(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # nobody else's to read
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+            connection.executescript(self._schema)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _take(self) -> None:
+        try:
+            self._lock = _lock(self._path)
+        except OSError as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        if self.failing is None:
+            self._log.error(Event.STORE_FAILING, error=type(exc).__name__, detail=str(exc))
+        self.failing = str(exc)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise ``DataDirTaken`` if another firstopen writes to this directory; an unusable one passes."""
+    with contextlib.suppress(OSError):
+        os.close(_lock(folder / FILE))
+
+
+def _lock(path: Path) -> int:
+    """Lock a folder for this process; raises ``DataDirTaken`` or ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        if isinstance(exc, BlockingIOError):
+            raise DataDirTaken(f"FIRSTOPEN_DATA_DIR: another firstopen runs on {path.parent}") from exc
+        raise
+    return lock
+
+
+def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
+    """Do one write; its own fault is its outcome, the disk's faults are raised."""
+    try:
+        return work(connection)
+    except (sqlite3.OperationalError, sqlite3.DatabaseError) as exc:
+        if isinstance(exc, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.InterfaceError):
+            return exc
+        raise
+    except (TypeError, ValueError) as exc:
+        return exc

@@ -1,0 +1,219 @@
+"""The outbox's entries in SQLite; what they carry is sealed."""
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.store.database import Database
+from service.store.sealing import Seal, Unsealable
+
+ENTRIES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    app TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    lane TEXT NOT NULL,
+    waits_for TEXT NOT NULL,
+    created REAL NOT NULL,   -- Unix seconds, as are all times
+    next_try REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'queued',
+    reason TEXT NOT NULL DEFAULT '',
+    sealed BLOB
+);
+CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
+CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
+CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
+"""
+
+_COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
+_SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
+_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
+    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
+    WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
+_EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
+_DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
+    WHERE state = 'queued' AND waits_for = '' AND next_try <= ? {held}
+    AND NOT EXISTS (SELECT 1 FROM entries AS other
+                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
+    ORDER BY next_try, seq LIMIT ?"""
+_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+
+
+class SqliteEntries:
+    """Fills ``resolve.owed.Entries``."""
+
+    def __init__(self, database: Database, seal: Seal) -> None:
+        self._database = database
+        self._seal = seal
+
+    async def add(self, entry: Entry) -> bool:
+        """Keep an entry, durably; return whether an earlier one of its lane is still queued."""
+        row = self._row(entry)
+
+        def add(connection: sqlite3.Connection) -> bool:
+            added = connection.execute(_ADD, row)
+            return bool(connection.execute(_EARLIER, (entry.lane, added.lastrowid)).fetchone()[0])
+
+        return await self._database.write(add)
+
+    def owe(self, entry: Entry) -> None:
+        """Keep an open soon, unless one of its lane is queued already."""
+
+        def owe(connection: sqlite3.Connection) -> object:
+            return connection.execute(_OWE, (*self._row(entry), entry.lane))
+
+        self._database.write_behind(owe)
+
+    def drop_lane(self, lane: str) -> None:
+        """Forget, soon, the open of this lane."""
+        self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
+
+    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+        """Return queued entries that may be tried; what cannot be unsealed is dead."""
+        query = _DUE.format(held="AND NOT (app = ? AND kind = ?) " * len(held))
+        values = (now, *(part for pair in held for part in pair), limit)
+
+        def find(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(query, values).fetchall()
+
+        entries = []
+        for row in await self._database.read(find):
+            try:
+                entries.append(self._entry(row))
+            except Unsealable as exc:
+                self._behind("UPDATE entries SET state = 'dead', reason = ? WHERE id = ?", str(exc), row[0])
+        return entries
+
+    async def next_due(self, now: float) -> float | None:
+        """Return when the next entry that is not due yet will be."""
+        return cast("float | None", (await self._ask(_NEXT, now))[0][0])
+
+    async def hasten(self, now: float) -> None:
+        """Make every queued entry due."""
+        await self._do(
+            "UPDATE entries SET next_try = ? WHERE state = 'queued' AND waits_for = '' AND next_try > ?",
+            now,
+            now,
+        )
+
+    async def release(self, open_id: str, now: float) -> None:
+        """Make due what waited for this open."""
+        await self._do(
+            "UPDATE entries SET waits_for = '', next_try = ? WHERE state = 'queued' AND waits_for = ?",
+            now,
+            open_id,
+        )
+
+    async def awaited(self) -> set[str]:
+        """Return the openIds that entries wait for."""
+        query = "SELECT DISTINCT waits_for FROM entries WHERE state = 'queued' AND waits_for != ''"
+        return {row[0] for row in await self._ask(query)}
+
+    def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
+        """Note, soon, a failed attempt."""
+        query = "UPDATE entries SET attempts = attempts + 1, next_try = ?, reason = ? WHERE id = ?"
+        self._behind(query, next_try, reason, entry_id)
+
+    def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
+        """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
+        if state == "delivered" and entry.kind == "open":
+            self._behind("DELETE FROM entries WHERE id = ?", entry.id)
+        elif state == "delivered":
+            query = "UPDATE entries SET state = ?, reason = ?, next_try = ?, sealed = NULL WHERE id = ?"
+            self._behind(query, state, reason, now, entry.id)
+        else:
+            query = "UPDATE entries SET state = ?, reason = ?, next_try = ? WHERE id = ?"
+            self._behind(query, state, reason, now, entry.id)
+
+    async def remove(self, entry_id: str) -> None:
+        """Forget an entry."""
+        await self._do("DELETE FROM entries WHERE id = ?", entry_id)
+
+    async def expire(self, before: float, now: float) -> int:
+        """Move what was queued before to the dead letters; forget what was delivered before."""
+
+        def expire(connection: sqlite3.Connection) -> int:
+            connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
+            query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
+                WHERE state = 'queued' AND created < ?"""
+            return connection.execute(query, (now, before)).rowcount
+
+        return await self._database.write(expire)
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where an entry stands."""
+        rows = await self._ask("SELECT app, kind, state, reason FROM entries WHERE id = ?", entry_id)
+        return Status(*rows[0]) if rows else None
+
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
+        places = ", ".join("?" * len(states))
+        query = f"SELECT kind, state, count(*) FROM entries WHERE state IN ({places}) GROUP BY state, kind"  # noqa: S608  placeholders only
+        rows = await self._ask(query, *states)
+        return {(kind, state): count for kind, state, count in rows}
+
+    async def oldest(self) -> float | None:
+        """Return when the oldest queued entry was made."""
+        rows = await self._ask("SELECT min(created) FROM entries WHERE state = 'queued'")
+        return cast("float | None", rows[0][0])
+
+    async def listed(self, state: State, limit: int) -> list[Summary]:
+        """List entries of a state, oldest first."""
+        query = f"SELECT {_SUMMARY} FROM entries WHERE state = ? ORDER BY seq LIMIT ?"  # noqa: S608  columns
+        return [Summary(*row) for row in await self._ask(query, state, limit)]
+
+    async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
+        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        rows = await self._ask(f"SELECT {_SUMMARY}, sealed FROM entries WHERE id = ?", entry_id)  # noqa: S608
+        if not rows:
+            return None
+        *summary, sealed = rows[0]
+        return Summary(*summary), None if sealed is None else self._seal.open(sealed)
+
+    async def revive(self, entry_id: str | None, now: float) -> int:
+        """Queue a dead letter again, or all of them; return how many."""
+        which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
+        query = f"""UPDATE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
+            WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
+
+        def revive(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, (now, now, *values)).rowcount
+
+        return await self._database.write(revive)
+
+    def _row(self, entry: Entry) -> tuple[Any, ...]:
+        sealed = self._seal.seal(entry.payload)
+        return (
+            entry.id,
+            entry.app,
+            entry.kind,
+            entry.lane,
+            entry.waits_for,
+            entry.created,
+            entry.next_try,
+            entry.attempts,
+            sealed,
+        )
+
+    def _entry(self, row: tuple[Any, ...]) -> Entry:
+        *known, sealed = row
+        names = _COLUMNS.split(", ")[:-1]
+        return Entry(**dict(zip(names, known, strict=True)), payload=self._seal.open(sealed))
+
+    def _behind(self, query: str, *values: object) -> None:
+        self._database.write_behind(lambda connection: connection.execute(query, values))
+
+    async def _do(self, query: str, *values: object) -> None:
+        await self._database.write(lambda connection: connection.execute(query, values).rowcount)
+
+    async def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        def ask(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(query, values).fetchall()
+
+        return await self._database.read(ask)

@@ -1,0 +1,65 @@
+"""`GET /metrics`: what happened, under the names that the README lists."""
+
+import re
+from pathlib import Path
+
+import httpx
+
+from tests.support import ANNA, BEN, FB_PROMO, FakeClock, FakeDub, Service
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+async def scraped(service: Service) -> dict[str, float]:
+    text = (await service.get("/metrics")).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_opens_are_counted_by_what_became_of_them(
+    service: Service, dub: FakeDub, clock: FakeClock
+) -> None:
+    """New, repeated and pending opens are told apart, and calls to Dub are timed."""
+
+    async def away(_: httpx.Request) -> httpx.Response:
+        clock.advance(0.2)
+        return httpx.Response(500)
+
+    await service.open(FB_PROMO, install_id=ANNA)
+    await service.open(FB_PROMO, install_id=ANNA)
+    dub.script = away
+    await service.open(FB_PROMO, install_id=BEN)
+    found = await scraped(service)
+    labels = 'app="acme",match="deep_link",outcome="{}",source="{}"'
+    assert found["firstopen_opens_total{" + labels.format("new", "dub") + "}"] == 1
+    assert found["firstopen_opens_total{" + labels.format("repeat", "dub") + "}"] == 1
+    assert found["firstopen_opens_total{" + labels.format("pending", "stale") + "}"] == 1
+    assert found['firstopen_dub_seconds_count{endpoint="/track/open"}'] == 2
+    assert found['firstopen_cache_total{result="hit",tier="memory"}'] == 1
+    assert found['firstopen_outbox_entries{kind="open"}'] == 1
+    assert found["firstopen_open_seconds_count"] == 3
+
+
+async def test_an_open_breaker_shows(service: Service, dub: FakeDub) -> None:
+    """Metrics and readiness name the endpoint that is held back; opens are answered all the same."""
+
+    async def away(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(500)
+
+    dub.script = away
+    for number in range(20):
+        assert (await service.open(FB_PROMO, install_id=f"install-{number}")).pending
+    assert dub.calls("/track/open") == 10
+    assert (await scraped(service))['firstopen_breaker_open{endpoint="/track/open"}'] == 1
+    assert (
+        "Dub's /track/open: circuit breaker open" in (await service.get("/health/ready")).json()["degraded"]
+    )
+
+
+async def test_the_readme_lists_every_metric(service: Service) -> None:
+    """What an operator reads about is what there is, no more and no less."""
+    text = (await service.get("/metrics")).text
+    ours = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    ours = {name for name in ours if not name.endswith("_created")}
+    listed = set(re.findall(r"^\| `(firstopen_\w+)`", README.read_text(), re.MULTILINE))
+    assert ours == listed
