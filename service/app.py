@@ -26,7 +26,8 @@ from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.guard import Guards
 from service.dub.transport import open_transport
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
+from service.outbox.policy import OutboxPolicy
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
@@ -146,8 +147,9 @@ class _Parts:
             log,
             committed=self.metrics.store_commits.inc,
         )
-        journal = SqliteJournal(self.database, clock, wall)
-        self.outbox = self._outbox(tuple(apps), new_id)
+        self._seal = Seal(settings.secrets)
+        journal = SqliteJournal(self.database, self._seal, clock, wall)
+        self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
         self._claims = SqliteClaims(self.database, wall)
@@ -176,14 +178,13 @@ class _Parts:
             journal, self._claims, settings.installs.install_ttl_days * _DAY_S, wall
         )
 
-    def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
+    def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
-            SqliteEntries(self.database, Seal(self._settings.secrets)),
+            SqliteEntries(self.database, self._seal),
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=_outbox_policy(self._settings),
             wall=self._wall,
-            new_id=new_id,
             log=self._log,
             metrics=self.metrics,
         )

@@ -1,6 +1,6 @@
 """A report with what follows from it: worked out once, used all the way down."""
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from service.resolve.errors import ForeignDomain, InvalidField
 from service.resolve.evidence import DeepLink, canonical_domain
@@ -21,6 +21,15 @@ class Case(Struct, gc=False, eq=False):
     device: str
     key: bytes
     climbed: Ladder | None = None
+    seen_ip: str | UnsetType | None = UNSET
+    owes: bool = False  # it was answered before, without Dub
+
+    @property
+    def ip(self) -> str | None:
+        """Return the device's address behind trusted proxies; worked out when it is first asked for."""
+        if self.seen_ip is UNSET:
+            self.seen_ip = self.report.caller.ip
+        return self.seen_ip
 
     @property
     def ladder(self) -> Ladder:
@@ -55,7 +64,7 @@ class Case(Struct, gc=False, eq=False):
             evidence=rung.evidence,
             deep_link=rung.link.url if rung.link else "",
             user_agent=report.caller.user_agent,
-            ip=report.caller.ip if self.app.trusts_forwarded_ip else None,
+            ip=self.ip if self.app.trusts_forwarded_ip else None,
             platform=report.platform,
             app_version=report.app_version,
         )

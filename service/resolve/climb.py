@@ -67,15 +67,17 @@ class Climber:
             again = _first_launch_again(earlier, case.offered)
             if again is not None:
                 return self._openings.again(again, case)
-        else:
-            self._first_launch.saw(case)
         unknown_s: float | None = None
         for rung in ladder.rungs:
             steps.at(rung, self._clock())
             if rung.link is None:
                 opened = await self._by_address(open_id, case, earlier, until, steps, dry=dry)
                 return opened if unknown_s is None else self._openings.no_longer(opened, unknown_s)
-            found = await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
+            try:
+                found = await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
+            except DubUnavailable:
+                self._first_launch.saw(case)
+                raise
             if isinstance(found, Open):
                 return found
             unknown_s = found if unknown_s is None else min(unknown_s, found)
@@ -161,7 +163,7 @@ class Climber:
         caller = case.report.caller
         until = self._clock() + patience_s
         user_agent = upstream_user_agent(caller.user_agent, case.device)
-        ip = caller.ip if case.app.trusts_forwarded_ip else None
+        ip = case.ip if case.app.trusts_forwarded_ip else None
         ask = partial(
             self._dub.track_open, case.app.name, link.at_dub, user_agent=user_agent, ip=ip, no_track=no_track
         )

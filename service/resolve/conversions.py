@@ -25,6 +25,9 @@ from service.resolve.ports import DubConversions
 
 LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
 _LOOK_AGAIN_EVERY_S = 2.0
+_LOOK_AFTER_OPEN_EVERY_S = (
+    30.0  # an open that is settled lets its leads go; this is for what a crash swallows
+)
 _PATIENCE_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
@@ -95,7 +98,7 @@ class Conversions:
             lane=self._lane(app.name, conversion.body["customerExternalId"]),
             waits_for=waits_for,
             created=now,
-            next_try=now,
+            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
             payload=_encode(conversion),
         )
 
@@ -137,7 +140,8 @@ class Conversions:
         if conversion.open_id:
             opened = await self._find_open(conversion.open_id)
             if opened is not None and opened.pending:
-                return Later(DubUnavailable("the open it belongs to has no answer of Dub's yet"))
+                missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
+                return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
             if opened is None or opened.click_id is None:
                 return Dead(_ORGANIC)
             body = {**body, "clickId": opened.click_id}
@@ -169,7 +173,23 @@ class Conversions:
         error = UnknownCustomer("Dub knows no such customer yet")
         if self._still_new(entry):
             return Later(error, _LOOK_AGAIN_EVERY_S, answer)
+        if await self._knows_customer(app, body):
+            return Delivered(answer)
         return Dead("Dub knows no such customer", error)
+
+    async def _knows_customer(self, app: App, body: dict[str, Any]) -> bool:
+        """Tell a repeat from a sale of nobody: Dub answers both with nulls.
+
+        A deferred lead without a click records nothing, and is refused for a customer whom Dub does not
+        know. If it does know them, it had taken the sale before, and only its answer was lost.
+        """
+        whose = {name: body[name] for name in ("customerExternalId", "eventName")}
+        asked = _encode({"clickId": "", "mode": "deferred", **whose})
+        try:
+            await self._dub.track_lead(app, asked, patience_s=_PATIENCE_S)
+        except DubRefused:
+            return False
+        return True
 
     def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
         if exc.status in _OURS_TO_MEND or (exc.status == _NOT_FOUND and self._still_new(entry)):

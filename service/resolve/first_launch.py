@@ -69,16 +69,19 @@ class FirstLaunches:
         return [f"apps.{name}: no matching by address: {_PROBLEMS[why]}" for name, why in found if why]
 
     def saw(self, case: Case) -> None:
-        """Note an open with a link, for how crowded its network is."""
+        """Note an open that no evidence was found for yet: it counts towards how crowded its network is."""
         app = self._apps.get(case.app.name)
         if app is not None:
-            app.matcher.saw(case.report.caller.ip, case.device, self._opened_ms(case))
+            app.matcher.saw(case.ip, case.device, self._opened_ms(case))
 
     def found(self, case: Case, link: Link) -> None:
         """Use up, soon, the web clicks of an install that came by this link."""
         app = self._apps.get(case.app.name)
-        if app is not None:
-            task = asyncio.create_task(self._retire(app.matcher, case, link))
+        if app is None:
+            return
+        clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
+        if clicks:
+            task = asyncio.create_task(self._claim(app.matcher, clicks, case.device))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
@@ -87,8 +90,7 @@ class FirstLaunches:
         app = self._apps.get(case.app.name)
         if app is None:
             return Look(_none("off"), "matching by address is off for this app")
-        caller = case.report.caller
-        ip = caller.ip
+        ip = case.ip
         network = app.matcher.networks.of(ip)
         if network.key is None:
             reason = network.unmatchable or "no_address"
@@ -112,9 +114,9 @@ class FirstLaunches:
         for app in self._apps.values():
             await app.feed.close()
 
-    async def _retire(self, matcher: Matcher, case: Case, link: Link) -> None:
+    async def _claim(self, matcher: Matcher, click_ids: list[str], install: str) -> None:
         try:
-            await matcher.retire(case.report.caller.ip, self._first_open(case), link.id)
+            await matcher.claim(click_ids, install)
         except StoreFailed:
             return  # noted in memory all the same
 
@@ -123,12 +125,12 @@ class FirstLaunches:
     ) -> Click | None:
         """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
         caller = case.report.caller
-        if not case.app.trusts_forwarded_ip or caller.ip is None:
+        if not case.app.trusts_forwarded_ip or case.ip is None:
             return None
         user_agent = upstream_user_agent(caller.user_agent, case.device)
         try:
             found = await self._dub.track_first_open(
-                case.app.name, case.domain, user_agent=user_agent, ip=caller.ip, patience_s=timeout_s
+                case.app.name, case.domain, user_agent=user_agent, ip=case.ip, patience_s=timeout_s
             )
         except (DubUnavailable, LinkUnknown):
             return None
@@ -162,7 +164,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         )
         detail = f"click {click.id}, {decision.age_s} s old, confidence {decision.confidence}"
         return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
-    reason = decision.reason or "no_click"
+    reason: NoMatch = decision.reason or "no_click"
     detail = EXPLANATIONS[reason]
     if outcome.is_final or reason not in _CLICK_MAY_SHOW:
         again = reason in _CLICK_MAY_SHOW

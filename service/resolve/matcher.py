@@ -64,22 +64,28 @@ class Matcher:
         """Decide as ``match`` would, and change nothing."""
         return await self._decide(self.networks.of(ip), opened, told, {})
 
-    async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
-        """Use up the web clicks of an install that was found by deep link, referrer or clipboard.
+    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> list[str]:
+        """Note an install that was found by deep link, referrer or clipboard: its web clicks are used up.
 
-        Those of its network, link and system, seen or yet to be seen. Returns the clicks claimed now.
+        Those of its network, link and system, seen or yet to be seen. Returns those seen, to be claimed.
         """
         network = self.networks.of(ip)
-        if network.key is None or not opened.device.system:
-            return ()
+        if network.key is None:
+            return []
+        self._crowds.note(network.key, opened.install, opened.at_ms)
+        if not opened.device.system:
+            return []
         retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
         self._retirements.note(network.key, retirement)
-        claimed = [
-            click.id
-            for click in self.window.clicks(network.key)
-            if retirement.covers(click) and await self._claims.claim(click.id, opened.install)
-        ]
-        return tuple(claimed)
+        return [click.id for click in self.window.clicks(network.key) if retirement.covers(click)]
+
+    async def claim(self, click_ids: Sequence[str], install: str) -> tuple[str, ...]:
+        """Claim clicks for an install; returns those that are its own now."""
+        return tuple([each for each in click_ids if await self._claims.claim(each, install)])
+
+    async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
+        """Use up the web clicks of an install that was found; returns the clicks claimed now."""
+        return await self.claim(self.found(ip, opened, link_id), opened.install)
 
     def _saw(self, network: Network, install: str, at_ms: int) -> None:
         if network.key is not None:

@@ -12,24 +12,21 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from ipaddress import (
-    IPv4Address,
     IPv4Network,
-    IPv6Address,
     IPv6Network,
     collapse_addresses,
-    ip_address,
     ip_network,
 )
 from typing import Literal
 
 from msgspec import Struct
 
-from service.resolve.identity import normal_ip
+from service.resolve.identity import normal_ip, packed_ip
 
 Unmatchable = Literal["no_address", "private_address", "shared_network"]
 
 _HASH_BYTES = 8
-_IPV4 = 4
+_IPV4, _IPV6 = 4, 6
 _HOST_BITS = 64  # of IPv6: what devices change as they like
 # Documentation ranges (192.0.2.0/24 and the like) are nobody's and match like any other: demos live there.
 _PRIVATE = (
@@ -64,10 +61,10 @@ class Networks:
 
     def of(self, ip: str | None) -> Network:
         """Return an address's network; an address that is none, or nobody's alone, has no key."""
-        address = _address(ip)
-        if address is None:
+        packed = _packed(ip)
+        if packed is None:
             return _NO_ADDRESS
-        number, version = int(address), address.version
+        number, version = int.from_bytes(packed, "big"), _IPV4 if len(packed) == _IPV4 else _IPV6
         if self._private.hold(number, version):
             return _PRIVATE_ADDRESS
         if self._shared.hold(number, version):
@@ -77,17 +74,10 @@ class Networks:
         return Network(int.from_bytes(hashed, "big"))
 
 
-def _address(ip: str | None) -> IPv4Address | IPv6Address | None:
-    """Parse an address; most are written plainly, and the others are normalised first."""
-    if not ip:
-        return None
-    try:
-        address = ip_address(ip)
-    except ValueError:
-        text = normal_ip(ip)
-        return ip_address(text) if text else None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+def _packed(ip: str | None) -> bytes | None:
+    """Parse an address into its 4 or 16 bytes; IPv4 within IPv6 is IPv4."""
+    normal = normal_ip(ip) if ip else None
+    return None if normal is None else packed_ip(normal)
 
 
 class _Ranges:

@@ -138,11 +138,11 @@ class FirstLaunch(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
 
     def saw(self, case: Case) -> None:
-        """Note an open with a link, for how crowded its network is."""
+        """Note an open that no evidence was found for yet: it counts towards how crowded its network is."""
         ...
 
     def found(self, case: Case, link: Link) -> None:
-        """Take note that an install came by this link: its web clicks are used up, soon."""
+        """Note that an install came by this link: its web clicks are used up, soon."""
         ...
 
     async def look(self, case: Case, timeout_s: float, *, since: float, claim: bool) -> Look:

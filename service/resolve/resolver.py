@@ -71,7 +71,6 @@ class Resolver:
         self._new_id = new_id
         self._log = log
         self._metrics = metrics
-        self._hits, self._misses = (metrics.cache.labels("memory", each) for each in ("hit", "miss"))
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
         self._parsed_links: dict[str, DeepLink] = {}
@@ -94,7 +93,7 @@ class Resolver:
             self.in_flight -= 1
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
-        self._metrics.opened(opened.app, opened.match.type, opened.source, outcome)
+        self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -105,12 +104,13 @@ class Resolver:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
         if known is not None and known.repeat_until > self._clock():
-            self._hits.inc()
+            self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
-        self._misses.inc()
+        self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
+        case.owes = owed
         opened = self._at_once(open_id, case)
         if opened is not None:
             self._keep(case, opened)
@@ -185,7 +185,7 @@ class Resolver:
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
         self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
-        self._outbox.paid(owed.open_id, owed.key)
+        self._outbox.paid(owed.open_id)
         found = opened.click_id is not None
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
 
@@ -278,10 +278,10 @@ class Resolver:
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
         """Remember a decision, and let go of what was owed for it."""
-        before = self._memory.answer(case.key)
         self._keep(case, opened)
-        if before is not None and before.pending and not opened.pending:
-            self._outbox.paid(opened.open_id, case.key)
+        flight = self._flights.under_way(case.key)
+        if (case.owes or (flight is not None and flight.late)) and not opened.pending:
+            self._outbox.paid(opened.open_id)
         if opened.link is not None:
             self._remember_parsed(case)
         known = opened.link is not None or case.link is None
@@ -292,7 +292,7 @@ class Resolver:
     def _found_late(self, case: Case, opened: Open) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""
         self._keep(case, opened)
-        self._outbox.paid(opened.open_id, case.key)
+        self._outbox.paid(opened.open_id)
         match = opened.match.type
         self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
 

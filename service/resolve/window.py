@@ -11,7 +11,7 @@ million clicks would hold the loop for longer than all of our own steps.
 
 import heapq
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -253,7 +253,10 @@ class Crowds:
 
     def note(self, network: int, install: str, at_ms: int) -> None:
         """Remember that an install opened from a network."""
-        for each in self._index.get(network):
+        held = self._index.get(network)
+        if _is_full(held, at_ms):
+            return
+        for each in held:
             if each.id == install and at_ms < each.at_ms + self._window_ms // _SEEN_AGAIN:
                 return
         self._index.add(network, _Sighting(install, at_ms), INSTALLS_PER_NETWORK_MAX)
@@ -275,12 +278,19 @@ class Retirements:
 
     def note(self, network: int, retirement: Retirement) -> None:
         """Remember a retirement for a window's time."""
+        if _is_full(self._index.get(network), retirement.at_ms):
+            return
         self._index.add(network, retirement, INSTALLS_PER_NETWORK_MAX)
         self._index.expire(retirement.at_ms - self._window_ms - _SLACK_S * 1000, at_most=4)
 
     def of(self, network: int) -> tuple[Retirement, ...]:
         """Return a network's retirements."""
         return self._index.get(network)
+
+
+def _is_full(held: Sequence[_Item], at_ms: int) -> bool:
+    """Whether a network is so crowded that one more within the minute says nothing new."""
+    return len(held) >= INSTALLS_PER_NETWORK_MAX and at_ms - held[0].at_ms < _SLICE_MS
 
 
 def _size_of(link: Link) -> int:

@@ -1,9 +1,10 @@
 """One SQLite file, one thread, one writer: what comes while a commit runs shares the next one.
 
-What can go wrong: the disk is full or the file damaged; the process is killed between an answer and its
-commit; one faulty statement takes its neighbours down. So who asked to wait hears of a failure, what was
-written behind waits (bounded) for the disk to come back, and neighbours of a faulty statement are
-committed without it.
+What can go wrong: the disk is full or the file damaged; the file is removed or overwritten under our feet,
+and SQLite goes on from its cache; the process is killed between an answer and its commit; one faulty
+statement takes its neighbours down. So who asked to wait hears of a failure, the file is looked at before
+it is written to, what was written behind waits (bounded) for the disk to come back, and neighbours of a
+faulty statement are committed without it.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +28,16 @@ BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 
 _RETRY_S = 1.0
+_LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
+
+_ITS_OWN_FAULT = (
+    sqlite3.ProgrammingError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+)
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -47,7 +57,7 @@ class Database:
     """A file in ``folder`` with this ``schema`` (idempotent SQL).
 
     ``alone`` takes the folder for this process; a command line that looks in does without. ``committed``
-    is called after every durable commit.
+    is called after every durable commit; ``clock`` is monotonic seconds.
     """
 
     def __init__(
@@ -58,8 +68,12 @@ class Database:
         *,
         alone: bool = True,
         committed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._committed = committed
+        self._clock = clock
+        self._file: tuple[int, int] | None = None
+        self._next_look = 0.0
         self._alone = alone
         self._path = folder / FILE
         self._schema = schema
@@ -126,7 +140,7 @@ class Database:
             return await self.write(work)
         try:
             return await self._run(lambda: work(self._connected()))
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             raise StoreFailed(str(exc)) from exc
 
@@ -184,6 +198,7 @@ class Database:
     def _in_one_transaction(self, batch: list[_Write]) -> list[object]:
         """Commit the batch; a write that is itself faulty becomes its own outcome. In the thread."""
         connection = self._connected()
+        self._look_at_the_file(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             outcomes = [_outcome(each.work, connection) for each in batch]
@@ -211,6 +226,20 @@ class Database:
             connection.close()
             raise
         self._connection = connection
+        self._file = self._identity()
+
+    def _look_at_the_file(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write where nobody will find it: SQLite notices no damage to what it has in its cache."""
+        if self._identity() != self._file:
+            raise sqlite3.DatabaseError("the file was replaced while in use; restart firstopen")
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY_S
+            connection.execute("PRAGMA shrink_memory")
+
+    def _identity(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -256,9 +285,9 @@ def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
     """Do one write; its own fault is its outcome, the disk's faults are raised."""
     try:
         return work(connection)
-    except (sqlite3.OperationalError, sqlite3.DatabaseError) as exc:
-        if isinstance(exc, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.InterfaceError):
-            return exc
+    except _ITS_OWN_FAULT as exc:
+        return exc
+    except sqlite3.Error:
         raise
-    except (TypeError, ValueError) as exc:
+    except Exception as exc:  # noqa: BLE001  a mistake of ours must not end the writer
         return exc

@@ -8,6 +8,8 @@ from service.resolve.owed import Entry, Kind, State, Status, Summary
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
+# An index for each state: beside one of all states, SQLite would take that one for every question below, and
+# walk over all that is queued for each open. So questions name their state; none of them binds it.
 ENTRIES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -23,26 +25,31 @@ CREATE TABLE IF NOT EXISTS entries (
     reason TEXT NOT NULL DEFAULT '',
     sealed BLOB
 );
-CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
+CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
+CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
+CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
-_COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
 _ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-    WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
-_DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
-    WHERE state = 'queued' AND waits_for = '' AND next_try <= ? {held}
+_DUE = """SELECT * FROM (
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
+    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
-    ORDER BY next_try, seq LIMIT ?"""
-_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+    ORDER BY next_try, seq LIMIT ?)"""
+_HASTEN = """UPDATE entries SET next_try = ?
+    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?"""
+_DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
+_LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
 
 class SqliteEntries:
@@ -63,49 +70,42 @@ class SqliteEntries:
         return await self._database.write(add)
 
     def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless one of its lane is queued already."""
+        """Keep an open soon, unless it is here already."""
+        self._database.write_behind(lambda connection: connection.execute(_OWE, self._row(entry)))
 
-        def owe(connection: sqlite3.Connection) -> object:
-            return connection.execute(_OWE, (*self._row(entry), entry.lane))
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open."""
+        self._behind("DELETE FROM entries WHERE id = ? AND state = 'queued' AND kind = 'open'", entry_id)
 
-        self._database.write_behind(owe)
-
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane."""
-        self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
-
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
         """Return queued entries that may be tried; what cannot be unsealed is dead."""
-        query = _DUE.format(held="AND NOT (app = ? AND kind = ?) " * len(held))
-        values = (now, *(part for pair in held for part in pair), limit)
-
-        def find(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(query, values).fetchall()
-
+        parts: list[str] = []
+        values: list[object] = []
+        for kind in kinds:
+            apps = [app for app, its_kind in held if its_kind == kind]
+            parts.append(_DUE.format(held="AND app != ? " * len(apps)))
+            values += [kind, now, *apps, limit]
+        query = " UNION ALL ".join(parts)
+        rows = await self._ask(query, *values)
         entries = []
-        for row in await self._database.read(find):
+        for row in sorted(rows, key=_by_next_try):
             try:
                 entries.append(self._entry(row))
             except Unsealable as exc:
                 self._behind("UPDATE entries SET state = 'dead', reason = ? WHERE id = ?", str(exc), row[0])
         return entries
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
-        return cast("float | None", (await self._ask(_NEXT, now))[0][0])
-
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
-        await self._do(
-            "UPDATE entries SET next_try = ? WHERE state = 'queued' AND waits_for = '' AND next_try > ?",
-            now,
-            now,
-        )
+        """Make every queued entry due that waits for nothing but Dub."""
+        await self._do(_HASTEN, now, now)
 
     async def release(self, open_id: str, now: float) -> None:
         """Make due what waited for this open."""
         await self._do(
-            "UPDATE entries SET waits_for = '', next_try = ? WHERE state = 'queued' AND waits_for = ?",
+            """UPDATE entries SET waits_for = '', next_try = ?
+            WHERE state = 'queued' AND waits_for != '' AND waits_for = ?""",  # which its index is for
             now,
             open_id,
         )
@@ -153,10 +153,8 @@ class SqliteEntries:
 
     async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
         """Count the entries in these states, by kind and state."""
-        places = ", ".join("?" * len(states))
-        query = f"SELECT kind, state, count(*) FROM entries WHERE state IN ({places}) GROUP BY state, kind"  # noqa: S608  placeholders only
-        rows = await self._ask(query, *states)
-        return {(kind, state): count for kind, state, count in rows}
+        query = " UNION ALL ".join(_DEPTHS.format(state=state) for state in states)
+        return {(kind, state): count for kind, state, count in await self._ask(query)}
 
     async def oldest(self) -> float | None:
         """Return when the oldest queued entry was made."""
@@ -165,8 +163,7 @@ class SqliteEntries:
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
         """List entries of a state, oldest first."""
-        query = f"SELECT {_SUMMARY} FROM entries WHERE state = ? ORDER BY seq LIMIT ?"  # noqa: S608  columns
-        return [Summary(*row) for row in await self._ask(query, state, limit)]
+        return [Summary(*row) for row in await self._ask(_LISTED.format(state=state), limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
         """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
@@ -203,8 +200,7 @@ class SqliteEntries:
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         *known, sealed = row
-        names = _COLUMNS.split(", ")[:-1]
-        return Entry(**dict(zip(names, known, strict=True)), payload=self._seal.open(sealed))
+        return Entry(**dict(zip(_KNOWN, known, strict=True)), payload=self._seal.open(sealed))
 
     def _behind(self, query: str, *values: object) -> None:
         self._database.write_behind(lambda connection: connection.execute(query, values))
@@ -217,3 +213,8 @@ class SqliteEntries:
             return connection.execute(query, values).fetchall()
 
         return await self._database.read(ask)
+
+
+def _by_next_try(row: tuple[Any, ...]) -> float:
+    next_try: float = row[_KNOWN.index("next_try")]
+    return next_try
