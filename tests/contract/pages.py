@@ -18,6 +18,7 @@ Fields = dict[str, Facets]
 EMAILS = (
     *("a@b.co", "anna@acme.com", "o'neil@acme.com", "a+b_c-d@acme.com", "a.b.c@x.y.museum", "1@2.aero"),
     *(".a@b.co", "a.@b.co", "a'@b.co", "a..b@c.co", "a@b..co", "a@b", "a@b.c", "a@-b.co", "@b.co", "a@b.co "),
+    *("a+@b.co", "a-@b.co", "a_@b.co", "+@b.co", "-@b.co", "a@1-b.co", "a@b-.co"),
     *("a b@c.co", "a@b_c.co", "ä@b.co", "a@b.co,c@d.co", "", "a", "a@", "'@b.co", "_@b.co", "a@b.c1"),
 )
 _BODY_TYPES = {"string": "string", "number": "number", "boolean": "boolean", "object": "object"}
