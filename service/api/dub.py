@@ -19,7 +19,7 @@ from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
 from service.api.http import JSONReply, LeanRequest, strict_body
-from service.api.problems import CORS, RAW_CORS, documented
+from service.api.problems import CORS, RAW_CORS, RAW_EVENTS_CORS, documented
 from service.resolve.conversions import Conversions
 from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink, WrongKind
 from service.resolve.events import EventFeed, Page
@@ -145,7 +145,7 @@ def _preflight(path: str) -> HTTPRouteHandler:
     @route(path, http_method="OPTIONS", include_in_schema=False)
     async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
-        return Preflight()
+        return Preflight(RAW_EVENTS_CORS if path == "/events" else RAW_CORS)
 
     return preflight
 
@@ -192,12 +192,13 @@ class DubReply(JSONReply):
 class Preflight(ASGIResponse):
     """An empty reply with the headers that let any web page ask."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.status_code = 204
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": RAW_CORS})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -210,7 +211,7 @@ class PageReply(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it; a page that is cut short upstream is cut short here: the connection ends."""
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_CORS]
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_EVENTS_CORS]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
