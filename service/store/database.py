@@ -168,9 +168,10 @@ class Database:
                 await self._commit(batch)
             if self._closing and not self._waiting and (not self._behind or self.failing):
                 return
-            if self._behind:  # the disk fails: not in a tight loop
+            if self._behind:
                 self._wanted.set()
-                await self._linger(_RETRY_S)
+            if self.failing:
+                await self._linger(_RETRY_S)  # not in a tight loop
 
     async def _linger(self, seconds: float = BEHIND_S) -> None:
         """Let writes gather, unless somebody waits for one."""
