@@ -328,15 +328,15 @@ async def test_what_comes_during_a_commit_is_in_the_next(tmp_path: Path) -> None
         nonlocal commits
         commits += 1
         if commits < 20:
-            database.write_behind(lambda _: None)
+            store.write_behind(lambda _: None)
         else:
             enough.set()
 
-    database = Database(tmp_path, SCHEMA, configure_logs("critical"), committed=committed)
-    await database.open()
+    store = Database(tmp_path, SCHEMA, configure_logs("critical"), committed=committed)
+    await store.open()
     try:
-        database.write_behind(lambda _: None)
+        store.write_behind(lambda _: None)
         async with asyncio.timeout(10):  # it takes one
             await enough.wait()
     finally:
-        await database.close()
+        await store.close()
