@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
@@ -27,7 +28,8 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq)
     WHERE state = 'queued' AND waits_for = '';
-CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued' AND kind != 'open';
+CREATE UNIQUE INDEX IF NOT EXISTS entries_once ON entries (lane) WHERE state = 'queued' AND kind = 'open';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
@@ -36,17 +38,24 @@ CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state =
 
 _KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
-_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-    WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
-_EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
+_INSERT = "INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed) VALUES "
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD = _INSERT + _ROW
+_OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT DO NOTHING")
+_PAID = Rows(
+    table="entries",
+    before="DELETE FROM entries WHERE state = 'queued' AND kind = 'open' AND lane IN (",
+    row="?",
+    after=")",
+)
+_EARLIER = """SELECT EXISTS (
+    SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND seq < ?)"""
 _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
     WHERE state = 'queued' AND waits_for = '' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
-                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
+                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.kind != 'open'
+                    AND other.seq < this.seq)
     ORDER BY next_try, seq LIMIT ?)"""
 _HASTEN = """UPDATE entries SET next_try = ?
     WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?"""
@@ -73,15 +82,11 @@ class SqliteEntries:
 
     def owe(self, entry: Entry) -> None:
         """Keep an open soon, unless one of its lane is queued already."""
-
-        def owe(connection: sqlite3.Connection) -> object:
-            return connection.execute(_OWE, (*self._row(entry), entry.lane))
-
-        self._database.write_behind(owe)
+        self._database.write_row_behind(_OWE, self._row(entry))
 
     def drop_lane(self, lane: str) -> None:
         """Forget, soon, the open of this lane."""
-        self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
+        self._database.write_row_behind(_PAID, (lane,))
 
     async def due(
         self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
@@ -129,7 +134,7 @@ class SqliteEntries:
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         if state == "delivered" and entry.kind == "open":
-            self._behind("DELETE FROM entries WHERE id = ?", entry.id)
+            self.drop_lane(entry.lane)
         elif state == "delivered":
             query = "UPDATE entries SET state = ?, reason = ?, next_try = ?, sealed = NULL WHERE id = ?"
             self._behind(query, state, reason, now, entry.id)
@@ -182,7 +187,7 @@ class SqliteEntries:
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
+        query = f"""UPDATE OR IGNORE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
             WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
 
         def revive(connection: sqlite3.Connection) -> int:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import structs
 
 from service.resolve.model import Open
+from service.store.batch import Rows
 from service.store.database import Database
 
 JOURNAL_SCHEMA = """
@@ -26,8 +27,12 @@ CREATE INDEX IF NOT EXISTS opens_by_device ON opens (device, at);
 
 _LATEST_MAX = 20
 _FORGOTTEN_AT_A_TIME = 1000
-_KEEP = """INSERT INTO opens (open_id, device, at, record) VALUES (?, ?, ?, ?)
-    ON CONFLICT (open_id) DO UPDATE SET record = excluded.record"""
+_KEEP = Rows(
+    table="opens",
+    before="INSERT INTO opens (open_id, device, at, record) VALUES ",
+    row="(?, ?, ?, ?)",
+    after=" ON CONFLICT (open_id) DO UPDATE SET record = excluded.record",
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Open).decode
@@ -43,8 +48,7 @@ class SqliteJournal:
 
     def keep(self, device: str, opened: Open) -> None:
         """Write an open behind; the same openId again replaces it."""
-        row = (opened.open_id, device, self._wall(), _encode(opened))
-        self._database.write_behind(lambda connection: connection.execute(_KEEP, row))
+        self._database.write_row_behind(_KEEP, (opened.open_id, device, self._wall(), _encode(opened)))
 
     async def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; raises ``StoreFailed``."""
