@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS opens (
     app TEXT NOT NULL,
     device TEXT NOT NULL,   -- 16 hex characters, a keyed hash of app and install
     at REAL NOT NULL,       -- Unix seconds
+    seen REAL NOT NULL,     -- when it was last reported, Unix seconds
     network INTEGER,        -- a keyed hash of the address's network, for how crowded it is
     tells INTEGER NOT NULL, -- 2: how the install came; 1: a click, or one to come; 0: neither
     record BLOB NOT NULL    -- MessagePack, or sealed MessagePack
@@ -36,8 +37,9 @@ _OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = 
 _FORGOTTEN_AT_A_TIME = 1000
 _SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
-_KEEP = """INSERT INTO opens (open_id, app, device, at, network, tells, record) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (open_id) DO UPDATE SET tells = excluded.tells, record = excluded.record"""
+_KEEP = """INSERT INTO opens (open_id, app, device, at, seen, network, tells, record)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
+    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record"""
 _LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
 _OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
 
@@ -65,7 +67,7 @@ class SqliteJournal:
         def keep(connection: sqlite3.Connection) -> object:
             record = self._record(opened)
             shifted = None if network is None else network - _SHIFT
-            row = (opened.open_id, opened.app, device, at, shifted, _tells(opened), record)
+            row = (opened.open_id, opened.app, device, at, at, shifted, _tells(opened), record)
             return connection.execute(_KEEP, row)
 
         self._database.write_behind(keep)
@@ -99,9 +101,9 @@ class SqliteJournal:
 
     async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
         """Return which networks an app's installs opened from, with the time: the newest of ``since``."""
-        query = """SELECT network, device, at FROM opens
-            WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND at >= ?
-            AND network IS NOT NULL ORDER BY seq"""
+        query = """SELECT network, device, seen FROM opens
+            WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND seen >= ?
+            AND network IS NOT NULL ORDER BY seen"""
 
         def find(connection: sqlite3.Connection) -> list[tuple[int, str, float]]:
             return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
