@@ -110,13 +110,23 @@ class SqliteJournal:
 
         return [(network + _SHIFT, device, at) for network, device, at in await self._database.read(find)]
 
-    async def forget(self, devices: Sequence[str]) -> list[str]:
-        """Forget a device's opens; return their ids. Raises ``StoreFailed``."""
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"SELECT open_id FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
 
-        def forget(connection: sqlite3.Connection) -> list[str]:
-            places = ", ".join("?" * len(devices))
-            query = f"DELETE FROM opens WHERE device IN ({places}) RETURNING open_id"  # noqa: S608  placeholders only
+        def find(connection: sqlite3.Connection) -> list[str]:
             return [open_id for (open_id,) in connection.execute(query, tuple(devices)).fetchall()]
+
+        return await self._database.read(find)
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Forget a device's opens; return how many. Raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"DELETE FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, tuple(devices)).rowcount
 
         return await self._database.write(forget)
 
