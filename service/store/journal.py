@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import structs
 
+from service.resolve.errors import StoreFailed
 from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
 from service.store.database import Database
@@ -81,7 +82,10 @@ class SqliteJournal:
             return row
 
         row = await self._database.read(find)
-        return None if row is None else self._revived(*row)
+        if row is None:
+            self._doubt()
+            return None
+        return self._revived(*row)
 
     async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
         """Recall a device's newest telling opens (under any of its names), newest first.
@@ -96,6 +100,8 @@ class SqliteJournal:
             return connection.execute(query, values).fetchall()
 
         rows = sorted(await self._database.read(find, behind=behind), reverse=True)
+        if not rows:
+            self._doubt()
         revived = (self._revived(at, record) for at, _, record in rows)
         return [opened for opened in revived if opened is not None]
 
@@ -139,6 +145,11 @@ class SqliteJournal:
             return connection.execute(query, (at, _FORGOTTEN_AT_A_TIME)).rowcount
 
         return await self._database.write(forget)
+
+    def _doubt(self) -> None:
+        """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
+        if self._database.failing is not None:
+            raise StoreFailed(self._database.failing)
 
     def _record(self, opened: Open) -> bytes:
         record = _encode(opened)
