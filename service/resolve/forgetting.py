@@ -8,6 +8,7 @@ from msgspec import Struct
 from service.resolve.identity import Identity
 from service.resolve.model import App
 from service.resolve.ports import Memory
+from service.resolve.second_looks import SecondLooks
 
 
 class Forgotten(Struct, frozen=True):
@@ -38,9 +39,17 @@ class Forgetting:
     """Forgets installs under every name that they have had."""
 
     def __init__(
-        self, *, identity: Identity, memory: Memory, opens: Opens, claims: Kept, entries: Kept
+        self,
+        *,
+        identity: Identity,
+        memory: Memory,
+        looks: SecondLooks,
+        opens: Opens,
+        claims: Kept,
+        entries: Kept,
     ) -> None:
         self._identity = identity
+        self._looks = looks
         self._memory = memory
         self._opens = opens
         self._claims = claims
@@ -53,6 +62,7 @@ class Forgetting:
         """
         devices = self._identity.devices(app.name, install_id)
         open_ids = await self._opens.ids(devices)
+        await self._looks.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
         answers = await self._opens.forget(devices)
