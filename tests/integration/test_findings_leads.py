@@ -154,3 +154,20 @@ async def test_an_install_with_a_queued_lead_is_forgotten(world: World, logs: Lo
     again = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
     assert again.json() == {"answers": 0, "claims": 0, "outbox": 0}
     assert json.dumps(ANNA) not in logs.text
+
+
+async def test_a_forgotten_install_is_looked_for_no_more(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
+    """A click that shows late is not claimed for it, and nothing of it comes back."""
+    async for world in build(clock, events_delay_s=5):
+        await world.click()
+        opened = await world.launch()
+        forget = {"installId": ANNA}
+        reply = await world.service.post("/v1/installs/forget", json=forget, headers=AS_SERVER)
+        assert reply.json() == {"answers": 1, "claims": 0, "outbox": 0}
+        for _ in range(40):
+            world.clock.advance(1)
+            await world.service.get("/v1/opens/unknown")  # lets looks and the disk have their turn
+        assert (await world.service.get(f"/v1/opens/{opened.open_id}")).status_code == 404
+        again = await world.service.post("/v1/installs/forget", json=forget, headers=AS_SERVER)
+        assert again.json() == {"answers": 0, "claims": 0, "outbox": 0}
+        assert (await world.launch(BEN)).click_id
