@@ -177,6 +177,7 @@ class _Parts:
         self.forgetting = Forgetting(
             identity=identity,
             memory=self._memory,
+            looks=self._second_looks,
             opens=journal,
             claims=self._claims,
             entries=self._entries,

@@ -189,7 +189,7 @@ class DurableOutbox:
                 lane=owed.key.hex(),
                 created=now,
                 next_try=now + not_before_s,
-                device=owed.device,
+                whose=owed.device,
                 payload=_encode(structs.replace(owed, arrived=now)),
             )
         )

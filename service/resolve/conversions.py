@@ -87,7 +87,7 @@ class Conversions:
         self._wall = wall
         self._timeout_s = timeout_s
 
-    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "", device: str = "") -> Entry:
+    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "", whose: str = "") -> Entry:
         """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
         if not app.dub_api_key:
             raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
@@ -101,7 +101,7 @@ class Conversions:
             kind=conversion.kind,
             lane=self._lane(app.name, conversion.body["customerExternalId"]),
             waits_for=waits_for,
-            device=device,
+            whose=whose,
             created=now,
             next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
             payload=_encode(conversion),

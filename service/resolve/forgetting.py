@@ -8,6 +8,7 @@ from msgspec import Struct
 from service.resolve.identity import Identity
 from service.resolve.model import App
 from service.resolve.ports import Memory
+from service.resolve.second_looks import SecondLooks
 
 
 class Forgotten(Struct, frozen=True):
@@ -18,19 +19,19 @@ class Forgotten(Struct, frozen=True):
     outbox: int
 
 
-class Opens(Protocol):
-    """Where opens are kept."""
+class Kept(Protocol):
+    """Where opens, claims or entries are kept."""
 
-    async def forget(self, devices: Sequence[str]) -> list[str]:
-        """Forget a device's opens, and return their ids; raises ``StoreFailed``."""
+    async def forget(self, whose: Sequence[str], /) -> int:
+        """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
         ...
 
 
-class Kept(Protocol):
-    """Where claims or entries are kept."""
+class Opens(Kept, Protocol):
+    """Where opens are kept."""
 
-    async def forget(self, devices: Sequence[str]) -> int:
-        """Forget what is a device's, and return how much; raises ``StoreFailed``."""
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
         ...
 
 
@@ -38,19 +39,32 @@ class Forgetting:
     """Forgets installs under every name that they have had."""
 
     def __init__(
-        self, *, identity: Identity, memory: Memory, opens: Opens, claims: Kept, entries: Kept
+        self,
+        *,
+        identity: Identity,
+        memory: Memory,
+        looks: SecondLooks,
+        opens: Opens,
+        claims: Kept,
+        entries: Kept,
     ) -> None:
         self._identity = identity
+        self._looks = looks
         self._memory = memory
         self._opens = opens
         self._claims = claims
         self._entries = entries
 
     async def forget(self, app: App, install_id: str) -> Forgotten:
-        """Forget an install of this app; an unknown one is nothing to forget. Raises ``StoreFailed``."""
+        """Forget an install of this app; an unknown one is nothing to forget. Raises ``StoreFailed``.
+
+        Its opens go last: asked again after a failure, what is owed by their ids is still found.
+        """
         devices = self._identity.devices(app.name, install_id)
-        outbox = await self._entries.forget(devices)
+        open_ids = await self._opens.ids(devices)
+        await self._looks.forget(open_ids)
+        outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
-        open_ids = await self._opens.forget(devices)
+        answers = await self._opens.forget(devices)
         self._memory.forget(frozenset(open_ids))
-        return Forgotten(len(open_ids), claims, outbox)
+        return Forgotten(answers, claims, outbox)

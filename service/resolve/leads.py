@@ -80,9 +80,7 @@ class Leads:
         else:
             open_id = opened.open_id
         conversion = Conversion(kind="lead", body=body, open_id=open_id)
-        whose = lead.install_id
-        device = "" if whose is None else self._identity.devices(app.name, whose)[0]
-        entry = self._conversions.entry(app, conversion, waits_for=open_id, device=device)
+        entry = self._conversions.entry(app, conversion, waits_for=open_id, whose=self._whose(app, lead))
         verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
         match verdict:
             case Delivered(answer=answer):
@@ -123,6 +121,12 @@ class Leads:
         if not opens:
             raise UnknownOpen("installId: no open of this install is known, or it is forgotten by now")
         return next((opened for opened in opens if opened.click_id is not None or opened.pending), opens[0])
+
+    def _whose(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead is forgotten by, where its install is."""
+        if lead.install_id is not None:
+            return self._identity.devices(app.name, lead.install_id)[0]
+        return lead.open_id or ""
 
     async def _look_again(self, open_id: str) -> None:
         """Let a lead go whose open got its click while the lead was written down."""

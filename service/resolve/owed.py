@@ -23,7 +23,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     created: float
     next_try: float
     attempts: int = 0
-    device: str = ""  # a keyed hash of app and install, where it is known
+    whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
     payload: bytes  # sealed by the store
 
 

@@ -1,11 +1,12 @@
 """Looks again for a click that Dub shows late: after 2, 10 and 30 seconds.
 
 What can go wrong: an open that is pending for ever (the last look is final); a flood of opens that are all
-looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop.
+looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or
+an install that is to be forgotten.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 from service.resolve.case import Case
@@ -55,12 +56,13 @@ class SecondLooks:
         task = self._tasks[open_id] = asyncio.create_task(self._look(case, opened, settle))
         task.add_done_callback(lambda _: self._tasks.pop(open_id, None))
 
+    async def forget(self, open_ids: Iterable[str]) -> None:
+        """Look for the clicks of these opens no more."""
+        await _give_up([self._tasks[open_id] for open_id in open_ids if open_id in self._tasks])
+
     async def close(self) -> None:
         """Give up what is under way; what was pending is none a minute later, for whoever asks."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _give_up(list(self._tasks.values()))
 
     async def _look(self, case: Case, opened: Open, settle: Settle) -> None:
         superseded = partial(self._superseded, case)
@@ -79,3 +81,9 @@ class SecondLooks:
     def _final(self, case: Case, opened: Open, look: Look) -> Open:
         final = Look(look.match, look.detail, look.click, candidates=look.candidates)
         return self._openings.by_address(opened.open_id, case, final, opened.source)
+
+
+async def _give_up(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

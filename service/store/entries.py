@@ -1,5 +1,6 @@
 """The outbox's entries in SQLite; what they carry is sealed."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, cast
@@ -24,11 +25,11 @@ CREATE TABLE IF NOT EXISTS entries (
     attempts INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL DEFAULT 'queued',
     reason TEXT NOT NULL DEFAULT '',
-    device TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, where it is known
+    whose TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, or an openId, where either is known
     sealed BLOB
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
-CREATE INDEX IF NOT EXISTS entries_by_device ON entries (device) WHERE device != '';
+CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
@@ -38,10 +39,10 @@ CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state =
 
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
-_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "device")
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
 _INSERT = """INSERT INTO entries
-    (id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed) VALUES """
+    (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD = _INSERT + _ROW
 _OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT (id) DO NOTHING")
@@ -53,7 +54,7 @@ _PAID = Rows(
 )
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
 _DUE = """SELECT * FROM (
-    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, device, sealed FROM entries AS this
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
     WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
@@ -191,13 +192,13 @@ class SqliteEntries:
         """Open what an entry carries; raises ``Unsealable``."""
         return self._seal.open(sealed)
 
-    async def forget(self, devices: Collection[str]) -> int:
-        """Forget what is queued for a device, or dead; return how many."""
-        places = ", ".join("?" * len(devices))
-        query = f"DELETE FROM entries WHERE device != '' AND device IN ({places})"  # noqa: S608  placeholders only
+    async def forget(self, whose: Collection[str]) -> int:
+        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        query = "DELETE FROM entries WHERE whose != '' AND whose IN (SELECT value FROM json_each(?))"
+        names = json.dumps(list(whose))
 
         def forget(connection: sqlite3.Connection) -> int:
-            return connection.execute(query, tuple(devices)).rowcount
+            return connection.execute(query, (names,)).rowcount
 
         return await self._database.write(forget)
 
@@ -224,7 +225,7 @@ class SqliteEntries:
             entry.created,
             entry.next_try,
             entry.attempts,
-            entry.device,
+            entry.whose,
             sealed,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import structs
 
+from service.resolve.errors import StoreFailed
 from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
 from service.store.batch import Rows
@@ -24,6 +25,7 @@ CREATE TABLE IF NOT EXISTS opens (
     app TEXT NOT NULL,
     device TEXT NOT NULL,   -- 16 hex characters, a keyed hash of app and install
     at REAL NOT NULL,       -- Unix seconds
+    seen REAL NOT NULL,     -- when it was last reported, Unix seconds
     network INTEGER,        -- a keyed hash of the address's network, for how crowded it is
     tells INTEGER NOT NULL, -- 2: how the install came; 1: a click, or one to come; 0: neither
     record BLOB NOT NULL    -- MessagePack, or sealed MessagePack
@@ -39,9 +41,10 @@ _SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
 _KEEP = Rows(
     table="opens",
-    before="INSERT INTO opens (open_id, app, device, at, network, tells, record) VALUES ",
-    row="(?, ?, ?, ?, ?, ?, ?)",
-    after=" ON CONFLICT (open_id) DO UPDATE SET tells = excluded.tells, record = excluded.record",
+    before="INSERT INTO opens (open_id, app, device, at, seen, network, tells, record) VALUES ",
+    row="(?, ?, ?, ?, ?, ?, ?, ?)",
+    after=""" ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
+    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record""",
 )
 _LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
 _OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
@@ -65,9 +68,9 @@ class SqliteJournal:
 
     def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
-        shifted = None if network is None else network - _SHIFT
+        at, shifted = self._wall(), None if network is None else network - _SHIFT
         tells, record = _tells(opened), self._record(opened)
-        row = (opened.open_id, opened.app, device, self._wall(), shifted, tells, record)
+        row = (opened.open_id, opened.app, device, at, at, shifted, tells, record)
         self._database.write_row_behind(_KEEP, row)
 
     async def opened(self, open_id: str) -> Open | None:
@@ -79,7 +82,10 @@ class SqliteJournal:
             return row
 
         row = await self._database.read(find)
-        return None if row is None else self._revived(*row)
+        if row is None:
+            self._doubt()
+            return None
+        return self._revived(*row)
 
     async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
         """Recall a device's newest telling opens (under any of its names), newest first.
@@ -94,27 +100,39 @@ class SqliteJournal:
             return connection.execute(query, values).fetchall()
 
         rows = sorted(await self._database.read(find, behind=behind), reverse=True)
+        if not rows:
+            self._doubt()
         revived = (self._revived(at, record) for at, _, record in rows)
         return [opened for opened in revived if opened is not None]
 
     async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
         """Return which networks an app's installs opened from, with the time: the newest of ``since``."""
-        query = """SELECT network, device, at FROM opens
-            WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND at >= ?
-            AND network IS NOT NULL ORDER BY seq"""
+        query = """SELECT network, device, seen FROM opens
+            WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND seen >= ?
+            AND network IS NOT NULL ORDER BY seen"""
 
         def find(connection: sqlite3.Connection) -> list[tuple[int, str, float]]:
             return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
 
         return [(network + _SHIFT, device, at) for network, device, at in await self._database.read(find)]
 
-    async def forget(self, devices: Sequence[str]) -> list[str]:
-        """Forget a device's opens; return their ids. Raises ``StoreFailed``."""
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"SELECT open_id FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
 
-        def forget(connection: sqlite3.Connection) -> list[str]:
-            places = ", ".join("?" * len(devices))
-            query = f"DELETE FROM opens WHERE device IN ({places}) RETURNING open_id"  # noqa: S608  placeholders only
+        def find(connection: sqlite3.Connection) -> list[str]:
             return [open_id for (open_id,) in connection.execute(query, tuple(devices)).fetchall()]
+
+        return await self._database.read(find)
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Forget a device's opens; return how many. Raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"DELETE FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, tuple(devices)).rowcount
 
         return await self._database.write(forget)
 
@@ -127,6 +145,11 @@ class SqliteJournal:
             return connection.execute(query, (at, _FORGOTTEN_AT_A_TIME)).rowcount
 
         return await self._database.write(forget)
+
+    def _doubt(self) -> None:
+        """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
+        if self._database.failing is not None:
+            raise StoreFailed(self._database.failing)
 
     def _record(self, opened: Open) -> bytes:
         record = _encode(opened)
