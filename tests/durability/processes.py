@@ -27,6 +27,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link"]
 default_screen = "home"
+trusts_forwarded_ip = true
 
 [dub]
 timeout_ms = 1000
@@ -93,6 +94,7 @@ class Killable:
             **env,
         }
         self.processes: list[Process] = []
+        self._ended: list[Process] = []
 
     def start(self) -> None:
         """Start it; its port takes connections a moment later."""
@@ -110,7 +112,11 @@ class Killable:
 
     def logs(self) -> str:
         """Return what every process has printed, once the last has ended."""
-        return "\n".join(line for process in self.processes for line in process.rest())
+        for process in self.processes:
+            if process not in self._ended:
+                process.rest()
+                self._ended.append(process)
+        return "\n".join(line for process in self.processes for line in process.lines)
 
     async def left_over(self) -> dict[str, int]:
         """Count what the outbox on disk holds, such as ``lead queued``; another process looks in."""
