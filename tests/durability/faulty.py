@@ -2,7 +2,8 @@
 
 What can go wrong: a fault that is over before it is met (a connection from before is reused), a port that
 somebody else takes meanwhile, a stall that outlives its test. So arming a fault ends every connection, the
-port stays taken while nobody listens, and clearing ends what stalls.
+port stays taken while nobody listens, and clearing ends what stalls. It accepts by itself: asyncio's own
+server breaks over a connection that comes while it closes.
 """
 
 import asyncio
@@ -59,43 +60,44 @@ class Faulty:
     port: int = 0
     met: int = 0
     _fault: Fault | None = None
-    _server: asyncio.Server | None = None
+    _listener: socket.socket | None = None
     _idle: list[socket.socket] = field(default_factory=list)
-    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _calls: dict[socket.socket, asyncio.Task[None]] = field(default_factory=dict)
     _cleared: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
-        await self._listen(self.good)
+        self._listen(self.good)
 
     async def stop(self) -> None:
-        self._end()
-        await self._stop_listening()
+        self._stop_listening()
+        await self._end()
         self._drop_idle()
 
     async def arm(self, fault: Fault) -> None:
         """Go wrong from now on."""
         self._fault = fault
         self._cleared.clear()
-        self._end()
-        if fault.how == "refuse":
-            self._hold()
-            await self._stop_listening()
-        elif fault.point == "before connect" and fault.how == "stall" and not fault.needs_tls:
-            self._hold().listen(0)
-            await self._stop_listening()
-            self._fill_the_queue()
-        elif fault.how in ("untrusted", "plain text") or (fault.how == "stall" and fault.needs_tls):
-            await self._stop_listening()
-            await self._listen(self.bad if fault.how == "untrusted" else None)
+        hangs = fault.point == "before connect" and fault.how == "stall" and not fault.needs_tls
+        if fault.how == "refuse" or hangs:
+            waiting = self._hold()
+            if hangs:
+                waiting.listen(0)
+            self._stop_listening()
+            if hangs:
+                self._fill_the_queue()
+        elif fault.needs_tls:
+            self._stop_listening()
+            self._listen(self.bad if fault.how == "untrusted" else None)
+        await self._end()
 
     async def clear(self) -> None:
         """Be well again; what stalls ends."""
         self._fault = None
         self._cleared.set()
-        self._end()
-        await self._stop_listening()
-        await self._listen(self.good)
+        self._stop_listening()
+        self._listen(self.good)
         self._drop_idle()
+        await self._end()
 
     def _socket(self) -> socket.socket:
         sock = socket.socket()
@@ -105,14 +107,22 @@ class Faulty:
         self.port = sock.getsockname()[1]
         return sock
 
-    async def _listen(self, tls: ssl.SSLContext | None) -> None:
-        self._server = await asyncio.start_server(self._serve, sock=self._socket(), ssl=tls)
+    def _listen(self, tls: ssl.SSLContext | None) -> None:
+        self._listener = self._socket()
+        self._listener.listen()
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener, tls)
 
-    async def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            await asyncio.sleep(0)
-            self._server = None
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = listener.accept()
+            accepted.settimeout(0)
+            self._calls[accepted] = asyncio.create_task(self._serve(accepted, tls))
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def _hold(self) -> socket.socket:
         """Keep the port while nobody listens: who connects is refused."""
@@ -132,21 +142,31 @@ class Faulty:
         while self._idle:
             self._idle.pop().close()
 
-    def _end(self) -> None:
-        for writer in self._open:
-            writer.transport.abort()
-        self._open.clear()
+    async def _end(self) -> None:
+        """End every connection, also one whose task has not begun yet."""
+        ending, self._calls = self._calls, {}
+        for call in ending.values():
+            call.cancel()
+        await asyncio.gather(*ending.values(), return_exceptions=True)
+        for accepted in ending:
+            accepted.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+    async def _serve(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
         try:
-            if await self._welcomes(writer):
-                await self._exchange(reader, writer)
-        except (OSError, EOFError):
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted, ssl=tls)
+        except OSError:
             return
-        finally:
-            self._open.discard(writer)
-            writer.close()
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        with contextlib.suppress(OSError, EOFError):
+            try:
+                if await self._welcomes(writer):
+                    await self._exchange(reader, writer)
+            finally:
+                writer.close()
+                await writer.wait_closed()
 
     async def _welcomes(self, writer: asyncio.StreamWriter) -> bool:
         """Go wrong before anything is asked, if that is the fault."""
