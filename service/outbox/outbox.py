@@ -85,7 +85,7 @@ class DurableOutbox:
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
-        self._settled: set[str] = set()  # while the store is being read: what it says of these is old
+        self._settled: set[str] | None = None  # while the store is read: what it says of these is old
         self._lanes: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._draining = 0  # of these, those that no caller brought
@@ -120,6 +120,7 @@ class DurableOutbox:
 
     async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | None:
         """Write an entry down, send it, and wait for its first attempt; raises ``StoreFailed``."""
+        until = asyncio.get_running_loop().time() + wait_s
         self._taken.add(entry.id)
         try:
             behind_another = await self._entries.add(entry)
@@ -139,7 +140,7 @@ class DurableOutbox:
                 self._wait_for_its_turn(entry)
             else:
                 self._launch(entry, brought=True)
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout_at(until):
                 return await heard
         except TimeoutError:
             return None if heard.cancelled() else heard.result()
@@ -160,7 +161,11 @@ class DurableOutbox:
         try:
             await self._entries.remove(entry_id)
         finally:
-            self._taken.discard(entry_id)
+            self._is_settled(entry_id)
+
+    def _is_settled(self, entry_id: str) -> None:
+        self._taken.discard(entry_id)
+        if self._settled is not None:
             self._settled.add(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
@@ -244,9 +249,10 @@ class DurableOutbox:
             await self._entries.hasten(now)
         held = self._held_back()
         limit = _PAGE + len(self._taken)
-        self._settled.clear()
+        settled = self._settled = set()
         due = await self._entries.due(now, limit, held)
-        ready = deque(entry for entry in due if entry.id not in self._taken | self._settled)
+        self._settled = None
+        ready = deque(entry for entry in due if entry.id not in self._taken and entry.id not in settled)
         self._taken.update(entry.id for entry in ready)
         try:
             while ready:
@@ -294,8 +300,7 @@ class DurableOutbox:
         finally:
             self._draining -= not brought
             self._lanes.discard(entry.lane)
-            self._taken.discard(entry.id)
-            self._settled.add(entry.id)
+            self._is_settled(entry.id)
             del self._running[entry.id]
             self._wake.set()
 

@@ -164,12 +164,16 @@ class SqliteEntries:
         return [Summary(*row) for row in await self._ask(query, state, limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        """Find one entry, with what it carries, sealed (``None`` if that is gone)."""
         rows = await self._ask(f"SELECT {_SUMMARY}, sealed FROM entries WHERE id = ?", entry_id)  # noqa: S608
         if not rows:
             return None
         *summary, sealed = rows[0]
-        return Summary(*summary), None if sealed is None else self._seal.open(sealed)
+        return Summary(*summary), sealed
+
+    def unsealed(self, sealed: bytes) -> bytes:
+        """Return what an entry carries; raises ``Unsealable``."""
+        return self._seal.open(sealed)
 
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
