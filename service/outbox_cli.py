@@ -55,13 +55,13 @@ def show(entry_id: str, *, reveal: bool) -> None:
         entry = await entries.found(entry_id)
         if entry is None:
             _stop(f"no entry {entry_id!r}")
-        summary, sealed = entry
+        summary, payload = entry
         for name, value in _described(summary):
             click.echo(f"{name:>10}  {value}")
-        if reveal and sealed is None:
+        if reveal and payload is None:
             click.echo("   carries  nothing any more: it is delivered")
-        elif reveal and sealed is not None:
-            click.echo(json.dumps(json.loads(entries.unsealed(sealed)), indent=2, ensure_ascii=False))
+        elif reveal and payload is not None:
+            click.echo(json.dumps(json.loads(entries.reveal(payload)), indent=2, ensure_ascii=False))
 
     _run(found)
 

@@ -47,6 +47,10 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     leads: Literal["client", "server"] = "client"
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
+    match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour
+    crowd_limit: Annotated[int, Meta(ge=1, le=100_000)] = 3  # installs on one network within the window
+    ambiguous: Literal["refuse", "latest"] = "refuse"
+    shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # by Dub's plan: Pro 2, Business 4, …
     routes: tuple[RouteRule, ...] = ()
 
@@ -230,6 +234,9 @@ def _app(table: object, name: str) -> AppSettings:
     for index, scheme in enumerate(app.schemes):
         if not _SCHEME.fullmatch(scheme) or scheme in NEVER_SCHEMES:
             raise SettingsError(f"{path}.schemes[{index}]: expected a scheme of the app's own, such as acme")
+    for index, network in enumerate(app.shared_networks):
+        if not _is_network(network):
+            raise SettingsError(f"{path}.shared_networks[{index}]: expected a network such as 203.0.113.0/24")
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
     return app
@@ -287,16 +294,21 @@ def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     return secrets
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _networks(env: Mapping[str, str]) -> tuple[str, ...]:
     entries = _listed(env.get("FIRSTOPEN_FORWARDED_ALLOW_IPS", "")) or ("127.0.0.0/8", "::1")
     for entry in entries:
-        try:
-            if entry != "*":
-                ip_network(entry, strict=False)
-        except ValueError as exc:
+        if entry != "*" and not _is_network(entry):
             raise SettingsError(
                 f"FIRSTOPEN_FORWARDED_ALLOW_IPS: expected addresses, networks or *, got {entry!r}"
-            ) from exc
+            )
     return entries
 
 

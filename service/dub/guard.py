@@ -20,6 +20,7 @@ from service.telemetry import Metrics
 
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
+_AWAY_AFTER = 3  # failures in a row: one entry that always fails is no outage
 
 
 class Call(Struct, gc=False, eq=False):
@@ -56,7 +57,7 @@ class Guard:
         self._clock = clock
         self._on_back = on_back
         self._took = took
-        self._failing = False
+        self._failures = 0  # in a row
         self._held: dict[str, float] = {}
         self._calls: dict[Call, None] = {}
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -168,11 +169,11 @@ class Guard:
             self.breaker.abandoned(probe=call.probe)
         elif answered:
             self.breaker.succeeded(probe=call.probe)
-            if self._failing:
-                self._failing = False
+            if self._failures >= _AWAY_AFTER:
                 self._on_back()
+            self._failures = 0
         else:
-            self._failing = True
+            self._failures += 1
             self.breaker.failed(probe=call.probe)
 
 

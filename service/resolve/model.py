@@ -6,7 +6,7 @@ routes are laid on per report: a repeat from a newer build may land on another s
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from service.resolve.identity import Platform, TrustedProxies
 from service.resolve.routing import Route, Router
@@ -25,6 +25,7 @@ class App(Struct, frozen=True, eq=False):
     clients_report_leads: bool = True
     dub_api_key: str = ""
     analytics_calls_per_s: int = 2
+    ip_matching: Literal["on", "off", "consented"] = "on"
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -40,14 +41,20 @@ class Link(Struct, frozen=True, gc=False):
     url: str | None
 
 
-class Match(Struct, frozen=True, gc=False):
-    """Which evidence found the click, and whether it can be wrong."""
+class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """Which evidence found the click, and whether it can be wrong; a match by address says how likely not."""
 
     type: MatchType
     guaranteed: bool
+    candidates: int | UnsetType = UNSET
+    age_s: int | UnsetType = UNSET  # of the click, when the app was opened
+    confidence: float | UnsetType = UNSET  # 0 to 1
+    reason: str | UnsetType = UNSET  # why an open without a link has no click
 
 
 BY_DEEP_LINK = Match("deep_link", guaranteed=True)
+BY_REFERRER = Match("install_referrer", guaranteed=True)
+BY_CLIPBOARD = Match("clipboard", guaranteed=True)
 NO_MATCH = Match("none", guaranteed=False)
 
 
@@ -95,6 +102,8 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     source: Source = "parsed"
     pending: bool = False
     app_version: str | None = None
+    offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
+    evidence: int = 0  # the kinds that were offered and found nothing, see ``ladder.evidence_mask``
     repeat_until: float  # monotonic seconds
 
 

@@ -23,6 +23,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     created: float
     next_try: float
     attempts: int = 0
+    whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
     payload: bytes  # sealed by the store
 
 
@@ -33,9 +34,12 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     app: str
     key: bytes
     device: str
+    evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
     user_agent: str
     ip: str | None
+    by_address: bool = False  # it may be matched by its address, should Dub know no such link
+    arrived: float = 0.0  # Unix seconds; filled in by the outbox
     platform: Platform | None
     app_version: str | None
 
@@ -59,6 +63,7 @@ class Dead(Struct, frozen=True):
 
     reason: str
     error: FirstopenError | None = None
+    organic: bool = False  # nothing went wrong: there is no click to credit
 
 
 Verdict = Delivered | Later | Dead
@@ -102,12 +107,13 @@ class Entries(Protocol):
         """Forget, soon, an open: Dub has it."""
         ...
 
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
-        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``."""
-        ...
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
+        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``.
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
+        ``limit`` is of each kind; fewer than that are all that are due.
+        """
         ...
 
     async def hasten(self, now: float) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
+from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import (
     DubFailed,
     DubHeldBack,
@@ -111,7 +112,7 @@ class Lab:
     async def pass_by(self, seconds: float) -> None:
         """Let time pass, and the loop notice."""
         self.clock.advance(seconds)
-        self.outbox._wake.set()
+        self.outbox._look_by(0.0)
         await self.settled()
 
     async def settled(self) -> None:
@@ -119,8 +120,8 @@ class Lab:
         quiet = 0
         while quiet < 3:
             before = len(self.attempts)
-            self.outbox._wake.set()
-            await self.entries.next_due(0)
+            self.outbox._look_by(0.0)
+            await self.entries.oldest()
             await asyncio.sleep(0.002)
             quiet = quiet + 1 if before == len(self.attempts) and not self.outbox._running else 0
 
@@ -430,9 +431,9 @@ async def test_what_dub_refuses_is_a_dead_letter(lab: Lab, logs: LogLines) -> No
     assert lab.attempts == ["a"]
     found = await lab.entries.found("a")
     assert found is not None
-    assert (found[0].state, found[0].reason) == ("dead", "Dub refused it: 404 not_found")
     assert found[1] is not None
-    assert lab.entries.unsealed(found[1]) == b"kept"
+    assert (found[0].state, found[0].reason) == ("dead", "Dub refused it: 404 not_found")
+    assert lab.entries.reveal(found[1]) == b"kept"
     assert [line["reason"] for line in logs.events("outbox.dead")] == ["Dub refused it: 404 not_found"]
     assert await lab.entries.revive("nobody", lab.clock.wall()) == 0
     assert await lab.entries.revive("a", lab.clock.wall()) == 1

@@ -1,0 +1,208 @@
+"""The climb: each piece of evidence is asked about in turn, strongest first, until one resolves.
+
+What can go wrong: weaker evidence answered although stronger is only delayed (an unavailable Dub ends the
+climb, it does not fall through); an install given a second click for the first launch that it already had;
+a dry run that leaves something behind.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+
+from service.resolve.case import Case
+from service.resolve.errors import DubTimedOut, DubUnavailable, LinkUnknown, StoreFailed
+from service.resolve.evidence import DeepLink
+from service.resolve.identity import Identity, upstream_user_agent
+from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
+from service.resolve.model import Link, Open, OpenedLink
+from service.resolve.openings import Openings
+from service.resolve.ports import Dub, FirstLaunch, Journal, Memory
+from service.resolve.recent import RecentClicks
+from service.resolve.trace import Outcome, Steps
+
+_RETRY_PAUSE_S = (0.03, 0.1)  # spread, so that a crowd does not come back as one
+
+
+class Climber:
+    """Asks about evidence. One per process; its parts are handed in."""
+
+    def __init__(
+        self,
+        *,
+        dub: Dub,
+        first_launch: FirstLaunch,
+        memory: Memory,
+        journal: Journal,
+        identity: Identity,
+        recent: RecentClicks,
+        openings: Openings,
+        clock: Callable[[], float],
+        breaker: Callable[[], str],
+    ) -> None:
+        self._dub = dub
+        self._first_launch = first_launch
+        self._memory = memory
+        self._journal = journal
+        self._identity = identity
+        self._recent = recent
+        self._openings = openings
+        self._clock = clock
+        self.breaker = breaker
+
+    async def climb(
+        self, open_id: str, case: Case, patience_s: float, steps: Steps, *, dry: bool = False
+    ) -> Open:
+        """Decide an open, within ``patience_s`` seconds where that depends on us; raises ``DubUnavailable``.
+
+        ``steps`` hears what each rung said, and at which the climb is.
+        """
+        until = self._clock() + patience_s
+        ladder = case.ladder
+        for skipped in ladder.skipped:
+            steps.add(skipped.evidence, "skipped", skipped.why)
+        earlier: list[Open] = []
+        if case.link is None and not dry:
+            earlier = await self._earlier(case)
+            again = _first_launch_again(earlier, case.offered)
+            if again is not None:
+                self._first_launch.saw(case)
+                return self._openings.again(again, case)
+        unknown_s: float | None = None
+        for rung in ladder.rungs:
+            steps.at(rung, self._clock())
+            if rung.link is None:
+                opened = await self._by_address(open_id, case, earlier, until, steps, dry=dry)
+                return opened if unknown_s is None else self._openings.no_longer(opened, unknown_s)
+            try:
+                found = await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
+            except DubUnavailable:
+                if not dry:
+                    self._first_launch.saw(case)
+                raise
+            if isinstance(found, Open):
+                return found
+            unknown_s = found if unknown_s is None else min(unknown_s, found)
+        return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
+
+    async def look_up(self, case: Case, link: DeepLink, patience_s: float) -> Link | None:
+        """Ask Dub for a link without a trace; while Dub is away, what it once said stands in.
+
+        Raises ``LinkUnknown``, or ``DubUnavailable`` where nothing was said, within ``patience_s`` seconds.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                return (await self._track(case, link, patience_s, no_track=True)).link
+        except (DubUnavailable, TimeoutError) as exc:
+            known = self._memory.link(link.domain, link.key)
+            if known is None:
+                raise DubTimedOut("no answer within the budget") from exc
+            return known
+
+    def superseded(self, case: Case) -> bool:
+        """Whether this install's click was found by evidence that is stronger than its address."""
+        first = self._memory.answer(case.first_launch_key)
+        return (
+            first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
+        )
+
+    async def _by_link(
+        self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool
+    ) -> Open | float:
+        """Ask Dub about a link; for one it does not know, return for how many seconds that stands."""
+        link = rung.link
+        assert link is not None  # noqa: S101  the caller's loop
+        unknown_s = self._memory.unknown_for_s(link.domain, link.key)
+        if unknown_s > 0:
+            steps.source = "cache"
+            steps.add(rung.evidence, "unknown", "Dub said a moment ago that it knows no such link")
+            return unknown_s
+        began = self._clock()
+        try:
+            found = await self._track(case, link, patience_s, no_track=dry)
+        except LinkUnknown:
+            steps.source = "dub"
+            steps.add(rung.evidence, "unknown", "Dub knows no such link", self._clock() - began)
+            if not dry:
+                self._memory.keep_unknown(link.domain, link.key, began)
+            return self._memory.unknown_for_s(link.domain, link.key)
+        opened = self._openings.resolved(open_id, case, rung, link, found, remember=not dry)
+        if found.link is None:
+            steps.add(rung.evidence, "resolved", "Dub answered with no link", self._clock() - began)
+            return opened
+        steps.add(rung.evidence, "resolved", f"link {found.link.id}", self._clock() - began)
+        if not dry:
+            if found.click_id is not None:
+                self._recent.add(found.click_id, began)
+            self._first_launch.found(case, found.link)
+        return opened
+
+    async def _by_address(
+        self, open_id: str, case: Case, earlier: list[Open], until: float, steps: Steps, *, dry: bool
+    ) -> Open:
+        if case.link is not None and not dry:
+            earlier = await self._earlier(case)
+        if any(not each.pending and (each.click_id or each.offered in FIRST_LAUNCH) for each in earlier):
+            self._first_launch.saw(case)
+            steps.add("ip", "skipped", "this install was answered before: it is no first launch")
+            return self._openings.unmatched(open_id, case, source=steps.source)
+        began = self._clock()
+        look = await self._first_launch.look(
+            case,
+            max(until - began, 0),
+            since=case.report.caller.arrived,
+            claim=not dry,
+            superseded=partial(self.superseded, case),
+        )
+        outcome: Outcome = "matched" if look.click else "pending" if look.pending else "none"
+        steps.add("ip", outcome, look.detail, self._clock() - began)
+        steps.candidates = look.candidates
+        steps.look_again = look.again
+        return self._openings.by_address(open_id, case, look, steps.source)
+
+    async def _earlier(self, case: Case) -> list[Open]:
+        """Recall what this install was told before; nothing while the disk fails, or without an installId."""
+        install_id = case.report.install_id
+        if install_id is None:
+            return []
+        latest = self._memory.answer(case.first_launch_key)
+        if latest is not None:
+            return [latest]
+        try:
+            return await self._journal.of_device(
+                self._identity.devices(case.app.name, install_id), behind=False
+            )
+        except StoreFailed:
+            return []
+
+    async def _track(
+        self, case: Case, link: DeepLink, patience_s: float, *, no_track: bool = False
+    ) -> OpenedLink:
+        """Ask Dub about the link as this device; once more where that is safe and there is time for it."""
+        caller = case.report.caller
+        until = self._clock() + patience_s
+        user_agent = upstream_user_agent(caller.user_agent, case.device)
+        ip = case.ip if case.app.trusts_forwarded_ip else None
+        ask = partial(
+            self._dub.track_open, case.app.name, link.at_dub, user_agent=user_agent, ip=ip, no_track=no_track
+        )
+        try:
+            return await ask(patience_s=patience_s)
+        except DubUnavailable as exc:
+            if exc.retry_in_s is None:
+                raise
+            pause_s = exc.retry_in_s + random.uniform(*_RETRY_PAUSE_S)  # noqa: S311  not for secrets
+            if self._clock() + pause_s >= until:
+                raise
+        await asyncio.sleep(pause_s)
+        return await ask(patience_s=max(until - self._clock(), 0))
+
+
+def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:
+    """Find the first launch that this install already had, by evidence as strong as is offered now."""
+    for opened in earlier:
+        if opened.offered in FIRST_LAUNCH and not opened.pending:
+            strength = STRENGTH[opened.match.type] if opened.click_id else opened.offered
+            if strength >= offered:
+                return opened
+    return None

@@ -1,0 +1,133 @@
+"""What an open has to go by, strongest first: deep link, install referrer, clipboard, then the address.
+
+What can go wrong: a referrer that is encoded once more than expected, or is a whole store URL; clipboard
+text that is somebody's letter, or looks like a link of ours on another host; weaker evidence taken for
+stronger. Whatever does not read as a link on one of the app's domains is skipped, and never repeated.
+"""
+
+from typing import Literal
+from urllib.parse import parse_qsl, unquote
+
+from msgspec import Struct
+
+from service.resolve.errors import InvalidField
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
+from service.resolve.model import App, OpenReport
+
+Evidence = Literal["deep_link", "install_referrer", "clipboard", "ip"]
+
+STRENGTH: dict[str, int] = {"deep_link": 4, "install_referrer": 3, "clipboard": 2, "ip": 1, "none": 0}
+FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["deep_link"])  # evidence that counts once per install
+
+_DEEP_LINK = "deepLink"
+_STORE_REFERRER = "referrer"
+_UNWRAPPINGS = 3  # a store URL, its parameter, and one encoding too many
+
+
+class Rung(Struct, frozen=True, gc=False):
+    """One piece of evidence that may be asked about; ``link`` is ``None`` for the address."""
+
+    evidence: Evidence
+    link: DeepLink | None = None
+
+
+class Skipped(Struct, frozen=True, gc=False):
+    """Evidence that was given and is none, and why, in words that repeat nothing of it."""
+
+    evidence: Evidence
+    why: str
+
+
+class Ladder(Struct, frozen=True, gc=False):
+    """The rungs of an open. ``target`` names what it is about, for the answer's key."""
+
+    rungs: tuple[Rung, ...]
+    skipped: tuple[Skipped, ...]
+    target: str
+
+    @property
+    def offered(self) -> int:
+        """Return the strength of the strongest rung."""
+        return STRENGTH[self.rungs[0].evidence] if self.rungs else 0
+
+
+_BY_ADDRESS = Rung("ip")
+
+
+def evidence_mask(ladder: Ladder) -> int:
+    """Return which kinds of evidence a ladder has, one bit each."""
+    return sum(1 << STRENGTH[rung.evidence] for rung in ladder.rungs)
+
+
+def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
+    """Sort what a report says, strongest first. ``link`` is its deep link, on one of the app's domains."""
+    app = report.caller.app
+    target = "" if link is None else f"link:{link.url}"
+    if link is not None and report.install_referrer is report.clipboard is None and not _may_match(report):
+        return Ladder((Rung("deep_link", link),), (), target)
+    rungs = [] if link is None else [Rung("deep_link", link)]
+    skipped: list[Skipped] = []
+    if report.install_referrer is not None:
+        _take("install_referrer", link_in_referrer(report.install_referrer), app, rungs, skipped)
+    if report.clipboard is not None:
+        _take("clipboard", report.clipboard.strip(), app, rungs, skipped)
+    if not target:
+        target = f"{rungs[0].evidence}:{rungs[0].link.url}" if rungs and rungs[0].link else f"first:{domain}"
+    if _may_match(report):
+        rungs.append(_BY_ADDRESS)
+    else:
+        skipped.append(Skipped("ip", _why_not_matched(app)))
+    return Ladder(tuple(rungs), tuple(skipped), target)
+
+
+def link_in_referrer(text: str) -> str | None:
+    """Find the deep link in a Play Install Referrer: bare, encoded again, or within a whole store URL."""
+    for _ in range(_UNWRAPPINGS):
+        query = text.partition("?")[2] if text.partition("=")[0].count("?") else text
+        given = dict(parse_qsl(query, errors="replace"))
+        if _DEEP_LINK in given:
+            return _decoded(given[_DEEP_LINK])
+        text = given.get(_STORE_REFERRER) or unquote(text, errors="replace")
+    return None
+
+
+def _take(evidence: Evidence, text: str | None, app: App, rungs: list[Rung], skipped: list[Skipped]) -> None:
+    """Add a rung for a link on one of the app's domains; anything else is skipped."""
+    if not text:
+        skipped.append(Skipped(evidence, "holds no link"))
+        return
+    try:
+        link = parse_deep_link(text, evidence)
+    except InvalidField:
+        skipped.append(Skipped(evidence, "is not a link"))
+        return
+    if link.domain not in app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
+        skipped.append(Skipped(evidence, "is not a link on one of this app's domains"))
+    elif any(rung.link is not None and rung.link.url == link.url for rung in rungs):
+        skipped.append(Skipped(evidence, "is the link that stronger evidence holds"))
+    else:
+        rungs.append(Rung(evidence, link))
+
+
+def _decoded(text: str) -> str:
+    """Undo encodings that are left over: a link has ``:`` where an encoded one has ``%3A``."""
+    for _ in range(_UNWRAPPINGS):
+        if "://" in text or "%" not in text:
+            break
+        text = unquote(text, errors="replace")
+    return text
+
+
+def _may_match(report: OpenReport) -> bool:
+    match report.caller.app.ip_matching:
+        case "on":
+            return True
+        case "consented":
+            return report.consent is True
+    return False
+
+
+def _why_not_matched(app: App) -> str:
+    if app.ip_matching == "off":
+        return "matching by address is off for this app"
+    return "matching by address needs consent, and the report has none"

@@ -1,0 +1,5 @@
+package com.android.installreferrer.api;
+
+public abstract class ReferrerDetails {
+    public abstract String getInstallReferrer();
+}

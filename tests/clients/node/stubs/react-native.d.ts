@@ -1,0 +1,6 @@
+// As much of react-native's types as the snippet and the types of its native modules ask for.
+export const Platform: { OS: 'ios' | 'android' };
+export interface TurboModule {}
+export interface EmitterSubscription {
+  remove(): void;
+}
