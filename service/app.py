@@ -1,53 +1,71 @@
 """The only place where concrete parts meet."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import NamedTuple
 
 import httpx
 import structlog
 from litestar import Litestar, Router
 from prometheus_client import generate_latest
 
-from service.api.auth import AppKeys, Callers
+from service.api.auth import Callers
 from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
+from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
-from service.dub.breaker import BreakerPolicy
-from service.dub.client import ENDPOINTS, DubClient
-from service.dub.guard import Guards
+from service.compiled import (
+    DAY_S,
+    app_keys,
+    claims_ttl_s,
+    compile_app,
+    guards,
+    lifetimes,
+    memory_limits,
+    outbox_policy,
+)
+from service.dub.client import DubClient
 from service.dub.transport import open_transport
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
+from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
-from service.resolve.first_launch import Nobody
+from service.resolve.first_launch import AppMatching, FirstLaunches
+from service.resolve.forgetting import Forgetting
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
+from service.resolve.matcher import Matcher
+from service.resolve.matching import Rules
 from service.resolve.model import App
-from service.resolve.openings import Lifetimes, Openings
+from service.resolve.networks import Networks
+from service.resolve.openings import Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
-from service.settings import Settings, compile_router
+from service.resolve.second_looks import SecondLooks
+from service.resolve.window import ClickWindow
+from service.settings import AppSettings, Settings
+from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryLimits, MemoryStore
+from service.store.memory import MemoryStore
 from service.store.sealing import Seal
 from service.telemetry import Event, Log, Metrics
 
-_DAY_S = 86_400
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
 
@@ -57,16 +75,17 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
 ) -> Litestar:
-    """Wire the service. Tests replace ``transport``, ``clock`` (monotonic) and ``wall`` (Unix, seconds)."""
+    """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
-    apps = {name: _compile(name, settings) for name in settings.apps}
-    parts = _Parts(settings, apps, transport, clock, wall, log)
+    apps = {name: compile_app(name, settings) for name in settings.apps}
+    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
-        [_keys(apps[name], name, settings) for name in settings.apps],
+        [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
     )
 
@@ -86,6 +105,7 @@ def create_app(
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
+            *installs_routes(callers, parts.forgetting),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),
@@ -100,6 +120,14 @@ def create_app(
     )
 
 
+class _Time(NamedTuple):
+    """Seconds: monotonic, Unix, and waiting for some to pass."""
+
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+
+
 class _Parts:
     """The concrete parts, in the order in which they need each other."""
 
@@ -108,44 +136,37 @@ class _Parts:
         settings: Settings,
         apps: Mapping[str, App],
         transport: httpx.AsyncBaseTransport,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
+        timing: _Time,
         log: Log,
     ) -> None:
         self._settings = settings
         self._transport = transport
-        self._clock = clock
-        self._wall = wall
+        clock, wall = self._clock, self._wall = timing.clock, timing.wall
+        self._sleep = timing.sleep
         self._log = log
         self.metrics = Metrics()
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
-        self.guards = _guards(settings, clock, self.metrics)
+        self.guards = guards(settings, clock, self.metrics)
         self.database = Database(
             settings.data_dir,
-            JOURNAL_SCHEMA + ENTRIES_SCHEMA,
+            JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
             log,
             committed=self.metrics.store_commits.inc,
         )
-        journal = SqliteJournal(self.database, clock, wall)
-        self.outbox = self._outbox(tuple(apps), new_id)
+        self._seal = Seal(settings.secrets)
+        journal = self._journal = SqliteJournal(self.database, self._seal, clock, wall)
+        self._memory = MemoryStore(memory_limits(settings), clock)
+        self._entries = SqliteEntries(self.database, self._seal)
+        self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
-        self.first_launch = Nobody()
+        self._claims = SqliteClaims(self.database, wall)
+        self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, journal, identity, recent, new_id)
-        self.conversions = Conversions(
-            dub=dub,
-            outbox=self.outbox,
-            apps=apps,
-            find_open=self.resolver.find,
-            known_for_s=recent.known_for_s,
-            lane=identity.customer,
-            new_id=new_id,
-            wall=wall,
-            timeout_s=timeout_s,
-        )
+        self.conversions = self._conversions(dub, apps, identity, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
             outbox=self.outbox,
@@ -153,22 +174,85 @@ class _Parts:
             journal=journal,
             identity=identity,
         )
+        self.forgetting = Forgetting(
+            identity=identity,
+            memory=self._memory,
+            looks=self._second_looks,
+            opens=journal,
+            claims=self._claims,
+            entries=self._entries,
+        )
         self._replays = Replays(self.resolver, apps)
-        self._housekeeping = Housekeeping(journal, settings.installs.install_ttl_days * _DAY_S, wall)
+        self._housekeeping = Housekeeping(
+            journal,
+            self._claims,
+            opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
+            claims_ttl_s=claims_ttl_s(settings),
+            wall=wall,
+        )
 
-    def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
+    def _conversions(
+        self,
+        dub: DubClient,
+        apps: Mapping[str, App],
+        identity: Identity,
+        recent: RecentClicks,
+        new_id: Callable[[], str],
+    ) -> Conversions:
+        return Conversions(
+            dub=dub,
+            outbox=self.outbox,
+            apps=apps,
+            find_open=self.resolver.find,
+            still_looking=self.resolver.still_looking,
+            known_for_s=recent.known_for_s,
+            lane=identity.customer,
+            new_id=new_id,
+            wall=self._wall,
+            timeout_s=self._settings.dub.timeout_ms / 1000,
+        )
+
+    def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
-            SqliteEntries(self.database, Seal(self._settings.secrets)),
+            self._entries,
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
-            policy=_outbox_policy(self._settings),
+            policy=outbox_policy(self._settings),
             wall=self._wall,
-            new_id=new_id,
             log=self._log,
             metrics=self.metrics,
         )
         self.guards.tell(outbox.dub_is_back)
         return outbox
+
+    def _first_launches(self, apps: Mapping[str, App], dub: DubClient) -> FirstLaunches:
+        matching = {
+            name: self._matching(app, self._settings.apps[name])
+            for name, app in apps.items()
+            if app.ip_matching != "off"
+        }
+        return FirstLaunches(matching, dub, self._clock, self._wall)
+
+    def _matching(self, app: App, settings: AppSettings) -> AppMatching:
+        rules = Rules(
+            window_s=settings.match_window_s, crowd_limit=settings.crowd_limit, ambiguous=settings.ambiguous
+        )
+        secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
+        networks = Networks(secret, settings.shared_networks)
+        window = ClickWindow(settings.match_window_s)
+        feed = ClickFeed(
+            app=app,
+            events=self.feed,
+            window=window,
+            networks=networks,
+            log=self._log,
+            clock=self._clock,
+            wall=self._wall,
+            sleep=self._sleep,
+        )
+        return AppMatching(
+            Matcher(networks=networks, window=window, claims=self._claims, rules=rules), feed, rules
+        )
 
     def _resolver(
         self,
@@ -178,8 +262,8 @@ class _Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = MemoryStore(_memory_limits(self._settings), self._clock)
-        openings = Openings(memory, _lifetimes(self._settings), self._clock)
+        memory = self._memory
+        openings = Openings(memory, lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
@@ -191,6 +275,9 @@ class _Parts:
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
+        self._second_looks = SecondLooks(
+            self.first_launch, openings, climber.superseded, self._clock, self._sleep
+        )
         return Resolver(
             climber=climber,
             memory=memory,
@@ -198,8 +285,10 @@ class _Parts:
             outbox=self.outbox,
             identity=identity,
             openings=openings,
-            lifetimes=_lifetimes(self._settings),
+            second_looks=self._second_looks,
+            lifetimes=lifetimes(self._settings),
             clock=self._clock,
+            wall=self._wall,
             new_id=new_id,
             log=self._log,
             metrics=self.metrics,
@@ -215,12 +304,15 @@ class _Parts:
             _opened(self.database.open, self.database.close),
             _closing(self._housekeeping.close),
             _closing(self.feed.close),
+            _closing(self.first_launch.close),
             _opened(
                 lambda: self.outbox.start({"open": self._replays.deliver, "lead": sell, "sale": sell}),
                 self.outbox.close,
             ),
+            _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
+            await self.first_launch.remember(self._journal)
             self._housekeeping.start()
             yield
 
@@ -244,7 +336,7 @@ class _Parts:
         missing = [f"{variable} is not set" for variable in self._settings.keys_missing]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
         disk = [f"disk: {self.database.failing}: no leads"] if self.database.failing else []
-        return (*missing, *breakers, *disk)
+        return (*missing, *breakers, *disk, *self.first_launch.problems())
 
 
 @asynccontextmanager
@@ -264,77 +356,8 @@ async def _opened(
         yield
 
 
-def _compile(name: str, settings: Settings) -> App:
-    app = settings.apps[name]
-    return App(
-        name,
-        app.domains,
-        compile_router(name, app),
-        trusts_forwarded_ip=app.trusts_forwarded_ip,
-        clients_report_leads=app.leads == "client",
-        dub_api_key=settings.dub_api_keys.get(name, ""),
-        ip_matching=app.ip_matching,
-        analytics_calls_per_s=app.analytics_calls_per_s,
-    )
-
-
-def _keys(app: App, name: str, settings: Settings) -> AppKeys:
-    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
-    server = (key.encode() for key in settings.server_keys.get(name, ()))
-    return AppKeys(app, tuple(publishable), tuple(server))
-
-
-def _memory_limits(settings: Settings) -> MemoryLimits:
-    cache = settings.cache
-    return MemoryLimits(
-        opens_max=cache.opens_max,
-        open_ttl_s=cache.answer_ttl_s,
-        links_max=cache.links_max,
-        link_ttl_s=cache.link_stale_days * 86_400,
-        unknown_links_max=cache.unknown_links_max,
-        unknown_link_ttl_s=cache.unknown_link_ttl_s,
-    )
-
-
 def _warn(settings: Settings, log: Log) -> None:
     if settings.secret_is_weak and not settings.demo:
         log.warning(Event.SECRET_WEAK)
     for variable in settings.keys_missing:
         log.warning(Event.KEYS_MISSING, variable=variable)
-
-
-def _lifetimes(settings: Settings) -> Lifetimes:
-    cache = settings.cache
-    return Lifetimes(
-        answer_ttl_s=cache.answer_ttl_s,
-        pending_ttl_s=cache.pending_ttl_s,
-        call_s=settings.dub.timeout_ms / 1000,
-    )
-
-
-def _guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
-    dub = settings.dub
-    policy = BreakerPolicy(
-        window_s=dub.breaker_window_s,
-        failures_min=dub.breaker_failures,
-        failure_ratio=dub.breaker_ratio,
-        open_s=dub.breaker_open_s,
-    )
-    return Guards(
-        ENDPOINTS,
-        policy=policy,
-        in_flight_max=dub.in_flight_max,
-        slow_s=dub.slow_ms / 1000,
-        clock=clock,
-        metrics=metrics,
-    )
-
-
-def _outbox_policy(settings: Settings) -> OutboxPolicy:
-    outbox = settings.outbox
-    return OutboxPolicy(
-        in_flight_max=outbox.in_flight_max,
-        backoff_min_s=outbox.backoff_min_s,
-        backoff_max_s=outbox.backoff_max_s,
-        expiry_s=outbox.expiry_days * _DAY_S,
-    )

@@ -116,6 +116,41 @@ def routes(url: str | None, app_version: str | None, app_name: str | None) -> No
         explain.print_route(apps, url, app_version)
 
 
+OPEN_HELP = """\
+Ask the running service how an open would be answered, and why. Nothing is recorded or claimed.
+
+\b
+  firstopen open https://acme.link/fb-promo
+  firstopen open --ip 203.0.113.7 --platform ios
+  firstopen open --install-referrer 'deepLink=https%3A%2F%2Facme.link%2Ffb-promo'
+"""
+
+
+@main.command("open", help=OPEN_HELP)
+@click.argument("url", required=False)
+@click.option("--install-referrer", metavar="TEXT", help="What the Play Install Referrer said.")
+@click.option("--clipboard", metavar="TEXT", help="What the clipboard held.")
+@click.option("--domain", metavar="DOMAIN", help="One of the app's domains.  [its first]")
+@click.option("--install-id", metavar="ID", help="The install that opens; left out: nobody known.")
+@click.option("--ip", metavar="ADDRESS", help="The device's address.")
+@click.option("--user-agent", metavar="TEXT", help="The device's User-Agent.")
+@click.option("--platform", type=click.Choice(["ios", "android"]), help="Else read from the User-Agent.")
+@click.option("--app-version", metavar="VERSION", help="The build that opens, such as 2.1.")
+@click.option("--app", "app_name", metavar="NAME", help="Which app.  [the first]")
+def open_(url: str | None, install_referrer: str | None, app_name: str | None, **fields: str | None) -> None:
+    """Explain an open."""
+    from service.open_cli import explain_open
+
+    names = {
+        "domain": "dubDomain",
+        "install_id": "installId",
+        "user_agent": "userAgent",
+        "app_version": "appVersion",
+    }
+    body = {names.get(name, name): value for name, value in fields.items()}
+    explain_open({"deepLink": url, "installReferrer": install_referrer, **body}, app_name)
+
+
 def _settings() -> "Settings":
     from service import demo, settings
 

@@ -18,10 +18,10 @@ default_screen = "home"
 # schemes = ["acme"]                       # the app's own URL schemes: such destinations are handed out too
 # leads = "client"                         # "server": only server keys may report leads
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
-# match_window_s = 3600                    # matching by address: a click's greatest age, up to 259200 (72 h)
+# match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
 # crowd_limit = 3                          # more installs than this on one network: nobody is matched there
 # ambiguous = "refuse"                     # or "latest": the latest click, with its odds
-# shared_networks = []                     # networks of relays and the like, never matched: ["203.0.113.0/24"]
+# shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
 # trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
 # analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 

@@ -7,15 +7,18 @@ clipboard text, installId or key.
 import contextlib
 import logging
 import sys
-from collections.abc import MutableMapping
+from bisect import bisect_left
+from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from structlog.typing import FilteringBoundLogger as Log
 
 __all__ = ["Event", "Log", "Metrics", "configure_logs", "where"]
@@ -42,6 +45,8 @@ class Event(StrEnum):
     """Dub gave no usable answer; the open was answered without it."""
     OPEN_LATE = "open.late"
     """A caller's budget ended before Dub answered; Dub may still settle the open."""
+    OPEN_FOUND_LATE = "open.found_late"
+    """A click that Dub showed late was found for an open with no link, or none for good."""
     OPEN_SHED = "open.shed"
     """More opens came than could be served in time; this one was answered without asking Dub."""
     OPEN_REPLAYED = "open.replayed"
@@ -68,6 +73,10 @@ class Event(StrEnum):
     """So many ``entries`` grew too old for Dub to credit them; see ``firstopen outbox``."""
     OUTBOX_FAILED = "outbox.failed"
     """A mistake of ours while delivering; it is tried again."""
+    CLICKS_UNAVAILABLE = "clicks.unavailable"
+    """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
+    CLICKS_AVAILABLE = "clicks.available"
+    """Dub's click events can be had again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
@@ -75,15 +84,76 @@ class Event(StrEnum):
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
+class Tally:
+    """A counter by labels: plain numbers, for one event loop; a lock a request costs more than the count."""
+
+    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+        self._family = (f"firstopen_{name}", meaning, labels)
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, *labels: str) -> None:
+        """Count one."""
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield what Prometheus reads."""
+        name, meaning, labels = self._family
+        family = CounterMetricFamily(name, meaning, labels=labels)
+        for values, count in self._counts.items():
+            family.add_metric(values, count)
+        yield family
+
+
+class Spread:
+    """A histogram of seconds by at most one label: plain numbers, for one event loop."""
+
+    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+        self._family = (f"firstopen_{name}", meaning, labels)
+        self._children: dict[tuple[str, ...], SpreadChild] = {}
+
+    def labels(self, *values: str) -> "SpreadChild":
+        """Return the histogram of these labels."""
+        return self._children.setdefault(values, SpreadChild())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield what Prometheus reads."""
+        name, meaning, labels = self._family
+        family = HistogramMetricFamily(name, meaning, labels=labels)
+        for values, child in self._children.items():
+            family.add_metric(values, child.buckets(), child.total_s)
+        yield family
+
+
+class SpreadChild:
+    """One histogram."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self.total_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return cumulative counts by upper bound."""
+        bounds = [*(str(bound) for bound in _SECONDS), "+Inf"]
+        return list(zip(bounds, (float(count) for count in accumulate(self._counts)), strict=True))
+
+
 class Metrics:
     """The metrics of one process; labels have few values each, and none is a person's."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.opens = self._counter("opens", "Opens answered.", "app", "match", "source", "outcome")
-        self.open_seconds = self._histogram("open_seconds", "From an open's head to its answer.")
-        self.dub_seconds = self._histogram("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
-        self.cache = self._counter("cache", "Answers looked for, by tier and result.", "tier", "result")
+        self.opens = Tally("opens", "Opens answered.", "app", "match", "source", "outcome")
+        spread = Spread("open_seconds", "From an open's head to its answer.")
+        self.open_seconds = spread.labels()
+        self.dub_seconds = Spread("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
+        self.cache = Tally("cache", "Answers looked for, by tier and result.", "tier", "result")
+        for each in (self.opens, spread, self.dub_seconds, self.cache):
+            self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
         self.in_flight = self._gauge("in_flight", "Opens being answered.")
         self.dub_in_flight = self._gauge("dub_in_flight", "Calls to Dub under way.", "endpoint")
@@ -94,24 +164,12 @@ class Metrics:
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
         self.store_commits = self._counter("store_commits", "Durable commits.")
-        self._opens: dict[tuple[str, str, str, str], Counter] = {}
-
-    def opened(self, app: str, match: str, source: str, outcome: str) -> None:
-        """Count an answered open."""
-        key = (app, match, source, outcome)
-        counter = self._opens.get(key)
-        if counter is None:
-            counter = self._opens[key] = self.opens.labels(*key)
-        counter.inc()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"firstopen_{name}", meaning, labels, registry=self.registry)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(f"firstopen_{name}", meaning, labels, registry=self.registry)
-
-    def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
-        return Histogram(f"firstopen_{name}", meaning, labels, buckets=_SECONDS, registry=self.registry)
 
 
 _encode = msgspec.json.Encoder().encode

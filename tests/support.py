@@ -34,6 +34,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 domains = ["acme.link", "go.acme.com"]
 default_screen = "home"
 schemes = ["acme"]
+ip_matching = "off"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"
@@ -83,6 +84,12 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until somebody has advanced this clock far enough."""
+        until = self() + seconds
+        while self() < until:  # noqa: ASYNC110  the clock is somebody else's to move
+            await asyncio.sleep(0.001)
 
     def wall(self) -> float:
         """Unix seconds, moving along."""

@@ -24,6 +24,8 @@ from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, Un
 
 BODY_MAX_BYTES = 64 * 1024
 
+_NESTING_MAX = 500
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
@@ -130,6 +132,9 @@ class StrictBody(MsgspecDTO[Any]):
         try:
             return type(self).decode(value)
         except msgspec.ValidationError as exc:
+            if " - at `" not in str(exc) and _is_deep(value):
+                raise MalformedBody("body: is nested too deep") from exc
+            _refuse_if_cut_off(value)
             raise _invalid(exc, self.model) from exc
         except RecursionError as exc:
             raise MalformedBody("body: is nested too deep") from exc
@@ -173,6 +178,28 @@ def _says_json(content_type: bytes) -> bool:
     return essence == b"application/json" or (
         essence.startswith(b"application/") and essence.endswith(b"+json")
     )
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether a body nests deeper than any of ours: Python's own limit depends on its version."""
+    depth = 0
+    for piece in _STRINGS.sub(b"", body):
+        depth += (piece in b"[{") - (piece in b"]}")
+        if depth > _NESTING_MAX:
+            return True
+    return False
+
+
+def _refuse_if_cut_off(body: bytes) -> None:
+    """Hear a body out, since decoding ends at its first wrong field: what is not JSON has no fields."""
+    try:
+        json.loads(body.decode(), parse_int=float)
+    except UnicodeDecodeError as exc:
+        raise MalformedBody("body: is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise MalformedBody(f"body: is not JSON: {exc}") from exc
+    except RecursionError:
+        return  # deeper than anybody reads: the wrong field says more
 
 
 def _invalid(exc: msgspec.ValidationError, model: type[Struct]) -> InvalidField:

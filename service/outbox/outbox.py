@@ -1,9 +1,10 @@
 """The delivery loop over a store.
 
 What can go wrong: an entry is sent twice at once, or overtakes an earlier one of its customer; a thousand
-entries try at once while Dub is down; an entry that always fails stands in the way of the others. So what
-is in hand is marked as taken, a lane has one entry under way, attempts stop while the circuit breaker
-holds Dub's endpoint back, and who fails goes back with a time of its own.
+entries try at once while Dub is down; an entry that always fails stands in the way of the others; one is
+dropped although its caller was told that it is queued. So what is in hand is marked as taken, a lane has
+one entry under way, attempts stop while the circuit breaker holds Dub's endpoint back, who fails goes back
+with a time of its own, and only an entry whose caller still waits to hear of it is dropped.
 
 Looking at the disk costs a commit, so it looks when something may have become due: not after every lead.
 """
@@ -13,11 +14,13 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
-from msgspec import Struct
+from msgspec import structs
 
-from service.resolve.errors import DubHeldBack, DubThrottled, FirstopenError, StoreFailed
+from service.outbox.policy import OutboxPolicy
+from service.resolve.errors import DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
     Dead,
     Deliver,
@@ -42,16 +45,15 @@ _LAUNCHES_A_TURN = 4
 _encode = msgspec.json.Encoder().encode
 
 
-class OutboxPolicy(Struct, frozen=True, kw_only=True):
-    """How hard to try. Times in seconds."""
-
-    in_flight_max: int
-    backoff_min_s: float
-    backoff_max_s: float
-    expiry_s: float
-
-
 Drops = Callable[[FirstopenError], bool]
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """A caller that waits for what becomes of its entry, and which errors it takes it back with."""
+
+    heard: asyncio.Future[Verdict]
+    drops: Drops
 
 
 class DurableOutbox:
@@ -65,7 +67,6 @@ class DurableOutbox:
         held: Callable[[Kind, str], float],
         policy: OutboxPolicy,
         wall: Callable[[], float],
-        new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
         jitter: Callable[[], float] = random.random,
@@ -75,19 +76,19 @@ class DurableOutbox:
         self._held = held
         self._policy = policy
         self._wall = wall
-        self._new_id = new_id
         self._log = log
         self._metrics = metrics
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
+        self._settled: set[str] = set()  # while the store is being read: what it says of these is old
         self._lanes: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, asyncio.Future[Verdict]] = {}
+        self._draining = 0  # of these, those that no caller brought
+        self._waiters: dict[str, _Waiter] = {}
         self._awaited: set[str] = set()
         self._releasing: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()  # lanes in which somebody waits for his turn
-        self._left: set[str] = set()  # entries whose attempts ended while the disk was looked at
         self._look_at = 0.0
         self._wake = asyncio.Event()
         self._place = asyncio.Event()
@@ -124,23 +125,23 @@ class DurableOutbox:
         except BaseException:
             self._taken.discard(entry.id)
             raise
-        waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiters[entry.id] = waiter
+        heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiters[entry.id] = _Waiter(heard, drops)
         try:
             if self._held(entry.kind, entry.app) > 0:
-                self._taken.discard(entry.id)
                 error = DubHeldBack("circuit breaker open")
                 if drops(error):
-                    await self._entries.remove(entry.id)
+                    await self._forget(entry.id)
+                self._taken.discard(entry.id)
                 return Later(error)
             if behind_another or entry.waits_for or entry.lane in self._lanes:
                 self._wait_for_its_turn(entry)
             else:
-                self._launch(entry, drops, looked=False)
+                self._launch(entry, brought=True)
             async with asyncio.timeout(wait_s):
-                return await waiter
+                return await heard
         except TimeoutError:
-            return None
+            return None if heard.cancelled() else heard.result()
         finally:
             del self._waiters[entry.id]
 
@@ -150,7 +151,16 @@ class DurableOutbox:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._entries.remove(entry_id)
+        await self._forget(entry_id)
+
+    async def _forget(self, entry_id: str) -> None:
+        """Remove an entry; nobody sends it meanwhile."""
+        self._taken.add(entry_id)
+        try:
+            await self._entries.remove(entry_id)
+        finally:
+            self._taken.discard(entry_id)
+            self._settled.add(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
@@ -165,23 +175,28 @@ class DurableOutbox:
         return await self._entries.depths("queued", "dead"), 0 if oldest is None else self._wall() - oldest
 
     def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
-        """Write an open down, soon, to be reported to Dub later."""
+        """Write an open down, soon, to be reported to Dub later. An openId is queued once.
+
+        One device may owe one link under two openIds (it asked before a restart and after): both are sent,
+        for each has somebody who waits for its click, and Dub gives them the same one.
+        """
         now = self._wall()
         self._entries.owe(
             Entry(
-                id=self._new_id(),
+                id=owed.open_id,
                 app=owed.app,
                 kind="open",
                 lane=owed.key.hex(),
                 created=now,
                 next_try=now + not_before_s,
-                payload=_encode(owed),
+                whose=owed.device,
+                payload=_encode(structs.replace(owed, arrived=now)),
             )
         )
 
-    def paid(self, open_id: str, key: bytes) -> None:
+    def paid(self, open_id: str) -> None:
         """Forget the open's entry: Dub has it; and let go what waited for its click."""
-        self._entries.drop_lane(key.hex())
+        self._entries.drop(open_id)
         self.let_go(open_id)
 
     def _wait_for_its_turn(self, entry: Entry) -> None:
@@ -238,7 +253,7 @@ class DurableOutbox:
             self._hasten = False
             await self._entries.hasten(now)
         due = await self._due(now)
-        ready = deque(entry for entry in due if entry.id not in self._taken and entry.id not in self._left)
+        ready = deque(entry for entry in due if entry.id not in self._taken and entry.id not in self._settled)
         self._taken.update(entry.id for entry in ready)
         try:
             await self._send(ready)
@@ -257,7 +272,7 @@ class DurableOutbox:
 
     async def _due(self, now: float) -> Sequence[Entry]:
         """Ask for what is due, of kinds that Dub takes just now; see to it that no time is missed."""
-        self._left.clear()
+        self._settled.clear()
         held_s = {(app, kind): self._held(kind, app) for app in self._apps for kind in _KINDS}
         held = [whose for whose, seconds in held_s.items() if seconds > 0]
         if held:
@@ -275,7 +290,7 @@ class DurableOutbox:
         """Send what was found, a few at a time and a few in each turn of the loop: answers go first."""
         launched = 0
         while ready:
-            if len(self._running) >= self._policy.in_flight_max:
+            if self._draining >= self._policy.in_flight_max:
                 self._place.clear()
                 await self._place.wait()
             elif launched == _LAUNCHES_A_TURN:
@@ -283,34 +298,39 @@ class DurableOutbox:
                 await asyncio.sleep(0)
             else:
                 entry = ready.popleft()
-                if entry.lane in self._lanes:
+                if entry.id in self._settled:
+                    self._taken.discard(entry.id)
+                elif entry.lane in self._lanes:
                     self._followed.add(entry.lane)
                     self._taken.discard(entry.id)
                 elif self._held(entry.kind, entry.app) > 0:
                     self._taken.discard(entry.id)
                 else:
                     launched += 1
-                    self._launch(entry, None, looked=True)
+                    self._launch(entry, brought=False)
 
-    def _launch(self, entry: Entry, drops: Drops | None, *, looked: bool) -> None:
+    def _launch(self, entry: Entry, *, brought: bool) -> None:
         self._lanes.add(entry.lane)
-        self._running[entry.id] = asyncio.create_task(self._attempt(entry, drops, looked=looked))
+        self._draining += not brought
+        self._running[entry.id] = asyncio.create_task(self._attempt(entry, brought=brought))
 
-    async def _attempt(self, entry: Entry, drops: Drops | None, *, looked: bool) -> None:
-        """Send an entry once. One that was ``looked`` for may have others behind it, on disk."""
-        follow = looked
+    async def _attempt(self, entry: Entry, *, brought: bool) -> None:
+        """Send an entry once. One that no caller ``brought`` may have others behind it, on disk."""
+        follow = not brought
         try:
             verdict = await self._verdict(entry)
+            dropped = self._tell(entry, verdict)
             with contextlib.suppress(StoreFailed):  # it is still queued then
-                await self._settle(entry, verdict, drops)
-            waiter = self._waiters.get(entry.id)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(verdict)
-            follow = looked and not isinstance(verdict, Later)
+                if dropped:
+                    await self._entries.remove(entry.id)
+                else:
+                    self._settle(entry, verdict)
+            follow = not brought and not isinstance(verdict, Later)
         finally:
+            self._draining -= not brought
             self._lanes.discard(entry.lane)
             self._taken.discard(entry.id)
-            self._left.add(entry.id)
+            self._settled.add(entry.id)
             del self._running[entry.id]
             self._place.set()
             if entry.lane in self._followed:
@@ -330,7 +350,16 @@ class DurableOutbox:
             )
             return Later(FirstopenError(type(exc).__name__))
 
-    async def _settle(self, entry: Entry, verdict: Verdict, drops: Drops | None) -> None:
+    def _tell(self, entry: Entry, verdict: Verdict) -> bool:
+        """Tell the caller, if it still waits; return whether it takes the entry back with an error."""
+        waiter = self._waiters.get(entry.id)
+        if waiter is None or waiter.heard.done():
+            return False
+        waiter.heard.set_result(verdict)
+        error = None if isinstance(verdict, Delivered) else verdict.error
+        return error is not None and waiter.drops(error)
+
+    def _settle(self, entry: Entry, verdict: Verdict) -> None:
         now = self._wall()
         match verdict:
             case Delivered():
@@ -338,30 +367,18 @@ class DurableOutbox:
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
-            case Later(error=error) | Dead(error=FirstopenError() as error) if drops and drops(error):
-                await self._entries.remove(entry.id)
             case Later(error=DubHeldBack()):
                 pass  # it never left: no attempt to note, and it goes when the breaker lets it
             case Later():
-                next_try = now + self._delay_s(entry, verdict)
+                next_try = now + self._policy.delay_s(entry, verdict, self._jitter())
                 self._entries.put_off(entry.id, next_try, _reason(verdict.error))
                 self._look_by(max(next_try, now + _SOON_S))
             case Dead():
                 self._entries.finish(entry, "dead", verdict.reason, now)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
-                self._log.error(
+                (self._log.info if verdict.organic else self._log.error)(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
                 )
-
-    def _delay_s(self, entry: Entry, later: Later) -> float:
-        """Return Dub's own time, or a full jitter over a bound that doubles."""
-        if later.after_s is not None:
-            return later.after_s
-        if isinstance(later.error, DubThrottled):
-            return later.error.retry_after_s
-        policy = self._policy
-        bound = min(policy.backoff_max_s, policy.backoff_min_s * float(2 ** min(entry.attempts, 16)))
-        return self._jitter() * bound
 
 
 def _reason(error: FirstopenError) -> str:

@@ -1,23 +1,214 @@
-"""Null."""
+"""The click of an install that opens with no link: found by its address, among Dub's own click events.
+
+What can go wrong: a final "none" that a slow Dub made (it is pending then, and looked for again); an
+address that is nobody's alone; an ``/events`` that the plan does not include (said once, and named by
+readiness). The rules are in ``matching``, the clicks in ``click_feed``; here they meet an open.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
 
 from service.resolve.case import Case
-from service.resolve.model import NO_MATCH, Link
-from service.resolve.ports import Look
+from service.resolve.click_feed import ClickFeed, Outcome, Problem
+from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
+from service.resolve.identity import upstream_user_agent
+from service.resolve.matcher import Matcher
+from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
+from service.resolve.model import Link, Match
+from service.resolve.ports import DubFirstOpens, Journal
+from service.resolve.trace import CandidateTrace, Look
+from service.resolve.traits import traits_of_open
+
+_AT_A_TIME = 500
+_CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
+_FOR_GOOD: frozenset[Problem] = frozenset({"plan", "key", "refused", "not_configured"})
+_PROBLEMS: Mapping[Problem, str] = {
+    "plan": "Dub's plan of this workspace does not include /events",
+    "key": "Dub refuses this app's Dub API key",
+    "refused": "Dub refuses the question",
+    "throttled": "Dub takes no more analytics calls for now",
+    "down": "Dub's /events does not answer",
+    "garbled": "Dub's /events does not read as Dub's",
+    "not_configured": "this app has no Dub API key",
+    "failed": "a mistake of firstopen's, which its log names",
+}
+_WAITS = {
+    "late": "Dub's clicks did not arrive within the budget",
+    "over_budget": "the analytics calls of this second are spent",
+}
 
 
-class Nobody:
-    """Null."""
+class AppMatching(Struct, frozen=True):
+    """What matching one app's opens takes."""
+
+    matcher: Matcher
+    feed: ClickFeed
+    rules: Rules
+
+
+class FirstLaunches:
+    """Fills ``resolve.ports.FirstLaunch``. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
+
+    def __init__(
+        self,
+        apps: Mapping[str, AppMatching],
+        dub: DubFirstOpens,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._apps = apps
+        self._dub = dub
+        self._clock = clock
+        self._wall = wall
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def problems(self) -> list[str]:
+        """Name the apps whose clicks cannot be had, and why."""
+        found = ((name, app.feed.problem) for name, app in self._apps.items())
+        return [f"apps.{name}: no matching by address: {_PROBLEMS[why]}" for name, why in found if why]
+
+    async def remember(self, journal: Journal) -> None:
+        """Take up again how crowded networks are, after a start."""
+        for name, app in self._apps.items():
+            try:
+                seen = await journal.sightings(name, self._wall() - app.rules.window_s)
+            except StoreFailed:
+                continue
+            for number, (network, device, at) in enumerate(seen):
+                app.matcher.remember(network, device, int(at * 1000))
+                if number % _AT_A_TIME == 0:
+                    await asyncio.sleep(0)
 
     def saw(self, case: Case) -> None:
-        """Null."""
+        """Note an open: it counts towards how crowded its network is."""
+        app = self._apps.get(case.app.name)
+        if app is not None:
+            case.network = app.matcher.saw(case.ip, case.device, self._opened_ms(case))
 
     def found(self, case: Case, link: Link) -> None:
-        """Null."""
+        """Use up, soon, the web clicks of an install that came by this link."""
+        app = self._apps.get(case.app.name)
+        if app is None:
+            return
+        case.network, clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
+        if clicks:
+            task = asyncio.create_task(self._claim(app.matcher, clicks, case.device))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
-    async def look(self, case: Case, timeout_s: float, *, claim: bool) -> Look:
-        """Null."""
-        del case, timeout_s, claim
-        return Look(NO_MATCH, "")
+    async def look(
+        self, case: Case, timeout_s: float, *, since: float, claim: bool, superseded: Callable[[], bool]
+    ) -> Look:
+        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
+        app = self._apps.get(case.app.name)
+        if app is None:
+            return Look(_none("off"), "matching by address is off for this app")
+        network = app.matcher.networks.of(case.ip)
+        if network.key is None:
+            reason = network.unmatchable or "no_address"
+            return Look(_none(reason), EXPLANATIONS[reason])
+        case.network = network.key
+        opened = self._first_open(case)
+        told, outcome = await asyncio.gather(
+            self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
+            app.feed.sync(since, timeout_s),
+        )
+        if superseded():
+            return Look(_none("superseded"), "stronger evidence has found this install's click meanwhile")
+        try:
+            if claim and outcome.is_final:
+                decision = await app.matcher.match(case.ip, opened, told)
+            else:  # nothing is claimed from a window that may lack the right click
+                decision = await app.matcher.preview(case.ip, opened, told)
+        except StoreFailed:
+            why = "the disk takes no claim, so no click is given"
+            return Look(_none("not_recorded"), why, pending=True, again=True)
+        if claim and not outcome.is_final:
+            app.matcher.saw(case.ip, case.device, opened.at_ms)
+        return _looked(decision, outcome)
 
-    def look_again(self, case: Case, open_id: str) -> None:
-        """Null."""
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = list(self._retiring)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for app in self._apps.values():
+            await app.feed.close()
+
+    async def _claim(self, matcher: Matcher, click_ids: list[str], install: str) -> None:
+        try:
+            await matcher.claim(click_ids, install)
+        except StoreFailed:
+            return  # noted in memory all the same
+
+    async def _told_by_dub(
+        self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float, *, no_track: bool
+    ) -> Click | None:
+        """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
+        caller = case.report.caller
+        if not case.app.trusts_forwarded_ip or case.ip is None:
+            return None
+        user_agent = upstream_user_agent(caller.user_agent, case.device)
+        try:
+            found = await self._dub.track_first_open(
+                case.app.name,
+                case.domain,
+                user_agent=user_agent,
+                ip=case.ip,
+                patience_s=timeout_s,
+                no_track=no_track,
+            )
+        except (DubUnavailable, LinkUnknown):
+            return None
+        if found.click_id is None or found.link is None:
+            return None
+        return told_by_dub(found.click_id, found.link, opened, app.rules)
+
+    def _first_open(self, case: Case) -> FirstOpen:
+        report = case.report
+        traits = traits_of_open(report.platform, report.caller.user_agent)
+        domain = case.domain if report.domain is not None else None
+        return FirstOpen(case.device, self._opened_ms(case), traits, domain)
+
+    def _opened_ms(self, case: Case) -> int:
+        """Return when the app was opened, in Unix milliseconds: a look may come later."""
+        return int((self._wall() - (self._clock() - case.report.caller.arrived)) * 1000)
+
+
+def _looked(decision: Decision, outcome: Outcome) -> Look:
+    considered = tuple(
+        CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
+    )
+    click = decision.click
+    if click is not None and outcome.is_final:
+        match = Match(
+            "ip",
+            guaranteed=False,
+            candidates=decision.candidates,
+            age_s=decision.age_s,
+            confidence=decision.confidence,
+        )
+        detail = f"click {click.id}, {decision.age_s} s old, confidence {decision.confidence}"
+        return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
+    reason: NoMatch = decision.reason or "no_click"
+    detail = EXPLANATIONS[reason]
+    if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
+        again = reason in _CLICK_MAY_SHOW
+        return Look(_none(reason), detail, candidates=considered, again=again)
+    if outcome.problem is not None:
+        for_good = outcome.problem in _FOR_GOOD
+        return Look(
+            _none("no_events"),
+            _PROBLEMS[outcome.problem],
+            pending=not for_good,
+            candidates=considered,
+            again=not for_good,
+        )
+    return Look(_none(reason), _WAITS[outcome.status], pending=True, candidates=considered, again=True)
+
+
+def _none(reason: str) -> Match:
+    return Match("none", guaranteed=False, reason=reason)

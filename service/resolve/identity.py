@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal
 
 Platform = Literal["ios", "android"]
@@ -95,8 +96,8 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._everyone = "*" in networks
-        ranges = (entry for entry in networks if entry != "*")
-        self._networks = [ip_network(entry, strict=False) for entry in ranges]
+        parsed = [ip_network(entry, strict=False) for entry in networks if entry != "*"]
+        self._ranges = [(len(each[0].packed), each[0].packed, each[-1].packed) for each in parsed]
 
     def client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
         """Return the client's address, normalised; ``None`` if there is none to be known."""
@@ -114,8 +115,13 @@ class TrustedProxies:
         return client
 
     def _trusts(self, address: str) -> bool:
-        parsed = ip_address(address)
-        return any(parsed in network for network in self._networks)
+        packed = packed_ip(address)
+        return any(len(packed) == size and low <= packed <= high for size, low, high in self._ranges)
+
+
+def packed_ip(normal: str) -> bytes:
+    """Return the bytes of a normalised address: 4 or 16 of them."""
+    return inet_pton(AF_INET6 if ":" in normal else AF_INET, normal)
 
 
 def normal_ip(text: str) -> str | None:
@@ -125,10 +131,13 @@ def normal_ip(text: str) -> str | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    if ":" not in text:
+        try:
+            return inet_ntop(AF_INET, inet_pton(AF_INET, text))
+        except (OSError, ValueError):
+            return None
     try:
-        address = ip_address(text.partition("%")[0])
+        address = IPv6Address(text.partition("%")[0])
     except ValueError:
         return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(address)
+    return str(address.ipv4_mapped or address)

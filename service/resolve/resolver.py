@@ -4,6 +4,7 @@ A valid open always gets an answer inside its budget. It is decided by a task pe
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 
@@ -11,18 +12,19 @@ from msgspec import Struct, structs
 
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
-from service.resolve.errors import DubCrowded, DubUnavailable, StoreFailed, UnknownOpen
+from service.resolve.errors import DubCrowded, DubUnavailable, LinkUnknown, UnknownOpen
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
 from service.resolve.routing import parse_version
-from service.resolve.trace import Steps, Trace, Traces
+from service.resolve.second_looks import SecondLooks
+from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
 _PARSED_LINKS_MAX = 4096
@@ -51,8 +53,10 @@ class Resolver:
         outbox: Outbox,
         identity: Identity,
         openings: Openings,
+        second_looks: SecondLooks,
         lifetimes: Lifetimes,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
@@ -63,12 +67,13 @@ class Resolver:
         self._outbox = outbox
         self._identity = identity
         self._openings = openings
+        self._second_looks = second_looks
         self._lifetimes = lifetimes
         self._clock = clock
+        self._wall = wall
         self._new_id = new_id
         self._log = log
         self._metrics = metrics
-        self._hits, self._misses = (metrics.cache.labels("memory", each) for each in ("hit", "miss"))
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
         self._parsed_links: dict[str, DeepLink] = {}
@@ -91,7 +96,7 @@ class Resolver:
             self.in_flight -= 1
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
-        self._metrics.opened(opened.app, opened.match.type, opened.source, outcome)
+        self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -101,16 +106,20 @@ class Resolver:
         if flight is not None:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
-        if known is not None and known.repeat_until > self._clock():
-            self._hits.inc()
+        if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
+            self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
-        self._misses.inc()
+        self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
+        case.owes = owed
         opened = self._at_once(open_id, case)
         if opened is not None:
             self._keep(case, opened)
+            steps = Steps(case.report.caller.arrived)
+            case.explain_at_once(opened, steps)
+            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
             return Settled(opened, repeat=owed)
         flight = self._flights.launch(case.key, open_id, self._decide(open_id, case))
         opened = await self._wait(flight, case)
@@ -118,11 +127,14 @@ class Resolver:
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
-        """Ask Dub for a deep link without a trace, there or here; ``None`` if nobody knows it."""
+        """Ask Dub for a deep link without a trace, there or here.
+
+        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time.
+        """
         case = self._case(report)
         link = case.link
         if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
-            return None
+            raise LinkUnknown
         return await self._climber.look_up(case, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
@@ -133,10 +145,14 @@ class Resolver:
         case = self._case(report)
         steps = Steps(self._clock())
         opened = self._at_once("dry-run", case, dry=True)
-        if opened is None:
+        if opened is not None:
+            case.explain_at_once(opened, steps)
+        else:
+            left_s = self._left_s(report)
             try:
-                opened = await self._climber.climb("dry-run", case, self._left_s(report), steps, dry=True)
-            except DubUnavailable as exc:
+                async with asyncio.timeout(left_s):
+                    opened = await self._climber.climb("dry-run", case, left_s, steps, dry=True)
+            except (DubUnavailable, TimeoutError) as exc:
                 steps.fail(str(exc), self._clock())
                 opened = self._openings.degraded("dry-run", case, steps.rung)
         trace = self._trace(case, opened, steps, "not asked: a dry run")
@@ -144,7 +160,7 @@ class Resolver:
         return lay_out(case.app, opened, version, source=opened.source, repeat=False, log=self._log), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
-        """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
+        """Answer an earlier open again, with what is known by now; raises as ``find``, or ``UnknownOpen``."""
         opened = await self._of_app(app, open_id)
         return lay_out(app, opened, opened.app_version, source=opened.source, repeat=False, log=self._log)
 
@@ -162,7 +178,8 @@ class Resolver:
 
     async def replay(self, app: App, owed: OwedOpen) -> None:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
-        caller = Caller(app, owed.ip, "", owed.user_agent, self._clock(), _NO_PROXIES)
+        arrived = self._clock() - max(self._wall() - owed.arrived, 0)
+        caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
         report = OpenReport(
             caller=caller,
             deep_link=owed.deep_link,
@@ -172,13 +189,15 @@ class Resolver:
         )
         link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
         rung = Rung(owed.evidence, link)
-        ladder = Ladder((rung,), (), "")
+        ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
         self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
-        self._outbox.paid(owed.open_id, owed.key)
+        if steps.look_again:
+            self._second_looks.start(case, opened, self._found_late)
+        self._outbox.paid(owed.open_id)
         found = opened.click_id is not None
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
 
@@ -263,22 +282,36 @@ class Resolver:
             self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(steps), **whose, **about)
         else:
             self._note_decided(case, opened, self._took_ms(steps), whose)
+            if steps.look_again:
+                self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
         return opened
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
         """Remember a decision, and let go of what was owed for it."""
-        before = self._memory.answer(case.key)
         self._keep(case, opened)
-        if before is not None and before.pending and not opened.pending:
-            self._outbox.paid(opened.open_id, case.key)
+        flight = self._flights.under_way(case.key)
+        if (case.owes or (flight is not None and flight.late)) and not opened.pending:
+            self._outbox.paid(opened.open_id)
         if opened.link is not None:
             self._remember_parsed(case)
         known = opened.link is not None or case.link is None
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
+
+    def still_looking(self, open_id: str) -> bool:
+        """Whether an open's click may still show up."""
+        return self._second_looks.under_way(open_id)
+
+    def _found_late(self, case: Case, opened: Open, look: Look) -> None:
+        """Remember what a later look has found, or that there is nothing to be found."""
+        self._keep(case, opened)
+        self._traces.add(opened.open_id, look)
+        self._outbox.paid(opened.open_id)
+        match = opened.match.type
+        self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
 
     def _owing(self, open_id: str, case: Case, rung: Rung | None, *, not_before_s: float = 0) -> Open:
         """Degrade an open, and see to it that Dub hears of it later."""
@@ -291,8 +324,18 @@ class Resolver:
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
         if opened.offered in FIRST_LAUNCH:
-            self._memory.keep(case.first_launch_key, opened)
-        self._journal.keep(case.device, opened)
+            self._keep_first_launch(case, opened)
+        self._journal.keep(case.device, opened, case.network)
+
+    def _keep_first_launch(self, case: Case, opened: Open) -> None:
+        """Remember how the install came, unless that is known by stronger evidence already."""
+        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self._climber.superseded(case):
+            return
+        self._memory.keep(case.first_launch_key, opened)
+        if opened.click_id is not None and case.report.install_id is not None:
+            for domain in case.app.domains:  # a launch without a link is no other launch
+                key = answer_key(case.app.name, case.device, f"first:{domain}")
+                self._memory.keep(key, opened)
 
     def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:
         return Trace(
@@ -306,10 +349,7 @@ class Resolver:
         )
 
     async def _of_app(self, app: App, open_id: str) -> Open:
-        try:
-            opened = await self.find(open_id)
-        except StoreFailed:
-            opened = None
+        opened = await self.find(open_id)
         if opened is None or opened.app != app.name:
             raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
         return opened

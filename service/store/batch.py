@@ -14,6 +14,12 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+_ITS_OWN_FAULT = (
+    sqlite3.ProgrammingError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+)
 _TOGETHER = (64, 16, 4, 1)  # few sizes, so that each statement is prepared once
 
 T = TypeVar("T")
@@ -110,9 +116,9 @@ def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
     """Do one write; its own fault is its outcome, the disk's faults are raised."""
     try:
         return work(connection)
-    except (sqlite3.OperationalError, sqlite3.DatabaseError) as exc:
-        if isinstance(exc, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.InterfaceError):
-            return exc
+    except _ITS_OWN_FAULT as exc:
+        return exc
+    except sqlite3.Error:
         raise
-    except (TypeError, ValueError) as exc:
+    except Exception as exc:  # noqa: BLE001  a mistake of ours must not end the writer
         return exc

@@ -1,9 +1,10 @@
 """One SQLite file, one thread, one writer: what comes while a commit runs shares the next one.
 
-What can go wrong: the disk is full or the file damaged; the process is killed between an answer and its
-commit; one faulty statement takes its neighbours down. So who asked to wait hears of a failure, what was
-written behind waits (bounded) for the disk to come back, and neighbours of a faulty statement are
-committed without it.
+What can go wrong: the disk is full or the file damaged; the file is removed or overwritten under our feet,
+and SQLite goes on from its cache; the process is killed between an answer and its commit; one faulty
+statement takes its neighbours down. So who asked to wait hears of a failure, the file is looked at before
+it is written to, what was written behind waits (bounded) for the disk to come back, and neighbours of a
+faulty statement are committed without it.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +24,12 @@ from service.store.batch import Row, Rows, Values, Work, Write, Written, write_a
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
+VERSION = 1  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 
 _RETRY_S = 1.0
+_LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
 
@@ -40,7 +44,7 @@ class Database:
     """A file in ``folder`` with this ``schema`` (idempotent SQL).
 
     ``alone`` takes the folder for this process; a command line that looks in does without. ``committed``
-    is called after every durable commit.
+    is called after every durable commit; ``clock`` is monotonic seconds.
     """
 
     def __init__(
@@ -51,14 +55,20 @@ class Database:
         *,
         alone: bool = True,
         committed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._committed = committed
+        self._clock = clock
+        self._file: tuple[int, int] | None = None
+        self._next_look = 0.0
         self._alone = alone
         self._path = folder / FILE
         self._schema = schema
         self._log = log
         self._thread = ThreadPoolExecutor(1, "firstopen-store")
+        self._reading = ThreadPoolExecutor(1, "firstopen-reader")
         self._connection: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._waiting: deque[Write] = deque()
         self._behind: deque[Write | Row] = deque()
@@ -88,6 +98,7 @@ class Database:
             await self._writer
         await self._run(self._disconnect)
         self._thread.shutdown()
+        self._reading.shutdown()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -121,12 +132,18 @@ class Database:
         self._wanted.set()
 
     async def read(self, work: Work[T], *, behind: bool = True) -> T:
-        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
-        if behind and self._behind:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``.
+
+        Without it, a commit under way is not waited for.
+        """
+        if behind and self._behind and self.failing is None:
             return await self.write(work)
         try:
-            return await self._run(lambda: work(self._connected()))
-        except sqlite3.Error as exc:
+            if behind:
+                return await self._run(lambda: work(self._connected()))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._reading, lambda: work(self._looking()))
+        except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             raise StoreFailed(str(exc)) from exc
 
@@ -191,6 +208,7 @@ class Database:
     def _in_one_transaction(self, batch: list[Write | Row]) -> Written:
         """Commit the batch; a write that is itself faulty is left out of it. In the thread."""
         connection = self._connected()
+        self._look_at_the_file(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             written = write_all(connection, batch)
@@ -213,13 +231,38 @@ class Database:
         try:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
-            connection.executescript(self._schema)
+            _refuse_others(connection)
+            connection.executescript(f"{self._schema};PRAGMA user_version = {VERSION};")
         except sqlite3.Error:
             connection.close()
             raise
         self._connection = connection
+        self._file = self._identity()
+
+    def _look_at_the_file(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write where nobody will find it: SQLite notices no damage to what it has in its cache."""
+        if self._identity() != self._file:
+            raise sqlite3.DatabaseError("the file was replaced while in use; restart firstopen")
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY_S
+            connection.execute("PRAGMA shrink_memory")
+
+    def _identity(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+    def _looking(self) -> sqlite3.Connection:
+        """Return the connection that only reads. In its own thread."""
+        if self._reader is None:
+            self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only = ON")
+        return self._reader
 
     def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -237,6 +280,14 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _refuse_others(connection: sqlite3.Connection) -> None:
+    """Refuse a file that another version of firstopen made, rather than fail at every second question."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if version != VERSION and not empty:
+        raise sqlite3.DatabaseError(f"the file is of another version of firstopen ({version}, not {VERSION})")
 
 
 def refuse_taken(folder: Path) -> None:

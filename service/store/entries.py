@@ -1,5 +1,6 @@
 """The outbox's entries in SQLite; what they carry is sealed."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, cast
@@ -24,41 +25,43 @@ CREATE TABLE IF NOT EXISTS entries (
     attempts INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL DEFAULT 'queued',
     reason TEXT NOT NULL DEFAULT '',
+    whose TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, or an openId, where either is known
     sealed BLOB
 );
-CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq)
-    WHERE state = 'queued' AND waits_for = '';
-CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued' AND kind != 'open';
-CREATE UNIQUE INDEX IF NOT EXISTS entries_once ON entries (lane) WHERE state = 'queued' AND kind = 'open';
+CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '';
+CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
-_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts")
+_DEAD_S = 90 * 86_400.0  # for which dead letters are kept
+_BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
-_INSERT = "INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed) VALUES "
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = """INSERT INTO entries
+    (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD = _INSERT + _ROW
-_OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT DO NOTHING")
+_OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT (id) DO NOTHING")
 _PAID = Rows(
     table="entries",
-    before="DELETE FROM entries WHERE state = 'queued' AND kind = 'open' AND lane IN (",
+    before="DELETE FROM entries WHERE state = 'queued' AND kind = 'open' AND id IN (",
     row="?",
     after=")",
 )
-_EARLIER = """SELECT EXISTS (
-    SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND seq < ?)"""
+_EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
 _DUE = """SELECT * FROM (
-    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
-    WHERE state = 'queued' AND waits_for = '' AND kind = ? AND next_try <= ? {held}
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
+    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
-                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.kind != 'open'
-                    AND other.seq < this.seq)
+                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
     ORDER BY next_try, seq LIMIT ?)"""
 _HASTEN = """UPDATE entries SET next_try = ?
-    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?"""
+    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
+    AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
 _DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
 _LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
@@ -81,12 +84,12 @@ class SqliteEntries:
         return await self._database.write(add)
 
     def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless one of its lane is queued already."""
+        """Keep an open soon, unless it is here already."""
         self._database.write_row_behind(_OWE, self._row(entry))
 
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane."""
-        self._database.write_row_behind(_PAID, (lane,))
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open."""
+        self._database.write_row_behind(_PAID, (entry_id,))
 
     async def due(
         self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
@@ -109,7 +112,7 @@ class SqliteEntries:
         return entries
 
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
+        """Make every queued entry due that waits for nothing but Dub."""
         await self._do(_HASTEN, now, now)
 
     async def release(self, open_id: str, now: float) -> None:
@@ -134,7 +137,7 @@ class SqliteEntries:
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         if state == "delivered" and entry.kind == "open":
-            self.drop_lane(entry.lane)
+            self.drop(entry.id)
         elif state == "delivered":
             query = "UPDATE entries SET state = ?, reason = ?, next_try = ?, sealed = NULL WHERE id = ?"
             self._behind(query, state, reason, now, entry.id)
@@ -151,6 +154,7 @@ class SqliteEntries:
 
         def expire(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
+            connection.execute(_BURY, (before - _DEAD_S,))
             query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
                 WHERE state = 'queued' AND created < ?"""
             return connection.execute(query, (now, before)).rowcount
@@ -177,17 +181,32 @@ class SqliteEntries:
         return [Summary(*row) for row in await self._ask(_LISTED.format(state=state), limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        """Find one entry, with what it carries sealed (``None`` if that is gone)."""
         rows = await self._ask(f"SELECT {_SUMMARY}, sealed FROM entries WHERE id = ?", entry_id)  # noqa: S608
         if not rows:
             return None
         *summary, sealed = rows[0]
-        return Summary(*summary), None if sealed is None else self._seal.open(sealed)
+        return Summary(*summary), sealed
+
+    def reveal(self, sealed: bytes) -> bytes:
+        """Open what an entry carries; raises ``Unsealable``."""
+        return self._seal.open(sealed)
+
+    async def forget(self, whose: Collection[str]) -> int:
+        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        query = "DELETE FROM entries WHERE whose != '' AND whose IN (SELECT value FROM json_each(?))"
+        names = json.dumps(list(whose))
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, (names,)).rowcount
+
+        return await self._database.write(forget)
 
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE OR IGNORE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
+        query = f"""UPDATE entries
+            SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
             WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
 
         def revive(connection: sqlite3.Connection) -> int:
@@ -206,6 +225,7 @@ class SqliteEntries:
             entry.created,
             entry.next_try,
             entry.attempts,
+            entry.whose,
             sealed,
         )
 

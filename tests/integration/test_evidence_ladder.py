@@ -102,8 +102,6 @@ async def test_a_referrer_counts_once_per_install(service: Service, dub: FakeDub
     clock.advance(86_400)
     again = await service.open(install_referrer=REFERRER, install_id=ANNA)
     assert (again.open_id, again.click_id, again.repeat) == (first.open_id, first.click_id, True)
-    linkless = await service.open(dub_domain="acme.link", install_id=ANNA)
-    assert (linkless.click_id, linkless.repeat) == (first.click_id, True)
     assert dub.calls("/track/open") == 1
     assert (await service.open(install_referrer=REFERRER, install_id=BEN)).click_id != first.click_id
 

@@ -77,7 +77,7 @@ async def steps_of(work: Callable[[], object], database: Database) -> int:
 QUESTIONS: dict[str, Callable[[SqliteEntries, int], object]] = {
     "add": lambda entries, new: entries.add(numbered(LEAD, new)),
     "owe": lambda entries, new: entries.owe(numbered(OPEN, new)),
-    "drop_lane": lambda entries, _: entries.drop_lane("open-5"),
+    "drop": lambda entries, _: entries.drop("open-5"),
     "put_off": lambda entries, _: entries.put_off("open-5", NOW + 1, "a reason"),
     "finish an open": lambda entries, _: entries.finish(numbered(OPEN, 5), "delivered", "", NOW),
     "finish a lead": lambda entries, _: entries.finish(numbered(LEAD, 6), "delivered", "", NOW),
@@ -107,9 +107,9 @@ async def test_no_question_walks_over_all_entries(
 
 
 async def test_the_same_open_is_queued_once(entries: SqliteEntries) -> None:
-    """Two opens of one lane are one entry, also in one commit; leads of a lane are all kept."""
+    """Two opens of one openId are one entry, also in one commit; leads of a lane are all kept."""
     for number in range(100):
-        entries.owe(structs.replace(OPEN, id=f"open-{number}", lane=f"lane-{number % 10}"))
+        entries.owe(structs.replace(OPEN, id=f"open-{number % 10}", lane=f"lane-{number % 10}"))
     await entries.add(structs.replace(LEAD, id="lead-1"))
     await entries.add(structs.replace(LEAD, id="lead-2"))
     assert await entries.depths("queued") == {("open", "queued"): 10, ("lead", "queued"): 2}

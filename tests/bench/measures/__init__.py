@@ -5,7 +5,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tests.bench.lab import Lab
-from tests.bench.measures import burst, drain, leads, memory, stalled, start, throughput
+from tests.bench.measures import burst, drain, leads, matching, memory, stalled, start, throughput
 from tests.bench.table import Row
 
 
@@ -27,4 +27,5 @@ MEASURES = (
     Measure("drain", "10,000 queued opens after an outage, and hits meanwhile", drain.run),
     Measure("start", "process start to the first 200 on /health/ready", start.run),
     Measure("memory", "resident memory for 100,000 cached opens", memory.run),
+    Measure("matching", "a simulated city's installs and their clicks; a million clicks", matching.run),
 )

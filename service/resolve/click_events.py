@@ -1,0 +1,138 @@
+"""Click events of ``GET /events``, as matching needs them.
+
+What can go wrong: one event that does not read as Dub's costing its whole page (it is counted and left
+out); an app's open taken for a web click where Dub says no trigger; a link's own parameters, or a
+store's, taken for those of the link that was clicked.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from service.resolve.errors import DubGarbled
+from service.resolve.matching import Click
+from service.resolve.model import Link
+from service.resolve.networks import Networks
+from service.resolve.traits import traits_of_click
+
+QUERY_MAX_CHARS = 256
+
+_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+_Url = Annotated[str, Meta(max_length=32_000)]
+_PARAMETERS_MAX = 50
+_TARGETS_MAX = 10_000
+_ADDED_ON_THE_WAY = {"referrer", "dub_id"}  # by the Play Store's link, and by Dub itself
+_APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
+
+
+class _ClickFields(Struct, frozen=True, gc=False):
+    id: _Id
+    timestamp: datetime | None = None
+    url: str | None = None
+    device: str | None = None
+    browser: str | None = None
+    os: str | None = None
+    ua: str | None = None
+    trigger: str | None = None
+    ip: str | None = None
+
+
+class _LinkFields(Struct, frozen=True, gc=False):
+    id: _Name
+    domain: _Name
+    key: _Url
+    url: _Url
+    ios: str | None = None
+    android: str | None = None
+
+
+class ClickEvent(Struct, frozen=True, gc=False):
+    """An event, with only the fields that are used. ``trigger`` and ``ua`` may be left out by Dub."""
+
+    click: _ClickFields
+    link: _LinkFields
+    timestamp: datetime | None = None
+
+    @property
+    def at_ms(self) -> int:
+        """Return when it was clicked, in Unix milliseconds; a time without a zone is UTC."""
+        at = self.click.timestamp or self.timestamp
+        if at is None:
+            return 0
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+    def seen(self, networks: Networks) -> tuple[int, Click] | None:
+        """Return its network's key and the click; ``None`` where the address is nobody's alone, or unsaid."""
+        network = networks.of(self.click.ip).key
+        if network is None:
+            return None
+        click, link = self.click, self.link
+        return network, Click(
+            click.id,
+            self.at_ms,
+            Link(link.id, link.domain, link.key, link.url),
+            carried_query(click.url, [link.url, link.ios, link.android]),
+            traits_of_click(click.ua, click.os, click.browser),
+            _opened_app(click.trigger, click.ua),
+        )
+
+
+_split = msgspec.json.Decoder(list[Raw]).decode
+_decode = msgspec.json.Decoder(ClickEvent).decode
+
+
+def split_page(page: bytes) -> list[Raw]:
+    """Split a page into its events, undecoded; raises ``DubGarbled`` if it is no list."""
+    try:
+        return _split(page)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise DubGarbled("a page of events that does not read as Dub's") from exc
+
+
+def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | None]:
+    """Decode events one by one; ``None`` in place of one that cannot be read, or has no time."""
+    for event in events:
+        try:
+            read = _decode(event)
+            yield read if read.at_ms > 0 else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+            yield None
+
+
+def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:
+    """Return the parameters that a clicked short link carried: those of ``click.url`` no target has itself.
+
+    Dub's event has no query of the short link; it shows the destination with that query laid over it.
+    """
+    if not clicked or "?" not in clicked or clicked in targets:
+        return ""
+    try:
+        own = [_own_parameters(target) for target in targets if target]
+        carried = [pair for pair in _parameters(clicked) if not any(pair in pairs for pairs in own)]
+    except ValueError:
+        return ""
+    query = urlencode([(name, value) for name, value in carried if name not in _ADDED_ON_THE_WAY])
+    return query if len(query) <= QUERY_MAX_CHARS else ""
+
+
+@lru_cache(_TARGETS_MAX)
+def _own_parameters(target: str) -> frozenset[tuple[str, str]]:
+    return frozenset(_parameters(target))
+
+
+def _parameters(url: str) -> list[tuple[str, str]]:
+    return parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=_PARAMETERS_MAX)
+
+
+def _opened_app(trigger: str | None, user_agent: str | None) -> bool:
+    """Whether a click is an app's open: by its trigger, or if Dub says none, by what the app calls itself."""
+    if trigger:
+        return trigger == "deeplink"
+    return bool(user_agent) and _APP.search(user_agent or "") is not None

@@ -1,0 +1,122 @@
+"""From an open with no link to a click that is claimed: the window, the crowds and the claims, together.
+
+What can go wrong: one click given to two installs that open in the same instant (the claim decides, and
+the loser looks again); the same install asking twice and losing its own click (its claim is no obstacle);
+a dry run that uses a click up (``preview`` claims nothing).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from service.resolve.matching import (
+    Click,
+    Decision,
+    FirstOpen,
+    Retirement,
+    Rules,
+    decide,
+    nothing,
+)
+from service.resolve.networks import Network, Networks
+from service.resolve.window import ClickWindow, Crowds, Retirements
+
+
+class Claims(Protocol):
+    """Which install a click was given to: durable, and one install's alone."""
+
+    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the installs that have claimed any of these clicks, by click."""
+        ...
+
+    async def claim(self, click_id: str, install: str) -> bool:
+        """Give a click to an install, if it is free or its own already; returns whether it is its own."""
+        ...
+
+
+class Matcher:
+    """Matches the opens of one app."""
+
+    def __init__(self, *, networks: Networks, window: ClickWindow, claims: Claims, rules: Rules) -> None:
+        self.window = window
+        self.networks = networks
+        self._claims = claims
+        self._rules = rules
+        self._crowds = Crowds(window.window_s)
+        self._retirements = Retirements(window.window_s)
+
+    def saw(self, ip: str | None, install: str, at_ms: int) -> int | None:
+        """Note any open of the app, with a link or without: crowds are counted from them.
+
+        Returns the network, for ``remember``.
+        """
+        network = self.networks.of(ip)
+        self._saw(network, install, at_ms)
+        return network.key
+
+    def remember(self, network: int, install: str, at_ms: int) -> None:
+        """Note again what was noted before a stop."""
+        self._crowds.note(network, install, at_ms)
+
+    async def match(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
+        """Decide and claim; ``told`` is one more candidate, from Dub. The open itself is noted, too."""
+        network = self.networks.of(ip)
+        self._saw(network, opened.install, opened.at_ms)
+        lost: dict[str, str] = {}
+        while True:
+            decision = await self._decide(network, opened, told, lost)
+            click = decision.click
+            if click is None or await self._claims.claim(click.id, opened.install):
+                return decision
+            lost[click.id] = ""  # somebody else's, by now
+
+    async def preview(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
+        """Decide as ``match`` would, and change nothing."""
+        return await self._decide(self.networks.of(ip), opened, told, {})
+
+    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
+        """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
+
+        Those of its network, link and system, seen or yet to be seen. Returns the network, and the clicks
+        seen, to be claimed.
+        """
+        network = self.networks.of(ip)
+        if network.key is None:
+            return None, []
+        self._crowds.note(network.key, opened.install, opened.at_ms)
+        if not opened.device.system:
+            return network.key, []
+        retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
+        self._retirements.note(network.key, retirement)
+        clicks = self.window.clicks(network.key)
+        return network.key, [click.id for click in clicks if retirement.covers(click)]
+
+    async def claim(self, click_ids: Sequence[str], install: str) -> tuple[str, ...]:
+        """Claim clicks for an install; returns those that are its own now."""
+        return tuple([each for each in click_ids if await self._claims.claim(each, install)])
+
+    async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
+        """Use up the web clicks of an install that was found; returns the clicks claimed now."""
+        _, clicks = self.found(ip, opened, link_id)
+        return await self.claim(clicks, opened.install)
+
+    def _saw(self, network: Network, install: str, at_ms: int) -> None:
+        if network.key is not None:
+            self._crowds.note(network.key, install, at_ms)
+
+    async def _decide(
+        self, network: Network, opened: FirstOpen, told: Click | None, lost: Mapping[str, str]
+    ) -> Decision:
+        if network.key is None:
+            return nothing(network.unmatchable or "no_address")
+        clicks = self.window.clicks(network.key)
+        if told is not None and all(told.id != each.id for each in clicks):
+            clicks = (*clicks, told)
+        owners = await self._claims.owners([each.id for each in clicks]) if clicks else {}
+        return decide(
+            opened,
+            clicks,
+            self._rules,
+            installs=self._crowds.count(network.key, opened.install, opened.at_ms),
+            owners={**owners, **lost} if lost else owners,
+            retirements=self._retirements.of(network.key),
+        )

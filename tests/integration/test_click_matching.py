@@ -1,0 +1,170 @@
+"""From a click in the embedded Dub, over the real client, to an install that is given it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import httpx
+import pytest
+
+from service.dub.breaker import BreakerPolicy
+from service.dub.client import ENDPOINTS, DubClient
+from service.dub.guard import Guards
+from service.resolve.click_feed import OVERLAP_S, ClickFeed
+from service.resolve.events import CallBudget, EventFeed
+from service.resolve.matcher import Matcher
+from service.resolve.matching import FirstOpen, Rules
+from service.resolve.model import App
+from service.resolve.networks import Networks
+from service.resolve.routing import Router
+from service.resolve.traits import traits_of_open
+from service.resolve.window import ClickWindow
+from service.telemetry import Metrics, configure_logs
+from tests.sandbox.support import IPHONE, MAC, NOON, OKHTTP, PIXEL, FakeClock, Sandbox, build
+
+HOME, OFFICE = "203.0.113.7", "203.0.113.200"
+CFNETWORK = "Acme/12 CFNetwork/1490 Darwin/23.5.0"
+
+
+class Claims:
+    """Claims in memory."""
+
+    def __init__(self) -> None:
+        self.owner: dict[str, str] = {}
+
+    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
+        return {each: self.owner[each] for each in click_ids if each in self.owner}
+
+    async def claim(self, click_id: str, install: str) -> bool:
+        return self.owner.setdefault(click_id, install) == install
+
+
+class World:
+    """A sandbox, and an app's matching over it; all of them on one clock."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.sandbox: Sandbox = build(self.clock)
+        transport = httpx.ASGITransport(self.sandbox.app)  # type: ignore[arg-type]  # two ASGI vocabularies
+        policy = BreakerPolicy(window_s=10, failures_min=10, failure_ratio=0.5, open_s=5)
+        guards = Guards(
+            ENDPOINTS,
+            policy=policy,
+            in_flight_max=100,
+            slow_s=5,
+            clock=self._monotonic,
+            metrics=Metrics(),
+        )
+        dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, wall=self.clock)
+        networks = Networks(b"a secret for tests")
+        self.window = ClickWindow(3600)
+        self.feed = ClickFeed(
+            app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
+            events=EventFeed(dub, CallBudget(self._monotonic)),
+            window=self.window,
+            networks=networks,
+            log=configure_logs("critical"),
+            clock=self._monotonic,
+            wall=self.clock,
+            sleep=self._sleep,
+        )
+        self.matcher = Matcher(networks=networks, window=self.window, claims=Claims(), rules=Rules())
+
+    async def first_open(self, install: str, *, ip: str = HOME, ua: str = CFNETWORK) -> str | None:
+        """Sync for an open, and match it; return the link's key."""
+        outcome = await self.feed.sync(self._monotonic(), 5)
+        assert outcome.is_final, outcome
+        opened = FirstOpen(install, int(self.clock() * 1000), traits_of_open(None, ua))
+        decision = await self.matcher.match(ip, opened)
+        return decision.click.link.key if decision.click else None
+
+    def _monotonic(self) -> float:
+        return self.clock() - NOON
+
+    async def _sleep(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    async with world.sandbox.http:
+        yield world
+
+
+async def test_the_install_that_follows_a_click_gets_it(world: World) -> None:
+    """From the same address, on the same system, once: with the link and what its query carried."""
+    await world.sandbox.click("/fb-promo?ref=ig", ip=HOME, ua=IPHONE)
+    world.clock.advance(42)
+    assert await world.first_open("ben", ip=OFFICE) is None
+    assert await world.first_open("carl", ua=OKHTTP) is None
+    assert await world.first_open("anna") == "fb-promo"
+    assert await world.first_open("dora") is None
+    assert await world.first_open("anna") == "fb-promo"
+    (event,) = await world.sandbox.events()
+    (held,) = world.window.clicks(world.matcher.networks.of(HOME).key or 0)
+    assert (held.id, held.query) == (event["click"]["id"], "ref=ig")
+    assert held.link.url == event["link"]["url"]
+
+
+async def test_systems_tell_a_household_apart(world: World) -> None:
+    """Two phones and a Mac behind one address, three links: each phone gets its own."""
+    await world.sandbox.click("/plain", ip=HOME, ua=IPHONE)
+    await world.sandbox.click("/fb-promo", ip=HOME, ua=PIXEL)
+    await world.sandbox.click("/", ip=HOME, ua=MAC)
+    assert await world.first_open("anna") == "plain"
+    assert await world.first_open("ben", ua=OKHTTP) == "fb-promo"
+
+
+async def test_deep_link_opens_are_no_clicks(world: World) -> None:
+    """What Dub records when an app is opened by a link matches nobody's first open."""
+    await world.sandbox.open("https://acme.link/plain", ip=HOME, ua=CFNETWORK)
+    assert await world.first_open("anna") is None
+    assert len(world.window) == 1
+
+
+async def test_a_click_that_dub_shows_late_is_found(world: World) -> None:
+    """Synced past its time before it showed up, it is found by the next sync."""
+    await world.sandbox.settings(eventsDelayS=30)
+    await world.sandbox.click("/plain", ip=HOME, ua=IPHONE)
+    world.clock.advance(10)
+    assert await world.first_open("anna") is None
+    world.clock.advance(21)
+    assert await world.first_open("anna") == "plain"
+    assert OVERLAP_S > 30
+
+
+async def test_deleted_links_leave_gaps(world: World) -> None:
+    """Their events are dropped after paging; what is behind them is found."""
+    await world.sandbox.click("/plain", ip=OFFICE, ua=IPHONE)
+    await world.sandbox.click("/fb-promo", ip=HOME, ua=IPHONE)
+    await world.sandbox.delete_link("link_plain")
+    assert await world.first_open("anna") == "fb-promo"
+    assert len(world.window) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "fault", "problem"),
+    [
+        ("pro", None, "plan"),
+        (None, {"status": 429, "route": "/events"}, "throttled"),
+        (None, {"status": 500, "route": "/events"}, "down"),
+    ],
+)
+async def test_a_dub_that_does_not_answer(
+    world: World, plan: str | None, fault: dict[str, object] | None, problem: str
+) -> None:
+    """A plan without events, a throttled key or a Dub that is down: an outcome that names it, no error."""
+    if plan is not None:
+        await world.sandbox.settings(plan=plan)
+    if fault is not None:
+        await world.sandbox.fault(**fault)
+    outcome = await world.feed.sync(world._monotonic(), 5)
+    assert (outcome.status, outcome.problem) == ("unavailable", problem)
+
+
+async def test_people_in_the_eu_are_not_held(world: World) -> None:
+    """Dub shows no address of theirs, so there is nothing to match."""
+    await world.sandbox.click(
+        "/plain", ip=HOME, ua=IPHONE, x_vercel_ip_country="DE", x_vercel_ip_continent="EU"
+    )
+    assert await world.first_open("anna") is None
+    assert len(world.window) == 0

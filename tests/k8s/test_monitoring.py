@@ -1,0 +1,149 @@
+"""Alerts and the dashboard ask for metrics that exist, and each alert says what to do."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.metrics import MetricWrapperBase
+
+from service.telemetry import Metrics
+from tests.k8s import check, kustomize, metrics
+from tests.k8s.documents import Object
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    return kustomize.render(check.K8S / "overlays" / "production")
+
+
+@pytest.fixture(scope="module")
+def dashboard(objects: list[Object]) -> Any:
+    texts = [
+        text
+        for thing in objects
+        if thing["kind"] == "ConfigMap" and "grafana_dashboard" in thing["metadata"]["labels"]
+        for text in thing["data"].values()
+    ]
+    assert len(texts) == 1
+    return json.loads(texts[0])
+
+
+def alerts(objects: list[Object]) -> list[Object]:
+    return [
+        rule
+        for thing in objects
+        if thing["kind"] == "PrometheusRule"
+        for group in thing["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def series_in(text: str) -> set[str]:
+    """Return every series name in a text, whatever stands around it, as its metric's name."""
+    names = set(re.findall(r"\bfirstopen_[a-z_]+\b", text))
+    return {name if name in metrics.METRICS else re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
+
+
+def test_alerts_and_panels_name_only_our_metrics(objects: list[Object], dashboard: Any) -> None:
+    """No alert, panel or variable names a metric or label that is not in the list."""
+    assert metrics.complaints(objects) == []
+    assert len(alerts(objects)) >= 10
+    assert series_in(json.dumps([alerts(objects), dashboard])) <= metrics.METRICS.keys()
+
+
+def test_the_list_is_what_the_service_has() -> None:
+    """A metric of the list that the service has is of the kind and with the labels that the list says."""
+    served = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name: (metric.type, labels)
+        for metric, labels in _described(Metrics())
+    }
+    assert len(served.keys() & metrics.METRICS.keys()) >= 10
+    for name in served.keys() & metrics.METRICS.keys():
+        assert served[name] == metrics.METRICS[name], name
+
+
+def _described(served: Metrics) -> Iterator[tuple[Metric, frozenset[str]]]:
+    for part in vars(served).values():
+        if isinstance(part, MetricWrapperBase):
+            yield next(iter(part.describe())), frozenset(part._labelnames)
+
+
+def test_the_dashboard_shows_every_metric(dashboard: Any) -> None:
+    """A metric that nobody looks at is not worth its cost."""
+    assert series_in(json.dumps(dashboard["panels"])) == metrics.METRICS.keys()
+
+
+def test_each_alert_has_a_runbook_line(objects: list[Object]) -> None:
+    """The README's table of alerts has one line for each alert, and each alert points at its own."""
+    names = [rule["alert"] for rule in alerts(objects)]
+    readme = (check.ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| `(Firstopen\w+)` \| .{20,} \| .{20,} \|$", readme, re.MULTILINE)
+    assert sorted(rows) == sorted(names)
+    assert "### On Kubernetes" in readme
+    for rule in alerts(objects):
+        assert rule["annotations"]["runbook"] == f"README.md, On Kubernetes, Alerts, {rule['alert']}"
+
+
+def test_templates_in_alerts_use_labels_that_are_there(objects: list[Object]) -> None:
+    """A summary names no label that its expression has aggregated away."""
+    for rule in alerts(objects):
+        used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        kept = {label for by in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in by.split(", ")}
+        assert used <= kept, rule["alert"]
+
+
+def test_the_dashboard_is_laid_out(dashboard: Any) -> None:
+    """Panels have ids of their own and do not overlap, and all read from the chosen data source."""
+    panels = dashboard["panels"]
+    ids = [panel["id"] for panel in panels]
+    assert len(ids) == len(set(ids))
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+            assert panel["targets"]
+            references = [target["refId"] for target in panel["targets"]]
+            assert len(references) == len(set(references))
+    for one, other in combinations([panel["gridPos"] for panel in panels], 2):
+        apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart_x or apart_y
+
+
+def test_the_dashboard_shows_one_namespace_at_a_time(dashboard: Any) -> None:
+    """Every query is confined to the chosen namespace: two environments never add up."""
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            selectors = len(re.findall(r"\bfirstopen_[a-z_]+", target["expr"]))
+            assert target["expr"].count('namespace=~"$namespace"') == selectors, panel["title"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sum(rate(firstopen_shed_total[5m]))", None),
+        ("max by (kind) (firstopen_outbox_entries)", None),
+        ("histogram_quantile(0.9, sum by (le) (rate(firstopen_open_seconds_bucket[5m])))", None),
+        ("increase(firstopen_dub_seconds_sum[5m]) / increase(firstopen_dub_seconds_count[5m])", None),
+        ("avg_over_time(firstopen_in_flight[5m])", None),
+        ("sum by (le) (rate(firstopen_shed_total[5m]))", "has no label le"),
+        ("firstopen_open_seconds_bucket", "only ever grows"),
+        ("rate(firstopen_open_seconds[5m])", "no metric firstopen_open_seconds"),
+        ("rate(firstopen_shed_total_bucket[5m])", "no metric firstopen_shed_total_bucket"),
+        ("absent(firstopen_up)", "no metric firstopen_up"),
+        ('{job="firstopen"}', "no metric without a name"),
+        ("sum(rate(firstopen_shed_total[5m])", "not PromQL"),
+    ],
+)
+def test_promql_is_read(text: str, problem: str | None) -> None:
+    """An expression is right, or it is said what is wrong with it."""
+    found = list(metrics.expression_problems(text))
+    if problem is None:
+        assert found == []
+    else:
+        assert any(problem in one for one in found), found

@@ -1,0 +1,188 @@
+"""Matching with its window, crowds and claims: one click, one install, whoever asks when."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.resolve.matcher import Matcher
+from service.resolve.matching import Ambiguous, Click, FirstOpen, Rules, told_by_dub
+from service.resolve.model import Link
+from service.resolve.networks import Networks
+from service.resolve.traits import Traits
+from service.resolve.window import ClickWindow
+
+NOW_MS = 1_785_585_600_000
+HOME, OFFICE = "203.0.113.7", "203.0.113.200"
+IOS, ANDROID = Traits("ios", "", 17), Traits("android")
+PROMO = Link("link_promo", "acme.link", "promo", "https://acme.com/promo")
+OTHER = Link("link_other", "acme.link", "other", "https://acme.com/other")
+
+
+class FakeClaims:
+    """Claims in memory; whoever asks lets others have a turn first, as a store does."""
+
+    def __init__(self) -> None:
+        self.owner: dict[str, str] = {}
+
+    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
+        known = {each: self.owner[each] for each in click_ids if each in self.owner}
+        await asyncio.sleep(0)
+        return known
+
+    async def claim(self, click_id: str, install: str) -> bool:
+        await asyncio.sleep(0)
+        return self.owner.setdefault(click_id, install) == install
+
+
+class World:
+    """One app's matcher, with clicks put into its window."""
+
+    def __init__(self, ambiguous: Ambiguous = "refuse") -> None:
+        self.claims = FakeClaims()
+        self.networks = Networks(b"a secret for tests")
+        self.window = ClickWindow(3600)
+        rules = Rules(ambiguous=ambiguous)
+        self.matcher = Matcher(networks=self.networks, window=self.window, claims=self.claims, rules=rules)
+
+    def click(self, click_id: str, age_s: int = 42, ip: str = HOME, link: Link = PROMO) -> None:
+        key = self.networks.of(ip).key
+        assert key is not None
+        self.window.add(key, Click(click_id, NOW_MS - age_s * 1000, link, "", Traits("ios", "iphone", 17)))
+
+    async def match(self, install: str, ip: str | None = HOME, device: Traits = IOS) -> str | None:
+        decision = await self.matcher.match(ip, an_open(install, device))
+        return decision.click.id if decision.click else None
+
+
+def an_open(install: str, device: Traits = IOS) -> FirstOpen:
+    return FirstOpen(install, NOW_MS, device)
+
+
+async def test_a_click_is_given_once() -> None:
+    """The first install gets it, a second gets none, the first asking again gets it again."""
+    world = World()
+    world.click("one")
+    assert await world.match("anna") == "one"
+    assert await world.match("ben") is None
+    assert await world.match("anna") == "one"
+
+
+async def test_who_asks_at_once_shares_nothing() -> None:
+    """Installs that open in the same instant get different clicks, or none."""
+    world = World("latest")
+    for number in range(3):
+        world.click(f"click {number}", 40 + number)
+    given_out = await asyncio.gather(*(world.match(f"install {number}") for number in range(5)))
+    found = [click for click in given_out if click is not None]
+    assert sorted(found) == ["click 0", "click 1", "click 2"]
+
+
+async def test_another_network_is_another_home() -> None:
+    """A click is only found from the network that it was made from."""
+    world = World()
+    world.click("one")
+    assert await world.match("anna", OFFICE) is None
+    assert await world.match("anna") == "one"
+
+
+async def test_an_address_that_is_nobodys_says_so() -> None:
+    """Without a network of its own an open is not matched, and the reason is the network's."""
+    world = World()
+    reasons = [
+        (await world.matcher.match(ip, an_open("anna"))).reason for ip in ("10.0.0.1", "100.64.0.1", None)
+    ]
+    assert reasons == ["private_address", "shared_network", "no_address"]
+
+
+async def test_crowds_are_counted_from_every_open() -> None:
+    """Opens of any kind make a crowd: the fourth install on a network is refused, elsewhere it is not."""
+    world = World()
+    world.click("one")
+    world.click("two", ip=OFFICE)
+    for install in ("ben", "carl", "dora", "dora"):
+        world.matcher.saw(OFFICE, install, NOW_MS - 60_000)
+        world.matcher.saw(HOME, "ben", NOW_MS - 60_000)
+    decision = await world.matcher.match(OFFICE, an_open("anna"))
+    assert (decision.reason, decision.installs) == ("crowd", 4)
+    assert await world.match("anna") == "one"
+
+
+async def test_a_dry_run_changes_nothing() -> None:
+    """A preview says what a match would, claims nothing, and is not counted as an open."""
+    world = World()
+    world.click("one")
+    for number in range(9):
+        preview = await world.matcher.preview(HOME, an_open(f"install {number}"))
+        assert preview.installs == 1
+    assert world.claims.owner == {}
+    assert preview == await world.matcher.match(HOME, an_open("install 8"))
+
+
+async def test_dubs_answer_counts_once() -> None:
+    """What Dub itself answers is a candidate, unless the window knows the click already."""
+    world = World()
+    opened = an_open("anna")
+    told = told_by_dub("dubs", PROMO, opened, Rules())
+    assert (await world.matcher.preview(HOME, opened, told)).candidates == 1
+    world.click("dubs", 5)
+    decision = await world.matcher.match(HOME, opened, told)
+    assert (decision.candidates, decision.age_s) == (1, 5)
+    assert await world.match("ben") is None
+
+
+async def test_stronger_evidence_retires_clicks() -> None:
+    """An install found by its link uses up the link's clicks: those seen, and those that Dub shows later."""
+    world = World()
+    world.click("seen")
+    world.click("another link's", link=OTHER)
+    assert await world.matcher.retire(HOME, an_open("anna"), PROMO.id) == ("seen",)
+    world.click("late", 30)
+    assert await world.match("ben") == "another link's"
+    assert world.claims.owner == {"seen": "anna", "another link's": "ben"}
+
+
+async def test_a_retirement_is_its_networks_alone() -> None:
+    """It reaches no other network and no other system, and none without an address."""
+    world = World()
+    world.click("one")
+    await world.matcher.retire(OFFICE, an_open("anna"), PROMO.id)
+    await world.matcher.retire("10.0.0.1", an_open("anna"), PROMO.id)
+    await world.matcher.retire(HOME, an_open("anna", ANDROID), PROMO.id)
+    await world.matcher.retire(HOME, an_open("anna", Traits()), PROMO.id)
+    assert await world.match("ben") == "one"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from([HOME, OFFICE])), max_size=30),
+    st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from([HOME, OFFICE]), st.booleans()), min_size=1, max_size=30
+    ),
+    st.sampled_from(["refuse", "latest"]),
+)
+def test_no_click_is_ever_given_twice(
+    seen: list[tuple[int, str]], asking: list[tuple[int, str, bool]], ambiguous: Ambiguous
+) -> None:
+    """Whatever the clicks and whoever asks when and how often: a click is one install's."""
+
+    async def play() -> None:
+        world = World(ambiguous)
+        for number, ip in seen:
+            world.click(f"{ip} {number}", number, ip, PROMO if number % 2 else OTHER)
+        waves = [asking[at : at + 4] for at in range(0, len(asking), 4)]
+        given_to: dict[str, set[str]] = {}
+        for wave in waves:
+            answers = await asyncio.gather(*(one(world, *each) for each in wave))
+            for (number, _, _), click in zip(wave, answers, strict=True):
+                if click is not None:
+                    given_to.setdefault(click, set()).add(f"install {number}")
+        assert all(len(installs) == 1 for installs in given_to.values())
+
+    async def one(world: World, number: int, ip: str, retires: bool) -> str | None:  # noqa: FBT001
+        if retires:
+            await world.matcher.retire(ip, an_open(f"install {number}"), PROMO.id)
+            return None
+        return await world.match(f"install {number}", ip)
+
+    asyncio.run(play())

@@ -1,0 +1,159 @@
+"""What a User-Agent tells of a device, and whether two of them can be one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.resolve.identity import Platform
+from service.resolve.traits import (
+    Fit,
+    Misfit,
+    System,
+    Traits,
+    compare,
+    traits_of,
+    traits_of_click,
+    traits_of_open,
+)
+
+SAFARI = "AppleWebKit/605.1.15 (KHTML, like Gecko) Version/{} Mobile/15E148 Safari/604.1"
+IPHONE_17 = f"Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) {SAFARI.format('17.5')}"
+IPHONE_18 = f"Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) {SAFARI.format('18.6')}"
+IPHONE_26 = f"Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) {SAFARI.format('26.0')}"
+VIEW = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS {} like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    " Mobile/15E148"
+)
+MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)"
+MAC_SAFARI = f"{MAC} AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Safari/605.1.15"
+MAC_CHROME = f"{MAC} AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
+IPAD_CHROME = f"{MAC} AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/126 Version/11.1.1 Safari/605.1.15"
+CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36"
+PIXEL = "Mozilla/5.0 (Linux; Android 14; Pixel 8 Build/UD1A.230803.041; wv)"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "traits"),
+    [
+        (IPHONE_17, Traits("ios", "iphone", 17)),
+        (IPHONE_18, Traits("ios", "iphone", 18)),
+        (IPHONE_26, Traits("ios", "iphone", 26)),
+        (VIEW.format("17_5"), Traits("ios", "iphone", 17)),
+        (VIEW.format("18_7"), Traits("ios", "iphone", 0)),  # 18, or any later one
+        (VIEW.format("26_0"), Traits("ios", "iphone", 26)),
+        (
+            VIEW.format("18_7") + " [FBDV/iPhone14,5;FBMD/iPhone;FBSN/iOS;FBSV/26.1]",
+            Traits("ios", "iphone14,5", 26),
+        ),
+        (
+            VIEW.format("17_5") + " Instagram 300.0 (iPhone14,5; iOS 17_5; en_US)",
+            Traits("ios", "iphone14,5", 17),
+        ),
+        ("Mozilla/5.0 (iPad; CPU OS 16_5 like Mac OS X) " + SAFARI.format("16.5"), Traits("ios", "ipad", 16)),
+        (MAC_SAFARI, Traits("mac", "", 17)),
+        (MAC_CHROME, Traits("mac", "mac")),
+        (IPAD_CHROME, Traits("mac", "", 0)),
+        (f"Mozilla/5.0 (Linux; Android 10; K) {CHROME}", Traits("android")),
+        (f"{PIXEL} {CHROME}", Traits("android", "pixel 8", 14)),
+        (f"Mozilla/5.0 (Linux; Android 13; SM-S911B) {CHROME}", Traits("android", "sm-s911b", 13)),
+        ("Mozilla/5.0 (Android 14; Mobile; rv:127.0) Gecko/127.0 Firefox/127.0", Traits("android", "", 14)),
+        ("Mozilla/5.0 (Linux; U; Android 4.4.2; en-us; Nexus 5 Build/X)", Traits("android", "nexus 5", 4)),
+        ("Dalvik/2.1.0 (Linux; U; Android 14; Pixel 8 Build/UD1A.1)", Traits("android", "pixel 8", 14)),
+        ("okhttp/4.12.0", Traits("android")),
+        ("Acme/12 CFNetwork/1568 Darwin/24.0.0", Traits("ios", "", 18)),
+        ("Acme/12 CFNetwork/1490 Darwin/23.2.0", Traits("ios", "", 17)),
+        ("Acme/12 CFNetwork/3826 Darwin/25.0.0", Traits("ios", "", 26)),
+        ("Acme/12 CFNetwork/9999 Darwin/31.0.0", Traits("ios", "", 0)),
+        ("Acme/1.0 (com.acme; build:12; iOS 17.5.0) Alamofire/5.9", Traits("ios", "", 17)),
+        ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/126.0.0.0", Traits()),
+        ("curl/8.5.0", Traits()),
+        ("", Traits()),
+    ],
+)
+def test_user_agents(user_agent: str, traits: Traits) -> None:
+    """System, model and major version, as far as they are said and not frozen."""
+    assert traits_of(user_agent) == traits
+
+
+@given(st.text(max_size=200) | st.from_regex(r"(iPhone|iPad|Android|Darwin|Version|OS) ?/?\d{0,5}[_.; ]\w*"))
+def test_any_text_reads_as_something(text: str) -> None:
+    """Nobody's User-Agent is an error, nor kept whole."""
+    traits = traits_of(text)
+    assert len(traits.model) <= 32
+    assert traits_of_open("ios", text).system == "ios"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "system", "browser", "expected"),
+    [
+        (None, "iOS", "Mobile Safari", "ios"),
+        (None, "Android", "Chrome", "android"),
+        (None, "Mac", "Safari", "mac"),
+        (None, "Mac OS", None, "mac"),
+        (None, "Windows", "Chrome", ""),
+        (None, None, None, ""),
+        ("curl/8.5.0", "iOS", None, "ios"),
+        (IPHONE_17, "Windows", None, "ios"),
+    ],
+)
+def test_clicks_without_a_user_agent(
+    user_agent: str | None, system: str | None, browser: str | None, expected: System
+) -> None:
+    """Where the User-Agent is missing or says nothing, what Dub made of it counts."""
+    assert traits_of_click(user_agent, system, browser).system == expected
+
+
+def test_a_macs_chrome_is_no_ipad() -> None:
+    """Only a Mac that may be Safari's may be an iPad."""
+    ipad = Traits("ios")
+    assert compare(ipad, traits_of_click(None, "Mac", "Chrome")) == "system"
+    assert compare(ipad, traits_of_click(None, "Mac", "Safari")) is Fit.AS_MAC
+
+
+@pytest.mark.parametrize(
+    ("platform", "user_agent", "expected"),
+    [
+        ("ios", "Acme/12 CFNetwork/1568 Darwin/24.0.0", Traits("ios", "", 18)),
+        (None, "Acme/12 CFNetwork/1568 Darwin/24.0.0", Traits("ios", "", 18)),
+        ("ios", "okhttp/4.12.0", Traits("ios")),
+        ("android", "curl/8.5.0", Traits("android")),
+        (None, "curl/8.5.0", Traits()),
+        (None, MAC_SAFARI, Traits()),
+    ],
+)
+def test_an_opens_platform_goes_first(platform: Platform | None, user_agent: str, expected: Traits) -> None:
+    """What the app says it runs on is believed, and a User-Agent that contradicts it says nothing."""
+    assert traits_of_open(platform, user_agent) == expected
+
+
+@pytest.mark.parametrize(
+    ("opened", "clicked", "expected"),
+    [
+        (Traits("ios"), Traits("ios"), Fit.SYSTEM),
+        (Traits("ios"), Traits("ios", "iphone", 17), Fit.SYSTEM),
+        (Traits("ios", "", 17), Traits("ios", "iphone", 17), Fit.VERSION),
+        (Traits("ios", "", 18), Traits("ios", "iphone", 17), "version"),
+        (Traits("ios", "iphone14,5", 17), Traits("ios", "iphone", 17), Fit.VERSION),
+        (Traits("ios", "iphone14,5", 17), Traits("ios", "iphone14,5", 17), Fit.MODEL),
+        (Traits("ios", "iphone14,5", 17), Traits("ios", "iphone15,2", 17), "model"),
+        (Traits("ios", "ipad", 17), Traits("ios", "iphone", 17), "model"),
+        (Traits("ios", "ipad"), Traits("ios", "ipad"), Fit.SYSTEM),
+        (Traits("android", "pixel 8", 14), Traits("android", "pixel 8", 14), Fit.MODEL),
+        (Traits("android", "pixel 8"), Traits("android", "pixel 8a"), "model"),
+        (Traits("android", "", 14), Traits("android", "pixel 8", 13), "version"),
+        (Traits("android"), Traits("ios"), "system"),
+        (Traits("ios"), Traits("android"), "system"),
+        (Traits("ios"), Traits(), "system"),
+        (Traits(), Traits(), "system"),
+        (Traits(), Traits("ios"), "system"),
+        (Traits("ios", "", 17), Traits("mac", "", 17), Fit.AS_MAC),
+        (Traits("ios", "ipad13,1", 17), Traits("mac"), Fit.AS_MAC),
+        (Traits("ios", "", 18), Traits("mac", "", 17), "version"),
+        (Traits("ios", "iphone14,5"), Traits("mac"), "system"),
+        (Traits("ios"), Traits("mac", "mac"), "system"),
+        (Traits("android"), Traits("mac"), "system"),
+    ],
+)
+def test_whether_two_can_be_one(opened: Traits, clicked: Traits, expected: Fit | Misfit) -> None:
+    """What both say must agree; what one leaves unsaid is no contradiction, and no agreement."""
+    assert compare(opened, clicked) == expected
