@@ -184,11 +184,11 @@ class Conversions:
         answer = await self._dub.track_sale(app, _encode(sale), patience_s=_PATIENCE_S)
         if _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
-        error = UnknownCustomer("Dub knows no such customer yet")
-        if self._still_new(entry):
-            return Later(error, _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)], answer)
-        if await self._knows_customer(app, body):
+        error, still_new = UnknownCustomer("Dub knows no such customer yet"), self._still_new(entry)
+        if (entry.attempts or not still_new) and await self._knows_customer(app, body):
             return Delivered(answer)
+        if still_new:
+            return Later(error, _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)], answer)
         return Dead("Dub knows no such customer", error)
 
     async def _knows_customer(self, app: App, body: dict[str, Any]) -> bool:

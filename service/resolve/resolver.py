@@ -187,7 +187,8 @@ class Resolver:
             app_version=owed.app_version,
             budget_ms=0,
         )
-        rung = Rung(owed.evidence, parse_deep_link(owed.deep_link))
+        link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
+        rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
         steps = Steps(self._clock())

@@ -16,11 +16,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from service.resolve.errors import StoreFailed
+from service.store.batch import Row, Rows, Values, Work, Write, Written, write_all
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
@@ -33,25 +33,11 @@ _LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
 
-_ITS_OWN_FAULT = (
-    sqlite3.ProgrammingError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.DataError,
-)
-
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 
 class DataDirTaken(Exception):
     """Another firstopen writes to this directory."""
-
-
-@dataclass(slots=True, eq=False)
-class _Write:
-    work: Work[Any]
-    done: asyncio.Future[Any] | None  # None: written behind, nobody waits
 
 
 class Database:
@@ -84,8 +70,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._lock: int | None = None
-        self._waiting: deque[_Write] = deque()
-        self._behind: deque[_Write] = deque()
+        self._waiting: deque[Write] = deque()
+        self._behind: deque[Write | Row] = deque()
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
@@ -125,17 +111,24 @@ class Database:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._closing:
             raise StoreFailed("the store is closed")
-        self._waiting.append(_Write(work, done))
+        self._waiting.append(Write(work, done))
         self._wanted.set()
         self._urgent.set()
         return await done
 
     def write_behind(self, work: Work[object]) -> None:
         """Do the work within ``BEHIND_S``; while the disk fails it waits, the oldest forgotten first."""
+        self._write_soon(Write(work, None))
+
+    def write_row_behind(self, rows: Rows, values: Values) -> None:
+        """Write a row as ``write_behind`` does its work, in one statement with others of its kind."""
+        self._write_soon(Row(rows, values))
+
+    def _write_soon(self, write: Write | Row) -> None:
         if len(self._behind) >= BEHIND_MAX:
             self._behind.popleft()
             self.lost += 1
-        self._behind.append(_Write(work, None))
+        self._behind.append(write)
         self._wanted.set()
 
     async def read(self, work: Work[T], *, behind: bool = True) -> T:
@@ -161,16 +154,17 @@ class Database:
                 await self._linger()
             self._wanted.clear()
             self._urgent.clear()
-            batch = [*self._behind, *self._waiting]
+            behind, waiting = list(self._behind), list(self._waiting)
             self._behind.clear()
             self._waiting.clear()
-            if batch:
-                await self._commit(batch)
+            if behind or waiting:
+                await self._commit(behind, waiting)
             if self._closing and not self._waiting and (not self._behind or self.failing):
                 return
-            if self._behind:  # the disk fails: not in a tight loop
+            if self._behind:
                 self._wanted.set()
-                await self._linger(_RETRY_S)
+            if self.failing:
+                await self._linger(_RETRY_S)  # not in a tight loop
 
     async def _linger(self, seconds: float = BEHIND_S) -> None:
         """Let writes gather, unless somebody waits for one."""
@@ -180,46 +174,50 @@ class Database:
         except TimeoutError:
             return
 
-    async def _commit(self, batch: list[_Write]) -> None:
+    async def _commit(self, behind: list[Write | Row], waiting: list[Write]) -> None:
+        batch = [*behind, *waiting]
         try:
-            outcomes = await self._run(lambda: self._in_one_transaction(batch))
+            written = await self._run(lambda: self._in_one_transaction(batch))
         except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
-            failure = StoreFailed(str(exc))
-            self._behind.extendleft(reversed([each for each in batch if each.done is None]))  # in their order
-            while len(self._behind) > BEHIND_MAX:
-                self._behind.popleft()
-                self.lost += 1
-            for each in batch:
-                if each.done is not None and not each.done.done():
-                    each.done.set_exception(failure)
+            self._put_back(behind)
+            for each in waiting:
+                _end(each, StoreFailed(str(exc)))
             return
         self._committed()
         if self.failing is not None:
             self.failing = None
             self._log.info(Event.STORE_RECOVERED, lost=self.lost)
-        for each, outcome in zip(batch, outcomes, strict=True):
+        writes = (each for each in batch if isinstance(each, Write))
+        for each, outcome in zip(writes, written.outcomes, strict=True):
             if isinstance(outcome, Exception):
-                self._log.error(Event.STORE_REFUSED, error=type(outcome).__name__)
-            if each.done is not None and not each.done.done():
-                if isinstance(outcome, Exception):
-                    each.done.set_exception(StoreFailed(type(outcome).__name__))
-                else:
-                    each.done.set_result(outcome)
+                written.faults.append(outcome)
+                _end(each, StoreFailed(type(outcome).__name__))
+            else:
+                _end(each, outcome)
+        for fault in written.faults:
+            self._log.error(Event.STORE_REFUSED, error=type(fault).__name__)
 
-    def _in_one_transaction(self, batch: list[_Write]) -> list[object]:
-        """Commit the batch; a write that is itself faulty becomes its own outcome. In the thread."""
+    def _put_back(self, behind: list[Write | Row]) -> None:
+        """Keep what the disk did not take in its order, before what came since."""
+        self._behind.extendleft(reversed(behind))
+        while len(self._behind) > BEHIND_MAX:
+            self._behind.popleft()
+            self.lost += 1
+
+    def _in_one_transaction(self, batch: list[Write | Row]) -> Written:
+        """Commit the batch; a write that is itself faulty is left out of it. In the thread."""
         connection = self._connected()
         self._look_at_the_file(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [_outcome(each.work, connection) for each in batch]
+            written = write_all(connection, batch)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        return outcomes
+        return written
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -234,7 +232,7 @@ class Database:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
             _refuse_others(connection)
-            connection.executescript(f"{self._schema}PRAGMA user_version = {VERSION};")
+            connection.executescript(f"{self._schema};PRAGMA user_version = {VERSION};")
         except sqlite3.Error:
             connection.close()
             raise
@@ -312,13 +310,12 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
-    """Do one write; its own fault is its outcome, the disk's faults are raised."""
-    try:
-        return work(connection)
-    except _ITS_OWN_FAULT as exc:
-        return exc
-    except sqlite3.Error:
-        raise
-    except Exception as exc:  # noqa: BLE001  a mistake of ours must not end the writer
-        return exc
+def _end(write: Write, outcome: object) -> None:
+    """Tell who waits, if anybody does and still is there."""
+    done = write.done
+    if done is None or done.done():
+        return
+    if isinstance(outcome, StoreFailed):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)

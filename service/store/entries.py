@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
@@ -40,10 +41,17 @@ _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
 _KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
-_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
+_INSERT = """INSERT INTO entries
+    (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD = _INSERT + _ROW
+_OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT (id) DO NOTHING")
+_PAID = Rows(
+    table="entries",
+    before="DELETE FROM entries WHERE state = 'queued' AND kind = 'open' AND id IN (",
+    row="?",
+    after=")",
+)
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
 _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
@@ -77,11 +85,11 @@ class SqliteEntries:
 
     def owe(self, entry: Entry) -> None:
         """Keep an open soon, unless it is here already."""
-        self._database.write_behind(lambda connection: connection.execute(_OWE, self._row(entry)))
+        self._database.write_row_behind(_OWE, self._row(entry))
 
     def drop(self, entry_id: str) -> None:
         """Forget, soon, an open."""
-        self._behind("DELETE FROM entries WHERE id = ? AND state = 'queued' AND kind = 'open'", entry_id)
+        self._database.write_row_behind(_PAID, (entry_id,))
 
     async def due(
         self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
@@ -129,7 +137,7 @@ class SqliteEntries:
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         if state == "delivered" and entry.kind == "open":
-            self._behind("DELETE FROM entries WHERE id = ?", entry.id)
+            self.drop(entry.id)
         elif state == "delivered":
             query = "UPDATE entries SET state = ?, reason = ?, next_try = ?, sealed = NULL WHERE id = ?"
             self._behind(query, state, reason, now, entry.id)

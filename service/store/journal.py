@@ -14,6 +14,7 @@ from msgspec import structs
 from service.resolve.errors import StoreFailed
 from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
+from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
@@ -38,9 +39,13 @@ _OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = 
 _FORGOTTEN_AT_A_TIME = 1000
 _SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
-_KEEP = """INSERT INTO opens (open_id, app, device, at, seen, network, tells, record)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
-    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record"""
+_KEEP = Rows(
+    table="opens",
+    before="INSERT INTO opens (open_id, app, device, at, seen, network, tells, record) VALUES ",
+    row="(?, ?, ?, ?, ?, ?, ?, ?)",
+    after=""" ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
+    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record""",
+)
 _LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
 _OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
 
@@ -63,15 +68,10 @@ class SqliteJournal:
 
     def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
-        at = self._wall()
-
-        def keep(connection: sqlite3.Connection) -> object:
-            record = self._record(opened)
-            shifted = None if network is None else network - _SHIFT
-            row = (opened.open_id, opened.app, device, at, at, shifted, _tells(opened), record)
-            return connection.execute(_KEEP, row)
-
-        self._database.write_behind(keep)
+        at, shifted = self._wall(), None if network is None else network - _SHIFT
+        tells, record = _tells(opened), self._record(opened)
+        row = (opened.open_id, opened.app, device, at, at, shifted, tells, record)
+        self._database.write_row_behind(_KEEP, row)
 
     async def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; raises ``StoreFailed``."""

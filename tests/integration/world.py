@@ -175,7 +175,7 @@ class Disk:
         self._goes_on.set()
         commit = Database._in_one_transaction
 
-        def watched(database: Database, batch: Any) -> list[object]:
+        def watched(database: Database, batch: Any) -> Any:
             self._goes_on.wait(10)
             if self.full:
                 self.refused += 1

@@ -317,3 +317,26 @@ async def test_a_caller_that_gives_up_harms_nobody(database: Database) -> None:
     gone.cancel()
     await kept
     assert await database.read(texts) == ["gone", "kept"]
+
+
+async def test_what_comes_during_a_commit_is_in_the_next(tmp_path: Path) -> None:
+    """Writes that come while a commit runs reach the disk a moment later: the writer never falls behind."""
+    commits = 0
+    enough = asyncio.Event()
+
+    def committed() -> None:
+        nonlocal commits
+        commits += 1
+        if commits < 20:
+            store.write_behind(lambda _: None)
+        else:
+            enough.set()
+
+    store = Database(tmp_path, SCHEMA, configure_logs("critical"), committed=committed)
+    await store.open()
+    try:
+        store.write_behind(lambda _: None)
+        async with asyncio.timeout(10):  # it takes one
+            await enough.wait()
+    finally:
+        await store.close()

@@ -7,7 +7,7 @@ import pytest
 import structlog
 from msgspec import structs
 
-from service.resolve.owed import Entry
+from service.resolve.owed import Entry, Kind
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
@@ -104,3 +104,32 @@ async def test_no_question_walks_over_all_entries(
     await fill(entries, few, many)
     after = await steps_of(lambda: ask(entries, many + 2), database)
     assert after < before + few
+
+
+async def test_the_same_open_is_queued_once(entries: SqliteEntries) -> None:
+    """Two opens of one openId are one entry, also in one commit; leads of a lane are all kept."""
+    for number in range(100):
+        entries.owe(structs.replace(OPEN, id=f"open-{number % 10}", lane=f"lane-{number % 10}"))
+    await entries.add(structs.replace(LEAD, id="lead-1"))
+    await entries.add(structs.replace(LEAD, id="lead-2"))
+    assert await entries.depths("queued") == {("open", "queued"): 10, ("lead", "queued"): 2}
+
+
+async def test_leads_of_a_lane_go_one_after_another(entries: SqliteEntries) -> None:
+    """Only the first entry of a customer is due, whatever its kind."""
+    assert not await entries.add(LEAD)
+    assert await entries.add(structs.replace(LEAD, id="sale", kind="sale"))
+    kinds: list[Kind] = ["open", "lead", "sale"]
+    assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["lead"]
+    entries.finish(LEAD, "delivered", "", NOW)
+    assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["sale"]
+
+
+async def test_what_is_held_is_not_due(entries: SqliteEntries) -> None:
+    """An app that Dub holds back has nothing due of that kind, and nobody else is held back with it."""
+    await entries.add(LEAD)
+    await entries.add(structs.replace(LEAD, id="globex", app="globex", lane="another"))
+    await entries.add(structs.replace(LEAD, id="sale", kind="sale", lane="a third"))
+    due = await entries.due(["lead", "sale"], NOW, 10, [("acme", "lead")])
+    assert [entry.id for entry in due] == ["globex", "sale"]
+    assert [entry.id for entry in await entries.due(["sale"], NOW, 10, [])] == ["sale"]

@@ -5,10 +5,10 @@ import statistics
 import msgspec
 
 from tests.bench.lab import Lab, Upstream, complaints
-from tests.bench.load import CONNECTIONS, Run, Subject, alternate, ratios, wrk
+from tests.bench.load import CONNECTIONS, Run, Subject, alternate, ratios, wrk, wrk_until
 from tests.bench.outside import queued, wait_until
 from tests.bench.paced import Arrivals, latencies_ms
-from tests.bench.processes import Server, fetch
+from tests.bench.processes import Failed, Server, fetch
 from tests.bench.table import Row
 
 BUDGET_MS = 500
@@ -102,8 +102,9 @@ def breaker(lab: Lab) -> list[Row]:
 def open_breaker(lab: Lab, upstream: Upstream, service: Server) -> Run:
     """Stall Dub, and let opens find that out."""
     upstream.stall()
-    run = wrk(lab, service.url, "new", 2)
-    wait_until(lambda: _held_back(service), within_s=_WITHIN_S, what="the breaker opens")
+    run = wrk_until(lab, service.url, "new", lambda: _held_back(service), at_most_s=int(_WITHIN_S))
+    if not _held_back(service):
+        raise Failed("the breaker does not open")
     return run
 
 
