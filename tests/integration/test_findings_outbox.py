@@ -13,7 +13,7 @@ from tests.support import FakeClock, FakeDub, LogLines, Service
 
 LEAD = {"eventName": "Sign up", "clickId": "click00000000000"}
 SALE = {"customerExternalId": "nobody", "amount": 500}
-SALE_CALLS_MAX = 5
+ATTEMPTS_MAX = 5  # in the minute for which a customer may still show up
 
 
 @pytest.fixture(autouse=True)
@@ -57,5 +57,6 @@ async def test_a_sale_of_nobodys_costs_few_calls(world: World) -> None:
         return 'firstopen_outbox_dead_entries{kind="sale"} 1.0' in metrics
 
     await world.eventually(dead, step_s=1)
-    assert 2 <= await world.calls("/track/sale") <= SALE_CALLS_MAX
-    assert await world.calls("/track/lead") == 1
+    attempts = await world.calls("/track/sale")
+    assert 2 <= attempts <= ATTEMPTS_MAX
+    assert await world.calls("/track/lead") < attempts  # whether Dub knows the customer, once a retry
