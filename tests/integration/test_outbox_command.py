@@ -165,7 +165,7 @@ def test_a_dead_letter_is_sent_again(outbox: Command, data_dir: Path) -> None:
     result = outbox("retry", "two")
     assert (result.exit_code, result.output) == (0, "1 queued again\n")
     assert depths(data_dir) == {("lead", "dead"): 2, ("lead", "queued"): 1}
-    due = at_the_store(data_dir, lambda entries: entries.due(("lead",), time.time(), 10, ()))
+    due = at_the_store(data_dir, lambda entries: entries.due(["lead"], time.time(), 10, ()))
     assert [entry.id for entry in due] == ["two"]
 
 
