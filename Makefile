@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SOURCES ?= ../shared/seeds
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients lint format bench k8s image-check lock clean
+.PHONY: help run test test-clients lint format bench contract-sources k8s image-check lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
 	@$(BIN)/firstopen serve
@@ -35,6 +36,9 @@ format: $(VENV)/dev.stamp ## let ruff rewrite what it can
 bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk if it is missing)
 	@command -v wrk >/dev/null || { apt-get update && apt-get install -y wrk; } >/dev/null
 	@$(BIN)/python -m tests.bench
+
+contract-sources: $(VENV)/dev.stamp ## compare tests/contract/schemas with Dub's pages, field by field (SOURCES=folder)
+	@$(BIN)/python -m tests.contract.sources $(SOURCES)
 
 k8s: $(VENV)/dev.stamp ## render every overlay of k8s/ and validate it offline
 	@$(BIN)/python -m tests.k8s

@@ -13,44 +13,50 @@ import structlog
 from litestar import Litestar, Router
 from prometheus_client import generate_latest
 
-from service.api.auth import AppKeys, Callers
+from service.api.auth import Callers
 from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
+from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
-from service.dub.breaker import BreakerPolicy
-from service.dub.client import ENDPOINTS, DubClient
-from service.dub.guard import Guards
+from service.compiled import (
+    app_keys,
+    compile_app,
+    guards,
+    lifetimes,
+    outbox_policy,
+)
+from service.dub.client import DubClient
 from service.dub.transport import open_transport
-from service.outbox.outbox import DurableOutbox, OutboxPolicy
+from service.outbox.outbox import DurableOutbox
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.first_launch import AppMatching, FirstLaunches
+from service.resolve.forgetting import Forgetting
 from service.resolve.identity import Identity, RandomIds, TrustedProxies
 from service.resolve.leads import Leads
 from service.resolve.matcher import Matcher
 from service.resolve.matching import Rules
 from service.resolve.model import App
 from service.resolve.networks import Networks
-from service.resolve.openings import Lifetimes, Openings
+from service.resolve.openings import Openings
 from service.resolve.owed import Kind
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
-from service.settings import AppSettings, Settings, compile_router
+from service.settings import AppSettings, Settings
 from service.stores import choose
 from service.telemetry import Event, Log, Metrics
 
-_DAY_S = 86_400
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
 
@@ -67,10 +73,10 @@ def create_app(
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
-    apps = {name: _compile(name, settings) for name in settings.apps}
+    apps = {name: compile_app(name, settings) for name in settings.apps}
     parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
-        [_keys(apps[name], name, settings) for name in settings.apps],
+        [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
     )
 
@@ -90,6 +96,7 @@ def create_app(
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
+            *installs_routes(callers, parts.forgetting),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),
@@ -133,24 +140,14 @@ class _Parts:
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
-        self.guards = _guards(settings, clock, self.metrics)
+        self.guards = guards(settings, clock, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
-        self.outbox = self._outbox(tuple(apps), new_id)
+        self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock))
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
-        self.conversions = Conversions(
-            dub=dub,
-            outbox=self.outbox,
-            apps=apps,
-            find_open=self.resolver.find,
-            known_for_s=recent.known_for_s,
-            lane=identity.customer,
-            new_id=new_id,
-            wall=wall,
-            timeout_s=timeout_s,
-        )
+        self.conversions = self._conversions(dub, apps, identity, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
             outbox=self.outbox,
@@ -158,16 +155,44 @@ class _Parts:
             journal=self.stores.journal,
             identity=identity,
         )
+        self.forgetting = Forgetting(
+            identity=identity,
+            memory=self.stores.memory,
+            looks=self._second_looks,
+            opens=self.stores.journal,
+            claims=self.stores.claims,
+            entries=self.stores.entries,
+        )
         self._replays = Replays(self.resolver, apps)
 
-    def _outbox(self, apps: tuple[str, ...], new_id: Callable[[], str]) -> DurableOutbox:
+    def _conversions(
+        self,
+        dub: DubClient,
+        apps: Mapping[str, App],
+        identity: Identity,
+        recent: RecentClicks,
+        new_id: Callable[[], str],
+    ) -> Conversions:
+        return Conversions(
+            dub=dub,
+            outbox=self.outbox,
+            apps=apps,
+            find_open=self.resolver.find,
+            still_looking=self.resolver.still_looking,
+            known_for_s=recent.known_for_s,
+            lane=identity.customer,
+            new_id=new_id,
+            wall=self._wall,
+            timeout_s=self._settings.dub.timeout_ms / 1000,
+        )
+
+    def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
             self.stores.entries,
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
-            policy=_outbox_policy(self._settings),
+            policy=outbox_policy(self._settings),
             wall=self._wall,
-            new_id=new_id,
             log=self._log,
             metrics=self.metrics,
         )
@@ -211,7 +236,7 @@ class _Parts:
         new_id: RandomIds,
     ) -> Resolver:
         memory = self.stores.memory
-        openings = Openings(memory, _lifetimes(self._settings), self._clock)
+        openings = Openings(memory, lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
@@ -223,7 +248,9 @@ class _Parts:
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
-        self._second_looks = SecondLooks(self.first_launch, openings, self._clock, self._sleep)
+        self._second_looks = SecondLooks(
+            self.first_launch, openings, climber.superseded, self._clock, self._sleep
+        )
         return Resolver(
             climber=climber,
             memory=memory,
@@ -232,8 +259,9 @@ class _Parts:
             identity=identity,
             openings=openings,
             second_looks=self._second_looks,
-            lifetimes=_lifetimes(self._settings),
+            lifetimes=lifetimes(self._settings),
             clock=self._clock,
+            wall=self._wall,
             new_id=new_id,
             log=self._log,
             metrics=self.metrics,
@@ -256,6 +284,7 @@ class _Parts:
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
+            await self.first_launch.remember(self.stores.journal)
             yield
 
     async def scrape(self) -> bytes:
@@ -297,65 +326,8 @@ async def _opened(
         yield
 
 
-def _compile(name: str, settings: Settings) -> App:
-    app = settings.apps[name]
-    return App(
-        name,
-        app.domains,
-        compile_router(name, app),
-        trusts_forwarded_ip=app.trusts_forwarded_ip,
-        clients_report_leads=app.leads == "client",
-        dub_api_key=settings.dub_api_keys.get(name, ""),
-        ip_matching=app.ip_matching,
-        analytics_calls_per_s=app.analytics_calls_per_s,
-    )
-
-
-def _keys(app: App, name: str, settings: Settings) -> AppKeys:
-    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
-    server = (key.encode() for key in settings.server_keys.get(name, ()))
-    return AppKeys(app, tuple(publishable), tuple(server))
-
-
 def _warn(settings: Settings, log: Log) -> None:
     if settings.secret_is_weak and not settings.demo:
         log.warning(Event.SECRET_WEAK)
     for variable in settings.keys_missing:
         log.warning(Event.KEYS_MISSING, variable=variable)
-
-
-def _lifetimes(settings: Settings) -> Lifetimes:
-    cache = settings.cache
-    return Lifetimes(
-        answer_ttl_s=cache.answer_ttl_s,
-        pending_ttl_s=cache.pending_ttl_s,
-        call_s=settings.dub.timeout_ms / 1000,
-    )
-
-
-def _guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
-    dub = settings.dub
-    policy = BreakerPolicy(
-        window_s=dub.breaker_window_s,
-        failures_min=dub.breaker_failures,
-        failure_ratio=dub.breaker_ratio,
-        open_s=dub.breaker_open_s,
-    )
-    return Guards(
-        ENDPOINTS,
-        policy=policy,
-        in_flight_max=dub.in_flight_max,
-        slow_s=dub.slow_ms / 1000,
-        clock=clock,
-        metrics=metrics,
-    )
-
-
-def _outbox_policy(settings: Settings) -> OutboxPolicy:
-    outbox = settings.outbox
-    return OutboxPolicy(
-        in_flight_max=outbox.in_flight_max,
-        backoff_min_s=outbox.backoff_min_s,
-        backoff_max_s=outbox.backoff_max_s,
-        expiry_s=outbox.expiry_days * _DAY_S,
-    )

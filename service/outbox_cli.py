@@ -67,7 +67,7 @@ def show(entry_id: str, *, reveal: bool) -> None:
         if reveal and payload is None:
             click.echo("   carries  nothing any more: it is delivered")
         elif reveal and payload is not None:
-            click.echo(json.dumps(json.loads(payload), indent=2, ensure_ascii=False))
+            click.echo(json.dumps(json.loads(entries.reveal(payload)), indent=2, ensure_ascii=False))
 
     _run(found)
 

@@ -1,8 +1,14 @@
 """Where this process keeps what it must not forget: on its own disk, or in a Valkey that replicas share."""
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from service.compiled import DAY_S, claims_ttl_s, memory_limits
+from service.resolve.errors import StoreFailed
+from service.resolve.forgetting import Kept, Opens
 from service.resolve.matcher import Claims
 from service.resolve.owed import Entries
 from service.resolve.ports import Journal, Memory
@@ -12,13 +18,26 @@ from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryLimits, MemoryStore
+from service.store.memory import MemoryStore
+from service.store.records import Records
 from service.store.sealing import Seal
 from service.telemetry import Log, Metrics
 
-_DAY_S = 86_400
+_HEAR_EVERY_S = 1.0
 
 Clock = Callable[[], float]
+
+
+class KeptOpens(Journal, Opens, Protocol):
+    """Opens, durable until an install is to be forgotten."""
+
+
+class KeptClaims(Claims, Kept, Protocol):
+    """Claims, durable until an install is to be forgotten."""
+
+
+class KeptEntries(Entries, Kept, Protocol):
+    """The outbox, durable until an install is to be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +45,9 @@ class Stores:
     """What is remembered. ``problems`` names what does not work at the moment."""
 
     memory: Memory
-    journal: Journal
-    claims: Claims
-    entries: Entries
+    journal: KeptOpens
+    claims: KeptClaims
+    entries: KeptEntries
     open: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     problems: Callable[[], list[str]]
@@ -52,9 +71,16 @@ def refuse_bad_valkey_url(url: str) -> None:
 def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
     schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA
     database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
-    journal = SqliteJournal(database, clock, wall)
+    seal = Seal(settings.secrets)
+    journal = SqliteJournal(database, seal, clock, wall)
     claims = SqliteClaims(database, wall)
-    housekeeping = Housekeeping(journal, claims, settings.installs.install_ttl_days * _DAY_S, wall)
+    housekeeping = Housekeeping(
+        journal,
+        claims,
+        opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
+        claims_ttl_s=claims_ttl_s(settings),
+        wall=wall,
+    )
 
     async def open_() -> None:
         await database.open()
@@ -65,10 +91,10 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
         await database.close()
 
     return Stores(
-        memory=MemoryStore(_memory_limits(settings), clock),
+        memory=MemoryStore(memory_limits(settings), clock),
         journal=journal,
         claims=claims,
-        entries=SqliteEntries(database, Seal(settings.secrets)),
+        entries=SqliteEntries(database, seal),
         open=open_,
         close=close,
         problems=lambda: [f"disk: {database.failing}: no leads"] if database.failing else [],
@@ -76,23 +102,44 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
 
 
 def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    from service.store.shared import SharedClaims, SharedJournal, SharedMemory, Times
+    from service.store.shared import SharedClaims, SharedMemory, Times
     from service.store.shared_entries import SharedEntries
+    from service.store.shared_journal import SharedJournal
     from service.store.valkey import Behind, Valkey
 
     valkey = Valkey(settings.valkey_url, metrics.valkey_faults, log, clock)
     behind = Behind(valkey, "keep")
-    times = Times(clock, wall)
-    ttl_s = settings.installs.install_ttl_days * _DAY_S
-    longest_window_s = max(app.match_window_s for app in settings.apps.values())
-    entries = SharedEntries(valkey, Seal(settings.secrets), clock)
+    seal = Seal(settings.secrets)
+    records = Records(seal, clock, wall)
+    memory = SharedMemory(
+        memory_limits(settings),
+        Times(clock, wall),
+        valkey,
+        behind,
+        records=records,
+        secret=settings.secrets[0],
+        asked=metrics.cache,
+    )
+    entries = SharedEntries(valkey, seal, clock)
+    hearing: list[asyncio.Task[None]] = []
+
+    async def hear() -> None:
+        """Listen to what others forget; it also finds out, with no traffic, that the server is back."""
+        while True:
+            with contextlib.suppress(StoreFailed):
+                await memory.hear()
+            await asyncio.sleep(_HEAR_EVERY_S)
 
     async def open_() -> None:
         behind.start()
         entries.start()
         await valkey.note_durability()
+        hearing.append(asyncio.create_task(hear()))
 
     async def close() -> None:
+        for task in hearing:
+            task.cancel()
+        await asyncio.gather(*hearing, return_exceptions=True)
         await entries.close()
         await behind.close()
         await valkey.close()
@@ -102,24 +149,15 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
             return []
         return [f"Valkey: {valkey.failing}: nothing is shared, no clicks by address, no leads"]
 
+    ttl_s = settings.installs.install_ttl_days * DAY_S
     return Stores(
-        memory=SharedMemory(_memory_limits(settings), times, valkey, behind, metrics.cache),
-        journal=SharedJournal(valkey, behind, times, ttl_s),
-        claims=SharedClaims(valkey, max(ttl_s, longest_window_s + _DAY_S)),
+        memory=memory,
+        journal=SharedJournal(
+            valkey, behind, records=records, pending=memory.pending, wall=wall, ttl_s=ttl_s
+        ),
+        claims=SharedClaims(valkey, behind, claims_ttl_s(settings)),
         entries=entries,
         open=open_,
         close=close,
         problems=problems,
-    )
-
-
-def _memory_limits(settings: Settings) -> MemoryLimits:
-    cache = settings.cache
-    return MemoryLimits(
-        opens_max=cache.opens_max,
-        open_ttl_s=cache.answer_ttl_s,
-        links_max=cache.links_max,
-        link_ttl_s=cache.link_stale_days * _DAY_S,
-        unknown_links_max=cache.unknown_links_max,
-        unknown_link_ttl_s=cache.unknown_link_ttl_s,
     )

@@ -19,11 +19,11 @@ from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
 from service.api.http import JSONReply, LeanRequest, strict_body
-from service.api.problems import CORS, RAW_CORS, documented
+from service.api.problems import CORS, RAW_CORS, RAW_EVENTS_CORS, documented
 from service.resolve.conversions import Conversions
-from service.resolve.errors import UnknownLink, WrongKind
+from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink, WrongKind
 from service.resolve.events import EventFeed, Page
-from service.resolve.model import Link
+from service.resolve.model import Link, OpenReport
 from service.resolve.resolver import Resolver
 
 _NO_TRACK = "dub-no-track"
@@ -59,8 +59,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
         """Answer the click and link of an open; 404 for a link that Dub does not know."""
         report = data.to_report(callers.identify(request), budget_ms)
         if _asks_for_no_track(request):
-            found = await resolver.look_up(report) if report.deep_link else None
-            return _opened(None, found, report.deep_link, pending=False)
+            return await _looked_up(resolver, report)
         opened = (await resolver.settle(report)).open
         degraded = opened.pending and opened.source in ("stale", "parsed")
         reply = _opened(opened.click_id, opened.link, report.deep_link, pending=degraded)
@@ -146,7 +145,7 @@ def _preflight(path: str) -> HTTPRouteHandler:
     @route(path, http_method="OPTIONS", include_in_schema=False)
     async def preflight() -> ASGIResponse:
         """Tell a browser that it may."""
-        return Preflight()
+        return Preflight(RAW_EVENTS_CORS if path == "/events" else RAW_CORS)
 
     return preflight
 
@@ -155,6 +154,17 @@ def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, p
     if link is None and deep_link is not None and not pending:
         raise UnknownLink(f"Deep link not found: {deep_link}")
     return DubReply(TrackOpenReply(click_id, link))
+
+
+async def _looked_up(resolver: Resolver, report: OpenReport) -> "DubReply":
+    """Answer with the link alone; while nobody can say what it is, with nothing."""
+    try:
+        found = await resolver.look_up(report) if report.deep_link else None
+    except LinkUnknown:
+        raise UnknownLink(f"Deep link not found: {report.deep_link}") from None
+    except DubUnavailable:
+        found = None
+    return DubReply(TrackOpenReply(None, found))
 
 
 def _converted(answer: bytes, queued: bool) -> "DubReply":  # noqa: FBT001  as ``report`` returns it
@@ -182,12 +192,13 @@ class DubReply(JSONReply):
 class Preflight(ASGIResponse):
     """An empty reply with the headers that let any web page ask."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.status_code = 204
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": RAW_CORS})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -200,7 +211,7 @@ class PageReply(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it; a page that is cut short upstream is cut short here: the connection ends."""
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_CORS]
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_EVENTS_CORS]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

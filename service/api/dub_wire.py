@@ -26,7 +26,6 @@ _SAFE_INTEGER_MAX = 2**53 - 1  # beyond it JavaScript, and so Dub, cannot count
 
 Name = Annotated[str, Meta(max_length=100)]
 Url = Annotated[str, Meta(max_length=32_000)]
-Identifier = Annotated[str, Meta(max_length=256)]
 CustomerId = Annotated[str, Meta(min_length=1, max_length=100)]
 EventName = Annotated[str, Meta(max_length=_EVENT_NAME_MAX_CHARS)]
 Currency = Annotated[str, Meta(pattern="^[A-Za-z]{3}$")]
@@ -91,7 +90,7 @@ class LeadFields(Struct, frozen=True, kw_only=True, rename="camel"):
 class TrackLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
     """A lead on Dub's wire. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
 
-    click_id: Identifier = ""
+    click_id: str = ""
     customer_external_id: CustomerId | None = None
     external_id: CustomerId | None = None
     customer_id: CustomerId | None = None
@@ -112,10 +111,10 @@ class TrackSaleRequest(Struct, frozen=True, kw_only=True, rename="camel"):
     customer_external_id: CustomerId | None = None
     external_id: CustomerId | None = None
     customer_id: CustomerId | None = None
-    invoice_id: Identifier | None = None
+    invoice_id: str | None = None
     metadata: dict[str, Any] | None = None
     lead_event_name: EventName | None = None
-    click_id: Identifier | None = None
+    click_id: str | None = None
     customer_name: Name | None = None
     customer_email: str | None = None
     customer_avatar: Url | None = None

@@ -1,7 +1,7 @@
 """The query of ``GET /events``, by Dub's published page: checked, and held to the app's own domains.
 
-What is not on the page is not passed on. A filter that reads like a list is one: ``US,CA`` is one of,
-``-US,CA`` is none of.
+What is neither on the page nor sent by Dub's own clients is not passed on. A filter that reads like a
+list is one: ``US,CA`` is one of, ``-US,CA`` is none of.
 """
 
 import re
@@ -82,6 +82,7 @@ FILTERS: dict[str, Check] = {
     "limit": _integer(1, _LIMIT_MAX),
     "sortBy": _one_of("timestamp"),
     "sortOrder": _one_of("asc", "desc"),
+    "order": _one_of("asc", "desc"),  # the older name of sortOrder
     "domain": _text,
     "key": _text,
     "linkId": _text,
@@ -93,9 +94,11 @@ FILTERS: dict[str, Check] = {
     "tenantId": _text,
     "programId": _text,
     "tagId": _text,
+    "tagIds": _text,  # the older name of tagId
     "folderId": _text,
     "groupId": _text,
     "partnerId": _text,
+    "partnerTagId": _text,
     "customerId": _text,
     "country": _each(r"[A-Z]{2}", "two-letter ISO 3166-1 codes"),
     "city": _text,
@@ -116,6 +119,7 @@ FILTERS: dict[str, Check] = {
     "qr": _one_of("true", "false"),
     "root": _one_of("true", "false"),
     "saleType": _one_of("new", "recurring"),
+    "eventName": _text,
     "query": _text,
 }
 

@@ -134,6 +134,7 @@ class StrictBody(MsgspecDTO[Any]):
         except msgspec.ValidationError as exc:
             if " - at `" not in str(exc) and _is_deep(value):
                 raise MalformedBody("body: is nested too deep") from exc
+            _refuse_if_cut_off(value)
             raise _invalid(exc, self.model) from exc
         except RecursionError as exc:
             raise MalformedBody("body: is nested too deep") from exc
@@ -187,6 +188,18 @@ def _is_deep(body: bytes) -> bool:
         if depth > _NESTING_MAX:
             return True
     return False
+
+
+def _refuse_if_cut_off(body: bytes) -> None:
+    """Hear a body out, since decoding ends at its first wrong field: what is not JSON has no fields."""
+    try:
+        json.loads(body.decode(), parse_int=float)
+    except UnicodeDecodeError as exc:
+        raise MalformedBody("body: is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise MalformedBody(f"body: is not JSON: {exc}") from exc
+    except RecursionError:
+        return  # deeper than anybody reads: the wrong field says more
 
 
 def _invalid(exc: msgspec.ValidationError, model: type[Struct]) -> InvalidField:

@@ -85,7 +85,11 @@ CORS = {
     "Access-Control-Allow-Methods": "POST, OPTIONS",
     "Access-Control-Allow-Headers": "Content-Type, Authorization",
 }
-RAW_CORS = [(name.lower().encode(), value.encode()) for name, value in CORS.items()]
+EVENTS_CORS = {**CORS, "Access-Control-Allow-Methods": "GET, OPTIONS"}
+RAW_CORS, RAW_EVENTS_CORS = (
+    [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    for headers in (CORS, EVENTS_CORS)
+)
 
 
 def problem(status: int, message: str) -> Problem:
@@ -129,8 +133,9 @@ class Problems:
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
         reply = self._reply(request, exc)
-        if request.scope["path"].startswith(_DUB_PATHS):
-            reply.headers.update(CORS)
+        path = request.scope["path"]
+        if path.startswith(_DUB_PATHS):
+            reply.headers.update(EVENTS_CORS if path.startswith("/events") else CORS)
         return reply
 
     def _reply(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:

@@ -29,7 +29,7 @@ class Breaker:
         self._clock = clock
         self._opened_at: float | None = None
         self._probing = False
-        self._window_ends = 0.0
+        self._half = 0  # of the window, counted from the clock's zero
         self._calls = self._failures = self._failures_before = self._calls_before = 0
 
     @property
@@ -86,12 +86,11 @@ class Breaker:
 
     def _count(self, *, failed: bool) -> None:
         """Count in the running half of the window; the half before it counts too."""
-        now = self._clock()
-        if now >= self._window_ends:
-            half_s = self._policy.window_s / 2
-            recent = now < self._window_ends + half_s
-            self._calls_before, self._failures_before = (self._calls, self._failures) if recent else (0, 0)
+        half = int(self._clock() / (self._policy.window_s / 2))
+        if half != self._half:
+            follows = half == self._half + 1
+            self._calls_before, self._failures_before = (self._calls, self._failures) if follows else (0, 0)
             self._calls = self._failures = 0
-            self._window_ends = now + half_s
+            self._half = half
         self._calls += 1
         self._failures += failed

@@ -99,13 +99,14 @@ class DubClient:
         return await self._ask(self._opens, app, patience_s, request, self._opened)
 
     async def track_first_open(
-        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
         headers = [
             _JSON,
             (b"User-Agent", user_agent.encode("ascii")),
             (b"X-Forwarded-For", ip.encode("ascii")),
+            *([_NO_TRACK] if no_track else ()),
         ]
         request = _post(self._open_url, headers, encode(TrackOpen(dub_domain=domain)))
         return await self._ask(self._opens, app, patience_s, request, self._opened)
@@ -233,7 +234,8 @@ class _Bounded:
             case None:
                 return
             case asyncio.CancelledError() if self._expired:
-                self._task.uncancel()
+                if self._task.uncancel() > 0:  # somebody else wants it to stop, too
+                    raise exc
                 raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
                 raise _unavailable(exc, answered=self.answered) from exc

@@ -15,11 +15,12 @@ from msgspec import Struct
 
 from service.dub.breaker import Breaker, BreakerPolicy
 from service.resolve.deadlines import Deadlines
-from service.resolve.errors import DubCrowded, DubHeldBack, DubThrottled
+from service.resolve.errors import DubCrowded, DubHeldBack, DubThrottled, DubUnavailable
 from service.telemetry import Metrics
 
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
+_AWAY_AFTER = 3  # failures in a row: one entry that always fails is no outage
 
 
 class Call(Struct, gc=False, eq=False):
@@ -56,7 +57,7 @@ class Guard:
         self._clock = clock
         self._on_back = on_back
         self._took = took
-        self._failing = False
+        self._failures = 0  # in a row
         self._held: dict[str, float] = {}
         self._calls: dict[Call, None] = {}
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -75,28 +76,34 @@ class Guard:
         """
         now = self._clock()
         self._count_slow(now)
-        if self._held:
-            self._refuse_held(app, now)
+        self._refuse_held(app, now)
         probe = self._admit()
-        if self.in_flight >= self._in_flight_max and not probe:
+        if self.in_flight < self._in_flight_max or probe:
+            self.in_flight += 1
+        else:
             await self._wait_for_a_place(patience_s)
-            probe = self._admit()
-            now = self._clock()
+            try:
+                now = self._clock()
+                self._refuse_held(app, now)
+                probe = self._admit()
+            except DubUnavailable:
+                self._give_on()
+                raise
         call = Call(now, probe)
         self._calls[call] = None
-        self.in_flight += 1
         return call
 
     def leave(self, call: Call, *, answered: bool | None) -> None:
         """Give a place back; ``answered`` is ``None`` for a call that says nothing about Dub's health."""
-        self.in_flight -= 1
-        took_s = self._clock() - call.began
+        now = self._clock()
+        self._count_slow(now)
+        took_s = now - call.began
         self._took(took_s)
         self._usual_s += _SMOOTHING * (took_s - self._usual_s)
         if not call.counted:
-            self._calls.pop(call, None)
+            del self._calls[call]
             self._count(call, answered=answered)
-        self._next_turn()
+        self._give_on()
 
     def hold(self, app: str, seconds: float) -> None:
         """Hold this app's calls back, as Dub asked, for a minute at most."""
@@ -129,7 +136,7 @@ class Guard:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self._next_turn()  # it was ours, and goes to the next
+                self._give_on()  # it was ours, and goes to the next
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -137,12 +144,14 @@ class Guard:
         finally:
             self._deadlines.take_back(ticket)
 
-    def _next_turn(self) -> None:
-        while self._queue and self.in_flight < self._in_flight_max:
+    def _give_on(self) -> None:
+        """Give a place to whoever waits longest; it stays counted, so that nobody else takes it meanwhile."""
+        while self._queue and self.in_flight <= self._in_flight_max:  # more only with a probe
             turn = self._queue.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
+        self.in_flight -= 1
 
     def _count_slow(self, now: float) -> None:
         """Count calls that have become slow: they may not end for a long time."""
@@ -160,11 +169,11 @@ class Guard:
             self.breaker.abandoned(probe=call.probe)
         elif answered:
             self.breaker.succeeded(probe=call.probe)
-            if self._failing:
-                self._failing = False
+            if self._failures >= _AWAY_AFTER:
                 self._on_back()
+            self._failures = 0
         else:
-            self._failing = True
+            self._failures += 1
             self.breaker.failed(probe=call.probe)
 
 

@@ -1,21 +1,26 @@
 """The delivery loop over a store.
 
 What can go wrong: an entry is sent twice at once, or overtakes an earlier one of its customer; a thousand
-entries try at once while Dub is down; an entry that always fails stands in the way of the others. So what
-is in hand is marked as taken, a lane has one entry under way, attempts stop while the circuit breaker
-holds Dub's endpoint back, and who fails goes back with a time of its own.
+entries try at once while Dub is down; an entry that always fails stands in the way of the others; one is
+dropped although its caller was told that it is queued. So what is in hand is marked as taken, a lane has
+one entry under way, attempts stop while the circuit breaker holds Dub's endpoint back, who fails goes back
+with a time of its own, and only an entry whose caller still waits to hear of it is dropped.
+
+Looking at the disk costs a commit, so it looks when something may have become due: not after every lead.
 """
 
 import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
-from msgspec import Struct
+from msgspec import structs
 
-from service.resolve.errors import DubHeldBack, DubThrottled, FirstopenError, StoreFailed
+from service.outbox.policy import OutboxPolicy
+from service.resolve.errors import DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
     Dead,
     Deliver,
@@ -33,21 +38,22 @@ from service.telemetry import Event, Log, Metrics, where
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _PAGE = 128
-_POLL_S = 1.0  # a command line may have written
+_POLL_S = 1.0  # a command line may have written, and opens are owed without a word
+_SOON_S = 0.01
 _EXPIRE_EVERY_S = 60.0
+_LAUNCHES_A_TURN = 4
 _encode = msgspec.json.Encoder().encode
 
 
-class OutboxPolicy(Struct, frozen=True, kw_only=True):
-    """How hard to try. Times in seconds."""
-
-    in_flight_max: int
-    backoff_min_s: float
-    backoff_max_s: float
-    expiry_s: float
-
-
 Drops = Callable[[FirstopenError], bool]
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """A caller that waits for what becomes of its entry, and which errors it takes it back with."""
+
+    heard: asyncio.Future[Verdict]
+    drops: Drops
 
 
 class DurableOutbox:
@@ -61,7 +67,6 @@ class DurableOutbox:
         held: Callable[[Kind, str], float],
         policy: OutboxPolicy,
         wall: Callable[[], float],
-        new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
         jitter: Callable[[], float] = random.random,
@@ -71,18 +76,22 @@ class DurableOutbox:
         self._held = held
         self._policy = policy
         self._wall = wall
-        self._new_id = new_id
         self._log = log
         self._metrics = metrics
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
+        self._settled: set[str] = set()  # while the store is being read: what it says of these is old
         self._lanes: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, asyncio.Future[Verdict]] = {}
+        self._draining = 0  # of these, those that no caller brought
+        self._waiters: dict[str, _Waiter] = {}
         self._awaited: set[str] = set()
         self._releasing: set[asyncio.Task[None]] = set()
+        self._followed: set[str] = set()  # lanes in which somebody waits for his turn
+        self._look_at = 0.0
         self._wake = asyncio.Event()
+        self._place = asyncio.Event()
         self._hasten = False
         self._loop: asyncio.Task[None] | None = None
         self._next_expiry = 0.0
@@ -106,7 +115,7 @@ class DurableOutbox:
     def dub_is_back(self) -> None:
         """Try everything at once: Dub answers again."""
         self._hasten = True
-        self._wake.set()
+        self._look_by(self._wall())
 
     async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | None:
         """Write an entry down, send it, and wait for its first attempt; raises ``StoreFailed``."""
@@ -116,23 +125,23 @@ class DurableOutbox:
         except BaseException:
             self._taken.discard(entry.id)
             raise
-        waiter: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiters[entry.id] = waiter
+        heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiters[entry.id] = _Waiter(heard, drops)
         try:
             if self._held(entry.kind, entry.app) > 0:
-                self._taken.discard(entry.id)
                 error = DubHeldBack("circuit breaker open")
                 if drops(error):
-                    await self._entries.remove(entry.id)
+                    await self._forget(entry.id)
+                self._taken.discard(entry.id)
                 return Later(error)
             if behind_another or entry.waits_for or entry.lane in self._lanes:
                 self._wait_for_its_turn(entry)
             else:
-                self._launch(entry, drops)
+                self._launch(entry, brought=True)
             async with asyncio.timeout(wait_s):
-                return await waiter
+                return await heard
         except TimeoutError:
-            return None
+            return None if heard.cancelled() else heard.result()
         finally:
             del self._waiters[entry.id]
 
@@ -142,7 +151,16 @@ class DurableOutbox:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._entries.remove(entry_id)
+        await self._forget(entry_id)
+
+    async def _forget(self, entry_id: str) -> None:
+        """Remove an entry; nobody sends it meanwhile."""
+        self._taken.add(entry_id)
+        try:
+            await self._entries.remove(entry_id)
+        finally:
+            self._taken.discard(entry_id)
+            self._settled.add(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
@@ -157,30 +175,38 @@ class DurableOutbox:
         return await self._entries.depths("queued", "dead"), 0 if oldest is None else self._wall() - oldest
 
     def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
-        """Write an open down, soon, to be reported to Dub later."""
+        """Write an open down, soon, to be reported to Dub later. An openId is queued once.
+
+        One device may owe one link under two openIds (it asked before a restart and after): both are sent,
+        for each has somebody who waits for its click, and Dub gives them the same one.
+        """
         now = self._wall()
         self._entries.owe(
             Entry(
-                id=self._new_id(),
+                id=owed.open_id,
                 app=owed.app,
                 kind="open",
                 lane=owed.key.hex(),
                 created=now,
                 next_try=now + not_before_s,
-                payload=_encode(owed),
+                whose=owed.device,
+                payload=_encode(structs.replace(owed, arrived=now)),
             )
         )
 
-    def paid(self, open_id: str, key: bytes) -> None:
+    def paid(self, open_id: str) -> None:
         """Forget the open's entry: Dub has it; and let go what waited for its click."""
-        self._entries.drop_lane(key.hex())
+        self._entries.drop(open_id)
         self.let_go(open_id)
 
     def _wait_for_its_turn(self, entry: Entry) -> None:
+        self._taken.discard(entry.id)
         if entry.waits_for:
             self._awaited.add(entry.waits_for)
-        self._taken.discard(entry.id)
-        self._wake.set()
+            return
+        self._followed.add(entry.lane)
+        if entry.lane not in self._lanes:
+            self._look_by(self._wall())
 
     def let_go(self, open_id: str) -> None:
         """Send what waits for this open."""
@@ -195,7 +221,13 @@ class DurableOutbox:
             await self._entries.release(open_id, self._wall())
         except StoreFailed:
             self._awaited.add(open_id)
-        self._wake.set()
+        self._look_by(self._wall())
+
+    def _look_by(self, when: float) -> None:
+        """Look at the disk at this time (Unix seconds) at the latest."""
+        if when < self._look_at:
+            self._look_at = when
+            self._wake.set()
 
     async def _run(self) -> None:
         while True:
@@ -208,9 +240,10 @@ class DurableOutbox:
                 await asyncio.sleep(_POLL_S)
 
     async def _round(self) -> None:
-        """Send what is due, and wait for a reason to look again."""
-        self._wake.clear()
+        """Wait until something may be due, and send what is."""
+        await self._pause()
         now = self._wall()
+        self._look_at = now + _POLL_S
         if now >= self._next_expiry:
             self._next_expiry = now + _EXPIRE_EVERY_S
             expired = await self._entries.expire(now - self._policy.expiry_s, now)
@@ -219,57 +252,92 @@ class DurableOutbox:
         if self._hasten:
             self._hasten = False
             await self._entries.hasten(now)
-        held = self._held_back()
-        limit = _PAGE + len(self._taken)
-        due = await self._entries.due(now, limit, held)
-        ready = deque(entry for entry in due if entry.id not in self._taken)
+        due = await self._due(now)
+        ready = deque(entry for entry in due if entry.id not in self._taken and entry.id not in self._settled)
         self._taken.update(entry.id for entry in ready)
         try:
-            while ready:
-                if len(self._running) >= self._policy.in_flight_max:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    continue
-                entry = ready.popleft()
-                if entry.lane in self._lanes or self._held(entry.kind, entry.app) > 0:
-                    self._taken.discard(entry.id)
-                else:
-                    self._launch(entry, None)
+            await self._send(ready)
         finally:
             self._taken.difference_update(entry.id for entry in ready)
-        if len(due) < limit:
-            await self._pause(now, held)
 
-    async def _pause(self, now: float, held: Collection[tuple[str, Kind]]) -> None:
-        """Wait until something is due again, or something has happened."""
-        waits = [_POLL_S, *(self._held(kind, app) for app, kind in held)]
-        next_due = await self._entries.next_due(now)
-        if next_due is not None:
-            waits.append(next_due - self._wall())
+    async def _pause(self) -> None:
+        """Wait until it is time to look: for a second at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(min(waits), 0.01)):
-                await self._wake.wait()
+            async with asyncio.timeout(_POLL_S):
+                while (wait_s := self._look_at - self._wall()) > 0:
+                    self._wake.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self._wake.wait()
 
-    def _held_back(self) -> list[tuple[str, Kind]]:
-        return [(app, kind) for app in self._apps for kind in _KINDS if self._held(kind, app) > 0]
+    async def _due(self, now: float) -> Sequence[Entry]:
+        """Ask for what is due, of kinds that Dub takes just now; see to it that no time is missed."""
+        self._settled.clear()
+        held_s = {(app, kind): self._held(kind, app) for app in self._apps for kind in _KINDS}
+        held = [whose for whose, seconds in held_s.items() if seconds > 0]
+        if held:
+            self._look_by(now + min(held_s[whose] for whose in held))
+        kinds = [kind for kind in _KINDS if any(held_s[app, kind] <= 0 for app in self._apps)]
+        if not kinds:
+            return ()
+        limit = _PAGE + len(self._taken)
+        due = await self._entries.due(kinds, now, limit, [whose for whose in held if whose[1] in kinds])
+        if len(due) >= limit:
+            self._look_by(now)
+        return due
 
-    def _launch(self, entry: Entry, drops: Drops | None) -> None:
+    async def _send(self, ready: deque[Entry]) -> None:
+        """Send what was found, a few at a time and a few in each turn of the loop: answers go first."""
+        launched = 0
+        while ready:
+            if self._draining >= self._policy.in_flight_max:
+                self._place.clear()
+                await self._place.wait()
+            elif launched == _LAUNCHES_A_TURN:
+                launched = 0
+                await asyncio.sleep(0)
+            else:
+                entry = ready.popleft()
+                if entry.id in self._settled:
+                    self._taken.discard(entry.id)
+                elif entry.lane in self._lanes:
+                    self._followed.add(entry.lane)
+                    self._taken.discard(entry.id)
+                elif self._held(entry.kind, entry.app) > 0:
+                    self._taken.discard(entry.id)
+                else:
+                    launched += 1
+                    self._launch(entry, brought=False)
+
+    def _launch(self, entry: Entry, *, brought: bool) -> None:
         self._lanes.add(entry.lane)
-        self._running[entry.id] = asyncio.create_task(self._attempt(entry, drops))
+        self._draining += not brought
+        self._running[entry.id] = asyncio.create_task(self._attempt(entry, brought=brought))
 
-    async def _attempt(self, entry: Entry, drops: Drops | None) -> None:
+    async def _attempt(self, entry: Entry, *, brought: bool) -> None:
+        """Send an entry once. One that no caller ``brought`` may have others behind it, on disk."""
+        follow = not brought
         try:
             verdict = await self._verdict(entry)
+            dropped = self._tell(entry, verdict)
             with contextlib.suppress(StoreFailed):  # it is still queued then
-                await self._settle(entry, verdict, drops)
-            waiter = self._waiters.get(entry.id)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(verdict)
+                if dropped:
+                    await self._entries.remove(entry.id)
+                else:
+                    self._settle(entry, verdict)
+            follow = not brought and not isinstance(verdict, Later)
         finally:
+            self._draining -= not brought
             self._lanes.discard(entry.lane)
             self._taken.discard(entry.id)
+            self._settled.add(entry.id)
             del self._running[entry.id]
-            self._wake.set()
+            self._place.set()
+            if entry.lane in self._followed:
+                self._followed.discard(entry.lane)
+                follow = True
+            if follow:
+                self._look_by(self._wall())
 
     async def _verdict(self, entry: Entry) -> Verdict:
         try:
@@ -282,7 +350,16 @@ class DurableOutbox:
             )
             return Later(FirstopenError(type(exc).__name__))
 
-    async def _settle(self, entry: Entry, verdict: Verdict, drops: Drops | None) -> None:
+    def _tell(self, entry: Entry, verdict: Verdict) -> bool:
+        """Tell the caller, if it still waits; return whether it takes the entry back with an error."""
+        waiter = self._waiters.get(entry.id)
+        if waiter is None or waiter.heard.done():
+            return False
+        waiter.heard.set_result(verdict)
+        error = None if isinstance(verdict, Delivered) else verdict.error
+        return error is not None and waiter.drops(error)
+
+    def _settle(self, entry: Entry, verdict: Verdict) -> None:
         now = self._wall()
         match verdict:
             case Delivered():
@@ -290,26 +367,18 @@ class DurableOutbox:
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
-            case Later(error=error) | Dead(error=FirstopenError() as error) if drops and drops(error):
-                await self._entries.remove(entry.id)
+            case Later(error=DubHeldBack()):
+                pass  # it never left: no attempt to note, and it goes when the breaker lets it
             case Later():
-                self._entries.put_off(entry.id, now + self._delay_s(entry, verdict), _reason(verdict.error))
+                next_try = now + self._policy.delay_s(entry, verdict, self._jitter())
+                self._entries.put_off(entry.id, next_try, _reason(verdict.error))
+                self._look_by(max(next_try, now + _SOON_S))
             case Dead():
                 self._entries.finish(entry, "dead", verdict.reason, now)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
-                self._log.error(
+                (self._log.info if verdict.organic else self._log.error)(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
                 )
-
-    def _delay_s(self, entry: Entry, later: Later) -> float:
-        """Return Dub's own time, or a full jitter over a bound that doubles."""
-        if later.after_s is not None:
-            return later.after_s
-        if isinstance(later.error, DubThrottled):
-            return later.error.retry_after_s
-        policy = self._policy
-        bound = min(policy.backoff_max_s, policy.backoff_min_s * float(2 ** min(entry.attempts, 16)))
-        return self._jitter() * bound
 
 
 def _reason(error: FirstopenError) -> str:

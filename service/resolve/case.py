@@ -5,9 +5,10 @@ from msgspec import UNSET, Struct, UnsetType
 from service.resolve.errors import ForeignDomain, InvalidField
 from service.resolve.evidence import DeepLink, canonical_domain
 from service.resolve.identity import answer_key
-from service.resolve.ladder import Ladder, Rung, ladder_of
-from service.resolve.model import App, OpenReport
+from service.resolve.ladder import Ladder, Rung, evidence_mask, ladder_of
+from service.resolve.model import App, Open, OpenReport
 from service.resolve.owed import OwedOpen
+from service.resolve.trace import Steps
 
 
 class Case(Struct, gc=False, eq=False):
@@ -22,6 +23,8 @@ class Case(Struct, gc=False, eq=False):
     key: bytes
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
+    owes: bool = False  # it was answered before, without Dub
+    network: int | None = None  # a keyed hash, once somebody has looked at the address
 
     @property
     def ip(self) -> str | None:
@@ -58,8 +61,27 @@ class Case(Struct, gc=False, eq=False):
         found = (rung.link for rung in self.ladder.rungs)
         return [(link.domain, link.key) for link in found if link is not None]
 
+    def says_more_than(self, known: Open) -> bool:
+        """Whether this report has evidence that one remembered had not: its "none" is no answer then."""
+        if known.click_id is not None or known.link is not None or known.pending:
+            return False
+        return bool(evidence_mask(self.ladder) & ~known.evidence)
+
+    def explain_at_once(self, opened: Open, steps: Steps) -> None:
+        """Say what needed no asking."""
+        if self.link is not None:
+            if not self.own:
+                steps.add("deep_link", "skipped", "is on none of this app's domains: routed as it is")
+            elif opened.pending:
+                steps.add("deep_link", "unavailable", "the budget was over before the open had its turn")
+            else:
+                steps.add("deep_link", "unknown", "is longer than any link of Dub's")
+        if self.own or self.link is None:
+            for skipped in self.ladder.skipped:
+                steps.add(skipped.evidence, "skipped", skipped.why)
+
     def owed(self, open_id: str, rung: Rung) -> OwedOpen:
-        """Return what it takes to report this open to Dub later, by this rung's link."""
+        """Return what it takes to report this open to Dub later, by this rung's link, or to match it."""
         report = self.report
         return OwedOpen(
             open_id=open_id,
@@ -69,7 +91,8 @@ class Case(Struct, gc=False, eq=False):
             evidence=rung.evidence,
             deep_link=rung.link.url if rung.link else "",
             user_agent=report.caller.user_agent,
-            ip=self.ip if self.app.trusts_forwarded_ip else None,
+            ip=self.ip,
+            by_address=self.ladder.rungs[-1].link is None,
             platform=report.platform,
             app_version=report.app_version,
         )

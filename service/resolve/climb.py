@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from service.resolve.case import Case
-from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
+from service.resolve.errors import DubTimedOut, DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.evidence import DeepLink
 from service.resolve.identity import Identity, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
@@ -66,6 +66,7 @@ class Climber:
             earlier = await self._earlier(case)
             again = _first_launch_again(earlier, case.offered)
             if again is not None:
+                self._first_launch.saw(case)
                 return self._openings.again(again, case)
         unknown_s: float | None = None
         for rung in ladder.rungs:
@@ -76,7 +77,8 @@ class Climber:
             try:
                 found = await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
             except DubUnavailable:
-                self._first_launch.saw(case)
+                if not dry:
+                    self._first_launch.saw(case)
                 raise
             if isinstance(found, Open):
                 return found
@@ -84,13 +86,25 @@ class Climber:
         return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
 
     async def look_up(self, case: Case, link: DeepLink, patience_s: float) -> Link | None:
-        """Ask Dub for a link without a trace; while Dub is away, what it once said stands in."""
+        """Ask Dub for a link without a trace; while Dub is away, what it once said stands in.
+
+        Raises ``LinkUnknown``, or ``DubUnavailable`` where nothing was said, within ``patience_s`` seconds.
+        """
         try:
-            return (await self._track(case, link, patience_s, no_track=True)).link
-        except LinkUnknown:
-            return None
-        except DubUnavailable:
-            return self._memory.link(link.domain, link.key)
+            async with asyncio.timeout(patience_s):
+                return (await self._track(case, link, patience_s, no_track=True)).link
+        except (DubUnavailable, TimeoutError) as exc:
+            known = self._memory.link(link.domain, link.key)
+            if known is None:
+                raise DubTimedOut("no answer within the budget") from exc
+            return known
+
+    def superseded(self, case: Case) -> bool:
+        """Whether this install's click was found by evidence that is stronger than its address."""
+        first = self._memory.answer(case.first_launch_key)
+        return (
+            first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
+        )
 
     async def _by_link(
         self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool
@@ -129,11 +143,16 @@ class Climber:
         if case.link is not None and not dry:
             earlier = await self._earlier(case)
         if any(not each.pending and (each.click_id or each.offered in FIRST_LAUNCH) for each in earlier):
+            self._first_launch.saw(case)
             steps.add("ip", "skipped", "this install was answered before: it is no first launch")
             return self._openings.unmatched(open_id, case, source=steps.source)
         began = self._clock()
         look = await self._first_launch.look(
-            case, max(until - began, 0), since=case.report.caller.arrived, claim=not dry
+            case,
+            max(until - began, 0),
+            since=case.report.caller.arrived,
+            claim=not dry,
+            superseded=partial(self.superseded, case),
         )
         outcome: Outcome = "matched" if look.click else "pending" if look.pending else "none"
         steps.add("ip", outcome, look.detail, self._clock() - began)

@@ -25,6 +25,10 @@ from service.resolve.ports import DubConversions
 
 LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
 _LOOK_AGAIN_EVERY_S = 2.0
+_CUSTOMER_AFTER_S = (2.0, 8.0, 25.0, 30.0)  # most sales of nobody's are organic: few calls for them
+_LOOK_AFTER_OPEN_EVERY_S = (
+    30.0  # an open that is settled lets its leads go; this is for what a crash swallows
+)
 _PATIENCE_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
@@ -53,8 +57,9 @@ class UnknownCustomer(FirstopenError):
 class Conversions:
     """Sends what an app or its backend reports, with the app's own Dub API key.
 
-    ``find_open`` recalls an open by its id; ``known_for_s`` says for how many seconds more Dub knows a
-    click at once; ``lane`` hashes whose it is; ``wall`` is Unix seconds.
+    ``find_open`` recalls an open by its id, ``still_looking`` says whether its click may show up late,
+    ``known_for_s`` for how many seconds more Dub knows a click at once; ``lane`` hashes whose it is;
+    ``wall`` is Unix seconds.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Conversions:
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
+        still_looking: Callable[[str], bool],
         known_for_s: Callable[[str], float],
         lane: Callable[[str, str], str],
         new_id: Callable[[], str],
@@ -74,13 +80,14 @@ class Conversions:
         self._outbox = outbox
         self._apps = apps
         self._find_open = find_open
+        self._still_looking = still_looking
         self._known_for_s = known_for_s
         self._lane = lane
         self._new_id = new_id
         self._wall = wall
         self._timeout_s = timeout_s
 
-    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "") -> Entry:
+    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "", whose: str = "") -> Entry:
         """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
         if not app.dub_api_key:
             raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
@@ -94,8 +101,9 @@ class Conversions:
             kind=conversion.kind,
             lane=self._lane(app.name, conversion.body["customerExternalId"]),
             waits_for=waits_for,
+            whose=whose,
             created=now,
-            next_try=now,
+            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
             payload=_encode(conversion),
         )
 
@@ -135,18 +143,28 @@ class Conversions:
             return Later(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
         body = conversion.body
         if conversion.open_id:
-            opened = await self._find_open(conversion.open_id)
-            if opened is not None and opened.pending:
-                return Later(DubUnavailable("the open it belongs to has no answer of Dub's yet"))
-            if opened is None or opened.click_id is None:
-                return Dead(_ORGANIC)
-            body = {**body, "clickId": opened.click_id}
+            credited = await self._credited(conversion.open_id)
+            if not isinstance(credited, str):
+                return credited
+            body = {**body, "clickId": credited}
         try:
             return await self._send(app, entry, conversion, body)
         except DubUnavailable as exc:
             return Later(exc)
         except DubRefused as exc:
             return self._refused(entry, exc)
+
+    async def _credited(self, open_id: str) -> str | Later | Dead:
+        """Return the click of the open that a lead names, or what that means for the lead."""
+        opened = await self._find_open(open_id)
+        if opened is None:
+            return Dead("the open that it names is forgotten")
+        if opened.click_id is not None:
+            return opened.click_id
+        if opened.pending or self._still_looking(open_id):
+            missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
+            return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
+        return Dead(_ORGANIC, organic=True)
 
     async def _send(self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]) -> Verdict:
         if conversion.kind == "sale":
@@ -166,10 +184,26 @@ class Conversions:
         answer = await self._dub.track_sale(app, _encode(sale), patience_s=_PATIENCE_S)
         if _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
-        error = UnknownCustomer("Dub knows no such customer yet")
-        if self._still_new(entry):
-            return Later(error, _LOOK_AGAIN_EVERY_S, answer)
+        error, still_new = UnknownCustomer("Dub knows no such customer yet"), self._still_new(entry)
+        if (entry.attempts or not still_new) and await self._knows_customer(app, body):
+            return Delivered(answer)
+        if still_new:
+            return Later(error, _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)], answer)
         return Dead("Dub knows no such customer", error)
+
+    async def _knows_customer(self, app: App, body: dict[str, Any]) -> bool:
+        """Tell a repeat from a sale of nobody: Dub answers both with nulls.
+
+        A deferred lead without a click records nothing, and is refused for a customer whom Dub does not
+        know. If it does know them, it had taken the sale before, and only its answer was lost.
+        """
+        whose = {name: body[name] for name in ("customerExternalId", "eventName")}
+        asked = _encode({"clickId": "", "mode": "deferred", **whose})
+        try:
+            await self._dub.track_lead(app, asked, patience_s=_PATIENCE_S)
+        except DubRefused:
+            return False
+        return True
 
     def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
         if exc.status in _OURS_TO_MEND or (exc.status == _NOT_FOUND and self._still_new(entry)):

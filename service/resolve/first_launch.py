@@ -17,10 +17,11 @@ from service.resolve.identity import upstream_user_agent
 from service.resolve.matcher import Matcher
 from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
 from service.resolve.model import Link, Match
-from service.resolve.ports import DubFirstOpens, Look
-from service.resolve.trace import CandidateTrace
+from service.resolve.ports import DubFirstOpens, Journal
+from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
 
+_AT_A_TIME = 500
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
 _FOR_GOOD: frozenset[Problem] = frozenset({"plan", "key", "refused", "not_configured"})
 _PROBLEMS: Mapping[Problem, str] = {
@@ -68,42 +69,64 @@ class FirstLaunches:
         found = ((name, app.feed.problem) for name, app in self._apps.items())
         return [f"apps.{name}: no matching by address: {_PROBLEMS[why]}" for name, why in found if why]
 
+    async def remember(self, journal: Journal) -> None:
+        """Take up again how crowded networks are, after a start."""
+        for name, app in self._apps.items():
+            try:
+                seen = await journal.sightings(name, self._wall() - app.rules.window_s)
+            except StoreFailed:
+                continue
+            for number, (network, device, at) in enumerate(seen):
+                app.matcher.remember(network, device, int(at * 1000))
+                if number % _AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+
     def saw(self, case: Case) -> None:
-        """Note an open that no evidence was found for yet: it counts towards how crowded its network is."""
+        """Note an open: it counts towards how crowded its network is."""
         app = self._apps.get(case.app.name)
         if app is not None:
-            app.matcher.saw(case.ip, case.device, self._opened_ms(case))
+            case.network = app.matcher.saw(case.ip, case.device, self._opened_ms(case))
 
     def found(self, case: Case, link: Link) -> None:
         """Use up, soon, the web clicks of an install that came by this link."""
         app = self._apps.get(case.app.name)
         if app is None:
             return
-        clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
+        case.network, clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
         if clicks:
             task = asyncio.create_task(self._claim(app.matcher, clicks, case.device))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def look(self, case: Case, timeout_s: float, *, since: float, claim: bool) -> Look:
+    async def look(
+        self, case: Case, timeout_s: float, *, since: float, claim: bool, superseded: Callable[[], bool]
+    ) -> Look:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
         app = self._apps.get(case.app.name)
         if app is None:
             return Look(_none("off"), "matching by address is off for this app")
-        ip = case.ip
-        network = app.matcher.networks.of(ip)
+        network = app.matcher.networks.of(case.ip)
         if network.key is None:
             reason = network.unmatchable or "no_address"
             return Look(_none(reason), EXPLANATIONS[reason])
+        case.network = network.key
         opened = self._first_open(case)
-        told = await self._told_by_dub(app, case, opened, timeout_s)
-        outcome = await app.feed.sync(since, timeout_s)
-        decide = app.matcher.match if claim else app.matcher.preview
+        told, outcome = await asyncio.gather(
+            self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
+            app.feed.sync(since, timeout_s),
+        )
+        if superseded():
+            return Look(_none("superseded"), "stronger evidence has found this install's click meanwhile")
         try:
-            decision = await decide(ip, opened, told)
+            if claim and outcome.is_final:
+                decision = await app.matcher.match(case.ip, opened, told)
+            else:  # nothing is claimed from a window that may lack the right click
+                decision = await app.matcher.preview(case.ip, opened, told)
         except StoreFailed:
-            detail = "the claim cannot be written down, so no click is given"
-            return Look(_none("not_recorded"), detail, pending=True, again=True)
+            why = "the claim cannot be written down, so no click is given"
+            return Look(_none("not_recorded"), why, pending=True, again=True)
+        if claim and not outcome.is_final:
+            app.matcher.saw(case.ip, case.device, opened.at_ms)
         return _looked(decision, outcome)
 
     async def close(self) -> None:
@@ -122,7 +145,7 @@ class FirstLaunches:
             return  # noted in memory all the same
 
     async def _told_by_dub(
-        self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float
+        self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float, *, no_track: bool
     ) -> Click | None:
         """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
         caller = case.report.caller
@@ -131,7 +154,12 @@ class FirstLaunches:
         user_agent = upstream_user_agent(caller.user_agent, case.device)
         try:
             found = await self._dub.track_first_open(
-                case.app.name, case.domain, user_agent=user_agent, ip=case.ip, patience_s=timeout_s
+                case.app.name,
+                case.domain,
+                user_agent=user_agent,
+                ip=case.ip,
+                patience_s=timeout_s,
+                no_track=no_track,
             )
         except (DubUnavailable, LinkUnknown):
             return None
@@ -155,7 +183,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
     )
     click = decision.click
-    if click is not None:
+    if click is not None and outcome.is_final:
         match = Match(
             "ip",
             guaranteed=False,
@@ -167,7 +195,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
     reason: NoMatch = decision.reason or "no_click"
     detail = EXPLANATIONS[reason]
-    if outcome.is_final or reason not in _CLICK_MAY_SHOW:
+    if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
         again = reason in _CLICK_MAY_SHOW
         return Look(_none(reason), detail, candidates=considered, again=again)
     if outcome.problem is not None:

@@ -54,6 +54,11 @@ class Ladder(Struct, frozen=True, gc=False):
 _BY_ADDRESS = Rung("ip")
 
 
+def evidence_mask(ladder: Ladder) -> int:
+    """Return which kinds of evidence a ladder has, one bit each."""
+    return sum(1 << STRENGTH[rung.evidence] for rung in ladder.rungs)
+
+
 def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
     """Sort what a report says, strongest first. ``link`` is its deep link, on one of the app's domains."""
     app = report.caller.app

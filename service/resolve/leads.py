@@ -69,7 +69,8 @@ class Leads:
         for good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
-        if opened is not None and opened.click_id is None and not opened.pending:
+        waits = opened is not None and (opened.pending or self._resolver.still_looking(opened.open_id))
+        if opened is not None and opened.click_id is None and not waits:
             return LeadAnswer(lead_id=None, status="organic")
         body, open_id = lead.body, ""
         if opened is None:
@@ -79,7 +80,7 @@ class Leads:
         else:
             open_id = opened.open_id
         conversion = Conversion(kind="lead", body=body, open_id=open_id)
-        entry = self._conversions.entry(app, conversion, waits_for=open_id)
+        entry = self._conversions.entry(app, conversion, waits_for=open_id, whose=self._whose(app, lead))
         verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
         match verdict:
             case Delivered(answer=answer):
@@ -120,6 +121,12 @@ class Leads:
         if not opens:
             raise UnknownOpen("installId: no open of this install is known, or it is forgotten by now")
         return next((opened for opened in opens if opened.click_id is not None or opened.pending), opens[0])
+
+    def _whose(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead is forgotten by, where its install is."""
+        if lead.install_id is not None:
+            return self._identity.devices(app.name, lead.install_id)[0]
+        return lead.open_id or ""
 
     async def _look_again(self, open_id: str) -> None:
         """Let a lead go whose open got its click while the lead was written down."""

@@ -44,9 +44,18 @@ class Matcher:
         self._crowds = Crowds(window.window_s)
         self._retirements = Retirements(window.window_s)
 
-    def saw(self, ip: str | None, install: str, at_ms: int) -> None:
-        """Note any open of the app, with a link or without: crowds are counted from them."""
-        self._saw(self.networks.of(ip), install, at_ms)
+    def saw(self, ip: str | None, install: str, at_ms: int) -> int | None:
+        """Note any open of the app, with a link or without: crowds are counted from them.
+
+        Returns the network, for ``remember``.
+        """
+        network = self.networks.of(ip)
+        self._saw(network, install, at_ms)
+        return network.key
+
+    def remember(self, network: int, install: str, at_ms: int) -> None:
+        """Note again what was noted before a stop."""
+        self._crowds.note(network, install, at_ms)
 
     async def match(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
         """Decide and claim; ``told`` is one more candidate, from Dub. The open itself is noted, too."""
@@ -64,20 +73,22 @@ class Matcher:
         """Decide as ``match`` would, and change nothing."""
         return await self._decide(self.networks.of(ip), opened, told, {})
 
-    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> list[str]:
-        """Note an install that was found by deep link, referrer or clipboard: its web clicks are used up.
+    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
+        """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
 
-        Those of its network, link and system, seen or yet to be seen. Returns those seen, to be claimed.
+        Those of its network, link and system, seen or yet to be seen. Returns the network, and the clicks
+        seen, to be claimed.
         """
         network = self.networks.of(ip)
         if network.key is None:
-            return []
+            return None, []
         self._crowds.note(network.key, opened.install, opened.at_ms)
         if not opened.device.system:
-            return []
+            return network.key, []
         retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
         self._retirements.note(network.key, retirement)
-        return [click.id for click in self.window.clicks(network.key) if retirement.covers(click)]
+        clicks = self.window.clicks(network.key)
+        return network.key, [click.id for click in clicks if retirement.covers(click)]
 
     async def claim(self, click_ids: Sequence[str], install: str) -> tuple[str, ...]:
         """Claim clicks for an install; returns those that are its own now."""
@@ -85,7 +96,8 @@ class Matcher:
 
     async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
         """Use up the web clicks of an install that was found; returns the clicks claimed now."""
-        return await self.claim(self.found(ip, opened, link_id), opened.install)
+        _, clicks = self.found(ip, opened, link_id)
+        return await self.claim(clicks, opened.install)
 
     def _saw(self, network: Network, install: str, at_ms: int) -> None:
         if network.key is not None:

@@ -103,6 +103,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     pending: bool = False
     app_version: str | None = None
     offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
+    evidence: int = 0  # the kinds that were offered and found nothing, see ``ladder.evidence_mask``
     repeat_until: float  # monotonic seconds
 
 

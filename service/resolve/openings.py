@@ -7,7 +7,7 @@ from msgspec import Struct, structs
 
 from service.resolve.case import Case
 from service.resolve.evidence import DeepLink
-from service.resolve.ladder import STRENGTH, Rung
+from service.resolve.ladder import STRENGTH, Rung, evidence_mask
 from service.resolve.model import (
     BY_CLIPBOARD,
     BY_DEEP_LINK,
@@ -18,7 +18,8 @@ from service.resolve.model import (
     OpenedLink,
     Source,
 )
-from service.resolve.ports import Look, Memory
+from service.resolve.ports import Memory
+from service.resolve.trace import Look
 
 _MATCHED_BY = {"deep_link": BY_DEEP_LINK, "install_referrer": BY_REFERRER, "clipboard": BY_CLIPBOARD}
 _ADDRESS_TTL_S = 60.0  # of an answer by address to nobody in particular
@@ -96,6 +97,7 @@ class Openings:
             pending=pending,
             app_version=shared(case.report.app_version),
             offered=case.offered if case.link is None else STRENGTH["deep_link"],
+            evidence=evidence_mask(case.ladder),
             repeat_until=self._clock() + ttl_s,
         )
 
@@ -112,6 +114,7 @@ class Openings:
             match=match,
             app_version=shared(case.report.app_version),
             offered=case.offered,
+            evidence=evidence_mask(case.ladder),
             repeat_until=self._clock() + ttl_s,
         )
 
@@ -150,6 +153,7 @@ class Openings:
             pending=look.pending,
             app_version=shared(case.report.app_version),
             offered=STRENGTH["ip"],
+            evidence=evidence_mask(case.ladder),
             repeat_until=self._clock() + ttl_s,
         )
 

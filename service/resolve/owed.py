@@ -18,11 +18,12 @@ class Entry(Struct, frozen=True, kw_only=True):
     id: str
     app: str
     kind: Kind
-    lane: str  # entries of one lane go one after another; two opens of one lane are one
-    waits_for: str = ""  # the openId whose click it needs
+    lane: str  # entries of one lane go one after another
+    waits_for: str = ""  # the openId whose click it needs; looked after now and then, whatever is missed
     created: float
     next_try: float
     attempts: int = 0
+    whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
     payload: bytes  # sealed by the store
 
 
@@ -37,6 +38,8 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     deep_link: str
     user_agent: str
     ip: str | None
+    by_address: bool = False  # it may be matched by its address, should Dub know no such link
+    arrived: float = 0.0  # Unix seconds; filled in by the outbox
     platform: Platform | None
     app_version: str | None
 
@@ -60,6 +63,7 @@ class Dead(Struct, frozen=True):
 
     reason: str
     error: FirstopenError | None = None
+    organic: bool = False  # nothing went wrong: there is no click to credit
 
 
 Verdict = Delivered | Later | Dead
@@ -98,23 +102,24 @@ class Entries(Protocol):
         ...
 
     def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless one of its lane is queued already."""
+        """Keep an open soon, unless it is here already."""
         ...
 
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane: Dub has it."""
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open: Dub has it."""
         ...
 
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
-        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``."""
-        ...
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
+        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``.
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
+        ``limit`` is of each kind; fewer than that are all that are due.
+        """
         ...
 
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
+        """Make every queued entry due that waits for nothing but Dub."""
         ...
 
     async def release(self, open_id: str, now: float) -> None:
@@ -182,7 +187,7 @@ class Outbox(Protocol):
         """Write an open down, soon, to be reported to Dub later; never raises."""
         ...
 
-    def paid(self, open_id: str, key: bytes) -> None:
+    def paid(self, open_id: str) -> None:
         """Take note that Dub has this open after all; what waited for its click may go."""
         ...
 

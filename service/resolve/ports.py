@@ -1,13 +1,11 @@
 """What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from msgspec import Struct
-
 from service.resolve.case import Case
-from service.resolve.model import App, Link, Match, Open, OpenedLink
-from service.resolve.trace import CandidateTrace
+from service.resolve.model import App, Link, Open, OpenedLink
+from service.resolve.trace import Look
 
 
 class Dub(Protocol):
@@ -34,7 +32,7 @@ class DubFirstOpens(Protocol):
     """A Dub that believes forwarded addresses, asked about an open with no link."""
 
     async def track_first_open(
-        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float
+        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open on a domain by its address; raises ``LinkUnknown`` or a ``DubUnavailable``."""
         ...
@@ -95,6 +93,10 @@ class Memory(Protocol):
         """Remember an open, by its id and as the answer under its key."""
         ...
 
+    def forget(self, open_ids: frozenset[str]) -> None:
+        """Forget these opens."""
+        ...
+
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
         ...
@@ -115,8 +117,8 @@ class Memory(Protocol):
 class Journal(Protocol):
     """Opens, durable."""
 
-    def keep(self, device: str, opened: Open) -> None:
-        """Write an open down, soon; the same openId again replaces it. Never raises."""
+    def keep(self, device: str, opened: Open, network: int | None) -> None:
+        """Write an open down, soon, with its network's hash; the same openId replaces it. Never raises."""
         ...
 
     async def opened(self, open_id: str) -> Open | None:
@@ -124,38 +126,35 @@ class Journal(Protocol):
         ...
 
     async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
-        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+        """Recall a device's newest telling opens (under any of its names), newest first.
 
-        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        Those that say how the install came, those with a click, and the newest of all. Without ``behind``,
+        what was kept in the last moment may be missing, and no commit is waited for. Raises ``StoreFailed``.
         """
         ...
 
-
-class Look(Struct, frozen=True):
-    """What came of looking for the click of an open that has no link."""
-
-    match: Match
-    detail: str  # for the trace
-    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
-    pending: bool = False  # it may still show up
-    again: bool = False  # looking again later is worth it
-    candidates: tuple[CandidateTrace, ...] = ()
+    async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
+        """Return which networks an app's installs opened from since then (Unix seconds), with the time."""
+        ...
 
 
 class FirstLaunch(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
 
     def saw(self, case: Case) -> None:
-        """Note an open that no evidence was found for yet: it counts towards how crowded its network is."""
+        """Note an open: it counts towards how crowded its network is."""
         ...
 
     def found(self, case: Case, link: Link) -> None:
         """Note that an install came by this link: its web clicks are used up, soon."""
         ...
 
-    async def look(self, case: Case, timeout_s: float, *, since: float, claim: bool) -> Look:
+    async def look(
+        self, case: Case, timeout_s: float, *, since: float, claim: bool, superseded: Callable[[], bool]
+    ) -> Look:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
 
-        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none".
+        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing is claimed
+        once the open is ``superseded``: stronger evidence has found the install's click.
         """
         ...

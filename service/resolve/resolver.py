@@ -4,26 +4,26 @@ A valid open always gets an answer inside its budget. It is decided by a task pe
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
 """
 
-import re
+import asyncio
 from collections.abc import Callable
 
 from msgspec import Struct, structs
 
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
-from service.resolve.errors import DubCrowded, DubUnavailable, StoreFailed, UnknownOpen
+from service.resolve.errors import DubCrowded, DubUnavailable, LinkUnknown, UnknownOpen
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
-from service.resolve.routing import parse_version
+from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
-from service.resolve.trace import Steps, Trace, Traces
+from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
 _PARSED_LINKS_MAX = 4096
@@ -55,6 +55,7 @@ class Resolver:
         second_looks: SecondLooks,
         lifetimes: Lifetimes,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
@@ -68,6 +69,7 @@ class Resolver:
         self._second_looks = second_looks
         self._lifetimes = lifetimes
         self._clock = clock
+        self._wall = wall
         self._new_id = new_id
         self._log = log
         self._metrics = metrics
@@ -103,28 +105,32 @@ class Resolver:
         if flight is not None:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
-        if known is not None and known.repeat_until > self._clock():
+        if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
         self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
-        asks_others = self._memory.is_shared and self._left_s(report) > 0
-        opened = None if asks_others else self._settle_at_once(open_id, case)
+        others = self._memory.is_shared and self._left_s(report) > 0
+        opened = None if others else self._settle_at_once(open_id, case)
         if opened is not None:
             return Settled(opened, repeat=owed)
-        flight = self._flights.launch(case.key, open_id, self._decide(open_id, case))
+        decide = self._decide_with_others if others else self._decide
+        flight = self._flights.launch(case.key, open_id, decide(open_id, case))
         opened = await self._wait(flight, case)
         earlier = opened.open_id != open_id
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
-        """Ask Dub for a deep link without a trace, there or here; ``None`` if nobody knows it."""
+        """Ask Dub for a deep link without a trace, there or here.
+
+        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time.
+        """
         case = self._case(report)
         link = case.link
         if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
-            return None
+            raise LinkUnknown
         return await self._climber.look_up(case, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
@@ -136,11 +142,13 @@ class Resolver:
         steps = Steps(self._clock())
         opened = self._at_once("dry-run", case, dry=True)
         if opened is not None:
-            _explain_at_once(case, opened, steps)
+            case.explain_at_once(opened, steps)
         else:
+            left_s = self._left_s(report)
             try:
-                opened = await self._climber.climb("dry-run", case, self._left_s(report), steps, dry=True)
-            except DubUnavailable as exc:
+                async with asyncio.timeout(left_s):
+                    opened = await self._climber.climb("dry-run", case, left_s, steps, dry=True)
+            except (DubUnavailable, TimeoutError) as exc:
                 steps.fail(str(exc), self._clock())
                 opened = self._openings.degraded("dry-run", case, steps.rung)
         trace = self._trace(case, opened, steps, "not asked: a dry run")
@@ -148,7 +156,7 @@ class Resolver:
         return lay_out(case.app, opened, version, source=opened.source, repeat=False, log=self._log), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
-        """Answer an earlier open again, with what is known by now; raises ``UnknownOpen``."""
+        """Answer an earlier open again, with what is known by now; raises as ``find``, or ``UnknownOpen``."""
         opened = await self._of_app(app, open_id)
         return lay_out(app, opened, opened.app_version, source=opened.source, repeat=False, log=self._log)
 
@@ -161,23 +169,13 @@ class Resolver:
         return answer, trace
 
     async def find(self, open_id: str) -> Open | None:
-        """Find an open, however long ago it was; raises ``StoreFailed``.
-
-        One that is pending here may have been settled by another replica.
-        """
-        known = self._memory.opened(open_id)
-        if known is not None and not (known.pending and self._memory.is_shared):
-            return known
-        try:
-            return await self._journal.opened(open_id) or known
-        except StoreFailed:
-            if known is None:
-                raise
-            return known
+        """Find an open, however long ago it was; raises ``StoreFailed``."""
+        return self._memory.opened(open_id) or await self._journal.opened(open_id)
 
     async def replay(self, app: App, owed: OwedOpen) -> None:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
-        caller = Caller(app, owed.ip, "", owed.user_agent, self._clock(), _NO_PROXIES)
+        arrived = self._clock() - max(self._wall() - owed.arrived, 0)
+        caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
         report = OpenReport(
             caller=caller,
             deep_link=owed.deep_link,
@@ -185,14 +183,17 @@ class Resolver:
             app_version=owed.app_version,
             budget_ms=0,
         )
-        rung = Rung(owed.evidence, parse_deep_link(owed.deep_link))
-        ladder = Ladder((rung,), (), "")
+        link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
+        rung = Rung(owed.evidence, link)
+        ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
         self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
-        self._outbox.paid(owed.open_id, owed.key)
+        if steps.look_again:
+            self._second_looks.start(case, opened, self._found_late)
+        self._outbox.paid(owed.open_id)
         found = opened.click_id is not None
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
 
@@ -240,7 +241,7 @@ class Resolver:
         if opened is not None:
             self._keep(case, opened)
             steps = Steps(case.report.caller.arrived)
-            _explain_at_once(case, opened, steps)
+            case.explain_at_once(opened, steps)
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
         return opened
 
@@ -267,20 +268,24 @@ class Resolver:
         self._keep(case, late)
         return late
 
+    async def _decide_with_others(self, open_id: str, case: Case) -> Open:
+        """Repeat what another replica answered; what none of them knows is decided here. Never raises."""
+        first_launch = case.first_launch_key if case.link is None else None
+        known = await self._memory.shared(case.key, first_launch, case.links)
+        if known is not None and not case.says_more_than(known):
+            if known.repeat_until > self._clock():
+                return known
+            flight = self._flights.under_way(case.key)
+            if self._still_owed(known) and flight is not None and not flight.late:
+                open_id = flight.open_id = known.open_id
+                case.owes = True
+        return self._settle_at_once(open_id, case) or await self._decide(open_id, case)
+
     async def _decide(self, open_id: str, case: Case) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
         whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         steps = Steps(self._clock())
         try:
-            first_launch = case.first_launch_key if case.link is None else None
-            known = await self._memory.shared(case.key, first_launch, case.links)
-            if known is not None and known.repeat_until > self._clock():
-                return known
-            if known is not None and self._still_owed(known):
-                open_id = known.open_id
-            at_once = self._settle_at_once(open_id, case) if self._memory.is_shared else None
-            if at_once is not None:
-                return at_once
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
             if isinstance(exc, DubCrowded):
@@ -304,10 +309,10 @@ class Resolver:
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
         """Remember a decision, and let go of what was owed for it."""
-        before = self._memory.answer(case.key)
         self._keep(case, opened)
-        if before is not None and before.pending and not opened.pending:
-            self._outbox.paid(opened.open_id, case.key)
+        flight = self._flights.under_way(case.key)
+        if (case.owes or (flight is not None and flight.late)) and not opened.pending:
+            self._outbox.paid(opened.open_id)
         if opened.link is not None:
             self._remember_parsed(case)
         known = opened.link is not None or case.link is None
@@ -315,10 +320,15 @@ class Resolver:
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
 
-    def _found_late(self, case: Case, opened: Open) -> None:
+    def still_looking(self, open_id: str) -> bool:
+        """Whether an open's click may still show up."""
+        return self._second_looks.under_way(open_id)
+
+    def _found_late(self, case: Case, opened: Open, look: Look) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""
         self._keep(case, opened)
-        self._outbox.paid(opened.open_id, case.key)
+        self._traces.add(opened.open_id, look)
+        self._outbox.paid(opened.open_id)
         match = opened.match.type
         self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
 
@@ -333,8 +343,18 @@ class Resolver:
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
         if opened.offered in FIRST_LAUNCH:
-            self._memory.keep(case.first_launch_key, opened)
-        self._journal.keep(case.device, opened)
+            self._keep_first_launch(case, opened)
+        self._journal.keep(case.device, opened, case.network)
+
+    def _keep_first_launch(self, case: Case, opened: Open) -> None:
+        """Remember how the install came, unless that is known by stronger evidence already."""
+        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self._climber.superseded(case):
+            return
+        self._memory.keep(case.first_launch_key, opened)
+        if opened.click_id is not None and case.report.install_id is not None:
+            for domain in case.app.domains:  # a launch without a link is no other launch
+                key = answer_key(case.app.name, case.device, f"first:{domain}")
+                self._memory.keep(key, opened)
 
     def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:
         return Trace(
@@ -348,10 +368,7 @@ class Resolver:
         )
 
     async def _of_app(self, app: App, open_id: str) -> Open:
-        try:
-            opened = await self.find(open_id)
-        except StoreFailed:
-            opened = None
+        opened = await self.find(open_id)
         if opened is None or opened.app != app.name:
             raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
         return opened
@@ -371,7 +388,7 @@ class Resolver:
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=_shape(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=shape_of_version(version))
 
     def _took_ms(self, steps: Steps) -> float:
         return round((self._clock() - steps.began) * 1000, 1)
@@ -379,22 +396,3 @@ class Resolver:
     def _left_s(self, report: OpenReport) -> float:
         spent_s = self._clock() - report.caller.arrived
         return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
-
-
-def _explain_at_once(case: Case, opened: Open, steps: Steps) -> None:
-    """Say what needed no asking."""
-    if case.link is not None:
-        if not case.own:
-            steps.add("deep_link", "skipped", "is on none of this app's domains: routed as it is")
-        elif opened.pending:
-            steps.add("deep_link", "unavailable", "the budget was over before the open had its turn")
-        else:
-            steps.add("deep_link", "unknown", "is longer than any link of Dub's")
-    if case.own or case.link is None:
-        for skipped in case.ladder.skipped:
-            steps.add(skipped.evidence, "skipped", skipped.why)
-
-
-def _shape(version: str) -> str:
-    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
-    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)

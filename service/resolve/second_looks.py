@@ -1,60 +1,89 @@
 """Looks again for a click that Dub shows late: after 2, 10 and 30 seconds.
 
 What can go wrong: an open that is pending for ever (the last look is final); a flood of opens that are all
-looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop.
+looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or
+an install that is to be forgotten.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 from service.resolve.case import Case
-from service.resolve.model import Open
+from service.resolve.model import NO_MATCH, Open
 from service.resolve.openings import Openings
-from service.resolve.ports import FirstLaunch, Look
+from service.resolve.ports import FirstLaunch
+from service.resolve.trace import Look
 
 AFTER_S = (2.0, 8.0, 20.0)  # one after the other: 2, 10 and 30 s after the open
 _LOOK_S = 5.0
 _WAITING_MAX = 20_000
+_TOO_MANY = Look(NO_MATCH, "too many opens are looked for again already")
+
+Settle = Callable[[Case, Open, Look], None]
 
 
 class SecondLooks:
-    """Runs looks in the background; ``sleep`` is for tests to replace."""
+    """Runs looks in the background; ``clock`` is monotonic seconds, ``sleep`` waits for some."""
 
     def __init__(
         self,
         first_launch: FirstLaunch,
         openings: Openings,
+        superseded: Callable[[Case], bool],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._first_launch = first_launch
         self._openings = openings
+        self._superseded = superseded
         self._clock = clock
         self._sleep = sleep
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, case: Case, opened: Open, settle: Callable[[Case, Open], None]) -> None:
+    def under_way(self, open_id: str) -> bool:
+        """Whether this open's click is still looked for."""
+        return open_id in self._tasks
+
+    def start(self, case: Case, opened: Open, settle: Settle) -> None:
         """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it."""
-        if len(self._tasks) >= _WAITING_MAX:
+        open_id = opened.open_id
+        if open_id in self._tasks:
             return
-        task = asyncio.create_task(self._look(case, opened, settle))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if len(self._tasks) >= _WAITING_MAX:
+            settle(case, self._final(case, opened, _TOO_MANY), _TOO_MANY)
+            return
+        task = self._tasks[open_id] = asyncio.create_task(self._look(case, opened, settle))
+        task.add_done_callback(lambda _: self._tasks.pop(open_id, None))
+
+    async def forget(self, open_ids: Iterable[str]) -> None:
+        """Look for the clicks of these opens no more."""
+        await _give_up([self._tasks[open_id] for open_id in open_ids if open_id in self._tasks])
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Give up what is under way; what was pending is none a minute later, for whoever asks."""
+        await _give_up(list(self._tasks.values()))
 
-    async def _look(self, case: Case, opened: Open, settle: Callable[[Case, Open], None]) -> None:
-        look: Look | None = None
+    async def _look(self, case: Case, opened: Open, settle: Settle) -> None:
+        superseded = partial(self._superseded, case)
+        look = _TOO_MANY
         for after_s in AFTER_S:
             await self._sleep(after_s)
-            look = await self._first_launch.look(case, _LOOK_S, since=self._clock(), claim=True)
+            since = self._clock()
+            look = await self._first_launch.look(
+                case, _LOOK_S, since=since, claim=True, superseded=superseded
+            )
             if look.click is not None or not look.again:
                 break
-        if look is not None and (look.click is not None or opened.pending):
-            final = Look(look.match, look.detail, look.click, candidates=look.candidates)
-            settle(case, self._openings.by_address(opened.open_id, case, final, opened.source))
+        del self._tasks[opened.open_id]  # it is settled now, and nobody's to wait for
+        settle(case, self._final(case, opened, look), look)
+
+    def _final(self, case: Case, opened: Open, look: Look) -> Open:
+        final = Look(look.match, look.detail, look.click, candidates=look.candidates)
+        return self._openings.by_address(opened.open_id, case, final, opened.source)
+
+
+async def _give_up(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

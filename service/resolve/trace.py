@@ -3,10 +3,10 @@
 from typing import Literal
 
 from cachetools import LRUCache
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.resolve.ladder import Evidence, Rung
-from service.resolve.model import Source
+from service.resolve.model import Link, Match, Source
 
 _TRACES_MAX = 10_000  # about 1 KB each
 
@@ -29,6 +29,17 @@ class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
     link: str  # domain and key
     age_s: int
     rejected: str | None
+
+
+class Look(Struct, frozen=True):
+    """What came of looking for the click of an open that has no link."""
+
+    match: Match
+    detail: str  # for the trace
+    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
+    pending: bool = False  # it may still show up
+    again: bool = False  # looking again later is worth it
+    candidates: tuple[CandidateTrace, ...] = ()
 
 
 class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -79,6 +90,15 @@ class Traces:
     def keep(self, open_id: str, trace: Trace) -> None:
         """Remember a trace, in place of an earlier one of the same open."""
         self._traces[open_id] = trace
+
+    def add(self, open_id: str, look: Look) -> None:
+        """Add what a later look has said."""
+        trace = self._traces.get(open_id)
+        if trace is not None:
+            outcome: Outcome = "matched" if look.click else "none"
+            rungs = (*trace.rungs, RungTrace("ip", outcome, f"looked again: {look.detail}"))
+            candidates = look.candidates or trace.candidates
+            self._traces[open_id] = structs.replace(trace, rungs=rungs, candidates=candidates)
 
     def get(self, open_id: str) -> Trace | None:
         """Recall a trace."""

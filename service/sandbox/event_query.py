@@ -42,6 +42,7 @@ COLUMNS = {
     "folderId": _of_link("folderId"),
     "groupId": _of_link("groupId"),
     "partnerId": _of_link("partnerId"),
+    "partnerTagId": "NULL",  # the sandbox's partners have no tags
     "programId": _of_link("programId"),
     "country": "c.country",
     "city": "c.city",

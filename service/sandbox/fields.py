@@ -16,7 +16,7 @@ from service.sandbox.errors import DubError, unprocessable
 METADATA_MAX_CHARS = 10_000  # as JSON, without spaces: Dub measures what JSON.stringify gives
 EMAIL_MAX_CHARS = 100
 SAFE_INTEGER_MAX = 2**53 - 1  # beyond it JavaScript, and so Dub, cannot count
-_EMAIL = re.compile(r"(?!.*\.\.)[\w'+-][\w'+.-]*@(?:[A-Za-z\d][A-Za-z\d-]*\.)+[A-Za-z]{2,}", re.ASCII)
+_EMAIL = re.compile(r"(?:[\w'+-]+\.)*[\w'+-]*[\w+-]@(?:[A-Za-z\d][A-Za-z\d-]*\.)+[A-Za-z]{2,}", re.ASCII)
 
 Shape = TypeVar("Shape")
 

@@ -118,11 +118,11 @@ def add_lead(people: People, customer: Customer, click: Row, name: str, metadata
 
 
 def external_id_of(*given: str | None) -> str:
-    """Return the customer's id under whichever of its names it was sent; 422 when out of bounds."""
-    value = next((name for name in given if name is not None), "")
-    if not 1 <= len(value) <= EXTERNAL_ID_MAX_CHARS:
+    """Return the customer's id, by the first of its names that was sent; 422 when any is out of bounds."""
+    ids = [value for value in given if value is not None]
+    if not ids or not all(1 <= len(value) <= EXTERNAL_ID_MAX_CHARS for value in ids):
         raise unprocessable(f"customerExternalId: expected 1 to {EXTERNAL_ID_MAX_CHARS} characters")
-    return value
+    return ids[0]
 
 
 def _made_up_name(external_id: str) -> str:

@@ -15,6 +15,7 @@ CREATE INDEX IF NOT EXISTS claims_by_device ON claims (device);
 CREATE INDEX IF NOT EXISTS claims_by_age ON claims (at);
 """
 
+_FORGOTTEN_AT_A_TIME = 1000
 _CLAIM = "INSERT INTO claims (click_id, device, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _OWNER = "SELECT device FROM claims WHERE click_id = ?"
 
@@ -47,6 +48,21 @@ class SqliteClaims:
         return await self._database.write(claim)
 
     async def forget_before(self, at: float) -> int:
-        """Forget claims from before ``at`` (Unix seconds); return how many."""
-        query = "DELETE FROM claims WHERE at < ?"
-        return await self._database.write(lambda connection: connection.execute(query, (at,)).rowcount)
+        """Forget some claims from before ``at`` (Unix seconds); return how many."""
+        oldest = "SELECT click_id FROM claims WHERE at < ? LIMIT ?"
+        query = f"DELETE FROM claims WHERE click_id IN ({oldest})"  # noqa: S608  a constant
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, (at, _FORGOTTEN_AT_A_TIME)).rowcount
+
+        return await self._database.write(forget)
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Forget a device's claims; return how many."""
+        places = ", ".join("?" * len(devices))
+        query = f"DELETE FROM claims WHERE device IN ({places})"  # noqa: S608  placeholders only
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, tuple(devices)).rowcount
+
+        return await self._database.write(forget)

@@ -1,9 +1,10 @@
 """One SQLite file, one thread, one writer: what comes while a commit runs shares the next one.
 
-What can go wrong: the disk is full or the file damaged; the process is killed between an answer and its
-commit; one faulty statement takes its neighbours down. So who asked to wait hears of a failure, what was
-written behind waits (bounded) for the disk to come back, and neighbours of a faulty statement are
-committed without it.
+What can go wrong: the disk is full or the file damaged; the file is removed or overwritten under our feet,
+and SQLite goes on from its cache; the process is killed between an answer and its commit; one faulty
+statement takes its neighbours down. So who asked to wait hears of a failure, the file is looked at before
+it is written to, what was written behind waits (bounded) for the disk to come back, and neighbours of a
+faulty statement are committed without it.
 """
 
 import asyncio
@@ -11,43 +12,39 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from service.resolve.errors import StoreFailed
+from service.store.batch import Row, Rows, Values, Work, Write, Written, write_all
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
+VERSION = 1  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 
 _RETRY_S = 1.0
+_LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 
 class DataDirTaken(Exception):
     """Another firstopen writes to this directory."""
 
 
-@dataclass(slots=True, eq=False)
-class _Write:
-    work: Work[Any]
-    done: asyncio.Future[Any] | None  # None: written behind, nobody waits
-
-
 class Database:
     """A file in ``folder`` with this ``schema`` (idempotent SQL).
 
     ``alone`` takes the folder for this process; a command line that looks in does without. ``committed``
-    is called after every durable commit.
+    is called after every durable commit; ``clock`` is monotonic seconds.
     """
 
     def __init__(
@@ -58,17 +55,23 @@ class Database:
         *,
         alone: bool = True,
         committed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._committed = committed
+        self._clock = clock
+        self._file: tuple[int, int] | None = None
+        self._next_look = 0.0
         self._alone = alone
         self._path = folder / FILE
         self._schema = schema
         self._log = log
         self._thread = ThreadPoolExecutor(1, "firstopen-store")
+        self._reading = ThreadPoolExecutor(1, "firstopen-reader")
         self._connection: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
         self._lock: int | None = None
-        self._waiting: deque[_Write] = deque()
-        self._behind: deque[_Write] = deque()
+        self._waiting: deque[Write] = deque()
+        self._behind: deque[Write | Row] = deque()
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
@@ -95,6 +98,7 @@ class Database:
             await self._writer
         await self._run(self._disconnect)
         self._thread.shutdown()
+        self._reading.shutdown()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -107,26 +111,40 @@ class Database:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._closing:
             raise StoreFailed("the store is closed")
-        self._waiting.append(_Write(work, done))
+        self._waiting.append(Write(work, done))
         self._wanted.set()
         self._urgent.set()
         return await done
 
     def write_behind(self, work: Work[object]) -> None:
         """Do the work within ``BEHIND_S``; while the disk fails it waits, the oldest forgotten first."""
+        self._write_soon(Write(work, None))
+
+    def write_row_behind(self, rows: Rows, values: Values) -> None:
+        """Write a row as ``write_behind`` does its work, in one statement with others of its kind."""
+        self._write_soon(Row(rows, values))
+
+    def _write_soon(self, write: Write | Row) -> None:
         if len(self._behind) >= BEHIND_MAX:
             self._behind.popleft()
             self.lost += 1
-        self._behind.append(_Write(work, None))
+        self._behind.append(write)
         self._wanted.set()
 
-    async def read(self, work: Work[T], *, behind: bool = True) -> T:
-        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``."""
-        if behind and self._behind:
+    async def read(self, work: Work[T], *, behind: bool = True, surely: bool = False) -> T:
+        """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``.
+
+        Without it, a commit under way is not waited for. While the disk fails, what was written behind
+        cannot be seen: then this reads what there is, or fails if it must be seen ``surely``.
+        """
+        if surely if self.failing else behind and self._behind:
             return await self.write(work)
         try:
-            return await self._run(lambda: work(self._connected()))
-        except sqlite3.Error as exc:
+            if behind:
+                return await self._run(lambda: work(self._connected()))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._reading, lambda: work(self._looking()))
+        except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             raise StoreFailed(str(exc)) from exc
 
@@ -137,16 +155,17 @@ class Database:
                 await self._linger()
             self._wanted.clear()
             self._urgent.clear()
-            batch = [*self._behind, *self._waiting]
+            behind, waiting = list(self._behind), list(self._waiting)
             self._behind.clear()
             self._waiting.clear()
-            if batch:
-                await self._commit(batch)
+            if behind or waiting:
+                await self._commit(behind, waiting)
             if self._closing and not self._waiting and (not self._behind or self.failing):
                 return
-            if self._behind:  # the disk fails: not in a tight loop
+            if self._behind:
                 self._wanted.set()
-                await self._linger(_RETRY_S)
+            if self.failing:
+                await self._linger(_RETRY_S)  # not in a tight loop
 
     async def _linger(self, seconds: float = BEHIND_S) -> None:
         """Let writes gather, unless somebody waits for one."""
@@ -156,43 +175,50 @@ class Database:
         except TimeoutError:
             return
 
-    async def _commit(self, batch: list[_Write]) -> None:
+    async def _commit(self, behind: list[Write | Row], waiting: list[Write]) -> None:
+        batch = [*behind, *waiting]
         try:
-            outcomes = await self._run(lambda: self._in_one_transaction(batch))
+            written = await self._run(lambda: self._in_one_transaction(batch))
         except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
-            failure = StoreFailed(str(exc))
-            for each in batch:
-                if each.done is None:
-                    self._behind.append(each)
-                elif not each.done.done():
-                    each.done.set_exception(failure)
+            self._put_back(behind)
+            for each in waiting:
+                _end(each, StoreFailed(str(exc)))
             return
         self._committed()
         if self.failing is not None:
             self.failing = None
             self._log.info(Event.STORE_RECOVERED, lost=self.lost)
-        for each, outcome in zip(batch, outcomes, strict=True):
+        writes = (each for each in batch if isinstance(each, Write))
+        for each, outcome in zip(writes, written.outcomes, strict=True):
             if isinstance(outcome, Exception):
-                self._log.error(Event.STORE_REFUSED, error=type(outcome).__name__)
-            if each.done is not None and not each.done.done():
-                if isinstance(outcome, Exception):
-                    each.done.set_exception(StoreFailed(type(outcome).__name__))
-                else:
-                    each.done.set_result(outcome)
+                written.faults.append(outcome)
+                _end(each, StoreFailed(type(outcome).__name__))
+            else:
+                _end(each, outcome)
+        for fault in written.faults:
+            self._log.error(Event.STORE_REFUSED, error=type(fault).__name__)
 
-    def _in_one_transaction(self, batch: list[_Write]) -> list[object]:
-        """Commit the batch; a write that is itself faulty becomes its own outcome. In the thread."""
+    def _put_back(self, behind: list[Write | Row]) -> None:
+        """Keep what the disk did not take in its order, before what came since."""
+        self._behind.extendleft(reversed(behind))
+        while len(self._behind) > BEHIND_MAX:
+            self._behind.popleft()
+            self.lost += 1
+
+    def _in_one_transaction(self, batch: list[Write | Row]) -> Written:
+        """Commit the batch; a write that is itself faulty is left out of it. In the thread."""
         connection = self._connected()
+        self._look_at_the_file(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [_outcome(each.work, connection) for each in batch]
+            written = write_all(connection, batch)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        return outcomes
+        return written
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -206,13 +232,38 @@ class Database:
         try:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
-            connection.executescript(self._schema)
+            _refuse_others(connection)
+            connection.executescript(f"{self._schema};PRAGMA user_version = {VERSION};")
         except sqlite3.Error:
             connection.close()
             raise
         self._connection = connection
+        self._file = self._identity()
+
+    def _look_at_the_file(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write where nobody will find it: SQLite notices no damage to what it has in its cache."""
+        if self._identity() != self._file:
+            raise sqlite3.DatabaseError("the file was replaced while in use; restart firstopen")
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY_S
+            connection.execute("PRAGMA shrink_memory")
+
+    def _identity(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+    def _looking(self) -> sqlite3.Connection:
+        """Return the connection that only reads. In its own thread."""
+        if self._reader is None:
+            self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only = ON")
+        return self._reader
 
     def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -230,6 +281,14 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _refuse_others(connection: sqlite3.Connection) -> None:
+    """Refuse a file that another version of firstopen made, rather than fail at every second question."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if version != VERSION and not empty:
+        raise sqlite3.DatabaseError(f"the file is of another version of firstopen ({version}, not {VERSION})")
 
 
 def refuse_taken(folder: Path) -> None:
@@ -252,13 +311,12 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _outcome(work: Work[Any], connection: sqlite3.Connection) -> object:
-    """Do one write; its own fault is its outcome, the disk's faults are raised."""
-    try:
-        return work(connection)
-    except (sqlite3.OperationalError, sqlite3.DatabaseError) as exc:
-        if isinstance(exc, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.InterfaceError):
-            return exc
-        raise
-    except (TypeError, ValueError) as exc:
-        return exc
+def _end(write: Write, outcome: object) -> None:
+    """Tell who waits, if anybody does and still is there."""
+    done = write.done
+    if done is None or done.done():
+        return
+    if isinstance(outcome, StoreFailed):
+        done.set_exception(outcome)
+    else:
+        done.set_result(outcome)

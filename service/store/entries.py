@@ -1,13 +1,17 @@
 """The outbox's entries in SQLite; what they carry is sealed."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
 
+# An index for each state: beside one of all states, SQLite would take that one for every question below, and
+# walk over all that is queued for each open. So questions name their state; none of them binds it.
 ENTRIES_SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -21,28 +25,45 @@ CREATE TABLE IF NOT EXISTS entries (
     attempts INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL DEFAULT 'queued',
     reason TEXT NOT NULL DEFAULT '',
+    whose TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, or an openId, where either is known
     sealed BLOB
 );
-CREATE INDEX IF NOT EXISTS entries_due ON entries (next_try, seq) WHERE state = 'queued' AND waits_for = '';
+CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, kind, created);
+CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
+CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
-_COLUMNS = "id, app, kind, lane, waits_for, created, next_try, attempts, sealed"
+_DEAD_S = 90 * 86_400.0  # for which dead letters are kept
+_BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
+_KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
-_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_OWE = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
-    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-    WHERE NOT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued')"""
+_INSERT = """INSERT INTO entries
+    (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD = _INSERT + _ROW
+_OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT (id) DO NOTHING")
+_PAID = Rows(
+    table="entries",
+    before="DELETE FROM entries WHERE state = 'queued' AND kind = 'open' AND id IN (",
+    row="?",
+    after=")",
+)
 _EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
-_DUE = """SELECT id, app, kind, lane, waits_for, created, next_try, attempts, sealed FROM entries AS this
-    WHERE state = 'queued' AND waits_for = '' AND next_try <= ? {held}
+_DUE = """SELECT * FROM (
+    SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
+    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
     AND NOT EXISTS (SELECT 1 FROM entries AS other
                     WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
-    ORDER BY next_try, seq LIMIT ?"""
-_NEXT = "SELECT min(next_try) FROM entries WHERE state = 'queued' AND waits_for = '' AND next_try > ?"
+    ORDER BY next_try, seq LIMIT ?)"""
+_HASTEN = """UPDATE entries SET next_try = ?
+    WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
+    AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
+_DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
+_LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
 
 class SqliteEntries:
@@ -65,49 +86,44 @@ class SqliteEntries:
         return await self._database.write(add)
 
     def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless one of its lane is queued already."""
+        """Keep an open soon, unless it is here already."""
+        self._database.write_row_behind(_OWE, self._row(entry))
 
-        def owe(connection: sqlite3.Connection) -> object:
-            return connection.execute(_OWE, (*self._row(entry), entry.lane))
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open."""
+        self._database.write_row_behind(_PAID, (entry_id,))
 
-        self._database.write_behind(owe)
-
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane."""
-        self._behind("DELETE FROM entries WHERE lane = ? AND state = 'queued' AND kind = 'open'", lane)
-
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
         """Return queued entries that may be tried; what cannot be unsealed is dead."""
-        query = _DUE.format(held="AND NOT (app = ? AND kind = ?) " * len(held))
-        values = (now, *(part for pair in held for part in pair), limit)
-
-        def find(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(query, values).fetchall()
-
+        parts: list[str] = []
+        values: list[object] = []
+        for kind in kinds:
+            apps = [app for app, its_kind in held if its_kind == kind]
+            parts.append(_DUE.format(held="AND app != ? " * len(apps)))
+            values += [kind, now, *apps, limit]
+        query = " UNION ALL ".join(parts)
+        rows = await self._ask(
+            query, *values, surely=True
+        )  # what is delivered must not look as if it were not
         entries = []
-        for row in await self._database.read(find):
+        for row in sorted(rows, key=_by_next_try):
             try:
                 entries.append(self._entry(row))
             except Unsealable as exc:
                 self._behind("UPDATE entries SET state = 'dead', reason = ? WHERE id = ?", str(exc), row[0])
         return entries
 
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
-        return cast("float | None", (await self._ask(_NEXT, now))[0][0])
-
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
-        await self._do(
-            "UPDATE entries SET next_try = ? WHERE state = 'queued' AND waits_for = '' AND next_try > ?",
-            now,
-            now,
-        )
+        """Make every queued entry due that waits for nothing but Dub."""
+        await self._do(_HASTEN, now, now)
 
     async def release(self, open_id: str, now: float) -> None:
         """Make due what waited for this open."""
         await self._do(
-            "UPDATE entries SET waits_for = '', next_try = ? WHERE state = 'queued' AND waits_for = ?",
+            """UPDATE entries SET waits_for = '', next_try = ?
+            WHERE state = 'queued' AND waits_for != '' AND waits_for = ?""",  # which its index is for
             now,
             open_id,
         )
@@ -125,7 +141,7 @@ class SqliteEntries:
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         if state == "delivered" and entry.kind == "open":
-            self._behind("DELETE FROM entries WHERE id = ?", entry.id)
+            self.drop(entry.id)
         elif state == "delivered":
             query = "UPDATE entries SET state = ?, reason = ?, next_try = ?, sealed = NULL WHERE id = ?"
             self._behind(query, state, reason, now, entry.id)
@@ -142,6 +158,7 @@ class SqliteEntries:
 
         def expire(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
+            connection.execute(_BURY, (before - _DEAD_S,))
             query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
                 WHERE state = 'queued' AND created < ?"""
             return connection.execute(query, (now, before)).rowcount
@@ -155,10 +172,8 @@ class SqliteEntries:
 
     async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
         """Count the entries in these states, by kind and state."""
-        places = ", ".join("?" * len(states))
-        query = f"SELECT kind, state, count(*) FROM entries WHERE state IN ({places}) GROUP BY state, kind"  # noqa: S608  placeholders only
-        rows = await self._ask(query, *states)
-        return {(kind, state): count for kind, state, count in rows}
+        query = " UNION ALL ".join(_DEPTHS.format(state=state) for state in states)
+        return {(kind, state): count for kind, state, count in await self._ask(query)}
 
     async def oldest(self) -> float | None:
         """Return when the oldest queued entry was made."""
@@ -167,21 +182,35 @@ class SqliteEntries:
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
         """List entries of a state, oldest first."""
-        query = f"SELECT {_SUMMARY} FROM entries WHERE state = ? ORDER BY seq LIMIT ?"  # noqa: S608  columns
-        return [Summary(*row) for row in await self._ask(query, state, limit)]
+        return [Summary(*row) for row in await self._ask(_LISTED.format(state=state), limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        """Find one entry, with what it carries sealed (``None`` if that is gone)."""
         rows = await self._ask(f"SELECT {_SUMMARY}, sealed FROM entries WHERE id = ?", entry_id)  # noqa: S608
         if not rows:
             return None
         *summary, sealed = rows[0]
-        return Summary(*summary), None if sealed is None else self._seal.open(sealed)
+        return Summary(*summary), sealed
+
+    def reveal(self, sealed: bytes) -> bytes:
+        """Open what an entry carries; raises ``Unsealable``."""
+        return self._seal.open(sealed)
+
+    async def forget(self, whose: Collection[str]) -> int:
+        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        query = "DELETE FROM entries WHERE whose != '' AND whose IN (SELECT value FROM json_each(?))"
+        names = json.dumps(list(whose))
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, (names,)).rowcount
+
+        return await self._database.write(forget)
 
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE entries SET state = 'queued', attempts = 0, created = ?, next_try = ?
+        query = f"""UPDATE entries
+            SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
             WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
 
         def revive(connection: sqlite3.Connection) -> int:
@@ -200,13 +229,13 @@ class SqliteEntries:
             entry.created,
             entry.next_try,
             entry.attempts,
+            entry.whose,
             sealed,
         )
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         *known, sealed = row
-        names = _COLUMNS.split(", ")[:-1]
-        return Entry(**dict(zip(names, known, strict=True)), payload=self._seal.open(sealed))
+        return Entry(**dict(zip(_KNOWN, known, strict=True)), payload=self._seal.open(sealed))
 
     def _behind(self, query: str, *values: object) -> None:
         self._database.write_behind(lambda connection: connection.execute(query, values))
@@ -214,8 +243,13 @@ class SqliteEntries:
     async def _do(self, query: str, *values: object) -> None:
         await self._database.write(lambda connection: connection.execute(query, values).rowcount)
 
-    async def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+    async def _ask(self, query: str, *values: object, surely: bool = False) -> list[tuple[Any, ...]]:
         def ask(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             return connection.execute(query, values).fetchall()
 
-        return await self._database.read(ask)
+        return await self._database.read(ask, surely=surely)
+
+
+def _by_next_try(row: tuple[Any, ...]) -> float:
+    next_try: float = row[_KNOWN.index("next_try")]
+    return next_try

@@ -12,14 +12,18 @@ _EVERY_S = 600.0
 
 
 class Housekeeping:
-    """Forgets opens and claims ``ttl_s`` seconds after they were made. ``wall`` is Unix seconds."""
+    """Forgets opens and claims so many seconds after they were made. ``wall`` is Unix seconds."""
 
     def __init__(
-        self, journal: SqliteJournal, claims: SqliteClaims, ttl_s: float, wall: Callable[[], float]
+        self,
+        journal: SqliteJournal,
+        claims: SqliteClaims,
+        *,
+        opens_ttl_s: float,
+        claims_ttl_s: float,
+        wall: Callable[[], float],
     ) -> None:
-        self._journal = journal
-        self._claims = claims
-        self._ttl_s = ttl_s
+        self._chores = ((journal.forget_before, opens_ttl_s), (claims.forget_before, claims_ttl_s))
         self._wall = wall
         self._task: asyncio.Task[None] | None = None
 
@@ -36,9 +40,8 @@ class Housekeeping:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(StoreFailed):
-                before = self._wall() - self._ttl_s
-                await self._claims.forget_before(before)
-                more = True
-                while more:
-                    more = await self._journal.forget_before(before) > 0
+                for forget_before, ttl_s in self._chores:
+                    more = True
+                    while more:
+                        more = await forget_before(self._wall() - ttl_s) > 0
             await asyncio.sleep(_EVERY_S)

@@ -1,74 +1,127 @@
 """Opens, durable: who asks for an openId tomorrow, or reports a sign-up after a restart, finds them.
 
-Written behind: an open does not wait for the disk. Devices are keyed hashes already; nothing else in a
-record says whose it is.
+Written behind: an open does not wait for the disk. Devices are keyed hashes already; ``records`` seals what
+else could say whose it is.
 """
 
 import sqlite3
 from collections.abc import Callable, Sequence
 
-import msgspec
-from msgspec import structs
-
+from service.resolve.errors import StoreFailed
 from service.resolve.model import Open
+from service.store.batch import Rows
 from service.store.database import Database
+from service.store.records import Records, tells
+from service.store.sealing import Seal
 
 JOURNAL_SCHEMA = """
 CREATE TABLE IF NOT EXISTS opens (
     seq INTEGER PRIMARY KEY,
     open_id TEXT NOT NULL UNIQUE,
-    device TEXT NOT NULL,  -- 16 hex characters, a keyed hash of app and install
-    at REAL NOT NULL,      -- Unix seconds
-    record BLOB NOT NULL
+    app TEXT NOT NULL,
+    device TEXT NOT NULL,   -- 16 hex characters, a keyed hash of app and install
+    at REAL NOT NULL,       -- Unix seconds
+    seen REAL NOT NULL,     -- when it was last reported, Unix seconds
+    network INTEGER,        -- a keyed hash of the address's network, for how crowded it is
+    tells INTEGER NOT NULL, -- 2: how the install came; 1: a click, or one to come; 0: neither
+    record BLOB NOT NULL    -- MessagePack, or sealed MessagePack
 );
-CREATE INDEX IF NOT EXISTS opens_by_device ON opens (device, at);
+CREATE INDEX IF NOT EXISTS opens_by_device ON opens (device, tells, at);
 """
 
-_LATEST_MAX = 20
+_LATEST = ((2, 10), (1, 5), (0, 1))  # of an install, so many that tell so much
+_OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = ? AND tells = ?
+    ORDER BY at DESC, seq DESC LIMIT ?)"""
 _FORGOTTEN_AT_A_TIME = 1000
-_KEEP = """INSERT INTO opens (open_id, device, at, record) VALUES (?, ?, ?, ?)
-    ON CONFLICT (open_id) DO UPDATE SET record = excluded.record"""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Open).decode
+_SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
+_SIGHTINGS_MAX = 200_000
+_KEEP = Rows(
+    table="opens",
+    before="INSERT INTO opens (open_id, app, device, at, seen, network, tells, record) VALUES ",
+    row="(?, ?, ?, ?, ?, ?, ?, ?)",
+    after=""" ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
+    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record""",
+)
 
 
 class SqliteJournal:
     """Fills ``resolve.ports.Journal``. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, seal: Seal, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
         self._database = database
-        self._clock = clock
+        self._records = Records(seal, clock, wall)
         self._wall = wall
 
-    def keep(self, device: str, opened: Open) -> None:
+    def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
-        row = (opened.open_id, device, self._wall(), _encode(opened))
-        self._database.write_behind(lambda connection: connection.execute(_KEEP, row))
+        at, shifted = self._wall(), None if network is None else network - _SHIFT
+        row = (opened.open_id, opened.app, device, at, at, shifted, tells(opened), self._records.of(opened))
+        self._database.write_row_behind(_KEEP, row)
 
     async def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; raises ``StoreFailed``."""
 
-        def find(connection: sqlite3.Connection) -> tuple[bytes] | None:
-            found = connection.execute("SELECT record FROM opens WHERE open_id = ?", (open_id,))
-            row: tuple[bytes] | None = found.fetchone()
+        def find(connection: sqlite3.Connection) -> tuple[float, bytes] | None:
+            found = connection.execute("SELECT at, record FROM opens WHERE open_id = ?", (open_id,))
+            row: tuple[float, bytes] | None = found.fetchone()
             return row
 
         row = await self._database.read(find)
-        return None if row is None else self._revived(row[0])
+        if row is None:
+            self._doubt()
+            return None
+        return self._records.revived(*row)
 
     async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
-        """Recall a device's newest opens (under any of its names), newest first; raises ``StoreFailed``.
+        """Recall a device's newest telling opens (under any of its names), newest first.
 
-        Without ``behind``, what was kept in the last moment may be missing, and no commit is waited for.
+        Those that say how the install came, those with a click, and the newest of all. Without ``behind``,
+        what was kept in the last moment may be missing, and no commit is waited for. Raises ``StoreFailed``.
         """
+        query = " UNION ALL ".join([_OF_DEVICE] * (len(devices) * len(_LATEST)))
+        values = [value for device in devices for tells, limit in _LATEST for value in (device, tells, limit)]
 
-        def find(connection: sqlite3.Connection) -> list[tuple[bytes]]:
-            places = ", ".join("?" * len(devices))
-            query = f"SELECT record FROM opens WHERE device IN ({places}) ORDER BY at DESC, seq DESC LIMIT ?"  # noqa: S608  placeholders only
-            return connection.execute(query, (*devices, _LATEST_MAX)).fetchall()
+        def find(connection: sqlite3.Connection) -> list[tuple[float, int, bytes]]:
+            return connection.execute(query, values).fetchall()
 
-        return [self._revived(record) for (record,) in await self._database.read(find, behind=behind)]
+        rows = sorted(await self._database.read(find, behind=behind), reverse=True)
+        if not rows:
+            self._doubt()
+        revived = (self._records.revived(at, record) for at, _, record in rows)
+        return [opened for opened in revived if opened is not None]
+
+    async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
+        """Return which networks an app's installs opened from, with the time: the newest of ``since``."""
+        query = """SELECT network, device, seen FROM opens
+            WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND seen >= ?
+            AND network IS NOT NULL ORDER BY seen"""
+
+        def find(connection: sqlite3.Connection) -> list[tuple[int, str, float]]:
+            return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
+
+        return [(network + _SHIFT, device, at) for network, device, at in await self._database.read(find)]
+
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"SELECT open_id FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
+
+        def find(connection: sqlite3.Connection) -> list[str]:
+            return [open_id for (open_id,) in connection.execute(query, tuple(devices)).fetchall()]
+
+        return await self._database.read(find)
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Forget a device's opens; return how many. Raises ``StoreFailed``."""
+        places = ", ".join("?" * len(devices))
+        query = f"DELETE FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
+
+        def forget(connection: sqlite3.Connection) -> int:
+            return connection.execute(query, tuple(devices)).rowcount
+
+        return await self._database.write(forget)
 
     async def forget_before(self, at: float) -> int:
         """Forget some opens from before ``at`` (Unix seconds), oldest first; return how many."""
@@ -80,6 +133,7 @@ class SqliteJournal:
 
         return await self._database.write(forget)
 
-    def _revived(self, record: bytes) -> Open:
-        """Decode; another process's monotonic clock means nothing here: the answer is no repeat any more."""
-        return structs.replace(_decode(record), repeat_until=self._clock())
+    def _doubt(self) -> None:
+        """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
+        if self._database.failing is not None:
+            raise StoreFailed(self._database.failing)

@@ -80,6 +80,14 @@ class MemoryStore:
             elsewhere.by_key.pop(key, None)
             elsewhere.by_id.pop(opened.open_id, None)
 
+    def forget(self, open_ids: frozenset[str]) -> None:
+        """Forget these opens; it walks over all that is remembered."""
+        for opens in (self._usual, self._long):
+            for key in [key for key, opened in opens.by_key.items() if opened.open_id in open_ids]:
+                del opens.by_key[key]
+            for open_id in open_ids:
+                opens.by_id.pop(open_id, None)
+
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
         known = self._links.get(name_of(domain, key))

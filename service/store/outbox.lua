@@ -5,7 +5,8 @@
 --   due:<kind>:<app>      a sorted set of ids by the time of their next try; shelves: the names of these
 --   stream                what is being sent, by whom: a message is an entry's id, pending for one consumer
 --   dead                  a stream of dead letters
---   wait:<openId>         a set of ids that wait for an open; awaited: those openIds
+--   wait:<openId>         a set of ids that wait for an open
+--   by:<whose>            a set of ids by the install or open that they are forgotten with
 --   queued|delivered|gone:<kind>   sorted sets of ids by when they were made
 local P = KEYS[1] .. ':'
 local GROUP = 'firstopen'
@@ -23,14 +24,15 @@ local function group()
   end
 end
 
--- Let the first of a lane be tried when its time comes, unless somebody is at it.
+-- Let the first of a lane be tried when its time comes (also if it waits: what lets it go may be missed),
+-- unless somebody is at it.
 local function ready(id)
-  local e = call('HMGET', entry(id), 'app', 'kind', 'waits_for', 'next_try', 'msg')
-  if e[1] and e[3] == '' and not e[5] then
+  local e = call('HMGET', entry(id), 'app', 'kind', 'next_try', 'msg')
+  if e[1] and not e[4] then
     local shelf = e[2] .. ':' .. e[1]
     call('SADD', P .. 'shelves', shelf)
     lasting(P .. 'shelves')
-    call('ZADD', P .. 'due:' .. shelf, e[4], id)
+    call('ZADD', P .. 'due:' .. shelf, e[3], id)
     lasting(P .. 'due:' .. shelf)
   end
 end
@@ -69,11 +71,12 @@ end
 
 local function remove(id)
   if not field(id, 'lane') then return 0 end
-  local state, kind = field(id, 'state'), field(id, 'kind')
+  local state, kind, whose = field(id, 'state'), field(id, 'kind'), field(id, 'whose')
   local lane = unlist(id)
   call('ZREM', P .. 'delivered:' .. kind, id)
   call('ZREM', P .. 'gone:' .. kind, id)
   call('DEL', entry(id))
+  if whose and whose ~= '' then call('SREM', P .. 'by:' .. whose, id) end
   if state == 'queued' then next_of(lane) end
   return 1
 end
@@ -98,34 +101,37 @@ local function queue(id, lane, kind, created)
 end
 
 local function told(id)
-  local e = call('HMGET', entry(id), 'id', 'app', 'kind', 'lane', 'waits_for', 'created', 'next_try', 'attempts', 'sealed')
-  return e
+  return call('HMGET', entry(id), 'id', 'app', 'kind', 'lane', 'waits_for', 'created', 'next_try', 'attempts', 'whose', 'sealed')
 end
 
 local ops = {}
 
-function ops.add(how, consumer, id, app, kind, lane, waits_for, created, next_try, attempts, sealed)
+function ops.add(how, consumer, id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed)
   group()
   local earlier = call('LLEN', P .. 'lane:' .. lane) > 0
   if call('EXISTS', entry(id)) == 1 then return call('LINDEX', P .. 'lane:' .. lane, 0) ~= id and 1 or 0 end
-  if how == 'owe' and earlier then return 0 end
   call('HSET', entry(id), 'id', id, 'app', app, 'kind', kind, 'lane', lane, 'waits_for', waits_for, 'created', created,
-    'next_try', next_try, 'attempts', attempts, 'sealed', sealed, 'state', 'queued', 'reason', '')
+    'next_try', next_try, 'attempts', attempts, 'whose', whose, 'sealed', sealed, 'state', 'queued', 'reason', '')
   queue(id, lane, kind, created)
   if waits_for ~= '' then
     call('SADD', P .. 'wait:' .. waits_for, id)
     lasting(P .. 'wait:' .. waits_for)
-  elseif not earlier then
-    if how == 'add' then take(id, consumer) else ready(id) end
+  end
+  if whose ~= '' then
+    call('SADD', P .. 'by:' .. whose, id)
+    lasting(P .. 'by:' .. whose)
+  end
+  if not earlier then
+    if how == 'add' and waits_for == '' then take(id, consumer) else ready(id) end
   end
   return earlier and 1 or 0
 end
 
--- Take what nobody is at any more, and what is due; ``...`` are the shelves that are held back.
-function ops.due(consumer, now, limit, idle_ms, ...)
+-- Take what nobody is at any more, and what is due: so many of each kind; ``...`` are the shelves held back.
+function ops.due(consumer, rooms, now, limit, idle_ms, ...)
   group()
-  limit = tonumber(limit)
-  local held, out = {}, {}
+  local held, room, out = {}, {}, {}
+  for kind, most in string.gmatch(rooms, '(%a+):(%d+)') do room[kind] = tonumber(most) end
   for _, shelf in ipairs({...}) do held[shelf] = true end
   local cursor = call('GET', P .. 'cursor') or '0-0'
   local found = call('XAUTOCLAIM', P .. 'stream', GROUP, consumer, idle_ms, cursor, 'COUNT', limit)
@@ -140,12 +146,15 @@ function ops.due(consumer, now, limit, idle_ms, ...)
     end
   end
   for _, shelf in ipairs(call('SMEMBERS', P .. 'shelves')) do
-    if not held[shelf] and #out < limit then
-      for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due:' .. shelf, '-inf', now, 'LIMIT', 0, limit - #out)) do
+    local kind = string.match(shelf, '^%a+')
+    local left = room[kind] or 0
+    if not held[shelf] and left > 0 then
+      for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due:' .. shelf, '-inf', now, 'LIMIT', 0, left)) do
         call('ZREM', P .. 'due:' .. shelf, id)
         if field(id, 'state') == 'queued' and not field(id, 'msg') then
           take(id, consumer)
           out[#out + 1] = told(id)
+          room[kind] = room[kind] - 1
         end
       end
     end
@@ -185,25 +194,20 @@ function ops.leave(consumer, ...)
   return 0
 end
 
-function ops.next_due(now)
-  local first = false
-  for _, shelf in ipairs(call('SMEMBERS', P .. 'shelves')) do
-    local found = call('ZRANGEBYSCORE', P .. 'due:' .. shelf, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    if found[2] and (not first or tonumber(found[2]) < tonumber(first)) then first = found[2] end
-  end
-  return first
-end
-
+-- Make due what waits for nothing but Dub; Dub's own time is kept.
 function ops.hasten(now, limit)
-  local left = tonumber(limit)
+  local hastened = 0
   for _, shelf in ipairs(call('SMEMBERS', P .. 'shelves')) do
-    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due:' .. shelf, '(' .. now, '+inf', 'LIMIT', 0, left)) do
-      call('HSET', entry(id), 'next_try', now)
-      call('ZADD', P .. 'due:' .. shelf, now, id)
-      left = left - 1
+    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'due:' .. shelf, '(' .. now, '+inf', 'LIMIT', 0, limit)) do
+      local e = call('HMGET', entry(id), 'waits_for', 'reason')
+      if e[1] == '' and string.sub(e[2], 1, 12) ~= 'DubThrottled' then
+        call('HSET', entry(id), 'next_try', now)
+        call('ZADD', P .. 'due:' .. shelf, now, id)
+        hastened = hastened + 1
+      end
     end
   end
-  return left == 0 and 1 or 0
+  return hastened >= tonumber(limit) and 1 or 0
 end
 
 function ops.release(open_id, now)
@@ -254,14 +258,21 @@ function ops.refuse(id)
   return 0
 end
 
-function ops.drop_lane(lane)
-  for _, id in ipairs(call('LRANGE', P .. 'lane:' .. lane, 0, -1)) do
-    if field(id, 'kind') == 'open' then remove(id) end
-  end
+function ops.drop(id)
+  if field(id, 'kind') == 'open' and field(id, 'state') == 'queued' then return remove(id) end
   return 0
 end
 
-function ops.expire(before, now, limit)
+function ops.forget(...)
+  local forgotten = 0
+  for _, whose in ipairs({...}) do
+    for _, id in ipairs(call('SMEMBERS', P .. 'by:' .. whose)) do forgotten = forgotten + remove(id) end
+    call('DEL', P .. 'by:' .. whose)
+  end
+  return forgotten
+end
+
+function ops.expire(before, bury_before, now, limit)
   local died = 0
   for _, kind in ipairs(KINDS) do
     for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'queued:' .. kind, '-inf', '(' .. before, 'LIMIT', 0, limit)) do
@@ -275,6 +286,10 @@ function ops.expire(before, now, limit)
       remove(id)
       call('ZREM', P .. 'delivered:' .. kind, id)
     end
+    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'gone:' .. kind, '-inf', '(' .. bury_before, 'LIMIT', 0, limit)) do
+      remove(id)
+      call('ZREM', P .. 'gone:' .. kind, id)
+    end
   end
   return died
 end
@@ -285,7 +300,7 @@ function ops.revive(id, now)
   call('ZREM', P .. 'gone:' .. e[1], id)
   call('XDEL', P .. 'dead', e[3])
   call('HDEL', entry(id), 'dead')
-  call('HSET', entry(id), 'state', 'queued', 'attempts', 0, 'created', now, 'next_try', now)
+  call('HSET', entry(id), 'state', 'queued', 'attempts', 0, 'waits_for', '', 'created', now, 'next_try', now)
   queue(id, e[2], e[1], now)
   if call('LINDEX', P .. 'lane:' .. e[2], 0) == id then ready(id) end
   return 1

@@ -8,7 +8,8 @@ due). A script does each step as a whole; all keys are on one shard of a Cluster
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ KEY = f"{PREFIX}{{outbox}}"
 
 _BEAT_S = 4.0
 _PAGE = 1000
+_DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _SETS: dict[State, str] = {"queued": "queued", "delivered": "delivered", "dead": "gone"}
 _SCRIPT = Script(Path(__file__).with_name("outbox.lua").read_text(encoding="utf-8"))
@@ -77,36 +79,43 @@ class SharedEntries:
         """Keep an open soon, unless one of its lane is queued already."""
         self._behind.put(self._command("add", "owe", self._consumer, *self._fields(entry)))
 
-    def drop_lane(self, lane: str) -> None:
-        """Forget, soon, the open of this lane: Dub has it."""
-        self._behind.put(self._command("drop_lane", lane))
+    def drop(self, entry_id: str) -> None:
+        """Forget, soon, an open: Dub has it."""
+        self._mine.pop(entry_id, None)
+        self._behind.put(self._command("drop", entry_id))
 
-    async def due(self, now: float, limit: int, held: Collection[tuple[str, Kind]]) -> Sequence[Entry]:
+    async def due(
+        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
+    ) -> Sequence[Entry]:
         """Take queued entries that may be tried, and return all that are in hand; none of the ``held``."""
         await self._behind.flush()
         if self._clock() - self._last_beat > self._beat_s * 2:
             await self._beat()
-        mine = [entry for entry in self._mine.values() if (entry.app, entry.kind) not in held]
-        room = limit - len(mine)
-        if room <= 0:
-            return mine[:limit]
+        in_hand = Counter(entry.kind for entry in self._mine.values())
+        room = {kind: limit - in_hand[kind] for kind in kinds if limit > in_hand[kind]}
+        if room:
+            await self._take(room, now, held)
+        return [
+            entry
+            for entry in self._mine.values()
+            if entry.kind in kinds and (entry.app, entry.kind) not in held
+        ]
+
+    async def _take(self, room: Mapping[Kind, int], now: float, held: Collection[tuple[str, Kind]]) -> None:
+        rooms = " ".join(f"{kind}:{most}" for kind, most in room.items())
         shelves = [f"{kind}:{app}" for app, kind in held]
-        taken = await self._do("due", self._consumer, now, room, self._abandoned_ms, *shelves)
+        taken = await self._do(
+            "due", self._consumer, rooms, now, max(room.values()), self._abandoned_ms, *shelves
+        )
         for row in taken:
             entry_id = row[0].decode()
             try:
                 self._mine[entry_id] = self._entry(row)
             except Unsealable as exc:
                 self._behind.put(self._command("finish", entry_id, "dead", str(exc), now))
-        return [entry for entry in self._mine.values() if (entry.app, entry.kind) not in held]
-
-    async def next_due(self, now: float) -> float | None:
-        """Return when the next entry that is not due yet will be."""
-        first = await self._do("next_due", now)
-        return None if first is None else float(first)
 
     async def hasten(self, now: float) -> None:
-        """Make every queued entry due."""
+        """Make every queued entry due that waits for nothing but Dub."""
         while await self._do("hasten", now, _PAGE):
             continue
 
@@ -137,7 +146,7 @@ class SharedEntries:
     async def expire(self, before: float, now: float) -> int:
         """Bury what was queued before, forget what was delivered before; return how many died."""
         await self._behind.flush()
-        return cast("int", await self._do("expire", before, now, _PAGE))
+        return cast("int", await self._do("expire", before, before - _DEAD_S, now, _PAGE))
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where an entry stands."""
@@ -176,12 +185,21 @@ class SharedEntries:
         return sorted(listed, key=lambda each: each.created)[:limit]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Find one entry, with what it carries (``None`` if that is gone); raises ``Unsealable``."""
+        """Find one entry, with what it carries sealed (``None`` if that is gone)."""
         await self._behind.flush()
         (row,) = await self._read(("HMGET", _entry_key(entry_id), *_SUMMARY, "sealed"))
         if row[0] is None:
             return None
-        return _summary(row[:-1]), None if row[-1] is None else self._seal.open(row[-1])
+        return _summary(row[:-1]), row[-1]
+
+    def reveal(self, sealed: bytes) -> bytes:
+        """Open what an entry carries; raises ``Unsealable``."""
+        return self._seal.open(sealed)
+
+    async def forget(self, whose: Sequence[str]) -> int:
+        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        await self._behind.flush()
+        return cast("int", await self._do("forget", *whose))
 
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
@@ -231,11 +249,12 @@ class SharedEntries:
             repr(entry.created),
             repr(entry.next_try),
             entry.attempts,
+            entry.whose,
             self._seal.seal(entry.payload),
         )
 
     def _entry(self, row: list[bytes]) -> Entry:
-        entry_id, app, kind, lane, waits_for, created, next_try, attempts = (
+        entry_id, app, kind, lane, waits_for, created, next_try, attempts, whose = (
             each.decode() for each in row[:-1]
         )
         return Entry(
@@ -247,6 +266,7 @@ class SharedEntries:
             created=float(created),
             next_try=float(next_try),
             attempts=int(attempts),
+            whose=whose,
             payload=self._seal.open(row[-1]),
         )
 

@@ -3,14 +3,15 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from tests.bench.processes import Server, clean_env, fetch, free_port, serving
-from tests.bench.sample import CONFIG, SECRET
+from tests.bench.sample import CONFIG, DUB_API_KEY, SECRET
+from tests.bench.upstream import Counts
 
 _ANSWER_EVERYTHING = frozenset({"echo", "aiohttp_proxy"})
 _HARMLESS = (b'"level":"info"', b'"level":"debug"')
@@ -22,13 +23,25 @@ class Upstream(msgspec.Struct, frozen=True):
 
     url: str
 
+    def counts(self) -> Counts:
+        """Return what it was told of, and what it has answered."""
+        return msgspec.json.decode(fetch("GET", f"{self.url}/counts")[1], type=Counts)
+
     def calls(self) -> int:
         """Return how many opens it was told of."""
-        return int(fetch("GET", f"{self.url}/calls")[1])
+        return self.counts().calls
 
     def delay(self, delay_ms: int) -> None:
         """Make it answer so much later from now on."""
         fetch("PUT", f"{self.url}/delay", str(delay_ms))
+
+    def stall(self) -> None:
+        """Make it answer nothing from now on."""
+        fetch("PUT", f"{self.url}/stall", "on")
+
+    def recover(self) -> None:
+        """Make it answer again, also what it left unanswered."""
+        fetch("PUT", f"{self.url}/stall", "off")
 
 
 class Lab:
@@ -54,7 +67,7 @@ class Lab:
         command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
         log = self._new_folder("upstream") / "log"
         with serving(
-            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/calls"
+            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/counts"
         ) as server:
             yield Upstream(server.url)
 
@@ -76,12 +89,12 @@ class Lab:
             yield server
 
     @contextmanager
-    def service(self, upstream: Upstream, **settings: str) -> Iterator[Server]:
-        """Run firstopen as an operator would; ``settings`` are more of its environment."""
+    def service(self, upstream: Upstream, *, tables: str = "") -> Iterator[Server]:
+        """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``."""
         port = free_port()
         folder = self._new_folder("firstopen")
         config = folder / "firstopen.toml"
-        config.write_text(CONFIG)
+        config.write_text(f"{CONFIG}\n{tables}")
         env = {
             **clean_env(),
             "FIRSTOPEN_CONFIG": str(config),
@@ -89,7 +102,7 @@ class Lab:
             "FIRSTOPEN_SECRET": SECRET,
             "FIRSTOPEN_PORT": str(port),
             "DUB_BASE_URL": upstream.url,
-            **settings,
+            **DUB_API_KEY,
         }
         command = [sys.executable, "-m", "service", "serve"]
         with serving(
@@ -109,8 +122,11 @@ class Lab:
         return folder
 
 
-def complaints(service: Server) -> list[str]:
-    """Return what the service's log says went wrong: warnings, errors, and answers without Dub's."""
+def complaints(service: Server, *, expected: Collection[str] = ()) -> list[str]:
+    """Return what the service's log says went wrong: warnings, errors, and answers without Dub's.
+
+    ``expected`` are events that belong to what is measured.
+    """
     found: Counter[str] = Counter()
     with service.log.open("rb") as lines:
         for line in lines:
@@ -118,4 +134,6 @@ def complaints(service: Server) -> list[str]:
                 found[msgspec.json.decode(line, type=dict[str, object])["event"]] += 1  # type: ignore[index]
             elif line.startswith(b"Traceback "):
                 found["a traceback"] += 1
-    return [f"the service logged {event} {count} times" for event, count in found.items()]
+    return [
+        f"the service logged {event} {count} times" for event, count in found.items() if event not in expected
+    ]

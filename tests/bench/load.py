@@ -1,8 +1,11 @@
 """wrk: runs of it, and several servers under it in turns."""
 
 import secrets
+import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +20,13 @@ CONNECTIONS = 32
 _SCRIPT = Path(__file__).with_name("opens.lua")
 _CLICK_ID_CHARS = 16
 _WARM_UP_S = 1
+_ASKED_EVERY_S = 0.1
 
 Opens = Literal["same", "new"]  # one install's again and again, or every time another's
-Upcalls = Literal["none", "each"]  # what an open may cost upstream
+Upcalls = Literal["none", "each", "any"]  # what an open may cost upstream
+
+
+_OPENS: dict[Opens, str] = {"same": sample.body(sample.INSTALL), "new": sample.body("INSTALL")}
 
 
 class Run(Struct, frozen=True):
@@ -53,13 +60,21 @@ class Run(Struct, frozen=True):
         return found if self.requests else [*found, "no answer at all"]
 
 
+def _nothing(_: Run) -> None:
+    """Wait for nothing."""
+
+
 class Subject(Struct, frozen=True):
-    """A server under load; ``upcalls`` is what is held against the upstream's own count."""
+    """A server under load; ``upcalls`` is what is held against the upstream's own count.
+
+    ``settle`` waits for what a run leaves to do, so that the next subject does not pay for it.
+    """
 
     name: str
     server: Server
     opens: Opens
     upcalls: Upcalls
+    settle: Callable[[Run], None] = _nothing
 
 
 class Series(Struct):
@@ -73,23 +88,53 @@ class Series(Struct):
 
 def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
     """Load one server with opens for whole seconds; raises ``Failed`` if wrk does."""
-    env = {**clean_env(), "BENCH_BODY": sample.body(sample.INSTALL)}
-    if opens == "new":
-        env["BENCH_BODY"] = sample.body("INSTALL")
+    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds) as running:
+        return _result(running, seconds)
+
+
+def leads(lab: Lab, url: str, clients: int, seconds: int) -> Run:
+    """Load one server with leads, each another customer's, from so many clients at once."""
+    with _wrk(lab, f"{url}/v1/leads", sample.lead("INSTALL"), clients, seconds) as running:
+        return _result(running, seconds)
+
+
+def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_most_s: int) -> Run:
+    """Load one server with opens until something is over, asked ten times a second; raises ``Failed``."""
+    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, at_most_s) as running:
+        while running.poll() is None:
+            if over():
+                running.send_signal(signal.SIGINT)  # wrk then says what it has seen so far
+                break
+            time.sleep(_ASKED_EVERY_S)
+        return _result(running, at_most_s)
+
+
+@contextmanager
+def _wrk(lab: Lab, url: str, body: str, connections: int, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    """Start wrk with a body; INSTALL in it becomes another install's id in every request."""
+    env = {**clean_env(), "BENCH_BODY": body}
+    if "INSTALL" in body:
         env["BENCH_RUN"] = secrets.token_hex(4)
     headers = [part for name, value in sample.HEADERS.items() for part in ("-H", f"{name}: {value}")]
-    command = ["taskset", "-c", str(lab.load_core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}"]
-    done = subprocess.run(
-        [*command, "-s", str(_SCRIPT), *headers, f"{url}/v1/opens"],
+    command = ["taskset", "-c", str(lab.load_core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}"]
+    with subprocess.Popen(
+        [*command, "-s", str(_SCRIPT), *headers, url],
         env=env,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=seconds + 30,
-    )
-    _, found, result = done.stdout.partition("BENCH ")
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def _result(running: subprocess.Popen[str], seconds: int) -> Run:
+    said, complained = running.communicate(timeout=seconds + 30)
+    _, found, result = said.partition("BENCH ")
     if not found:
-        raise Failed(f"wrk: {(done.stderr or done.stdout).strip()}")
+        raise Failed(f"wrk: {(complained or said).strip()}")
     return json.decode(result, type=Run)
 
 
@@ -99,11 +144,13 @@ def alternate(lab: Lab, upstream: Upstream, subjects: Sequence[Subject]) -> dict
     for subject in subjects:
         lab.say(f"warming up {subject.name}")
         found[subject.name].problems += _first_answer(subject)
-        _, problems = _checked(lab, upstream, subject, _WARM_UP_S)
+        run, problems = _checked(lab, upstream, subject, _WARM_UP_S)
+        subject.settle(run)
         found[subject.name].problems += problems
     for number in range(1, lab.rounds + 1):
         for subject in subjects:
             run, problems = _checked(lab, upstream, subject, lab.seconds)
+            subject.settle(run)
             series = found[subject.name]
             series.rates.append(run.rate)
             series.p50_ms.append(run.p50_us / 1000)

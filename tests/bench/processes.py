@@ -33,6 +33,11 @@ class Server(Struct, frozen=True):
     log: Path
     ready_s: float
 
+    @property
+    def folder(self) -> Path:
+        """Return where its log is, and firstopen's data."""
+        return self.log.parent
+
     def rss_bytes(self) -> int:
         """Return its resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()

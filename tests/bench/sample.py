@@ -1,11 +1,13 @@
-"""The open that is reported, and the app that it is reported for."""
+"""The open and the lead that are reported, and the app that they are reported for."""
 
 from collections.abc import Mapping
 
 from msgspec import json
 
 INSTALL = "8d7e6f5a-1234-4abc-9def-001122334455"
+BUDGET_MS = 1500
 SECRET = "bench-0123456789abcdef0123456789abcdef"
+DUB_API_KEY = {"BENCH_DUB_API_KEY": "dub_secret_of_acme"}
 
 HEADERS: Mapping[str, str] = {
     "Content-Type": "application/json",
@@ -19,6 +21,7 @@ CONFIG = """
 publishable_keys = ["dub_pk_acme"]
 domains = ["acme.link"]
 default_screen = "home"
+dub_api_key_env = "BENCH_DUB_API_KEY"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/invite/:code"
@@ -35,7 +38,7 @@ min_version = "2.3"
 """
 
 
-def body(install: str) -> str:
+def body(install: str, *, budget_ms: int = BUDGET_MS) -> str:
     """Return an open as a phone reports it."""
     return json.encode(
         {
@@ -43,14 +46,26 @@ def body(install: str) -> str:
             "installId": install,
             "platform": "ios",
             "appVersion": "2.4.1",
-            "budgetMs": 1500,
+            "budgetMs": budget_ms,
         }
     ).decode()
 
 
-def request(install: str, netloc: str) -> bytes:
-    """Return that report as the bytes of a whole HTTP request."""
-    content = body(install)
+def lead(customer: str) -> str:
+    """Return a sign-up as a backend reports it."""
+    return json.encode(
+        {
+            "clickId": "d0UtZqE0BZuBPrJS",
+            "eventName": "Sign up",
+            "customerExternalId": customer,
+            "customerEmail": "somebody@example.com",
+        }
+    ).decode()
+
+
+def request(install: str, netloc: str, *, budget_ms: int = BUDGET_MS) -> bytes:
+    """Return that report of an open as the bytes of a whole HTTP request."""
+    content = body(install, budget_ms=budget_ms)
     headers = {"Host": netloc, **HEADERS, "Content-Length": str(len(content))}
     lines = ["POST /v1/opens HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n" + content).encode()

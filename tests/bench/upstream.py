@@ -1,6 +1,7 @@
 """A fake Dub: one well-formed answer with a clickId of its own per open, as fast as Python can.
 
-``GET /calls`` tells how many opens it was told of; ``PUT /delay`` (a body in ms) makes it slower.
+``GET /counts`` tells what it was told of; ``PUT /delay`` (a body in ms) makes opens slower; ``PUT /stall``
+(``on`` or ``off``) leaves opens, leads and sales unanswered until it is taken back, as the sandbox's does.
 Run as ``python -m tests.bench.upstream PORT``.
 """
 
@@ -9,20 +10,40 @@ import sys
 from typing import cast
 
 import uvloop
+from msgspec import Struct, json
 
 _OPENED = (
     b'{"clickId":"%016d","link":{"id":"link_1","domain":"acme.link","key":"fb-promo",'
     b'"url":"https://acme.com/product/123"}}'
 )
+_LED = (
+    b'{"click":{"id":"abcdefghijklmnop"},"link":{"id":"link_1","domain":"acme.link","key":"fb-promo",'
+    b'"shortLink":"https://acme.link/fb-promo","url":"https://acme.com/product/123"},'
+    b'"customer":{"name":null,"email":null,"avatar":null,"externalId":"somebody"}}'
+)
+_SOLD = b'{"eventName":"Purchase","customer":{"id":"cus_1"},"sale":{"amount":1,"currency":"usd"}}'
+_DEFERRED = b'"mode":"deferred"'
 _REPLY = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+
+
+class Counts(Struct):
+    """What was answered; ``calls`` are opens that came, ``checks`` leads that were only to be checked."""
+
+    calls: int = 0
+    opens: int = 0
+    checks: int = 0
+    leads: int = 0
+    sales: int = 0
 
 
 class State:
     """What all connections share."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.counts = Counts()
         self.delay_s = 0.0
+        self.stalled = False
+        self.waiting: list[tuple[Protocol, bytes, bytes]] = []
 
 
 class Protocol(asyncio.Protocol):
@@ -44,24 +65,56 @@ class Protocol(asyncio.Protocol):
             if not end or len(rest) < size:
                 return
             self._received = rest[size:]
-            self._answer(head, rest[:size])
+            if head.startswith(b"POST /track/"):
+                self._told(head, rest[:size])
+            else:
+                self._transport.write(self._controlled(head, rest[:size]))
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def _told(self, head: bytes, body: bytes) -> None:
         state = self._state
-        if head.startswith(b"POST /track/open "):
-            state.calls += 1
-            reply = _reply(b"200 OK", _OPENED % state.calls)
-            if state.delay_s:
-                asyncio.get_running_loop().call_later(state.delay_s, self._transport.write, reply)
-                return
-        elif head.startswith(b"GET /calls "):
-            reply = _reply(b"200 OK", b"%d" % state.calls)
-        elif head.startswith(b"PUT /delay "):
-            state.delay_s = float(body) / 1000
-            reply = _reply(b"200 OK", body)
+        is_open = head.startswith(b"POST /track/open ")
+        state.counts.calls += is_open
+        if state.stalled:
+            state.waiting.append((self, head, body))
+        elif state.delay_s and is_open:
+            asyncio.get_running_loop().call_later(state.delay_s, self.answer, head, body)
         else:
-            reply = _reply(b"404 Not Found", b'{"error":{"code":"not_found","message":"","doc_url":""}}')
-        self._transport.write(reply)
+            self.answer(head, body)
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Take note, and reply; to whoever has hung up, neither."""
+        if self._transport.is_closing():
+            return
+        counts = self._state.counts
+        if head.startswith(b"POST /track/open "):
+            counts.opens += 1
+            answer = _OPENED % counts.opens
+        elif head.startswith(b"POST /track/lead "):
+            if _DEFERRED in body:
+                counts.checks += 1
+            else:
+                counts.leads += 1
+            answer = _LED
+        else:
+            counts.sales += 1
+            answer = _SOLD
+        self._transport.write(_reply(b"200 OK", answer))
+
+    def _controlled(self, head: bytes, body: bytes) -> bytes:
+        state = self._state
+        if head.startswith(b"GET /counts "):
+            return _reply(b"200 OK", json.encode(state.counts))
+        if head.startswith(b"PUT /delay "):
+            state.delay_s = float(body) / 1000
+            return _reply(b"200 OK", body)
+        if head.startswith(b"PUT /stall "):
+            state.stalled = body == b"on"
+            if not state.stalled:
+                waiting, state.waiting = state.waiting, []
+                for connection, its_head, its_body in waiting:
+                    connection.answer(its_head, its_body)
+            return _reply(b"200 OK", body)
+        return _reply(b"404 Not Found", b'{"error":{"code":"not_found","message":"","doc_url":""}}')
 
 
 def _content_length(head: bytes) -> int:

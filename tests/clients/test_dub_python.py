@@ -142,13 +142,12 @@ def test_a_bad_day_at_dub_as_the_client_sees_it(stage: Stage) -> None:
 
 def test_retry_after_through_the_service_is_one_that_the_client_can_wait_for(stage: Stage) -> None:
     """Dub's Unix milliseconds arrive as seconds: a client that retries waits those, and gets its page."""
-    stage.goes_wrong(route="/events", throttle=True, retryAfterS=30, times=1)
+    stage.goes_wrong(route="/events", throttle=True, retryAfterS=2, times=1)
     backoff = BackoffStrategy(initial_interval=1, max_interval=1, exponent=1, max_elapsed_time=20_000)
     with Dub(token=SERVER_KEY, server_url=stage.service) as dub:
         with pytest.raises(errors.RateLimitExceeded) as throttled:
             events(dub, "clicks")
-        assert 1 <= int(throttled.value.headers["Retry-After"]) <= 30
-    stage.goes_wrong(route="/events", throttle=True, retryAfterS=0.5, times=1)
+        assert 1 <= int(throttled.value.headers["Retry-After"]) <= 2
     retrying = RetryConfig("backoff", backoff, retry_connection_errors=False)
     with Dub(token=SERVER_KEY, server_url=stage.service, retry_config=retrying) as dub:
         assert events(dub, "clicks", limit=1)

@@ -1,8 +1,7 @@
 """First launch with no link in hand, over HTTP: the service, with an embedded Dub underneath."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,86 +9,10 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.resolve.model import Answer
-from service.sandbox import SandboxLink, SandboxSettings, create_sandbox
+from service.sandbox import create_sandbox
 from service.settings import parse
-from tests.support import ANNA, BEN, CONFIG, ENV, SERVER_KEY, FakeClock, LogLines, Service, running
-
-HOME = "203.0.113.7"
-IPHONE_BROWSER = (
-    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
-    " Version/18.0 Mobile/15E148 Safari/604.1"
-)
-PIXEL_BROWSER = (
-    "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko)"
-    " Chrome/126.0.0.0 Mobile Safari/537.36"
-)
-LINKS = (
-    SandboxLink(domain="acme.link", key="fb-promo", url="https://acme.com/product/123"),
-    SandboxLink(domain="acme.link", key="invite", url="https://acme.com/invite/anna"),
-)
-MATCHING = CONFIG.replace('ip_matching = "off"\n', "analytics_calls_per_s = 100\n")
-AS_SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
-
-
-@dataclass
-class World:
-    """Phones, their browsers, and time."""
-
-    service: Service
-    dub: httpx.AsyncClient
-    clock: FakeClock
-
-    async def click(
-        self, key: str = "fb-promo", ip: str = HOME, user_agent: str = IPHONE_BROWSER, query: str = ""
-    ) -> None:
-        headers = {"Host": "acme.link", "X-Forwarded-For": ip, "User-Agent": user_agent}
-        reply = await self.dub.get(f"/{key}{query}", headers=headers)
-        assert reply.status_code in (200, 302), reply.text
-
-    async def launch(
-        self, install_id: str | None = ANNA, ip: str = HOME, platform: str = "ios", **fields: Any
-    ) -> Answer:
-        self.clock.advance(0.01)
-        return await self.service.open(
-            dub_domain="acme.link",
-            install_id=install_id,
-            platform=platform,
-            headers={"X-Forwarded-For": ip},
-            **fields,
-        )
-
-    async def calls(self, path: str) -> int:
-        return len((await self.dub.get("/sandbox/calls", params={"path": path})).json())
-
-    async def settle(self, answer: Answer, seconds: float) -> Answer:
-        """Let time pass, and ask again."""
-        for _ in range(int(seconds)):
-            self.clock.advance(1)
-            await asyncio.sleep(0.02)
-        return await self.service.recall(answer.open_id)
-
-
-async def build(
-    clock: FakeClock, config: str = MATCHING, env: Mapping[str, str] | None = None, **sandbox: Any
-) -> AsyncIterator[World]:
-    settings = SandboxSettings(**sandbox)
-    dub = create_sandbox(
-        LINKS, api_keys=(ENV["ACME_DUB_API_KEY"],), clock=clock.wall, sleep=clock.sleep, settings=settings
-    )
-    transport = httpx.ASGITransport(cast("Any", dub))
-    app = create_app(
-        parse(config, {**ENV, **(env or {})}),
-        transport=transport,
-        clock=clock,
-        wall=clock.wall,
-        sleep=clock.sleep,
-    )
-    async with (
-        running(app) as service,
-        httpx.AsyncClient(transport=transport, base_url="http://dub") as client,
-    ):
-        yield World(service, client, clock)
+from tests.integration.world import AS_SERVER, HOME, LINKS, MATCHING, PIXEL_BROWSER, World, build
+from tests.support import ANNA, BEN, ENV, FakeClock, LogLines, running
 
 
 @pytest.fixture
@@ -297,3 +220,15 @@ async def test_an_unknown_deep_link_on_dubs_wire_may_still_match(world: World) -
     found = await world.service.post("/track/open", json=body, headers=headers)
     assert found.status_code == 200
     assert found.json()["link"]["key"] == "fb-promo"
+
+
+async def test_an_install_is_forgotten_everywhere(world: World) -> None:
+    """Its answers, its claim and what is owed for it go; its click is free again, and its openId unknown."""
+    await world.click()
+    anna = await world.launch(ANNA)
+    assert anna.click_id
+    reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
+    assert reply.json() == {"answers": 1, "claims": 1, "outbox": 0}
+    assert (await world.service.get(f"/v1/opens/{anna.open_id}")).status_code == 404
+    assert (await world.launch(BEN)).click_id == anna.click_id
+    assert (await world.service.post("/v1/installs/forget", json={"installId": ANNA})).status_code == 403

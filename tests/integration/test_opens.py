@@ -425,7 +425,8 @@ async def test_health(service: Service) -> None:
 
 async def test_readiness_names_keys_that_nobody_set(dub: FakeDub) -> None:
     """A key variable that is not set is degraded, not fatal."""
-    app = create_app(parse(CONFIG, {"FIRSTOPEN_SECRET": ENV["FIRSTOPEN_SECRET"]}), transport=dub)
+    env = {name: ENV[name] for name in ("FIRSTOPEN_SECRET", "FIRSTOPEN_DATA_DIR")}
+    app = create_app(parse(CONFIG, env), transport=dub)
     async with running(app) as keyless:
         degraded = (await keyless.get("/health/ready")).json()["degraded"]
         assert degraded == ["ACME_SERVER_KEYS is not set", "ACME_DUB_API_KEY is not set"]

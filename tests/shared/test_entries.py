@@ -17,6 +17,7 @@ from service.telemetry import Metrics, configure_logs
 from tests.shared.server import Server
 
 NOW = 1_785_585_600.0
+KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 SECRETS = ("a secret for tests of 32 characters or more",)
 
 
@@ -51,7 +52,7 @@ def entry(entry_id: str, lane: str = "anna", kind: Kind = "lead", **fields: obje
 
 
 async def due(entries: SharedEntries, now: float = NOW, held: tuple[tuple[str, Kind], ...] = ()) -> list[str]:
-    return [each.id for each in await entries.due(now, 100, held)]
+    return [each.id for each in await entries.due(KINDS, now, 100, held)]
 
 
 async def test_what_one_replica_accepts_is_its_own_to_send(here: SharedEntries, there: SharedEntries) -> None:
@@ -81,7 +82,7 @@ async def test_one_customers_entries_go_one_after_the_other(
     assert await due(here) == []
     assert await due(there, NOW + 4) == ["other"]
     assert await due(there, NOW + 5) == ["other", "lead-1"]
-    (_, again) = await there.due(NOW + 5, 100, ())
+    (_, again) = await there.due(KINDS, NOW + 5, 100, ())
     assert (again.attempts, again.payload) == (1, b'{"who": "anna@acme.com"}')
     there.finish(again, "delivered", "", NOW + 5)
     assert await due(there, NOW + 5) == ["other", "lead-2"]
@@ -126,16 +127,16 @@ async def test_an_open_is_owed_once(here: SharedEntries, there: SharedEntries) -
     """Two replicas that owe the same open keep one entry; once Dub has it, there is none."""
     here.owe(entry("open-1", lane="key", kind="open"))
     assert await here.depths("queued") == {("open", "queued"): 1}
-    there.owe(entry("open-2", lane="key", kind="open"))
+    there.owe(entry("open-1", lane="key", kind="open"))
     assert await there.depths("queued") == {("open", "queued"): 1}
-    there.drop_lane("key")
+    there.drop("open-1")
     assert await there.depths("queued") == {}
     assert await due(here) == []
 
 
 async def test_a_lead_waits_for_its_open_on_any_replica(here: SharedEntries, there: SharedEntries) -> None:
     """Whoever settles the open lets go what another replica accepted for it."""
-    await here.add(entry("lead-1", waits_for="open-1"))
+    await here.add(entry("lead-1", waits_for="open-1", next_try=NOW + 30))
     assert await due(here) == await due(there) == []
     await there.release("open-1", NOW)
     assert await due(there) == ["lead-1"]
@@ -147,7 +148,7 @@ async def test_held_kinds_stay(here: SharedEntries) -> None:
         here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
     here.owe(entry("sale-1", lane="ben", kind="sale"))
     assert await due(here, held=(("acme", "open"),)) == ["sale-1"]
-    assert len(await due(here)) == 100
+    assert len(await due(here)) == 100 + 1
 
 
 async def test_dead_letters_are_kept_and_revived(here: SharedEntries, server: Server) -> None:
@@ -181,14 +182,39 @@ async def test_what_is_too_old_dies(here: SharedEntries) -> None:
 
 
 async def test_every_queued_entry_can_be_hastened(here: SharedEntries) -> None:
-    """When Dub is back, what was put off is due at once; until then, the next time is known."""
+    """When Dub is back, what was put off is due at once, but for what waits or what Dub gave a time."""
     here.owe(entry("open-1", lane="key", kind="open", next_try=NOW + 60))
     here.owe(entry("open-2", lane="key-2", kind="open", next_try=NOW + 30))
-    assert await due(here) == []
-    assert await here.next_due(NOW) == NOW + 30
+    here.owe(entry("open-3", lane="key-3", kind="open"))
+    await here.add(entry("lead-1", waits_for="open-9", next_try=NOW + 30))
+    assert await due(here) == ["open-3"]
+    here.put_off("open-3", NOW + 20, "DubThrottled: status 429")
     await here.hasten(NOW)
     assert sorted(await due(here)) == ["open-1", "open-2"]
-    assert await here.next_due(NOW) is None
+    assert sorted(await due(here, NOW + 20)) == ["open-1", "open-2", "open-3"]
+    assert "lead-1" in await due(here, NOW + 30)  # whatever lets it go may be missed
+
+
+async def test_each_kind_has_its_share(here: SharedEntries) -> None:
+    """Entries of one kind do not stand in the way of another; a kind that is not asked for stays."""
+    for number in range(150):
+        here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
+    here.owe(entry("sale-1", lane="ben", kind="sale"))
+    assert [each.id for each in await here.due(["sale"], NOW, 100, ())] == ["sale-1"]
+    found = await here.due(["open", "sale"], NOW, 100, ())
+    assert len(found) == 100 + 1
+
+
+async def test_what_is_to_be_forgotten_is(here: SharedEntries, there: SharedEntries) -> None:
+    """Entries of an install go whatever became of them, and nobody else's do."""
+    await here.add(entry("lead-1", whose="device-anna"))
+    await here.add(entry("lead-2", lane="anna-2", whose="open-1"))
+    await here.add(entry("lead-3", lane="ben", whose="device-ben"))
+    here.finish(entry("lead-2", lane="anna-2", whose="open-1"), "dead", "x", NOW)
+    assert await here.depths("dead") == {("lead", "dead"): 1}
+    assert await there.forget(["device-anna", "open-1", "nobody"]) == 2
+    assert await there.depths("queued", "dead") == {("lead", "queued"): 1}
+    assert await there.forget(["device-anna", "open-1"]) == 0
 
 
 async def test_nothing_is_acknowledged_while_the_server_is_away(server: Server, here: SharedEntries) -> None:
@@ -218,7 +244,7 @@ async def test_an_entry_that_arrives_after_its_refusal_is_not_sent(
 
 async def test_every_key_has_a_version_a_shard_and_an_end(server: Server, here: SharedEntries) -> None:
     """Keys of the outbox are on one shard of a Cluster, and none of them stays for ever."""
-    await here.add(entry("lead-1", waits_for="open-1"))
+    await here.add(entry("lead-1", waits_for="open-1", whose="device", next_try=NOW + 30))
     here.owe(entry("open-2", lane="key", kind="open"))
     assert await due(here) == ["open-2"]
     here.finish(entry("open-2", lane="key", kind="open"), "dead", "x", NOW)

@@ -1,0 +1,40 @@
+"""``/v1/installs``: what is known of an install."""
+
+from typing import Annotated
+
+from litestar import post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from msgspec import Meta, Struct
+
+from service.api.auth import Callers
+from service.api.http import LeanRequest, strict_body
+from service.api.problems import documented
+from service.resolve.forgetting import Forgetting, Forgotten
+
+
+class ForgetRequest(Struct, frozen=True, rename="camel"):
+    """An install to be forgotten."""
+
+    install_id: Annotated[str, Meta(min_length=8, max_length=128, description="As the app reports it.")]
+
+
+def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteHandler]:
+    """Build the handlers over the parts they need."""
+
+    @post(
+        "/v1/installs/forget",
+        status_code=200,
+        dto=strict_body(ForgetRequest),
+        return_dto=None,
+        operation_id="forgetInstall",
+        summary="Forget an install",
+        security=[{"serverKey": []}],
+        responses=documented(400, 401, 403, 413, 415, 422, 503),
+        tags=["Opens"],
+    )
+    async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> Forgotten:
+        """Forget an install's answers, claims and what is owed to Dub for it, and say how much that was."""
+        return await forgetting.forget(callers.identify(request, server=True).app, data.install_id)
+
+    return [forget_install]

@@ -1,0 +1,97 @@
+"""From settings to what the parts take: units, policies, limits."""
+
+from collections.abc import Callable
+
+from service.api.auth import AppKeys
+from service.dub.breaker import BreakerPolicy
+from service.dub.client import ENDPOINTS
+from service.dub.guard import Guards
+from service.outbox.policy import OutboxPolicy
+from service.resolve.model import App
+from service.resolve.openings import Lifetimes
+from service.settings import Settings, compile_router
+from service.store.memory import MemoryLimits
+from service.telemetry import Metrics
+
+DAY_S = 86_400
+
+
+def compile_app(name: str, settings: Settings) -> App:
+    """Compile one app's policy."""
+    app = settings.apps[name]
+    return App(
+        name,
+        app.domains,
+        compile_router(name, app),
+        trusts_forwarded_ip=app.trusts_forwarded_ip,
+        clients_report_leads=app.leads == "client",
+        dub_api_key=settings.dub_api_keys.get(name, ""),
+        ip_matching=app.ip_matching,
+        analytics_calls_per_s=app.analytics_calls_per_s,
+    )
+
+
+def app_keys(app: App, name: str, settings: Settings) -> AppKeys:
+    """Gather an app's keys, as bytes."""
+    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
+    server = (key.encode() for key in settings.server_keys.get(name, ()))
+    return AppKeys(app, tuple(publishable), tuple(server))
+
+
+def memory_limits(settings: Settings) -> MemoryLimits:
+    """Bound what one process remembers."""
+    cache = settings.cache
+    return MemoryLimits(
+        opens_max=cache.opens_max,
+        open_ttl_s=cache.answer_ttl_s,
+        links_max=cache.links_max,
+        link_ttl_s=cache.link_stale_days * 86_400,
+        unknown_links_max=cache.unknown_links_max,
+        unknown_link_ttl_s=cache.unknown_link_ttl_s,
+    )
+
+
+def lifetimes(settings: Settings) -> Lifetimes:
+    """Say for how long answers are repeated."""
+    cache = settings.cache
+    return Lifetimes(
+        answer_ttl_s=cache.answer_ttl_s,
+        pending_ttl_s=cache.pending_ttl_s,
+        call_s=settings.dub.timeout_ms / 1000,
+    )
+
+
+def guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
+    """Build what stands before each of Dub's endpoints."""
+    dub = settings.dub
+    policy = BreakerPolicy(
+        window_s=dub.breaker_window_s,
+        failures_min=dub.breaker_failures,
+        failure_ratio=dub.breaker_ratio,
+        open_s=dub.breaker_open_s,
+    )
+    return Guards(
+        ENDPOINTS,
+        policy=policy,
+        in_flight_max=dub.in_flight_max,
+        slow_s=dub.slow_ms / 1000,
+        clock=clock,
+        metrics=metrics,
+    )
+
+
+def outbox_policy(settings: Settings) -> OutboxPolicy:
+    """Say how hard the outbox tries."""
+    outbox = settings.outbox
+    return OutboxPolicy(
+        in_flight_max=outbox.in_flight_max,
+        backoff_min_s=outbox.backoff_min_s,
+        backoff_max_s=outbox.backoff_max_s,
+        expiry_s=outbox.expiry_days * DAY_S,
+    )
+
+
+def claims_ttl_s(settings: Settings) -> float:
+    """Keep a claim for as long as its click may be matched, and a day more."""
+    window_s = max(app.match_window_s for app in settings.apps.values())
+    return max(settings.installs.install_ttl_days * DAY_S, window_s + DAY_S)

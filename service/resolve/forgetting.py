@@ -1,0 +1,70 @@
+"""Forgets an install, everywhere: a person may ask for it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from service.resolve.identity import Identity
+from service.resolve.model import App
+from service.resolve.ports import Memory
+from service.resolve.second_looks import SecondLooks
+
+
+class Forgotten(Struct, frozen=True):
+    """How much was removed: answers that were remembered, clicks that were claimed, what was owed to Dub."""
+
+    answers: int
+    claims: int
+    outbox: int
+
+
+class Kept(Protocol):
+    """Where opens, claims or entries are kept."""
+
+    async def forget(self, whose: Sequence[str], /) -> int:
+        """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
+        ...
+
+
+class Opens(Kept, Protocol):
+    """Where opens are kept."""
+
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
+        ...
+
+
+class Forgetting:
+    """Forgets installs under every name that they have had."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        memory: Memory,
+        looks: SecondLooks,
+        opens: Opens,
+        claims: Kept,
+        entries: Kept,
+    ) -> None:
+        self._identity = identity
+        self._looks = looks
+        self._memory = memory
+        self._opens = opens
+        self._claims = claims
+        self._entries = entries
+
+    async def forget(self, app: App, install_id: str) -> Forgotten:
+        """Forget an install of this app; an unknown one is nothing to forget. Raises ``StoreFailed``.
+
+        Its opens go last: asked again after a failure, what is owed by their ids is still found.
+        """
+        devices = self._identity.devices(app.name, install_id)
+        open_ids = await self._opens.ids(devices)
+        await self._looks.forget(open_ids)
+        outbox = await self._entries.forget([*devices, *open_ids])
+        claims = await self._claims.forget(devices)
+        answers = await self._opens.forget(devices)
+        self._memory.forget(frozenset(open_ids))
+        return Forgotten(answers, claims, outbox)

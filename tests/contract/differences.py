@@ -1,0 +1,85 @@
+"""Where the service is not the sandbox, on purpose: the whole list, each with its reason.
+
+A test asks ``target.expects("…")`` for a value that differs, and is otherwise the same for both. The
+sandbox is Dub, so its column is Dub's behaviour by ``dub-api.md``; whatever is not listed here is alike.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Difference(NamedTuple):
+    """What each target does, and why it is not the same."""
+
+    sandbox: Any
+    service: Any
+    why: str
+
+
+DIFFERENCES = {
+    "a lead's key after its 404": Difference(
+        "burned",
+        "free",
+        "the service asks with mode=deferred first, which checks the click and burns nothing",
+    ),
+    "a repeated lead's click is looked up": Difference(
+        200, 404, "deferred goes first and finds no click; Dub itself looks at the deduplication key first"
+    ),
+    "a click on a link that leads to no store": Difference(
+        "nobody's", "the install's", "Dub notes only what its own redirect sends to a store; /events has all"
+    ),
+    "another install at an address that was matched": Difference(
+        "the same click",
+        "no click",
+        "Dub forgets nothing for an hour; the service gives a click to one install",
+    ),
+    "a lead or sale while Dub throttles": Difference(
+        429, 200, "the service has written it down, sends it later, and says so: Firstopen-Queued"
+    ),
+    "the 601st lead of an app in a minute": Difference(
+        429,
+        200,
+        "the service reports what apps say with the team's secret key, which has the plan's own limit",
+    ),
+    "an open needs a key": Difference(
+        200, 401, "Dub checks none; the service finds the app by it, and with it the domains and the routes"
+    ),
+    "a link of somebody else's domain": Difference(
+        200, 404, "Dub knows every team's links; a deep link that is not the app's own never goes to Dub"
+    ),
+    "an open for somebody else's domain": Difference(
+        200, 403, "Dub takes any text, and * for any domain; the service holds it to the app's list"
+    ),
+    "events of somebody else's domain": Difference(
+        200, 403, "Dub answers an empty page; the service says that the domain is not the app's"
+    ),
+    "a link with user info": Difference(
+        200, 422, "a name or password in a URL is refused: it is a secret, or a trick"
+    ),
+    "seconds until a new link is known": Difference(
+        0, 60, "the service remembers an unknown link for unknown_link_ttl_s: somebody's clipboard, often"
+    ),
+    "a key of the other kind": Difference(
+        401, 403, "Dub knows no such key there; the service tells the caller which kind it takes"
+    ),
+    "an Authorization that is no Bearer token": Difference(
+        400, 401, "dub-api.md says 401 for a missing key and nothing of this one; to the service it is none"
+    ),
+    "a body that is no JSON, without a key": Difference(
+        401, 400, "the service reads a body before it looks at the key; both refuse, and say nothing more"
+    ),
+    "a body that is not called JSON": Difference(
+        200, 415, "Dub reads any body as JSON; the service wants a JSON type, or none: no form posts to it"
+    ),
+    "a body over 64 KiB": Difference(
+        200, 413, "Dub's host takes megabytes; every documented field at its limit fits in 64 KiB"
+    ),
+    "Retry-After": Difference(
+        "Unix milliseconds", "seconds", "Dub's form is not HTTP's; the service's callers get HTTP's"
+    ),
+    "the User-Agent that an open was made with": Difference(
+        "okhttp/4.12.0", "okhttp/4.12.0 firstopen-device/", "so that Dub tells devices apart"
+    ),
+    "whose address an open came from": Difference(
+        "the phone's", "the service's", "Dub sees the service's own, unless it believes X-Forwarded-For"
+    ),
+}

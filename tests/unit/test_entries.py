@@ -1,0 +1,135 @@
+"""The outbox's entries on disk."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import structlog
+from msgspec import structs
+
+from service.resolve.owed import Entry, Kind
+from service.store.database import Database
+from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
+from service.store.sealing import Seal
+
+NOW = 1_700_000_000.0
+LEAD = Entry(
+    id="lead", app="acme", kind="lead", lane="lane", created=NOW, next_try=NOW, payload=b'{"a": "lead"}'
+)
+OPEN = structs.replace(LEAD, kind="open")
+STEPS = 10  # of SQLite's virtual machine, between two counts
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database(tmp_path, ENTRIES_SCHEMA, structlog.get_logger())
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def entries(database: Database) -> SqliteEntries:
+    return SqliteEntries(database, Seal(["a secret for tests of 32 characters or more"]))
+
+
+def numbered(entry: Entry, number: int, waits_for: str = "") -> Entry:
+    name = f"{entry.kind}-{number}"
+    return structs.replace(entry, id=name, lane=name, created=NOW + number / 1000, waits_for=waits_for)
+
+
+def dead(number: int) -> Entry:
+    return numbered(structs.replace(LEAD, app="dead"), number)
+
+
+async def fill(entries: SqliteEntries, first: int, last: int) -> None:
+    """Queue opens, leads and leads that wait for an open; and as many that are delivered or dead."""
+    for number in range(first, last, 5):
+        entries.owe(numbered(OPEN, number))
+        await entries.add(numbered(LEAD, number + 1))
+        await entries.add(numbered(LEAD, number + 2, waits_for=f"open-{number}"))
+        await entries.add(numbered(LEAD, number + 3))
+        entries.finish(numbered(LEAD, number + 3), "delivered", "", NOW)
+        await entries.add(dead(number + 4))
+        entries.finish(dead(number + 4), "dead", "refused", NOW)
+
+
+async def steps_of(work: Callable[[], object], database: Database) -> int:
+    """Count the steps that SQLite takes for some work, and for what it leaves to be written behind."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    database._connected().set_progress_handler(count, STEPS)
+    try:
+        awaited = work()
+        if isinstance(awaited, Awaitable):
+            await awaited
+        await database.read(lambda _: None)
+    finally:
+        database._connected().set_progress_handler(None, STEPS)
+    return steps
+
+
+QUESTIONS: dict[str, Callable[[SqliteEntries, int], object]] = {
+    "add": lambda entries, new: entries.add(numbered(LEAD, new)),
+    "owe": lambda entries, new: entries.owe(numbered(OPEN, new)),
+    "drop": lambda entries, _: entries.drop("open-5"),
+    "put_off": lambda entries, _: entries.put_off("open-5", NOW + 1, "a reason"),
+    "finish an open": lambda entries, _: entries.finish(numbered(OPEN, 5), "delivered", "", NOW),
+    "finish a lead": lambda entries, _: entries.finish(numbered(LEAD, 6), "delivered", "", NOW),
+    "remove": lambda entries, _: entries.remove("lead-6"),
+    "due": lambda entries, _: entries.due(["open", "lead"], NOW, 10, []),
+    "hasten": lambda entries, _: entries.hasten(NOW),
+    "release": lambda entries, _: entries.release("open-5", NOW),
+    "expire": lambda entries, _: entries.expire(NOW - 1, NOW),
+    "status": lambda entries, _: entries.status("lead-6"),
+    "oldest": lambda entries, _: entries.oldest(),
+    "listed": lambda entries, _: entries.listed("dead", 10),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+async def test_no_question_walks_over_all_entries(
+    name: str, database: Database, entries: SqliteEntries
+) -> None:
+    """What is asked for every open and lead costs the same, however much is queued, delivered or dead."""
+    few, many = 50, 2000
+    ask = QUESTIONS[name]
+    await fill(entries, 0, few)
+    before = await steps_of(lambda: ask(entries, many + 1), database)
+    await fill(entries, few, many)
+    after = await steps_of(lambda: ask(entries, many + 2), database)
+    assert after < before + few
+
+
+async def test_the_same_open_is_queued_once(entries: SqliteEntries) -> None:
+    """Two opens of one openId are one entry, also in one commit; leads of a lane are all kept."""
+    for number in range(100):
+        entries.owe(structs.replace(OPEN, id=f"open-{number % 10}", lane=f"lane-{number % 10}"))
+    await entries.add(structs.replace(LEAD, id="lead-1"))
+    await entries.add(structs.replace(LEAD, id="lead-2"))
+    assert await entries.depths("queued") == {("open", "queued"): 10, ("lead", "queued"): 2}
+
+
+async def test_leads_of_a_lane_go_one_after_another(entries: SqliteEntries) -> None:
+    """Only the first entry of a customer is due, whatever its kind."""
+    assert not await entries.add(LEAD)
+    assert await entries.add(structs.replace(LEAD, id="sale", kind="sale"))
+    kinds: list[Kind] = ["open", "lead", "sale"]
+    assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["lead"]
+    entries.finish(LEAD, "delivered", "", NOW)
+    assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["sale"]
+
+
+async def test_what_is_held_is_not_due(entries: SqliteEntries) -> None:
+    """An app that Dub holds back has nothing due of that kind, and nobody else is held back with it."""
+    await entries.add(LEAD)
+    await entries.add(structs.replace(LEAD, id="globex", app="globex", lane="another"))
+    await entries.add(structs.replace(LEAD, id="sale", kind="sale", lane="a third"))
+    due = await entries.due(["lead", "sale"], NOW, 10, [("acme", "lead")])
+    assert [entry.id for entry in due] == ["globex", "sale"]
+    assert [entry.id for entry in await entries.due(["sale"], NOW, 10, [])] == ["sale"]

@@ -1,0 +1,633 @@
+"""The delivery loop over the real store, with a scripted Dub and a clock that moves when told to."""
+
+import asyncio
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from service.outbox.outbox import DurableOutbox
+from service.outbox.policy import OutboxPolicy
+from service.resolve.errors import (
+    DubFailed,
+    DubHeldBack,
+    DubRefused,
+    DubThrottled,
+    FirstopenError,
+    StoreFailed,
+)
+from service.resolve.owed import Dead, Delivered, Entry, Kind, Later, OwedOpen, State, Summary, Verdict
+from service.store.database import Database
+from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
+from service.store.sealing import Seal
+from service.telemetry import Metrics, configure_logs
+from tests.support import FakeClock, LogLines, until
+
+POLICY = OutboxPolicy(in_flight_max=4, backoff_min_s=0.5, backoff_max_s=10, expiry_s=6 * 86_400)
+DAY_S = 86_400
+SOON_S = 5.0
+DOWN = Later(DubFailed(503))
+REFUSED = DubRefused(404, "not_found", "no such click")
+
+
+class Lab:
+    """An outbox over a real store, and a Dub that answers by script (else with a delivery)."""
+
+    def __init__(self, folder: Path, clock: FakeClock, logs: LogLines, secret: str = "a secret") -> None:
+        self.clock = clock
+        self.log = configure_logs("debug", logs)
+        self.database = Database(folder, ENTRIES_SCHEMA, self.log)
+        self.entries = SqliteEntries(self.database, Seal([secret]))
+        self.jitter = 1.0
+        self.held: dict[Kind, float] = {}
+        self.script: dict[str, list[Verdict | Exception]] = defaultdict(list)
+        self.gate: asyncio.Event | None = None
+        self.attempts: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        self.most_at_once = 0
+        self.outbox = self.new_outbox()
+
+    def new_outbox(self) -> DurableOutbox:
+        return DurableOutbox(
+            self.entries,
+            apps=("acme",),
+            held=lambda kind, _: self.held.get(kind, 0),
+            policy=POLICY,
+            wall=self.clock.wall,
+            log=self.log,
+            metrics=Metrics(),
+            jitter=lambda: self.jitter,
+        )
+
+    async def start(self) -> None:
+        await self.database.open()
+        await self.outbox.start({"open": self.deliver, "lead": self.deliver, "sale": self.deliver})
+
+    async def stop(self) -> None:
+        await self.outbox.close()
+        await self.database.close()
+
+    async def restart(self) -> None:
+        """As after a kill: what was in memory is gone."""
+        await self.outbox.close()
+        self.outbox = self.new_outbox()
+        await self.outbox.start({"open": self.deliver, "lead": self.deliver, "sale": self.deliver})
+
+    async def deliver(self, entry: Entry) -> Verdict:
+        self.attempts.append(entry.id)
+        self.under_way[entry.lane] += 1
+        self.most_at_once = max(self.most_at_once, self.under_way.total())
+        assert self.under_way[entry.lane] == 1, "two of one lane at once"
+        try:
+            await asyncio.sleep(0)
+            if self.gate is not None:
+                await self.gate.wait()
+        finally:
+            self.under_way[entry.lane] -= 1
+        verdicts = self.script[entry.id]
+        verdict = verdicts.pop(0) if verdicts else Delivered(entry.payload)
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+    def entry(self, name: str, lane: str = "", kind: Kind = "lead", **fields: Any) -> Entry:
+        now = self.clock.wall()
+        given = {"app": "acme", "created": now, "next_try": now, "payload": b"{}", **fields}
+        return Entry(id=name, lane=lane or name, kind=kind, **given)
+
+    async def submit(
+        self, name: str, lane: str = "", wait_s: float = SOON_S, **fields: Any
+    ) -> Verdict | None:
+        return await self.outbox.submit(self.entry(name, lane, **fields), wait_s=wait_s, drops=never)
+
+    async def queue(self, *names: str, lane: str = "") -> None:
+        """Write entries down without sending them."""
+        for name in names:
+            await self.entries.add(self.entry(name, lane))
+
+    async def pass_by(self, seconds: float) -> None:
+        """Let time pass, and the loop notice."""
+        self.clock.advance(seconds)
+        self.outbox._look_by(0.0)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until the loop has nothing more to do for now."""
+        quiet = 0
+        while quiet < 3:
+            before = len(self.attempts)
+            self.outbox._look_by(0.0)
+            await self.entries.oldest()
+            await asyncio.sleep(0.002)
+            quiet = quiet + 1 if before == len(self.attempts) and not self.outbox._running else 0
+
+    async def state(self, name: str) -> State | None:
+        status = await self.entries.status(name)
+        return None if status is None else status.state
+
+    async def seen(self, name: str) -> Summary:
+        found = await self.entries.found(name)
+        assert found is not None
+        return found[0]
+
+
+def never(_: FirstopenError) -> bool:
+    return False
+
+
+def always(_: FirstopenError) -> bool:
+    return True
+
+
+def owed(open_id: str, key: bytes = b"k") -> OwedOpen:
+    return OwedOpen(
+        open_id=open_id,
+        app="acme",
+        key=key,
+        device="d",
+        deep_link="https://acme.link/x",
+        user_agent="okhttp",
+        ip=None,
+        platform=None,
+        app_version=None,
+    )
+
+
+@pytest.fixture
+async def lab(data_dir: Path, clock: FakeClock, logs: LogLines) -> AsyncIterator[Lab]:
+    lab = Lab(data_dir, clock, logs)
+    await lab.start()
+    yield lab
+    if lab.gate is not None:
+        lab.gate.set()
+    await lab.stop()
+
+
+async def test_what_dub_takes_is_delivered(lab: Lab, logs: LogLines) -> None:
+    """The caller gets Dub's answer; what the entry carried is gone, its status stays."""
+    assert await lab.submit("a", payload=b"anna@example.com") == Delivered(b"anna@example.com")
+    assert await lab.state("a") == "delivered"
+    found = await lab.entries.found("a")
+    assert found is not None
+    assert found[1] is None
+    assert [line["id"] for line in logs.events("outbox.delivered")] == ["a"]
+
+
+async def test_an_entry_is_on_disk_before_it_is_sent(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be written down, nothing is sent, and its caller hears of it."""
+
+    async def full(_: Entry) -> bool:
+        raise StoreFailed("the disk is full")
+
+    monkeypatch.setattr(lab.entries, "add", full)
+    with pytest.raises(StoreFailed):
+        await lab.submit("a")
+    await lab.settled()
+    assert lab.attempts == []
+
+
+async def test_a_caller_waits_no_longer_than_it_can(lab: Lab) -> None:
+    """After that the entry is sent all the same."""
+    lab.gate = asyncio.Event()
+    assert await lab.submit("a", wait_s=0.02) is None
+    assert await lab.state("a") == "queued"
+    lab.gate.set()
+    await lab.settled()
+    assert (lab.attempts, await lab.state("a")) == (["a"], "delivered")
+
+
+async def test_a_customers_entries_go_one_after_another(lab: Lab) -> None:
+    """Reported at once, they are sent in the order in which they were written down, never two at a time."""
+    names = [f"{number}" for number in range(10)]
+    outcomes = await asyncio.gather(*(lab.submit(name, "anna") for name in names))
+    assert [type(outcome) for outcome in outcomes] == [Delivered] * 10
+    assert lab.attempts == names
+    assert lab.most_at_once == 1
+
+
+async def test_an_entry_that_fails_holds_its_customers_back_and_no_others(lab: Lab) -> None:
+    """Later ones of the same customer wait for it, through a restart too; others pass by."""
+    lab.script["a1"] = [DOWN] * 4
+    assert await lab.submit("a1", "anna") == DOWN
+    assert await lab.submit("a2", "anna", wait_s=0.02) is None
+    assert await lab.submit("b1", "ben") == Delivered(b"{}")
+    await lab.restart()
+    for _ in range(4):
+        await lab.pass_by(11)
+    assert [name for name in lab.attempts if name.startswith("a")] == ["a1"] * 5 + ["a2"]
+
+
+async def test_an_open_is_queued_once(lab: Lab) -> None:
+    """However often it is owed; and not any more once Dub has it."""
+    for _ in range(3):
+        lab.outbox.owe(owed("one"), not_before_s=10)
+    await lab.settled()
+    assert [entry.id for entry in await lab.entries.listed("queued", 10)] == ["one"]
+    lab.outbox.paid("one")
+    await lab.pass_by(20)
+    assert (lab.attempts, await lab.state("one")) == ([], None)
+
+
+async def test_one_link_of_one_device_under_two_ids_is_sent_for_both(lab: Lab) -> None:
+    """Owed before a restart and after it: paying one settles one, and each has its turn, in order."""
+    lab.held["open"] = 60
+    lab.outbox.owe(owed("before"))
+    lab.outbox.owe(owed("after"))
+    lab.outbox.owe(owed("paid"))
+    lab.outbox.paid("paid")
+    await lab.settled()
+    lab.held.clear()
+    await lab.pass_by(1)
+    assert lab.attempts == ["before", "after"]
+    assert await lab.entries.depths("queued") == {}
+
+
+async def test_opens_go_in_time_order(lab: Lab) -> None:
+    """The oldest first."""
+    lab.held["open"] = 60
+    names = [f"{number:02}" for number in range(30)]
+    for name in names:
+        lab.outbox.owe(owed(name, name.encode()))
+        lab.clock.advance(0.01)
+    await lab.settled()
+    lab.held.clear()
+    await lab.pass_by(1)
+    assert lab.attempts == names
+
+
+async def test_a_lead_waits_for_its_open(lab: Lab) -> None:
+    """It is sent as soon as its open is settled, not before, not because Dub is back, not once too often."""
+    later = lab.clock.wall() + 30
+    first = asyncio.create_task(lab.submit("a", waits_for="open-1", next_try=later))
+    other = asyncio.create_task(lab.submit("b", waits_for="open-2", next_try=later, wait_s=0.3))
+    await until(lambda: len(lab.outbox._awaited) == 2)
+    lab.outbox.dub_is_back()
+    await lab.settled()
+    assert lab.attempts == []
+    lab.outbox.paid("open-1")
+    assert await first == Delivered(b"{}")
+    assert (lab.attempts, await other) == (["a"], None)
+
+
+async def test_a_waiting_lead_is_found_again_after_a_crash(lab: Lab) -> None:
+    """Its open may be settled after the restart, or have been before it without a word: both send it."""
+    later = lab.clock.wall() + 30
+    for name in ("a", "b"):
+        await lab.entries.add(lab.entry(name, waits_for=f"open-{name}", next_try=later))
+    await lab.restart()
+    lab.outbox.let_go("open-a")
+    await lab.settled()
+    assert lab.attempts == ["a"]
+    await lab.pass_by(30)
+    assert lab.attempts == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("jitter", "delays"),
+    [
+        (1.0, [0.5, 1, 2, 4, 8, 10, 10]),
+        (0.5, [0.25, 0.5, 1, 2, 4, 5, 5]),
+        (0.1, [0.05, 0.1, 0.2, 0.4, 0.8, 1, 1]),
+    ],
+)
+async def test_backoff_doubles_with_full_jitter(lab: Lab, jitter: float, delays: list[float]) -> None:
+    """From 0.5 s to 10 s at most, anything below by chance; the reason is kept."""
+    lab.jitter = jitter
+    lab.script["a"] = [DOWN] * len(delays)
+    await lab.queue("a")
+
+    def more_than(attempts: int) -> bool:
+        return len(lab.attempts) > attempts
+
+    for number, delay_s in enumerate(delays, 1):
+        began = lab.clock.wall()
+        attempts = len(lab.attempts)
+        lab.outbox._wake.set()
+        await until(partial(more_than, attempts))
+        await until(lambda: not lab.outbox._running)
+        found = await lab.seen("a")
+        assert found.next_try - began == pytest.approx(delay_s)
+        assert (found.attempts, found.reason) == (number, "DubFailed: status 503")
+        lab.clock.advance(delay_s + 0.001)
+    lab.outbox._wake.set()
+    await until(lambda: len(lab.attempts) == len(delays) + 1)
+
+
+async def test_nothing_is_tried_before_its_time(lab: Lab) -> None:
+    """A failed entry rests until its delay is over, to the tick."""
+    lab.script["a"] = [DOWN]
+    await lab.submit("a")
+    await lab.pass_by(0.49)
+    assert len(lab.attempts) == 1
+    await lab.pass_by(0.02)
+    assert len(lab.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "delay_s"),
+    [
+        (Later(DubThrottled(30)), 30),
+        (Later(DubThrottled(0)), 0.5),  # its time is over by our clock: no reason to ask at once, for ever
+        (Later(DubThrottled(0.1)), 0.5),
+        (Later(REFUSED, 2.0), 2),
+    ],
+)
+async def test_dubs_own_time_is_honoured(lab: Lab, verdict: Verdict, delay_s: float) -> None:
+    """A Retry-After is waited for, and the backoff at least."""
+    lab.script["a"] = [verdict]
+    began = lab.clock.wall()
+    assert await lab.submit("a") == verdict
+    assert (await lab.seen("a")).next_try - began == pytest.approx(delay_s)
+
+
+async def test_dub_coming_back_wakes_everything(lab: Lab) -> None:
+    """What rests in its backoff is tried at once."""
+    names = ["a", "b", "c"]
+    for name in names:
+        lab.script[name] = [DOWN]
+        await lab.submit(name)
+    lab.outbox.dub_is_back()
+    await lab.settled()
+    assert lab.attempts == names * 2
+    assert await lab.entries.depths("queued") == {}
+
+
+async def test_nothing_is_tried_while_dub_is_held_back(lab: Lab) -> None:
+    """Behind an open breaker a new lead is queued at once and no attempt is counted; other kinds go on."""
+    lab.held["lead"] = 60
+    verdict = await lab.submit("a")
+    assert isinstance(verdict, Later)
+    assert isinstance(verdict.error, DubHeldBack)
+    await lab.queue("b")
+    assert await lab.submit("sale", kind="sale") == Delivered(b"{}")
+    await lab.pass_by(20)
+    assert lab.attempts == ["sale"]
+    assert (await lab.seen("a")).attempts == 0
+    lab.held.clear()
+    await lab.pass_by(1)
+    assert sorted(lab.attempts) == ["a", "b", "sale"]
+
+
+async def test_a_lead_that_its_caller_takes_back_is_gone(lab: Lab) -> None:
+    """Refused, or held back, with a caller who wants to hear of it: it is told, and nothing is queued."""
+    lab.script["a"] = [Later(REFUSED, 2.0)]
+    verdict = await lab.outbox.submit(lab.entry("a"), wait_s=SOON_S, drops=always)
+    assert verdict == Later(REFUSED, 2.0)
+    lab.held["lead"] = 60
+    held = await lab.outbox.submit(lab.entry("b"), wait_s=SOON_S, drops=always)
+    assert isinstance(held, Later)
+    await lab.settled()
+    assert await lab.entries.depths("queued", "delivered", "dead") == {}
+
+
+async def test_a_lead_behind_another_can_be_taken_back_too(lab: Lab) -> None:
+    """Having waited for its turn changes nothing: told of an error, it is not queued behind its back."""
+    lab.gate = asyncio.Event()
+    lab.script["a2"] = [Dead("refused", REFUSED)]
+    first = asyncio.create_task(lab.submit("a1", "anna"))
+    await until(lambda: lab.attempts)
+    second = asyncio.create_task(
+        lab.outbox.submit(lab.entry("a2", "anna"), wait_s=SOON_S, drops=always),
+    )
+    await asyncio.sleep(0.02)
+    lab.gate.set()
+    assert await first == Delivered(b"{}")
+    assert await second == Dead("refused", REFUSED)
+    await lab.settled()
+    assert await lab.state("a2") is None
+
+
+@pytest.mark.parametrize("verdict", [Later(REFUSED, 2.0), Dead("refused", REFUSED), DOWN])
+async def test_what_was_answered_as_queued_is_never_dropped(lab: Lab, verdict: Verdict) -> None:
+    """An error that comes after its caller was told "queued" leaves the entry where an operator sees it."""
+    lab.gate = asyncio.Event()
+    lab.script["a"] = [verdict]
+    assert await lab.outbox.submit(lab.entry("a"), wait_s=0.02, drops=always) is None
+    lab.gate.set()
+    await lab.settled()
+    assert await lab.state("a") == ("dead" if isinstance(verdict, Dead) else "queued")
+
+
+async def test_an_abandoned_entry_is_given_up(lab: Lab) -> None:
+    """Its attempt ends, and it is gone."""
+    lab.gate = asyncio.Event()
+    assert await lab.submit("a", wait_s=0.02) is None
+    await lab.outbox.abandon("a")
+    assert lab.under_way.total() == 0
+    lab.gate.set()
+    await lab.pass_by(60)
+    assert (lab.attempts, await lab.state("a")) == (["a"], None)
+
+
+async def test_what_dub_refuses_is_a_dead_letter(lab: Lab, logs: LogLines) -> None:
+    """With its reason, in the log too; it is tried no more until an operator says so."""
+    lab.script["a"] = [Dead("Dub refused it: 404 not_found", REFUSED)]
+    await lab.submit("a", payload=b"kept")
+    await lab.pass_by(DAY_S)
+    assert lab.attempts == ["a"]
+    found = await lab.entries.found("a")
+    assert found is not None
+    assert found[1] is not None
+    assert (found[0].state, found[0].reason) == ("dead", "Dub refused it: 404 not_found")
+    assert lab.entries.reveal(found[1]) == b"kept"
+    assert [line["reason"] for line in logs.events("outbox.dead")] == ["Dub refused it: 404 not_found"]
+    assert await lab.entries.revive("nobody", lab.clock.wall()) == 0
+    assert await lab.entries.revive("a", lab.clock.wall()) == 1
+    await lab.pass_by(1)
+    assert (lab.attempts, await lab.state("a")) == (["a", "a"], "delivered")
+
+
+async def test_what_is_too_old_is_a_dead_letter(lab: Lab, logs: LogLines) -> None:
+    """After six days, inside Dub's own seven, with what kept it; what was delivered is forgotten then."""
+    lab.held = {"lead": 60, "open": 60}
+    await lab.submit("delivered", kind="sale")
+    await lab.submit("a")
+    lab.outbox.owe(owed("open"))
+    await lab.entries.add(lab.entry("b", waits_for="open"))
+    await lab.pass_by(6 * DAY_S - 1)
+    assert await lab.state("a") == "queued"
+    await lab.pass_by(61)
+    assert [await lab.state(name) for name in ("a", "b", "open", "delivered")] == ["dead"] * 3 + [None]
+    assert (await lab.seen("a")).reason.startswith("expired")
+    assert [line["entries"] for line in logs.events("outbox.expired")] == [3]
+    lab.held.clear()
+    await lab.pass_by(60)
+    assert lab.attempts == ["delivered"]
+    assert await lab.entries.revive(None, lab.clock.wall()) == 3
+    await lab.pass_by(60)
+    assert sorted(lab.attempts) == ["a", "b", "delivered", "open"]
+
+
+async def test_attempts_are_bounded(lab: Lab) -> None:
+    """A thousand queued entries go a few at a time, and all of them go."""
+    lab.held["lead"] = 60
+    await lab.queue(*(f"{number}" for number in range(300)))
+    lab.gate = asyncio.Event()
+    lab.held.clear()
+    lab.outbox._wake.set()
+    await until(lambda: len(lab.attempts) == POLICY.in_flight_max)
+    lab.gate.set()
+    await until(lambda: len(lab.attempts) == 300)
+    assert lab.most_at_once == POLICY.in_flight_max
+    assert len(set(lab.attempts)) == 300
+
+
+async def test_leads_of_the_moment_do_not_starve_what_is_queued(lab: Lab) -> None:
+    """While more leads come in than are drained at a time, what is queued is sent all the same."""
+    lab.gate = asyncio.Event()
+    leads = [asyncio.create_task(lab.submit(f"now {n}")) for n in range(POLICY.in_flight_max * 3)]
+    await until(lambda: len(lab.attempts) == len(leads))
+    await lab.queue("queued")
+    lab.outbox._wake.set()
+    await until(lambda: "queued" in lab.attempts)
+    lab.gate.set()
+    await asyncio.gather(*leads)
+
+
+async def test_a_mistake_of_ours_loses_nothing(lab: Lab, logs: LogLines) -> None:
+    """An attempt that raises is logged without its message, and made again."""
+    lab.script["a"] = [RuntimeError("anna@example.com"), StoreFailed("disk")]
+    assert isinstance(await lab.submit("a"), Later)
+    await lab.pass_by(60)
+    await lab.pass_by(60)
+    assert (lab.attempts, await lab.state("a")) == (["a"] * 3, "delivered")
+    assert [line["error"] for line in logs.events("outbox.failed")] == ["RuntimeError"]
+    assert "anna" not in logs.text
+
+
+async def test_a_store_that_fails_for_a_while_loses_nothing(
+    lab: Lab, logs: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop outlives a store that cannot be read, and goes on once it can."""
+    real = lab.entries.due
+    failures = 0
+
+    async def failing(*_: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        raise StoreFailed("disk") if failures == 1 else RuntimeError("ours")
+
+    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr(lab.entries, "due", failing)
+    lab.outbox._wake.set()
+    await until(lambda: failures >= 3)
+    await lab.queue("a")
+    monkeypatch.setattr(lab.entries, "due", real)
+    await until(lambda: lab.attempts == ["a"])
+    assert logs.events("outbox.failed")
+
+
+async def test_a_release_that_the_disk_refuses_is_made_up_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lead whose open was settled while the disk failed is sent once it is looked after."""
+
+    async def full(*_: object) -> None:
+        raise StoreFailed("disk")
+
+    await lab.submit("a", waits_for="open", next_try=lab.clock.wall() + 30, wait_s=0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.entries, "release", full)
+        lab.outbox.let_go("open")
+        await lab.settled()
+    assert lab.attempts == []
+    await lab.pass_by(30)
+    assert lab.attempts == ["a"]
+
+
+async def test_what_another_secret_sealed_is_a_dead_letter(lab: Lab) -> None:
+    """It says why, stands in nobody's way, and can be sent again once the secret is back."""
+    other = SqliteEntries(lab.database, Seal(["a lost secret"]))
+    lab.held["lead"] = 60
+    await other.add(lab.entry("a", "anna"))
+    await lab.queue("b", lane="anna")
+    lab.held.clear()
+    await lab.pass_by(1)
+    await lab.pass_by(1)
+    assert (lab.attempts, await lab.state("a")) == (["b"], "dead")
+    assert "FIRSTOPEN_SECRET" in (await lab.entries.listed("dead", 10))[0].reason
+
+
+async def test_a_stop_leaves_what_is_under_way_queued(lab: Lab) -> None:
+    """Interrupted in the middle, an entry is sent again by the next process."""
+    lab.gate = asyncio.Event()
+    assert await lab.submit("a", wait_s=0.02) is None
+    await lab.outbox.close()
+    assert await lab.state("a") == "queued"
+    lab.gate.set()
+    await lab.restart()
+    await lab.settled()
+    assert (lab.attempts, await lab.state("a")) == (["a", "a"], "delivered")
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_whatever_happens_everything_arrives_in_order(lab: Lab, seed: int) -> None:
+    """Failures, holds, crashes and comebacks in any order: every entry arrives, and a customer's
+    entries in the order in which they were written down.
+    """
+    random = Random(seed)
+    lab.jitter = 0.7
+    names = [f"{lane}{number:02}" for number in range(8) for lane in "abcd"]
+    for name in names:
+        lab.script[name] = random.choices(
+            [DOWN, Later(DubThrottled(3)), RuntimeError()], k=random.randrange(4)
+        )
+    delivered: list[str] = []
+    waits = [
+        asyncio.create_task(lab.outbox.submit(lab.entry(name, name[0]), wait_s=0.05, drops=never))
+        for name in names
+    ]
+    for _ in range(60):
+        match random.randrange(5):
+            case 0:
+                await lab.restart()
+            case 1:
+                lab.outbox.dub_is_back()
+            case 2:
+                lab.held["lead"] = 0 if lab.held.get("lead") else 60
+            case _:
+                await lab.pass_by(random.choice([0.1, 1, 11]))
+    await asyncio.gather(*waits)
+    lab.held.clear()
+    await until_delivered(lab, len(names))
+    last = {name: index for index, name in enumerate(lab.attempts)}
+    delivered = sorted(last, key=last.__getitem__)
+    assert sorted(delivered) == sorted(names)
+    for lane in "abcd":
+        own = [name for name in delivered if name[0] == lane]
+        assert own == sorted(own)
+
+
+async def until_delivered(lab: Lab, count: int) -> None:
+    for _ in range(200):
+        if (await lab.entries.depths("delivered")).get(("lead", "delivered"), 0) == count:
+            return
+        await lab.pass_by(11)
+    raise AssertionError(await lab.entries.depths("queued", "dead", "delivered"))
+
+
+def room_for(pages: int) -> Callable[[sqlite3.Connection], object]:
+    """Let the file grow so far, as a disk would that is full then."""
+    return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+
+
+async def test_a_full_disk_sends_nothing_over_and_over(lab: Lab) -> None:
+    """What Dub has taken while that could not be written down is not sent again until it can be told apart:
+    once more at most, not as often as Dub answers.
+    """
+    lab.held["lead"] = 60
+    await lab.queue("a", "b")
+    await lab.database.write(room_for(1))
+    with pytest.raises(StoreFailed):
+        await lab.entries.add(lab.entry("c", payload=b"x" * 100_000))
+    lab.held.clear()
+    for _ in range(20):
+        await lab.pass_by(2)
+    assert max(Counter(lab.attempts).values()) <= 2
+    await lab.database.write(room_for(1_000_000))
+    assert await lab.entries.depths("queued", "delivered") == {("lead", "delivered"): 2}
