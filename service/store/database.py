@@ -131,12 +131,13 @@ class Database:
         self._behind.append(write)
         self._wanted.set()
 
-    async def read(self, work: Work[T], *, behind: bool = True) -> T:
+    async def read(self, work: Work[T], *, behind: bool = True, surely: bool = False) -> T:
         """Read; with ``behind``, what was written behind is there to see. Raises ``StoreFailed``.
 
-        Without it, a commit under way is not waited for.
+        Without it, a commit under way is not waited for. While the disk fails, what was written behind
+        cannot be seen: then this reads what there is, or fails if it must be seen ``surely``.
         """
-        if behind and self._behind and self.failing is None:
+        if surely if self.failing else behind and self._behind:
             return await self.write(work)
         try:
             if behind:

@@ -102,7 +102,9 @@ class SqliteEntries:
             parts.append(_DUE.format(held="AND app != ? " * len(apps)))
             values += [kind, now, *apps, limit]
         query = " UNION ALL ".join(parts)
-        rows = await self._ask(query, *values)
+        rows = await self._ask(
+            query, *values, surely=True
+        )  # what is delivered must not look as if it were not
         entries = []
         for row in sorted(rows, key=_by_next_try):
             try:
@@ -239,11 +241,11 @@ class SqliteEntries:
     async def _do(self, query: str, *values: object) -> None:
         await self._database.write(lambda connection: connection.execute(query, values).rowcount)
 
-    async def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+    async def _ask(self, query: str, *values: object, surely: bool = False) -> list[tuple[Any, ...]]:
         def ask(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             return connection.execute(query, values).fetchall()
 
-        return await self._database.read(ask)
+        return await self._database.read(ask, surely=surely)
 
 
 def _by_next_try(row: tuple[Any, ...]) -> float:

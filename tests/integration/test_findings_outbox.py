@@ -13,7 +13,7 @@ from tests.support import FakeClock, FakeDub, LogLines, Service
 
 LEAD = {"eventName": "Sign up", "clickId": "click00000000000"}
 SALE = {"customerExternalId": "nobody", "amount": 500}
-SALE_CALLS_MAX = 5
+ATTEMPTS_MAX = 5  # in the minute for which a customer may still show up
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +48,15 @@ async def test_an_entry_that_always_fails_is_not_hastened_by_others(service: Ser
 
 
 async def test_a_sale_of_nobodys_costs_few_calls(world: World) -> None:
-    """Most are organic: its customer is waited for, but hardly asked about, and it ends in two minutes."""
+    """Most are organic: its customer is waited for, but hardly asked about; then it is dead."""
     reply = await world.service.post("/track/sale", json=SALE, headers=AS_SERVER)
     assert (reply.status_code, reply.headers["firstopen-queued"]) == (200, "true")
-    began = world.clock()
 
     async def dead() -> bool:
         metrics = (await world.service.get("/metrics")).text
         return 'firstopen_outbox_dead_entries{kind="sale"} 1.0' in metrics
 
     await world.eventually(dead, step_s=1)
-    assert world.clock() - began < 120
-    assert 2 <= await world.calls("/track/sale") <= SALE_CALLS_MAX
-    assert await world.calls("/track/lead") == 1
+    attempts = await world.calls("/track/sale")
+    assert 2 <= attempts <= ATTEMPTS_MAX
+    assert await world.calls("/track/lead") < attempts  # whether Dub knows the customer, once a retry

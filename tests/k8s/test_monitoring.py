@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.telemetry import Metrics
+from service.telemetry import Metrics, Spread, Tally
 from tests.k8s import check, kustomize, metrics
 from tests.k8s.documents import Object
 
@@ -67,9 +67,11 @@ def test_the_list_is_what_the_service_has() -> None:
 
 
 def _described(served: Metrics) -> Iterator[tuple[Metric, frozenset[str]]]:
-    for part in vars(served).values():
+    for part in served.registry._collector_to_names:
         if isinstance(part, MetricWrapperBase):
             yield next(iter(part.describe())), frozenset(part._labelnames)
+        elif isinstance(part, Tally | Spread):
+            yield next(iter(part.collect())), frozenset(part._family[2])
 
 
 def test_the_dashboard_shows_every_metric(dashboard: Any) -> None:

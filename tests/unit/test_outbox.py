@@ -1,8 +1,9 @@
 """The delivery loop over the real store, with a scripted Dub and a clock that moves when told to."""
 
 import asyncio
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -608,3 +609,25 @@ async def until_delivered(lab: Lab, count: int) -> None:
             return
         await lab.pass_by(11)
     raise AssertionError(await lab.entries.depths("queued", "dead", "delivered"))
+
+
+def room_for(pages: int) -> Callable[[sqlite3.Connection], object]:
+    """Let the file grow so far, as a disk would that is full then."""
+    return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+
+
+async def test_a_full_disk_sends_nothing_over_and_over(lab: Lab) -> None:
+    """What Dub has taken while that could not be written down is not sent again until it can be told apart:
+    once more at most, not as often as Dub answers.
+    """
+    lab.held["lead"] = 60
+    await lab.queue("a", "b")
+    await lab.database.write(room_for(1))
+    with pytest.raises(StoreFailed):
+        await lab.entries.add(lab.entry("c", payload=b"x" * 100_000))
+    lab.held.clear()
+    for _ in range(20):
+        await lab.pass_by(2)
+    assert max(Counter(lab.attempts).values()) <= 2
+    await lab.database.write(room_for(1_000_000))
+    assert await lab.entries.depths("queued", "delivered") == {("lead", "delivered"): 2}
