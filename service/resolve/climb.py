@@ -85,6 +85,20 @@ class Climber:
             unknown_s = found if unknown_s is None else min(unknown_s, found)
         return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
 
+    def refused(self, case: Case, steps: Steps) -> bool:
+        """Whether the climb would end at its first rung, Dub being held back; ``steps`` hears it then."""
+        rung = case.ladder.rungs[0]
+        link = rung.link
+        if link is None or case.link is None or self.breaker() != "open":
+            return False
+        if self._memory.unknown_for_s(link.domain, link.key) > 0:
+            return False
+        for skipped in case.ladder.skipped:
+            steps.add(skipped.evidence, "skipped", skipped.why)
+        steps.at(rung, self._clock())
+        self._first_launch.saw(case)
+        return True
+
     async def look_up(self, case: Case, link: DeepLink, patience_s: float) -> Link | None:
         """Ask Dub for a link without a trace; while Dub is away, what it once said stands in.
 

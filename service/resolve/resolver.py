@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
-from service.resolve.errors import DubCrowded, DubUnavailable, LinkUnknown, UnknownOpen
+from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
@@ -121,7 +121,11 @@ class Resolver:
             case.explain_at_once(opened, steps)
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
             return Settled(opened, repeat=owed)
-        flight = self._flights.launch(case.key, open_id, self._decide(open_id, case))
+        steps = Steps(self._clock())
+        if self._climber.refused(case, steps):  # nobody is asked, so nothing is to be shared or waited for
+            opened = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
+            return Settled(opened, repeat=owed)
+        flight = self._flights.launch(case.key, open_id, self._decide(open_id, case, steps))
         opened = await self._wait(flight, case)
         earlier = opened.open_id != open_id
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
@@ -262,19 +266,13 @@ class Resolver:
         self._keep(case, late)
         return late
 
-    async def _decide(self, open_id: str, case: Case) -> Open:
+    async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
-        whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
-        steps = Steps(self._clock())
+        whose = _whose(open_id, case)
         try:
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
-            if isinstance(exc, DubCrowded):
-                self._metrics.shed.inc()
-            steps.fail(str(exc), self._clock())
-            opened = self._owing(open_id, case, steps.rung)
-            about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-            self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **whose, **about)
+            return self._without_dub(open_id, case, steps, exc)
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             steps.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
             opened = self._owing(open_id, case, steps.rung)
@@ -286,6 +284,17 @@ class Resolver:
                 self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+        return opened
+
+    def _without_dub(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable) -> Open:
+        """Degrade an open for which Dub gave no answer."""
+        if isinstance(exc, DubCrowded):
+            self._metrics.shed.inc()
+        steps.fail(str(exc), self._clock())
+        opened = self._owing(open_id, case, steps.rung)
+        about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
+        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **_whose(open_id, case), **about)
+        self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
         return opened
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
@@ -377,6 +386,10 @@ class Resolver:
     def _left_s(self, report: OpenReport) -> float:
         spent_s = self._clock() - report.caller.arrived
         return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
+
+
+def _whose(open_id: str, case: Case) -> dict[str, str | None]:
+    return {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
 
 
 def _shape(version: str) -> str:
