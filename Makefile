@@ -49,7 +49,7 @@ image-check: $(VENV)/dev.stamp ## run the Dockerfile's commands in a clean direc
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml anew into the three hashed lock files
 	@$(LOCK) --upgrade -o requirements.lock pyproject.toml
 	@$(LOCK) --upgrade --only-build-deps --build-deps-for wheel -o requirements.build.lock pyproject.toml
-	@$(LOCK) --upgrade --extra dev -c requirements.lock -o tests/requirements.lock pyproject.toml
+	@$(LOCK) --upgrade --extra dev --extra otel -c requirements.lock -o tests/requirements.lock pyproject.toml
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/clients/*/node_modules tests/clients/node/build

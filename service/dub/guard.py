@@ -65,9 +65,13 @@ class Guard:
         self._usual_s = 0.05
 
     def retry_in_s(self, app: str) -> float:
-        """Return for how many seconds calls of this app are held back; 0 if they are not."""
-        held = self._held.get(app, 0) - self._clock()
-        return max(held, self.breaker.retry_in_s(), 0)
+        """Return for how many seconds calls of this app are held back; 0 if they are not.
+
+        Who only looks finds a stalled probe out too: the outbox may be the only one that waits for Dub.
+        """
+        now = self._clock()
+        self._count_slow(now)
+        return max(self._held.get(app, 0) - now, self.breaker.retry_in_s(), 0)
 
     async def enter(self, app: str, patience_s: float) -> Call:
         """Take a place for a call, waiting for up to ``patience_s`` seconds; ``leave`` gives it back.

@@ -13,7 +13,7 @@ from functools import partial
 from service.resolve.case import Case
 from service.resolve.errors import DubTimedOut, DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.evidence import DeepLink
-from service.resolve.identity import Identity, upstream_user_agent
+from service.resolve.identity import Identity, answer_key, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
@@ -85,6 +85,20 @@ class Climber:
             unknown_s = found if unknown_s is None else min(unknown_s, found)
         return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
 
+    def refused(self, case: Case, steps: Steps) -> bool:
+        """Whether the climb would end at its first rung, Dub being held back; ``steps`` hears it then."""
+        rung = case.ladder.rungs[0]
+        link = rung.link
+        if link is None or case.link is None or self.breaker() != "open":
+            return False
+        if self._memory.unknown_for_s(link.domain, link.key) > 0:
+            return False
+        for skipped in case.ladder.skipped:
+            steps.add(skipped.evidence, "skipped", skipped.why)
+        steps.at(rung, self._clock())
+        self._first_launch.saw(case)
+        return True
+
     async def look_up(self, case: Case, link: DeepLink, patience_s: float) -> Link | None:
         """Ask Dub for a link without a trace; while Dub is away, what it once said stands in.
 
@@ -105,6 +119,15 @@ class Climber:
         return (
             first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
         )
+
+    def keep_first_launch(self, case: Case, opened: Open) -> None:
+        """Remember how the install came, unless that is known by stronger evidence already."""
+        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self.superseded(case):
+            return
+        self._memory.keep(case.first_launch_key, opened)
+        if opened.click_id is not None and case.report.install_id is not None:
+            for domain in case.app.domains:  # a launch without a link is no other launch
+                self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
 
     async def _by_link(
         self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool

@@ -11,11 +11,11 @@ from msgspec import Struct, structs
 
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
-from service.resolve.errors import DubCrowded, DubUnavailable, LinkUnknown, UnknownOpen
+from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
@@ -112,13 +112,18 @@ class Resolver:
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
-        others = self._memory.is_shared and self._left_s(report) > 0
-        opened = None if others else self._settle_at_once(open_id, case)
-        if opened is not None:
-            return Settled(opened, repeat=owed)
-        decide = self._decide_with_others if others else self._decide
-        flight = self._flights.launch(case.key, open_id, decide(open_id, case))
-        opened = await self._wait(flight, case)
+        case.owes = owed
+        if self._memory.is_shared and self._left_s(report) > 0:
+            work = self._decide_with_others(open_id, case)
+        else:
+            steps = Steps(self._clock())
+            settled = self._settle_at_once(open_id, case)
+            if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
+                settled = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
+            if settled is not None:
+                return Settled(settled, repeat=owed)
+            work = self._decide(open_id, case, steps)
+        opened = await self._wait(self._flights.launch(case.key, open_id, work), case)
         earlier = opened.open_id != open_id
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
 
@@ -279,21 +284,16 @@ class Resolver:
             if self._still_owed(known) and flight is not None and not flight.late:
                 open_id = flight.open_id = known.open_id
                 case.owes = True
-        return self._settle_at_once(open_id, case) or await self._decide(open_id, case)
-
-    async def _decide(self, open_id: str, case: Case) -> Open:
-        """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
-        whose = {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
         steps = Steps(self._clock())
+        return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
+
+    async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
+        """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
+        whose = case.whose(open_id)
         try:
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
-            if isinstance(exc, DubCrowded):
-                self._metrics.shed.inc()
-            steps.fail(str(exc), self._clock())
-            opened = self._owing(open_id, case, steps.rung)
-            about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-            self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **whose, **about)
+            return self._without_dub(open_id, case, steps, exc)
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             steps.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
             opened = self._owing(open_id, case, steps.rung)
@@ -305,6 +305,17 @@ class Resolver:
                 self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+        return opened
+
+    def _without_dub(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable) -> Open:
+        """Degrade an open for which Dub gave no answer."""
+        if isinstance(exc, DubCrowded):
+            self._metrics.shed.inc()
+        steps.fail(str(exc), self._clock())
+        opened = self._owing(open_id, case, steps.rung)
+        about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
+        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **case.whose(open_id), **about)
+        self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
         return opened
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
@@ -343,18 +354,8 @@ class Resolver:
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
         if opened.offered in FIRST_LAUNCH:
-            self._keep_first_launch(case, opened)
+            self._climber.keep_first_launch(case, opened)
         self._journal.keep(case.device, opened, case.network)
-
-    def _keep_first_launch(self, case: Case, opened: Open) -> None:
-        """Remember how the install came, unless that is known by stronger evidence already."""
-        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self._climber.superseded(case):
-            return
-        self._memory.keep(case.first_launch_key, opened)
-        if opened.click_id is not None and case.report.install_id is not None:
-            for domain in case.app.domains:  # a launch without a link is no other launch
-                key = answer_key(case.app.name, case.device, f"first:{domain}")
-                self._memory.keep(key, opened)
 
     def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:
         return Trace(
@@ -394,5 +395,5 @@ class Resolver:
         return round((self._clock() - steps.began) * 1000, 1)
 
     def _left_s(self, report: OpenReport) -> float:
-        spent_s = self._clock() - report.caller.arrived
-        return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
+        until = report.caller.arrived + report.budget_ms / 1000 - _REPLY_MARGIN_S
+        return max(until - self._clock(), 0)

@@ -278,6 +278,18 @@ async def test_a_slow_probe_opens_again(guard: Guard, clock: FakeClock) -> None:
     assert guard.breaker.closed
 
 
+async def test_who_only_looks_finds_a_stalled_probe_out(guard: Guard, clock: FakeClock) -> None:
+    """With nobody but the outbox to look, another may probe as soon as after a probe that failed at once."""
+    await break_it(guard)
+    clock.advance(POLICY.open_s)
+    assert (await enter(guard)).probe
+    clock.advance(SLOW_S)
+    assert guard.retry_in_s("acme") == POLICY.open_s
+    clock.advance(POLICY.open_s)
+    assert guard.retry_in_s("acme") == 0
+    assert (await enter(guard)).probe
+
+
 async def test_a_cancelled_probe_frees_its_place(guard: Guard, clock: FakeClock) -> None:
     """A probe that we gave up says nothing; the next call is the probe."""
     await break_it(guard)
