@@ -23,7 +23,7 @@ from service.store.records import Records
 from service.store.sealing import Seal
 from service.telemetry import Log, Metrics
 
-_HEAR_EVERY_S = 1.0
+_HEAR_EVERY_S = 0.5
 
 Clock = Callable[[], float]
 

@@ -131,6 +131,7 @@ class ClickFeed:
                 return SPENT if self._spent else LATE
             if outcome.status != "synced" and self._began >= arrived:
                 return outcome
+            await asyncio.sleep(0)  # a fetch that just ended is still on the list: let it go from there
         return SYNCED
 
     async def close(self, grace_s: float = 0) -> None:

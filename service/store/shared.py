@@ -135,7 +135,7 @@ class SharedMemory(MemoryStore):
 
     async def hear(self) -> None:
         """Learn which opens other replicas have forgotten; raises ``StoreFailed``."""
-        (told,) = await self._valkey.ask("recall", [("ZRANGE", _FORGOTTEN, 0, -1)], WRITE_S)
+        (told,) = await self._valkey.ask("hear", [("ZRANGE", _FORGOTTEN, 0, -1)], WRITE_S)
         news = frozenset(each.decode() for each in told) - self._forgotten.keys()
         if news:
             self._forget(news)

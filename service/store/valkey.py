@@ -6,6 +6,7 @@ stalled server costs opens nothing. What is written behind waits (bounded) for t
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ from service.telemetry import Event, Log
 
 PREFIX = "fo1:"  # of every key; another layout gets another number
 RECALL_S = 0.05
-CLAIM_S = 0.1
+CLAIM_S = 0.05
 WRITE_S = 0.25
 BEHIND_S = 1.0
 
-Operation = Literal["recall", "keep", "claim", "outbox", "boot"]
+Operation = Literal["recall", "keep", "claim", "outbox", "hear", "boot"]
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 _SOCKET_S = 1.0  # an operation's own time is shorter, but what is written behind may take this long
@@ -41,6 +42,7 @@ _TICKS = (
 )
 _CONNECTIONS_MAX = 2 * _SENDERS_MAX
 _FAULTS_IN_A_ROW = 3
+_OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
 _HELD_S = 0.5
 _BEHIND_MAX = 50_000
 _BATCH = 512
@@ -64,11 +66,13 @@ class Valkey:
 
     def __init__(self, url: str, faults: Counter, log: Log, clock: Callable[[], float]) -> None:
         self._client = connect(url)
+        self._client.set_response_callback("SET", _as_it_is)  # of SET … GET: what was there
         self._faults = faults
         self._log = log
         self._clock = clock
         self._asked: deque[_Asked] = deque()
         self._senders: set[asyncio.Task[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
         self._in_a_row = 0
         self._held_until = 0.0
         self.failing: str | None = None
@@ -80,23 +84,28 @@ class Valkey:
 
         Of what is written behind, a command that is itself faulty is left out: it would never succeed.
         """
-        if self._clock() < self._held_until:
+        failing = self._in_a_row >= _FAULTS_IN_A_ROW
+        if failing and (operation in _OF_OPENS or self._clock() < self._held_until):
             raise StoreFailed("Valkey is not asked for a moment")
         try:
             replies = await self._replies(commands, timeout_s)
-            for command, reply in zip(commands, replies, strict=True):
-                if is_behind and _is_our_mistake(reply):
-                    self._log.error(Event.STORE_REFUSED, error=type(reply).__name__, command=str(command[0]))
-                elif isinstance(reply, Exception):
-                    raise reply
-        except (RedisError, OSError, TimeoutError) as exc:
-            await self._fault(operation, exc)
+            self._raise(commands, replies, is_behind=is_behind)
+        except Exception as exc:  # also what redis-py does not name its own
+            self._fault(operation, exc)
             raise StoreFailed(f"Valkey: {type(exc).__name__}") from exc
         self._in_a_row = 0
         if self.failing is not None:
             self.failing = None
             self._log.info(Event.VALKEY_RECOVERED)
         return replies
+
+    def _raise(self, commands: Sequence[Command], replies: Sequence[Any], *, is_behind: bool) -> None:
+        """Raise the first reply that is an error, but for what is our own mistake in writing behind."""
+        for command, reply in zip(commands, replies, strict=True):
+            if is_behind and _is_our_mistake(reply):
+                self._log.error(Event.STORE_REFUSED, error=type(reply).__name__, command=str(command[0]))
+            elif isinstance(reply, Exception):
+                raise reply
 
     async def note_durability(self) -> None:
         """Say at boot if the server may lose what it acknowledged; one that does not tell is let be."""
@@ -118,7 +127,9 @@ class Valkey:
         """Let go of the connections."""
         if self._senders:
             await asyncio.wait(self._senders, timeout=BEHIND_S)
-        await self._client.aclose()
+        with contextlib.suppress(TimeoutError, OSError, RedisError):
+            async with asyncio.timeout(BEHIND_S):
+                await self._client.aclose()
 
     async def _replies(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Send commands together with whoever else asks at the moment."""
@@ -182,7 +193,7 @@ class Valkey:
             pipe.execute_command(*command)
         return list(await pipe.execute(raise_on_error=False))
 
-    async def _fault(self, operation: Operation, exc: Exception) -> None:
+    def _fault(self, operation: Operation, exc: Exception) -> None:
         self._faults.labels(operation).inc()
         self._in_a_row += 1
         if self._in_a_row >= _FAULTS_IN_A_ROW:
@@ -190,8 +201,10 @@ class Valkey:
         if self.failing is None:
             self._log.error(Event.VALKEY_FAILING, operation=operation, error=type(exc).__name__)
         self.failing = type(exc).__name__
-        if isinstance(exc, ReadOnlyError) and isinstance(self._client, Redis):
-            await self._client.connection_pool.disconnect(inuse_connections=False)  # a failover: look again
+        if isinstance(exc, ReadOnlyError) and isinstance(self._client, Redis):  # a failover: look again
+            task = asyncio.create_task(self._client.connection_pool.disconnect(inuse_connections=False))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
 
 
 class Script:
@@ -239,14 +252,21 @@ class Behind:
         self._wanted.set()
 
     async def flush(self) -> None:
-        """Wait until what was put so far is sent: the next question sees it. Raises ``StoreFailed``."""
+        """Wait until what was put so far is sent: the next question sees it; not for long.
+
+        Raises ``StoreFailed``.
+        """
         if self._sent >= self._put:
             return
         if self._failing:
             raise StoreFailed("Valkey takes no writes at the moment")
         flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushers.append((self._put, flushed))
-        await flushed
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await flushed
+        except TimeoutError as exc:
+            raise StoreFailed("Valkey takes its time to write") from exc
 
     def start(self) -> None:
         """Begin."""
@@ -356,6 +376,10 @@ def _options(username: str | None, password: str | None, query: str) -> dict[str
     for name, value in parse_qsl(query):
         options[name] = _number(value) if name == "db" else value
     return options
+
+
+def _as_it_is(response: Any, **_kwargs: Any) -> Any:
+    return response
 
 
 def _is_our_mistake(reply: object) -> bool:

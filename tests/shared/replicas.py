@@ -23,6 +23,7 @@ domains = ["acme.link"]
 default_screen = "home"
 crowd_limit = 1000
 ambiguous = "latest"
+analytics_calls_per_s = 50
 
 [outbox]
 backoff_max_s = 1
