@@ -225,7 +225,15 @@ class _Parts:
             sleep=self._sleep,
         )
         return AppMatching(
-            Matcher(networks=networks, window=window, claims=self.stores.claims, rules=rules), feed, rules
+            Matcher(
+                networks=networks,
+                window=window,
+                claims=self.stores.claims,
+                rules=rules,
+                refused=self.metrics.claims_refused.inc,
+            ),
+            feed,
+            rules,
         )
 
     def _resolver(

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from litestar import Litestar
+from msgspec import structs
 
 from service import demo, settings
 from service.api.ops import Readiness
@@ -42,7 +43,7 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
 
 def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
-    if not configured.valkey_url:
+    if not configured.valkey_url or (configured.outbox.local and workers == 1):
         refuse_taken(configured.data_dir)
     sock = listen(configured.host, configured.port)
     apps = ", ".join(configured.apps)
@@ -53,15 +54,15 @@ def _serve_alone(configured: Settings, workers: int) -> None:
         _curl(configured),
     )
 
-    def work() -> None:
+    def work(told: Settings) -> None:
         readiness = Readiness()
-        app = create_app(configured, readiness=readiness)
-        run([_served(app, sock, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+        app = create_app(told, readiness=readiness)
+        run([_served(app, sock, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
 
     if workers > 1:
-        run_workers(workers, work, log)
+        run_workers(workers, lambda number: work(_of_worker(configured, number)), log)
     else:
-        work()
+        work(configured)
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -92,6 +93,11 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     )
     served = [_served(app, sock, configured), Served(sandbox, sandbox_sock, _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+
+def _of_worker(configured: Settings, number: int) -> Settings:
+    """Give each worker a directory of its own: one process per directory."""
+    return structs.replace(configured, data_dir=configured.data_dir / f"worker-{number}")
 
 
 def _served(app: Litestar, sock: socket.socket, configured: Settings) -> Served:

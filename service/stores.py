@@ -68,40 +68,52 @@ def refuse_bad_valkey_url(url: str) -> None:
         raise SettingsError(f"FIRSTOPEN_VALKEY_URL: {exc}") from exc
 
 
+class _Disk:
+    """One SQLite file: all there is, or what stands in for Valkey."""
+
+    def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
+        schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA
+        seal = Seal(settings.secrets)
+        self._database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
+        self.journal = SqliteJournal(self._database, seal, clock, wall)
+        self.claims = SqliteClaims(self._database, wall)
+        self.entries = SqliteEntries(self._database, seal)
+        self._housekeeping = Housekeeping(
+            self.journal,
+            self.claims,
+            opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
+            claims_ttl_s=claims_ttl_s(settings),
+            wall=wall,
+        )
+
+    async def open(self) -> None:
+        await self._database.open()
+        self._housekeeping.start()
+
+    async def close(self) -> None:
+        await self._housekeeping.close()
+        await self._database.close()
+
+    def problems(self) -> list[str]:
+        failing = self._database.failing
+        return [f"disk: {failing}: no leads"] if failing else []
+
+
 def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA
-    database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
-    seal = Seal(settings.secrets)
-    journal = SqliteJournal(database, seal, clock, wall)
-    claims = SqliteClaims(database, wall)
-    housekeeping = Housekeeping(
-        journal,
-        claims,
-        opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
-        claims_ttl_s=claims_ttl_s(settings),
-        wall=wall,
-    )
-
-    async def open_() -> None:
-        await database.open()
-        housekeeping.start()
-
-    async def close() -> None:
-        await housekeeping.close()
-        await database.close()
-
+    disk = _Disk(settings, log, metrics, clock, wall)
     return Stores(
         memory=MemoryStore(memory_limits(settings), clock),
-        journal=journal,
-        claims=claims,
-        entries=SqliteEntries(database, seal),
-        open=open_,
-        close=close,
-        problems=lambda: [f"disk: {database.failing}: no leads"] if database.failing else [],
+        journal=disk.journal,
+        claims=disk.claims,
+        entries=disk.entries,
+        open=disk.open,
+        close=disk.close,
+        problems=disk.problems,
     )
 
 
 def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
+    from service.store.local import LocalEntries, LocalJournal
     from service.store.shared import SharedClaims, SharedMemory, Times
     from service.store.shared_entries import SharedEntries
     from service.store.shared_journal import SharedJournal
@@ -111,6 +123,7 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
     behind = Behind(valkey, "keep")
     seal = Seal(settings.secrets)
     records = Records(seal, clock, wall)
+    disk = _Disk(settings, log, metrics, clock, wall) if settings.outbox.local else None
     memory = SharedMemory(
         memory_limits(settings),
         Times(clock, wall),
@@ -120,7 +133,9 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
         secret=settings.secrets[0],
         asked=metrics.cache,
     )
+    ttl_s = settings.installs.install_ttl_days * DAY_S
     entries = SharedEntries(valkey, seal, clock)
+    journal = SharedJournal(valkey, behind, records=records, pending=memory.pending, wall=wall, ttl_s=ttl_s)
     hearing: list[asyncio.Task[None]] = []
 
     async def hear() -> None:
@@ -131,6 +146,8 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
             await asyncio.sleep(_HEAR_EVERY_S)
 
     async def open_() -> None:
+        if disk is not None:
+            await disk.open()
         behind.start()
         entries.start()
         await valkey.note_durability()
@@ -143,20 +160,22 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
         await entries.close()
         await behind.close()
         await valkey.close()
+        if disk is not None:
+            await disk.close()
 
     def problems() -> list[str]:
         if valkey.failing is None:
-            return []
-        return [f"Valkey: {valkey.failing}: nothing is shared, no clicks by address, no leads"]
+            return [] if disk is None else disk.problems()
+        leads = "no leads" if disk is None or disk.problems() else "leads go to the local outbox"
+        return [f"Valkey: {valkey.failing}: nothing is shared, no clicks by address, {leads}"]
 
-    ttl_s = settings.installs.install_ttl_days * DAY_S
     return Stores(
         memory=memory,
-        journal=SharedJournal(
-            valkey, behind, records=records, pending=memory.pending, wall=wall, ttl_s=ttl_s
-        ),
+        journal=journal if disk is None else LocalJournal(journal, disk.journal),
         claims=SharedClaims(valkey, behind, claims_ttl_s(settings)),
-        entries=entries,
+        entries=entries
+        if disk is None
+        else LocalEntries(entries, disk.entries, lambda: bool(valkey.failing)),
         open=open_,
         close=close,
         problems=problems,

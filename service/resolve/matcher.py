@@ -5,13 +5,14 @@ the loser looks again); the same install asking twice and losing its own click (
 a dry run that uses a click up (``preview`` claims nothing).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from service.resolve.matching import (
     Click,
     Decision,
     FirstOpen,
+    Rejection,
     Retirement,
     Rules,
     decide,
@@ -36,11 +37,20 @@ class Claims(Protocol):
 class Matcher:
     """Matches the opens of one app."""
 
-    def __init__(self, *, networks: Networks, window: ClickWindow, claims: Claims, rules: Rules) -> None:
+    def __init__(
+        self,
+        *,
+        networks: Networks,
+        window: ClickWindow,
+        claims: Claims,
+        rules: Rules,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         self.window = window
         self.networks = networks
         self._claims = claims
         self._rules = rules
+        self._refused = refused  # hears of each open that came too late for a click
         self._crowds = Crowds(window.window_s)
         self._retirements = Retirements(window.window_s)
 
@@ -65,7 +75,11 @@ class Matcher:
         while True:
             decision = await self._decide(network, opened, told, lost)
             click = decision.click
-            if click is None or await self._claims.claim(click.id, opened.install):
+            if click is None:
+                if lost or any(each.rejected == Rejection.CLAIMED for each in decision.considered):
+                    self._refused()
+                return decision
+            if await self._claims.claim(click.id, opened.install):
                 return decision
             lost[click.id] = ""  # somebody else's, by now
 

@@ -96,6 +96,8 @@ class Resolver:
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
+        if outcome == "new" and isinstance(opened.match.reason, str):
+            self._metrics.matching_refused.add(opened.match.reason)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -260,8 +262,7 @@ class Resolver:
 
     async def _wait(self, flight: Flight[Open], case: Case) -> Open:
         """Wait for the decision as long as this report's budget lasts, then degrade."""
-        settled = await flight.wait(self._left_s(case.report))
-        if settled is not None:
+        if (settled := await flight.wait(self._left_s(case.report))) is not None:
             return settled
         if flight.late:
             late = self._openings.degraded(flight.open_id, case, case.first_link)

@@ -109,9 +109,11 @@ local ops = {}
 function ops.add(how, consumer, id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed)
   group()
   local earlier = call('LLEN', P .. 'lane:' .. lane) > 0
+  if how == 'move' and field(id, 'state') == 'refused' then call('DEL', entry(id)) end
   if call('EXISTS', entry(id)) == 1 then return call('LINDEX', P .. 'lane:' .. lane, 0) ~= id and 1 or 0 end
   call('HSET', entry(id), 'id', id, 'app', app, 'kind', kind, 'lane', lane, 'waits_for', waits_for, 'created', created,
     'next_try', next_try, 'attempts', attempts, 'whose', whose, 'sealed', sealed, 'state', 'queued', 'reason', '')
+  if how == 'move' then call('HSET', entry(id), 'moved', 1) end
   queue(id, lane, kind, created)
   if waits_for ~= '' then
     call('SADD', P .. 'wait:' .. waits_for, id)
@@ -250,8 +252,16 @@ end
 
 function ops.remove(id) return remove(id) end
 
--- Forget an entry whose caller was told that it failed, and refuse it if it comes after all.
+-- Note what became of an entry that was kept elsewhere while this server was away.
+function ops.settled(consumer, state, reason, now, id, ...)
+  ops.add('move', consumer, id, ...)
+  return ops.finish(id, state, reason, now)
+end
+
+-- Forget an entry whose caller was told that it failed, and refuse it if it comes after all; unless its keeper
+-- has moved it here since.
 function ops.refuse(id)
+  if field(id, 'moved') then return 0 end
   remove(id)
   call('HSET', entry(id), 'state', 'refused')
   call('EXPIRE', entry(id), 3600)

@@ -75,6 +75,15 @@ class SharedEntries:
             self._mine[entry.id] = entry
         return bool(earlier)
 
+    async def move(self, entry: Entry) -> None:
+        """Keep an entry that was kept elsewhere meanwhile, whether it was refused here or not."""
+        await self._behind.flush()
+        await self._do("add", "move", self._consumer, *self._fields(entry))
+
+    def settled(self, entry: Entry, state: State, reason: str, now: float) -> None:
+        """Note, soon, what became of an entry that was kept elsewhere."""
+        self._behind.put(self._command("settled", self._consumer, state, reason, now, *self._fields(entry)))
+
     def owe(self, entry: Entry) -> None:
         """Keep an open soon, unless one of its lane is queued already."""
         self._behind.put(self._command("add", "owe", self._consumer, *self._fields(entry)))

@@ -1,7 +1,8 @@
 """Replicas as an operator runs them: real processes that share a Valkey, in front of one sandbox."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,24 @@ class Replica:
     def metric(self, name: str) -> float:
         lines = self.http.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def settled(on: Replica, lead_id: str) -> str | None:
+    """Return the status of a lead, if it is known there."""
+    try:
+        status: str | None = on.http.get(f"/v1/leads/{lead_id}").json().get("status")
+    except httpx.HTTPError:
+        return None
+    return status
+
+
+def until(condition: Callable[[], Any], within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """Two replicas with one Valkey: what one of them knows or owes, the other one does."""
 
 import asyncio
+import json
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.process import finished
-from tests.shared.replicas import IPHONE, KEY, LIMITS, Replica, Sandbox, replica, sandbox
-from tests.shared.server import Server
+from tests.shared.replicas import IPHONE, KEY, LIMITS, Replica, Sandbox, replica, sandbox, settled, until
+from tests.shared.server import Server, serving
 
 PROMO = "https://acme.link/fb-promo"
 HOME = "203.0.113.7"
@@ -34,15 +34,6 @@ def world(tmp_path: Path, server: Server) -> Iterator[World]:
         dub = stack.enter_context(sandbox(tmp_path))
         here, there = (stack.enter_context(replica(tmp_path, dub, server.url)) for _ in range(2))
         yield World(dub, server, here, there)
-
-
-def until(condition: Callable[[], Any], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came to that")
 
 
 def test_an_open_on_one_is_a_repeat_on_the_other(world: World) -> None:
@@ -119,12 +110,8 @@ def test_a_killed_replicas_leads_are_delivered_once(world: World) -> None:
     until(lambda: len(world.dub.events("leads")) >= 2, 60)
     leads = [reply.json()["leadId"], second.json()["leadId"]]
     for lead in leads:
-        until(lambda lead=lead: status(world.there, lead) == "delivered")  # type: ignore[misc]
+        until(lambda lead=lead: settled(world.there, lead) == "delivered")  # type: ignore[misc]
     assert Counter(event["eventName"] for event in world.dub.events("leads")) == {"Sign up": 1, "Trial": 1}
-
-
-def status(on: Replica, lead_id: str) -> str:
-    return str(on.http.get(f"/v1/leads/{lead_id}").json().get("status"))
 
 
 def test_a_stop_hands_over_at_once(world: World) -> None:
@@ -135,7 +122,16 @@ def test_a_stop_hands_over_at_once(world: World) -> None:
     lead = world.here.http.post("/v1/leads", json=body).json()["leadId"]
     assert world.here.process.stop() == 0
     world.dub.well()
-    until(lambda: status(world.there, lead) == "delivered", 14)
+    until(lambda: settled(world.there, lead) == "delivered", 14)
+
+
+def test_a_server_that_may_lose_leads_is_named_at_boot(tmp_path: Path) -> None:
+    """A server that acknowledges before it writes is a warning in the log, with what it is set to."""
+    with sandbox(tmp_path) as dub, serving(tmp_path / "valkey", "--appendfsync", "everysec") as server:
+        with replica(tmp_path, dub, server.url) as started:
+            line = json.loads(started.process.until("valkey.not_durable"))
+        assert (line["appendonly"], line["appendfsync"]) == ("yes", "everysec")
+        assert line["level"] == "warning"
 
 
 def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path) -> None:
