@@ -144,7 +144,7 @@ class _Parts:
         self.stores = choose(settings, log, self.metrics, clock, wall)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
-        self.feed = EventFeed(dub, CallBudget(clock))
+        self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         self.conversions = self._conversions(dub, apps, identity, recent, new_id)
@@ -223,6 +223,7 @@ class _Parts:
             clock=self._clock,
             wall=self._wall,
             sleep=self._sleep,
+            together=self.stores.clicks(app.name),
         )
         return AppMatching(
             Matcher(
@@ -231,6 +232,7 @@ class _Parts:
                 claims=self.stores.claims,
                 rules=rules,
                 refused=self.metrics.claims_refused.inc,
+                crowd=self.stores.crowd(app.name),
             ),
             feed,
             rules,

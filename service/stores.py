@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.compiled import DAY_S, claims_ttl_s, memory_limits
+from service.resolve.click_feed import Together
 from service.resolve.errors import StoreFailed
+from service.resolve.events import Budget
 from service.resolve.forgetting import Kept, Opens
-from service.resolve.matcher import Claims
+from service.resolve.matcher import Claims, Crowd
 from service.resolve.owed import Entries
 from service.resolve.ports import Journal, Memory
 from service.settings import Settings, SettingsError
@@ -48,6 +50,9 @@ class Stores:
     journal: KeptOpens
     claims: KeptClaims
     entries: KeptEntries
+    budget: Budget | None  # what replicas share of matching, if there are others
+    clicks: Callable[[str], Together | None]
+    crowd: Callable[[str], Crowd | None]
     open: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     problems: Callable[[], list[str]]
@@ -99,6 +104,10 @@ class _Disk:
         return [f"disk: {failing}: no leads"] if failing else []
 
 
+def _nobody(_app: str) -> None:
+    """There are no other replicas to share anything with."""
+
+
 def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
     disk = _Disk(settings, log, metrics, clock, wall)
     return Stores(
@@ -106,6 +115,9 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
         journal=disk.journal,
         claims=disk.claims,
         entries=disk.entries,
+        budget=None,
+        clicks=_nobody,
+        crowd=_nobody,
         open=disk.open,
         close=disk.close,
         problems=disk.problems,
@@ -115,6 +127,7 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
 def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
     from service.store.local import LocalEntries, LocalJournal
     from service.store.shared import SharedClaims, SharedMemory, Times
+    from service.store.shared_clicks import SharedBudget, SharedClicks, SharedCrowd
     from service.store.shared_entries import SharedEntries
     from service.store.shared_journal import SharedJournal
     from service.store.valkey import Behind, Valkey
@@ -135,7 +148,15 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
     )
     ttl_s = settings.installs.install_ttl_days * DAY_S
     entries = SharedEntries(valkey, seal, clock)
-    journal = SharedJournal(valkey, behind, records=records, pending=memory.pending, wall=wall, ttl_s=ttl_s)
+    journal = SharedJournal(
+        valkey,
+        behind,
+        records=records,
+        pending=memory.pending,
+        wall=wall,
+        ttl_s=ttl_s,
+        window_s=max(app.match_window_s for app in settings.apps.values()),
+    )
     hearing: list[asyncio.Task[None]] = []
 
     async def hear() -> None:
@@ -176,6 +197,9 @@ def _shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: 
         entries=entries
         if disk is None
         else LocalEntries(entries, disk.entries, lambda: bool(valkey.failing)),
+        budget=SharedBudget(valkey, settings.secrets[0]),
+        clicks=lambda app: SharedClicks(valkey, seal, app, settings.apps[app].match_window_s),
+        crowd=lambda app: SharedCrowd(valkey, app, settings.apps[app].match_window_s),
         open=open_,
         close=close,
         problems=problems,

@@ -32,6 +32,7 @@ _PROBLEMS: Mapping[Problem, str] = {
     "down": "Dub's /events does not answer",
     "garbled": "Dub's /events does not read as Dub's",
     "not_configured": "this app has no Dub API key",
+    "not_shared": "the clicks that replicas share cannot be had",
     "failed": "a mistake of firstopen's, which its log names",
 }
 _WAITS = {

@@ -34,6 +34,14 @@ class Claims(Protocol):
         ...
 
 
+class Crowd(Protocol):
+    """How many installs opened from a network, counted by all replicas."""
+
+    async def count(self, network: int, install: str, at_ms: int, *, note: bool) -> int:
+        """Count distinct installs within the window before ``at_ms``, after noting this one if asked to."""
+        ...
+
+
 class Matcher:
     """Matches the opens of one app."""
 
@@ -45,11 +53,13 @@ class Matcher:
         claims: Claims,
         rules: Rules,
         refused: Callable[[], None] = lambda: None,
+        crowd: Crowd | None = None,
     ) -> None:
         self.window = window
         self.networks = networks
         self._claims = claims
         self._rules = rules
+        self._crowd = crowd
         self._refused = refused  # hears of each open that came too late for a click
         self._crowds = Crowds(window.window_s)
         self._retirements = Retirements(window.window_s)
@@ -72,8 +82,9 @@ class Matcher:
         network = self.networks.of(ip)
         self._saw(network, opened.install, opened.at_ms)
         lost: dict[str, str] = {}
+        elsewhere = await self._counted(network, opened, note=True)
         while True:
-            decision = await self._decide(network, opened, told, lost)
+            decision = await self._decide(network, opened, told, lost, elsewhere)
             click = decision.click
             if click is None:
                 if lost or any(each.rejected == Rejection.CLAIMED for each in decision.considered):
@@ -85,7 +96,9 @@ class Matcher:
 
     async def preview(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
         """Decide as ``match`` would, and change nothing."""
-        return await self._decide(self.networks.of(ip), opened, told, {})
+        network = self.networks.of(ip)
+        elsewhere = await self._counted(network, opened, note=False)
+        return await self._decide(network, opened, told, {}, elsewhere)
 
     def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
         """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
@@ -117,8 +130,18 @@ class Matcher:
         if network.key is not None:
             self._crowds.note(network.key, install, at_ms)
 
+    async def _counted(self, network: Network, opened: FirstOpen, *, note: bool) -> int:
+        if self._crowd is None or network.key is None:
+            return 0
+        return await self._crowd.count(network.key, opened.install, opened.at_ms, note=note)
+
     async def _decide(
-        self, network: Network, opened: FirstOpen, told: Click | None, lost: Mapping[str, str]
+        self,
+        network: Network,
+        opened: FirstOpen,
+        told: Click | None,
+        lost: Mapping[str, str],
+        elsewhere: int,
     ) -> Decision:
         if network.key is None:
             return nothing(network.unmatchable or "no_address")
@@ -130,7 +153,7 @@ class Matcher:
             opened,
             clicks,
             self._rules,
-            installs=self._crowds.count(network.key, opened.install, opened.at_ms),
+            installs=max(self._crowds.count(network.key, opened.install, opened.at_ms), elsewhere),
             owners={**owners, **lost} if lost else owners,
             retirements=self._retirements.of(network.key),
         )

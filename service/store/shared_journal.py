@@ -12,15 +12,17 @@ from service.resolve.errors import StoreFailed
 from service.resolve.model import Open
 from service.store.records import Records, tells
 from service.store.shared import only_if
+from service.store.shared_clicks import crowd_key
 from service.store.valkey import PREFIX, RECALL_S, WRITE_S, Behind, Command, Valkey
 
 _LATEST = {2: 10, 1: 5, 0: 1}  # of an install, so many that tell so much
 _AT = struct.Struct(">d")
 _MS = 1000
+_CROWD_MAX = 1024  # installs listed of a network; crowd_limit is 3
 
 
 class SharedJournal:
-    """Fills ``resolve.ports.Journal``; opens are forgotten after ``ttl_s`` seconds.
+    """Fills ``resolve.ports.Journal``; opens last ``ttl_s`` seconds, crowds ``window_s``.
 
     ``pending`` recalls an open as this process knows it; ``wall`` is Unix seconds.
     """
@@ -34,6 +36,7 @@ class SharedJournal:
         pending: Callable[[str], Open | None],
         wall: Callable[[], float],
         ttl_s: float,
+        window_s: float,
     ) -> None:
         self._valkey = valkey
         self._behind = behind
@@ -41,10 +44,18 @@ class SharedJournal:
         self._pending = pending
         self._wall = wall
         self._ttl_ms = int(ttl_s * _MS)
+        self._crowd_ms = int(window_s * _MS)
 
-    def keep(self, device: str, opened: Open, network: int | None) -> None:  # noqa: ARG002
+    def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open down, soon; the same openId again replaces it."""
         at = self._wall()
+        if network is not None:
+            crowd = crowd_key(opened.app, network)
+            self._behind.put(
+                ("ZADD", crowd, "GT", int(at * _MS), device),
+                ("ZREMRANGEBYRANK", crowd, 0, -_CROWD_MAX - 1),
+                ("PEXPIRE", crowd, self._crowd_ms),
+            )
         says = tells(opened)
         opens, record = _listed(device, says), _AT.pack(at) + self._records.of(opened)
         self._behind.put(

@@ -31,7 +31,7 @@ CLAIM_S = 0.05
 WRITE_S = 0.25
 BEHIND_S = 1.0
 
-Operation = Literal["recall", "keep", "claim", "outbox", "hear", "boot"]
+Operation = Literal["recall", "keep", "claim", "clicks", "outbox", "hear", "boot"]
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 _SOCKET_S = 1.0  # an operation's own time is shorter, but what is written behind may take this long

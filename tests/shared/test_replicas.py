@@ -7,14 +7,27 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
 
 from tests.process import finished
-from tests.shared.replicas import IPHONE, KEY, LIMITS, Replica, Sandbox, replica, sandbox, settled, until
+from tests.shared.replicas import (
+    CONFIG,
+    IPHONE,
+    KEY,
+    LIMITS,
+    Replica,
+    Sandbox,
+    replica,
+    sandbox,
+    settled,
+    until,
+)
 from tests.shared.server import Server, serving
 
 PROMO = "https://acme.link/fb-promo"
@@ -57,7 +70,8 @@ def test_a_hit_in_process_asks_nobody(world: World) -> None:
         client.config_resetstat()
         for _ in range(50):
             assert world.here.open(deepLink=PROMO, installId="install-anna")["repeat"]
-        assert "get" not in {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+        asked = client.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
+        assert asked < 10  # the outbox's own look, now and then
 
 
 def test_links_and_unknown_links_are_shared(world: World) -> None:
@@ -177,3 +191,42 @@ def test_workers_are_one_service(world: World, tmp_path: Path) -> None:
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_one_replica_asks_dub_for_clicks_and_all_read(world: World) -> None:
+    """Clicks that one replica fetched are in the other's window: an open there asks for what is new only."""
+    for number in range(30):
+        world.dub.click(f"198.51.100.{number}")
+    world.dub.click(HOME)
+    assert first_launch(world.here, "install-else", "198.51.100.200")["clickId"] is None
+    assert world.server.client.xlen("fo1:{w:acme}:found") == 1
+    assert first_launch(world.there, "install-anna")["match"]["type"] == "ip"
+    asked = [dict(parse_qsl(call["query"])) for call in world.dub.calls("/events")]
+    starts = [datetime.fromisoformat(each["start"]) for each in asked if each["page"] == "1"]
+    assert (starts[-1] - starts[0]).total_seconds() > 1800
+
+
+def test_a_crowd_is_counted_over_all_replicas(tmp_path: Path, server: Server) -> None:
+    """Installs that opened behind one address on one replica count on the other: it is a crowd."""
+    config = CONFIG.replace("crowd_limit = 1000", "crowd_limit = 3").replace('"latest"', '"refuse"')
+    with ExitStack() as stack:
+        dub = stack.enter_context(sandbox(tmp_path))
+        replicas = [stack.enter_context(replica(tmp_path, dub, server.url, config=config)) for _ in range(2)]
+        for number in range(4):
+            first_launch(replicas[number % 2], f"install-{number}")
+        dub.click(HOME)
+        last = first_launch(replicas[0], "install-4")
+        assert last["match"] == {"type": "none", "guaranteed": False, "reason": "crowd"}
+        assert replicas[0].metric("firstopen_matching_refused_total") >= 1
+        with server.client as client:
+            (crowd,) = client.scan_iter("fo1:n:acme:*")
+            assert client.zcard(crowd) == 5
+            assert 0 < client.ttl(crowd) <= 3600
+
+
+def first_launch(on: Replica, install: str, ip: str = HOME) -> dict[str, Any]:
+    body = {"dubDomain": "acme.link", "installId": install, "budgetMs": 10_000}
+    reply = on.http.post("/v1/opens", json=body, headers={"X-Forwarded-For": ip})
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
