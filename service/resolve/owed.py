@@ -95,6 +95,8 @@ class Summary(Struct, frozen=True):
 class Entries(Protocol):
     """Where entries are kept. What is awaited is durable, and raises ``StoreFailed`` where it cannot be."""
 
+    is_shared: bool  # whether other processes keep and send entries, too
+
     async def add(self, entry: Entry) -> bool:
         """Keep an entry; return whether an earlier one of its lane is still queued."""
         ...

@@ -5,7 +5,6 @@ owns: callers wait for it as long as their own budgets last, and a late success 
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 
 from msgspec import Struct, structs
@@ -16,13 +15,13 @@ from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, Link
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
-from service.resolve.routing import parse_version
+from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
@@ -97,6 +96,8 @@ class Resolver:
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
+        if outcome == "new" and isinstance(opened.match.reason, str):
+            self._metrics.matching_refused.add(opened.match.reason)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -114,19 +115,17 @@ class Resolver:
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
         case.owes = owed
-        opened = self._at_once(open_id, case)
-        if opened is not None:
-            self._keep(case, opened)
-            steps = Steps(case.report.caller.arrived)
-            case.explain_at_once(opened, steps)
-            self._explain(open_id, case, steps)
-            return Settled(opened, repeat=owed)
-        steps = Steps(self._clock())
-        if self._climber.refused(case, steps):  # nobody is asked, so nothing is to be shared or waited for
-            opened = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
-            return Settled(opened, repeat=owed)
-        flight = self._flights.launch(case.key, open_id, self._decide(open_id, case, steps))
-        opened = await self._wait(flight, case)
+        if self._memory.is_shared and self._left_s(report) > 0:
+            work = self._decide_with_others(open_id, case)
+        else:
+            steps = Steps(self._clock())
+            settled = self._settle_at_once(open_id, case)
+            if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
+                settled = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
+            if settled is not None:
+                return Settled(settled, repeat=owed)
+            work = self._decide(open_id, case, steps)
+        opened = await self._wait(self._flights.launch(case.key, open_id, work), case)
         earlier = opened.open_id != open_id
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
 
@@ -244,6 +243,16 @@ class Resolver:
         self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
         return self._owing(open_id, case, case.first_link)
 
+    def _settle_at_once(self, open_id: str, case: Case) -> Open | None:
+        """Decide and remember what needs nobody else."""
+        opened = self._at_once(open_id, case)
+        if opened is not None:
+            self._keep(case, opened)
+            steps = Steps(case.report.caller.arrived)
+            case.explain_at_once(opened, steps)
+            self._explain(open_id, case, steps)
+        return opened
+
     def _repeat(self, case: Case, known: Open) -> Settled:
         """Answer from memory, at once; the route will be that of the build that asks now."""
         self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
@@ -254,8 +263,7 @@ class Resolver:
 
     async def _wait(self, flight: Flight[Open], case: Case) -> Open:
         """Wait for the decision as long as this report's budget lasts, then degrade."""
-        settled = await flight.wait(self._left_s(case.report))
-        if settled is not None:
+        if (settled := await flight.wait(self._left_s(case.report))) is not None:
             return settled
         if flight.late:
             late = self._openings.degraded(flight.open_id, case, case.first_link)
@@ -267,9 +275,23 @@ class Resolver:
         self._keep(case, late)
         return late
 
+    async def _decide_with_others(self, open_id: str, case: Case) -> Open:
+        """Repeat what another replica answered; what none of them knows is decided here. Never raises."""
+        first_launch = case.first_launch_key if case.link is None else None
+        known = await self._memory.shared(case.key, first_launch, case.links)
+        if known is not None and not case.says_more_than(known):
+            if known.repeat_until > self._clock():
+                return known
+            flight = self._flights.under_way(case.key)
+            if self._still_owed(known) and flight is not None and not flight.late:
+                open_id = flight.open_id = known.open_id
+                case.owes = True
+        steps = Steps(self._clock())
+        return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
+
     async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
-        whose = _whose(open_id, case)
+        whose = case.whose(open_id)
         try:
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
@@ -294,7 +316,7 @@ class Resolver:
         steps.fail(str(exc), self._clock())
         opened = self._owing(open_id, case, steps.rung)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **_whose(open_id, case), **about)
+        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **case.whose(open_id), **about)
         self._explain(open_id, case, steps)
         return opened
 
@@ -334,18 +356,8 @@ class Resolver:
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
         if opened.offered in FIRST_LAUNCH:
-            self._keep_first_launch(case, opened)
+            self._climber.keep_first_launch(case, opened)
         self._journal.keep(case.device, opened, case.network)
-
-    def _keep_first_launch(self, case: Case, opened: Open) -> None:
-        """Remember how the install came, unless that is known by stronger evidence already."""
-        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self._climber.superseded(case):
-            return
-        self._memory.keep(case.first_launch_key, opened)
-        if opened.click_id is not None and case.report.install_id is not None:
-            for domain in case.app.domains:  # a launch without a link is no other launch
-                key = answer_key(case.app.name, case.device, f"first:{domain}")
-                self._memory.keep(key, opened)
 
     def _explain(
         self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"
@@ -379,20 +391,11 @@ class Resolver:
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=_shape(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=shape_of_version(version))
 
     def _took_ms(self, steps: Steps) -> float:
         return round((self._clock() - steps.began) * 1000, 1)
 
     def _left_s(self, report: OpenReport) -> float:
-        spent_s = self._clock() - report.caller.arrived
-        return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
-
-
-def _whose(open_id: str, case: Case) -> dict[str, str | None]:
-    return {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
-
-
-def _shape(version: str) -> str:
-    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
-    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
+        until = report.caller.arrived + report.budget_ms / 1000 - _REPLY_MARGIN_S
+        return max(until - self._clock(), 0)
