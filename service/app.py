@@ -30,6 +30,7 @@ from service.compiled import (
     compile_app,
     guards,
     lifetimes,
+    limits,
     memory_limits,
     outbox_policy,
 )
@@ -87,6 +88,7 @@ def create_app(
     callers = Callers(
         [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
+        parts.limits if parts.limits.are_set else None,
     )
 
     @asynccontextmanager
@@ -150,6 +152,7 @@ class _Parts:
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
+        self.limits = limits(settings, wall, log, self.metrics)
         self.database = Database(
             settings.data_dir,
             JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
@@ -301,6 +304,7 @@ class _Parts:
         sell = self.conversions.deliver
         async with (
             _closing(self._transport.aclose),
+            _closing(self.limits.close),
             _opened(self.database.open, self.database.close),
             _closing(self._housekeeping.close),
             _closing(self.feed.close),

@@ -77,6 +77,10 @@ class Event(StrEnum):
     """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
     CLICKS_AVAILABLE = "clicks.available"
     """Dub's click events can be had again."""
+    LIMITS_ALONE = "limits.alone"
+    """Valkey does not count, or not in time: each replica's rate limits are its own meanwhile."""
+    LIMITS_SHARED = "limits.shared"
+    """Replicas count together again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
@@ -152,7 +156,8 @@ class Metrics:
         self.open_seconds = spread.labels()
         self.dub_seconds = Spread("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
         self.cache = Tally("cache", "Answers looked for, by tier and result.", "tier", "result")
-        for each in (self.opens, spread, self.dub_seconds, self.cache):
+        self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
+        for each in (self.opens, spread, self.dub_seconds, self.cache, self.rate_limited):
             self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
         self.in_flight = self._gauge("in_flight", "Opens being answered.")
@@ -163,6 +168,7 @@ class Metrics:
         self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest queued entry.")
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
+        self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
         self.store_commits = self._counter("store_commits", "Durable commits.")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -5,7 +5,6 @@ owns: callers wait for it as long as their own budgets last, and a late success 
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 
 from msgspec import Struct, structs
@@ -22,7 +21,7 @@ from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, S
 from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
-from service.resolve.routing import parse_version
+from service.resolve.routing import parse_version, version_shape
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
@@ -80,7 +79,7 @@ class Resolver:
         self._traces = Traces()
 
     async def resolve(self, report: OpenReport) -> Answer:
-        """Answer an open inside its budget; raises ``InvalidField`` or ``ForeignDomain``, nothing else."""
+        """Answer an open inside its budget; raises ``InvalidField``, ``ForeignDomain`` or ``RateLimited``."""
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
@@ -109,6 +108,11 @@ class Resolver:
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
+        admission = report.caller.admission
+        if admission is not None and admission.standing is None:
+            await report.caller.enter()
+            if self._flights.under_way(case.key) is not None or self._memory.answer(case.key) is not known:
+                return await self._settle(report)  # somebody else has asked meanwhile
         self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
@@ -133,12 +137,14 @@ class Resolver:
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time.
+        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time, or as
+        ``resolve``.
         """
         case = self._case(report)
         link = case.link
         if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
             raise LinkUnknown
+        await report.caller.enter()
         return await self._climber.look_up(case, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
@@ -378,7 +384,7 @@ class Resolver:
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=_shape(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=version_shape(version))
 
     def _took_ms(self, steps: Steps) -> float:
         return round((self._clock() - steps.began) * 1000, 1)
@@ -390,8 +396,3 @@ class Resolver:
 
 def _whose(open_id: str, case: Case) -> dict[str, str | None]:
     return {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
-
-
-def _shape(version: str) -> str:
-    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
-    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)

@@ -79,6 +79,11 @@ def parse_version(text: str) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
+def version_shape(version: str) -> str:
+    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
+    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
+
+
 def lay_over(destination: str, query: str) -> str:
     """Override the destination's query parameters with those of the clicked link, as Dub does on the web.
 

@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
     "outbox": {"outbox", "resolve", "store", "telemetry"},
+    "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
-    "settings": {"resolve", "settings"},
+    "settings": {"limiting", "resolve", "settings"},
     "telemetry": {"telemetry"},
 }
 HTTPX_ROOMS = {"app", "dub", "sandbox"}
