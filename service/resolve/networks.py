@@ -17,6 +17,7 @@ from ipaddress import (
     collapse_addresses,
     ip_network,
 )
+from socket import AF_INET, inet_pton
 from typing import Literal
 
 from msgspec import Struct
@@ -57,7 +58,7 @@ class Networks:
     def __init__(self, secret: bytes, shared: Sequence[str] = ()) -> None:
         self._secret = blake2b(secret, person=b"networks", digest_size=32).digest()
         self._private = _Ranges(_PRIVATE)
-        self._shared = _Ranges((*_SHARED, *shared))
+        self._unmatchable = _Ranges((*_PRIVATE, *_SHARED, *shared))
 
     def of(self, ip: str | None) -> Network:
         """Return an address's network; an address that is none, or nobody's alone, has no key."""
@@ -65,10 +66,8 @@ class Networks:
         if packed is None:
             return _NO_ADDRESS
         number, version = int.from_bytes(packed, "big"), _IPV4 if len(packed) == _IPV4 else _IPV6
-        if self._private.hold(number, version):
-            return _PRIVATE_ADDRESS
-        if self._shared.hold(number, version):
-            return _SHARED_NETWORK
+        if self._unmatchable.hold(number, version):
+            return _PRIVATE_ADDRESS if self._private.hold(number, version) else _SHARED_NETWORK
         named = b"4%d" % number if version == _IPV4 else b"6%d" % (number >> _HOST_BITS)
         hashed = blake2b(named, key=self._secret, digest_size=_HASH_BYTES).digest()
         return Network(int.from_bytes(hashed, "big"))
@@ -76,7 +75,12 @@ class Networks:
 
 def _packed(ip: str | None) -> bytes | None:
     """Parse an address into its 4 or 16 bytes; IPv4 within IPv6 is IPv4."""
-    normal = normal_ip(ip) if ip else None
+    if not ip:
+        return None
+    try:
+        return inet_pton(AF_INET, ip)  # nearly always: it was normalised before
+    except (OSError, ValueError):
+        normal = normal_ip(ip)
     return None if normal is None else packed_ip(normal)
 
 

@@ -123,7 +123,7 @@ class Resolver:
             self._keep(case, opened)
             steps = Steps(case.report.caller.arrived)
             case.explain_at_once(opened, steps)
-            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+            self._explain(open_id, case, steps)
             return Settled(opened, repeat=owed)
         steps = Steps(self._clock())
         if self._climber.refused(case, steps):  # nobody is asked, so nothing is to be shared or waited for
@@ -165,7 +165,8 @@ class Resolver:
             except (DubUnavailable, TimeoutError) as exc:
                 steps.fail(str(exc), self._clock())
                 opened = self._openings.degraded("dry-run", case, steps.rung)
-        trace = self._trace(case, opened, steps, "not asked: a dry run")
+        self._end(case, steps, "not asked: a dry run")
+        trace = steps.trace(opened.open_id)
         version = report.app_version
         return lay_out(case.app, opened, version, source=opened.source, repeat=False, log=self._log), trace
 
@@ -204,7 +205,7 @@ class Resolver:
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
-        self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
+        self._explain(owed.open_id, case, steps, "replayed by the outbox")
         if steps.look_again:
             self._second_looks.start(case, opened, self._found_late)
         self._outbox.paid(owed.open_id)
@@ -289,7 +290,7 @@ class Resolver:
             if steps.look_again:
                 self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
-            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+            self._explain(open_id, case, steps)
         return opened
 
     def _without_dub(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable) -> Open:
@@ -300,7 +301,7 @@ class Resolver:
         opened = self._owing(open_id, case, steps.rung)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
         self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **_whose(open_id, case), **about)
-        self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+        self._explain(open_id, case, steps)
         return opened
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
@@ -352,16 +353,16 @@ class Resolver:
                 key = answer_key(case.app.name, case.device, f"first:{domain}")
                 self._memory.keep(key, opened)
 
-    def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:
-        return Trace(
-            open_id=opened.open_id,
-            rungs=tuple(steps.rungs),
-            candidates=steps.candidates,
-            cache=cache,
-            breaker=self._climber.breaker(),
-            budget_ms=case.report.budget_ms,
-            took_ms=self._took_ms(steps),
-        )
+    def _explain(
+        self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"
+    ) -> None:
+        """Remember how an open came to its answer."""
+        self._end(case, steps, cache)
+        self._traces.keep(open_id, steps)
+
+    def _end(self, case: Case, steps: Steps, cache: str) -> None:
+        breaker, budget_ms = self._climber.breaker(), case.report.budget_ms
+        steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms)
 
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)

@@ -56,8 +56,8 @@ class NetworkIndex(Generic[T]):
     """Items by network, and by the minute that they are of, so that they can be dropped when they are old."""
 
     def __init__(self, items_max: int, on_drop: Callable[[T], None] | None = None) -> None:
-        self._before_ms = 0  # what is older is too old
-        self._shed_ms = 0  # what is older had to make room
+        self.floor_ms = 0  # nothing older is taken in: it is too old, or had to make room
+        self._shed_ms = 0
         self._items_max = items_max
         self._on_drop = on_drop
         self._count = 0
@@ -68,11 +68,6 @@ class NetworkIndex(Generic[T]):
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def floor_ms(self) -> int:
-        """Return the time before which nothing is taken in."""
-        return max(self._before_ms, self._shed_ms)
 
     def get(self, network: int) -> tuple[T, ...]:
         """Return what is held of a network, oldest first."""
@@ -86,8 +81,15 @@ class NetworkIndex(Generic[T]):
 
         Returns whether it is held.
         """
-        if item.at_ms < self.floor_ms or not self._make_room(item.at_ms // _SLICE_MS):
+        minute = item.at_ms // _SLICE_MS
+        if item.at_ms < self.floor_ms or not self._make_room(minute):
             return False
+        shard = self._shards[network % _SHARDS]
+        if network not in shard:  # nearly always
+            shard[network] = item
+            self._count += 1
+            self._note(minute, network)
+            return True
         before = self.get(network)
         held = [each for each in before if each.id != item.id]
         at = len(held)
@@ -98,18 +100,19 @@ class NetworkIndex(Generic[T]):
             return False
         self._set(network, held[-kept_max:], len(before))
         self._tell([*(each for each in before if each.id == item.id), *held[:-kept_max]])
-        self._note(item.at_ms // _SLICE_MS, network)
+        self._note(minute, network)
         return True
 
     def shed(self) -> None:
         """Give up the oldest minute, in small steps."""
         if self._minutes:
             self._shed_ms = (self._minutes[0] + 1) * _SLICE_MS
+            self.floor_ms = max(self.floor_ms, self._shed_ms)
             self._drop(_SHED_AT_A_TIME)
 
     def expire(self, before_ms: int, at_most: int = EXPIRED_AT_A_TIME) -> bool:
         """Drop what is older; looks at ``at_most`` items and returns whether there may be more."""
-        self._before_ms = before_ms
+        self.floor_ms = max(before_ms, self._shed_ms)
         return self._drop(at_most)
 
     def _make_room(self, minute: int) -> bool:

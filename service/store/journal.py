@@ -16,7 +16,7 @@ from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
 from service.store.batch import Rows
 from service.store.database import Database
-from service.store.sealing import Seal, Unsealable
+from service.store.sealing import SEALED, Seal, Unsealable
 
 JOURNAL_SCHEMA = """
 CREATE TABLE IF NOT EXISTS opens (
@@ -48,8 +48,6 @@ _KEEP = Rows(
 )
 _LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
 _OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
-
-_SEALED = b"g"  # how a sealed text begins, and a MessagePack map does not
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Open).decode
@@ -163,7 +161,7 @@ class SqliteJournal:
         than anybody works on it is so no more.
         """
         try:
-            plain = self._seal.open(record) if record.startswith(_SEALED) else record
+            plain = self._seal.open(record) if record.startswith(SEALED) else record
         except Unsealable:
             return None
         opened = _decode(plain)
