@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import structlog
@@ -57,7 +57,7 @@ from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
-from service.settings import AppSettings, Settings
+from service.settings import AppSettings, Settings, SettingsError
 from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -66,6 +66,9 @@ from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
 from service.store.memory import MemoryStore
 from service.store.sealing import Seal
 from service.telemetry import Event, Log, Metrics
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
@@ -83,6 +86,9 @@ def create_app(
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
+    tracing = _tracing() if settings.tracing else None
+    if tracing is not None:
+        transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
     parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
@@ -93,7 +99,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with parts.alive():
+        async with _closing(tracing.close if tracing else _nothing), parts.alive():
             _warn(settings, log)
             log.info(Event.STARTED, version=version("firstopen"), apps=len(apps), dub=settings.dub_base_url)
             yield
@@ -115,6 +121,7 @@ def create_app(
     )
     return Litestar(
         [ours],
+        middleware=[tracing.middleware] if tracing else (),
         lifespan=[lifespan],
         exception_handlers={Exception: Problems(log)},
         openapi_config=openapi(version("firstopen")),
@@ -358,6 +365,24 @@ async def _opened(
     await open_()
     async with _closing(close):
         yield
+
+
+async def _nothing() -> None:
+    """Close nothing."""
+
+
+def _tracing() -> "Tracing":
+    """Build what makes traces; raises ``SettingsError`` where the extra or a variable is wrong."""
+    try:
+        from service.tracing import tracing_of_environment  # noqa: PLC0415  an extra, and not always there
+    except ImportError as exc:
+        raise SettingsError(
+            "OTEL_*: traces take what is not installed: pip install 'firstopen[otel]', or unset them"
+        ) from exc
+    try:
+        return tracing_of_environment()
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _warn(settings: Settings, log: Log) -> None:

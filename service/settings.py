@@ -26,6 +26,7 @@ _SECRET_STRONG_CHARS = 32
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 T = TypeVar("T")
@@ -148,6 +149,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dub_base_url: str
     data_dir: Path
     valkey_url: str
+    tracing: bool
     demo: bool = False
 
     def __repr__(self) -> str:
@@ -215,6 +217,7 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         dub_base_url=_base_url(env),
         data_dir=Path(env.get("FIRSTOPEN_DATA_DIR") or "var"),
         valkey_url=env.get("FIRSTOPEN_VALKEY_URL", ""),
+        tracing=_wants_traces(env),
         demo=demo,
     )
 
@@ -352,6 +355,14 @@ def _base_url(env: Mapping[str, str]) -> str:
     if url is None or scheme not in ("http:", "https:") or url.username or url.password or url.search:
         raise SettingsError("DUB_BASE_URL: expected an http or https URL without user info or a query")
     return str(url.href).partition("#")[0].rstrip("/")
+
+
+def _wants_traces(env: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for traces."""
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    return exporter != "none" and bool(exporter or any(env.get(name) for name in _OTLP_ENDPOINTS))
 
 
 def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

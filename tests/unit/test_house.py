@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "sandbox": {"sandbox"},
     "settings": {"limiting", "resolve", "settings"},
     "telemetry": {"telemetry"},
+    "tracing": {"tracing"},
 }
-HTTPX_ROOMS = {"app", "dub", "sandbox"}
+HTTPX_ROOMS = {"app", "dub", "sandbox", "tracing"}
 
 
 def imports(path: Path) -> set[str]:
