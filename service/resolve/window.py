@@ -242,7 +242,7 @@ class _Sighting(Struct, frozen=True, gc=False):
 
 
 class Crowds:
-    """How many installs open from a network: every open is noted, not only those that are matched.
+    """How many installs open from a network: every open is noted here, or as a retirement.
 
     Noting is idempotent, so what a store remembers can be noted again after a start.
     """
@@ -265,11 +265,16 @@ class Crowds:
         self._index.add(network, _Sighting(install, at_ms), INSTALLS_PER_NETWORK_MAX)
         self._index.expire(at_ms - self._window_ms - _SLACK_S * 1000, at_most=4)
 
-    def count(self, network: int, install: str, at_ms: int) -> int:
-        """Return how many distinct installs opened within the window before ``at_ms``, with this one."""
+    def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
+        """Return how many distinct installs opened within the window before ``at_ms``, with this one.
+
+        Who is retired on the network has opened from it, too.
+        """
         since_ms = at_ms - self._window_ms
-        others = sum(each.at_ms >= since_ms and each.id != install for each in self._index.get(network))
-        return others + 1
+        installs = {each.id for each in self._index.get(network) if each.at_ms >= since_ms}
+        installs.update(each.install for each in retirements if each.at_ms >= since_ms)
+        installs.add(install)
+        return len(installs)
 
 
 class Retirements:
