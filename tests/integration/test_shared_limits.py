@@ -31,6 +31,7 @@ from tests.support import (
 Replica = Callable[[str], AbstractAsyncContextManager[Service]]
 
 HOME = "203.0.113.7"
+PATIENCE_S = 1.5
 FAULTS = 'firstopen_valkey_faults_total{operation="limits"}'
 
 
@@ -49,7 +50,11 @@ def replica(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Replica:
-    """Start a replica of its own disk; the server is looked for again every 10 ms."""
+    """Start a replica of its own disk; the server is looked for again every 10 ms.
+
+    A machine that is busy with something else is no server that is slow: replicas are patient here.
+    """
+    monkeypatch.setattr("service.limiting.shared.PATIENCE_S", PATIENCE_S)
     monkeypatch.setattr("service.limiting.shared._RETRY_S", 0.01)
     number = count()
 
@@ -65,14 +70,18 @@ def replica(
 
 async def opens(service: Service, start: int, times: int = 1) -> list[int]:
     """Open as so many installs, one after the other."""
-    return [
-        (
-            await service.report(
-                {"deepLink": FB_PROMO, "installId": f"install-{start + number}"}, X_Forwarded_For=HOME
-            )
-        ).status_code
-        for number in range(times)
-    ]
+    return [status for status, _ in await timed(service, start, times)]
+
+
+async def timed(service: Service, start: int, times: int) -> list[tuple[int, float]]:
+    """Open as so many installs; return the statuses, and how many seconds each took."""
+    found = []
+    for number in range(start, start + times):
+        began = time.perf_counter()
+        body = {"deepLink": FB_PROMO, "installId": f"install-{number}"}
+        status = (await service.report(body, X_Forwarded_For=HOME)).status_code
+        found.append((status, time.perf_counter() - began))
+    return found
 
 
 @pytest.mark.parametrize("limit", ["per_key", "per_address"])
@@ -114,14 +123,15 @@ async def test_one_open_reported_at_once_is_still_one(replica: Replica, dub: Fak
 async def test_a_server_that_is_away_delays_nothing(
     replica: Replica, server: Server, logs: LogLines, number: signal.Signals
 ) -> None:
-    """Each replica goes on alone, at once; when the server is back they count together again."""
+    """Each replica goes on alone, and one open of each pays; when the server is back they count together."""
     async with replica('per_key = "30/minute"') as one, replica('per_key = "30/minute"') as two:
         assert await opens(one, 0, 5) == [200] * 5
         server.signal(number)
-        began = time.perf_counter()
-        assert await opens(one, 100, 20) == [200] * 20
-        assert await opens(two, 200, 31) == [200] * 30 + [429]
-        assert time.perf_counter() - began < 2
+        alone = await timed(one, 100, 20), await timed(two, 200, 31)
+        assert [status for status, _ in alone[0]] == [200] * 20
+        assert [status for status, _ in alone[1]] == [200] * 30 + [429]
+        for replies in alone:
+            assert len([took_s for _, took_s in replies if took_s >= PATIENCE_S]) <= 1
         assert (await scraped(one))[FAULTS] >= 1
         assert len(logs.events("limits.alone")) == 2
         if number is signal.SIGSTOP:
