@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import structlog
@@ -28,6 +28,7 @@ from service.compiled import (
     compile_app,
     guards,
     lifetimes,
+    limits,
     outbox_policy,
 )
 from service.dub.client import DubClient
@@ -54,9 +55,12 @@ from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
-from service.settings import AppSettings, Settings
+from service.settings import AppSettings, Settings, SettingsError
 from service.stores import choose
 from service.telemetry import Event, Log, Metrics
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
@@ -75,16 +79,20 @@ def create_app(
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or open_transport(settings.dub.keepalive_s)
+    tracing = _tracing() if settings.tracing else None
+    if tracing is not None:
+        transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
     parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log, peers)
     callers = Callers(
         [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
+        parts.limits if parts.limits.are_set else None,
     )
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with parts.alive():
+        async with _closing(tracing.close if tracing else _nothing), parts.alive():
             _warn(settings, log)
             log.info(Event.STARTED, version=version("firstopen"), apps=len(apps), dub=settings.dub_base_url)
             yield
@@ -106,6 +114,7 @@ def create_app(
     )
     return Litestar(
         [ours],
+        middleware=[tracing.middleware] if tracing else (),
         lifespan=[lifespan],
         exception_handlers={Exception: Problems(log)},
         openapi_config=openapi(version("firstopen")),
@@ -146,6 +155,7 @@ class _Parts:
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
+        self.limits = limits(settings, wall, log, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
@@ -289,6 +299,7 @@ class _Parts:
         async with (
             _closing(self._transport.aclose),
             _opened(self.stores.open, self.stores.close),
+            _closing(self.limits.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _opened(
@@ -362,6 +373,24 @@ async def _publishing(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         peers.publish(registry)
+
+
+async def _nothing() -> None:
+    """Close nothing."""
+
+
+def _tracing() -> "Tracing":
+    """Build what makes traces; raises ``SettingsError`` where the extra or a variable is wrong."""
+    try:
+        from service.tracing import tracing_of_environment  # noqa: PLC0415  an extra, and not always there
+    except ImportError as exc:
+        raise SettingsError(
+            "OTEL_*: traces take what is not installed: pip install 'firstopen[otel]', or unset them"
+        ) from exc
+    try:
+        return tracing_of_environment()
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _warn(settings: Settings, log: Log) -> None:

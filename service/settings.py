@@ -16,6 +16,7 @@ import ada_url
 import msgspec
 from msgspec import Meta, Struct
 
+from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
 from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule
 
@@ -25,6 +26,7 @@ _SECRET_STRONG_CHARS = 32
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     crowd_limit: Annotated[int, Meta(ge=1, le=100_000)] = 3  # installs on one network within the window
     ambiguous: Literal["refuse", "latest"] = "refuse"
     shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched
+    rate_limit: str | None = None  # of each key of this app, in place of limits.per_key
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # by Dub's plan: Pro 2, Business 4, …
     routes: tuple[RouteRule, ...] = ()
 
@@ -98,6 +101,14 @@ class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     install_ttl_days: Annotated[float, Meta(ge=1, le=3650)] = 90
 
 
+class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[limits]``: how many requests are taken; there is no limit where none is set."""
+
+    per_key: str | None = None
+    per_address: str | None = None
+    shared: bool = False  # counted in Valkey, by all replicas together
+
+
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[server]``: how a stop goes."""
 
@@ -113,6 +124,7 @@ class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dub: DubSettings = DubSettings()
     outbox: OutboxSettings = OutboxSettings()
     installs: InstallSettings = InstallSettings()
+    limits: LimitSettings = LimitSettings()
     server: ServerSettings = ServerSettings()
 
 
@@ -124,6 +136,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dub: DubSettings
     outbox: OutboxSettings
     installs: InstallSettings
+    limits: LimitSettings
     server: ServerSettings
     secrets: tuple[str, ...]  # the first is current
     server_keys: dict[str, tuple[str, ...]]  # by app
@@ -137,6 +150,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dub_base_url: str
     data_dir: Path
     valkey_url: str
+    tracing: bool
     demo: bool = False
 
     def __repr__(self) -> str:
@@ -181,6 +195,7 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         raise SettingsError("apps: expected at least one [apps.<name>] table")
     apps = {app: _app(table, app) for app, table in file.apps.items()}
     _refuse_shared(apps)
+    _check_limits(file.limits, env)
     server_keys, dub_api_keys, missing = _keys(apps, env)
     _refuse_shared_keys(apps, server_keys)
     return Settings(
@@ -189,6 +204,7 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         dub=file.dub,
         outbox=file.outbox,
         installs=file.installs,
+        limits=file.limits,
         server=file.server,
         secrets=_secrets(env),
         server_keys=server_keys,
@@ -202,6 +218,7 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         dub_base_url=_base_url(env),
         data_dir=Path(env.get("FIRSTOPEN_DATA_DIR") or "var"),
         valkey_url=env.get("FIRSTOPEN_VALKEY_URL", ""),
+        tracing=_wants_traces(env),
         demo=demo,
     )
 
@@ -238,9 +255,25 @@ def _app(table: object, name: str) -> AppSettings:
     for index, network in enumerate(app.shared_networks):
         if not _is_network(network):
             raise SettingsError(f"{path}.shared_networks[{index}]: expected a network such as 203.0.113.0/24")
+    _check_rates(f"{path}.rate_limit", app.rate_limit)
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
     return app
+
+
+def _check_limits(limits: LimitSettings, env: Mapping[str, str]) -> None:
+    _check_rates("limits.per_key", limits.per_key)
+    _check_rates("limits.per_address", limits.per_address)
+    if limits.shared and not env.get("FIRSTOPEN_VALKEY_URL"):
+        raise SettingsError("limits.shared: true needs FIRSTOPEN_VALKEY_URL, where replicas count together")
+
+
+def _check_rates(path: str, text: str | None) -> None:
+    if text is not None:
+        try:
+            rates(text)
+        except ValueError as exc:
+            raise SettingsError(f"{path}: {exc}, got {text!r}") from exc
 
 
 def _refuse_shared(apps: Mapping[str, AppSettings]) -> None:
@@ -323,6 +356,14 @@ def _base_url(env: Mapping[str, str]) -> str:
     if url is None or scheme not in ("http:", "https:") or url.username or url.password or url.search:
         raise SettingsError("DUB_BASE_URL: expected an http or https URL without user info or a query")
     return str(url.href).partition("#")[0].rstrip("/")
+
+
+def _wants_traces(env: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for traces."""
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    return exporter != "none" and bool(exporter or any(env.get(name) for name in _OTLP_ENDPOINTS))
 
 
 def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -23,6 +23,7 @@ default_screen = "home"
 # ambiguous = "refuse"                     # or "latest": the latest click, with its odds
 # shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
 # trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
+# rate_limit = "500/second"                # of each key of this app, in place of limits.per_key
 # analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 
 # Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params.
@@ -69,6 +70,13 @@ screen = "category"
 # How long opens are kept on disk, so that a later sign-up finds its click.
 # [installs]
 # install_ttl_days = 90
+
+# How many requests are taken, of each key and from each address (of IPv6: each /64). No limit unless set.
+# An open that is answered from memory is never counted; addresses are not where the key is a server key.
+# [limits]
+# per_key = "2000/second"
+# per_address = "50/second;1200/minute"
+# shared = false                           # true: counted by all replicas together, in FIRSTOPEN_VALKEY_URL
 
 # How a stop goes: after SIGTERM not ready but still answering for drain_ms; then requests in flight
 # finish, and opens still under way to Dub settle, for at most stop_ms each (whole seconds).

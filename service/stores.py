@@ -53,11 +53,15 @@ class Stores:
 
 
 def choose(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
+    """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds.
+
+    Raises ``SettingsError`` for a Valkey URL that names no server.
+    """
     if not settings.valkey_url:
         return _on_disk(settings, log, metrics, clock, wall)
     from service.shared_stores import shared
 
+    refuse_bad_valkey_url(settings.valkey_url)
     return shared(settings, log, metrics, clock, wall)
 
 

@@ -88,6 +88,10 @@ class Event(StrEnum):
     """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
     CLICKS_AVAILABLE = "clicks.available"
     """Dub's click events can be had again."""
+    LIMITS_ALONE = "limits.alone"
+    """Valkey does not count, or not in time: each replica's rate limits are its own meanwhile."""
+    LIMITS_SHARED = "limits.shared"
+    """Replicas count together again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
@@ -166,7 +170,15 @@ class Metrics:
         self.matching_refused = Tally(
             "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
         )
-        for each in (self.opens, spread, self.dub_seconds, self.cache, self.matching_refused):
+        self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
+        for each in (
+            self.opens,
+            spread,
+            self.dub_seconds,
+            self.cache,
+            self.matching_refused,
+            self.rate_limited,
+        ):
             self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
         self.in_flight = self._gauge("in_flight", "Opens being answered.")

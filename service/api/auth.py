@@ -1,13 +1,15 @@
 """Whose key this is. Keys are compared in constant time, by their hashes under a key of this process."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from service.api.http import LeanRequest
-from service.resolve.errors import MissingKey, WrongKey, WrongKind
+from service.resolve.admission import Gate
+from service.resolve.errors import CallerError, MissingKey, WrongKey, WrongKind
 from service.resolve.identity import TrustedProxies
 from service.resolve.model import App, Caller
 
@@ -26,55 +28,92 @@ class AppKeys(Struct, frozen=True):
         return f"AppKeys({self.app!r})"
 
 
+class _Known(NamedTuple):
+    app: App
+    server: bool
+    name: bytes  # what the key is counted under
+
+
 class Callers:
     """Finds the app that a request speaks for, and the device's address behind trusted proxies.
 
     A lookup costs the same however much of a key is right: keys are found by a hash that no caller
-    can compute.
+    can compute. With a ``gate``, requests are counted.
     """
 
-    def __init__(self, apps: Sequence[AppKeys], proxies: TrustedProxies) -> None:
+    def __init__(self, apps: Sequence[AppKeys], proxies: TrustedProxies, gate: Gate | None = None) -> None:
         self._salt = secrets.token_bytes(32)
-        self._publishable = {self._digest(key): each.app for each in apps for key in each.publishable}
-        self._server = {self._digest(key): each.app for each in apps for key in each.server}
         self._proxies = proxies
+        self._gate = gate
+        self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
+        self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
-    def identify(self, request: LeanRequest, *, server: bool = False) -> Caller:
+    async def identify(self, request: LeanRequest, *, server: bool = False) -> Caller:
         """Name the caller by its publishable key, or by its server key.
 
-        Raises ``MissingKey``, ``WrongKey``, or ``WrongKind`` for a key of the other kind.
+        Raises ``MissingKey``, ``WrongKey``, or ``WrongKind`` for a key of the other kind; too many of
+        those from one address are ``RateLimited``.
         """
-        kind = "server" if server else "publishable"
-        digest = self._digest(_key_of(request, kind))
-        right, other = (self._server, self._publishable) if server else (self._publishable, self._server)
-        app = right.get(digest)
-        if app is None:
-            if digest in other:
-                raise WrongKind(
-                    f"Authorization: this takes a {kind} key of the app, not one of the other kind"
-                )
-            raise WrongKey(f"Authorization: no app has this {kind} key")
-        return self._caller(app, request)
+        try:
+            known = self._with_server_key(request) if server else self._with_publishable_key(request)
+        except CallerError:
+            await self._failed(request)
+            raise
+        return self._caller(known, request)
 
-    def of_leads(self, request: LeanRequest) -> Caller:
+    async def admit(self, request: LeanRequest, *, server: bool = False) -> Caller:
+        """Name the caller, and count its request; raises as ``identify``, or ``RateLimited``."""
+        caller = await self.identify(request, server=server)
+        await caller.enter()
+        return caller
+
+    async def of_leads(self, request: LeanRequest) -> Caller:
         """Name who reports a lead: an app's backend, or the app itself where its settings let it.
 
-        Raises ``MissingKey``, ``WrongKey`` or ``WrongKind``.
+        Counts its request; raises as ``admit``.
         """
-        digest = self._digest(_key_of(request, "publishable or server"))
-        app = self._server.get(digest)
-        if app is None:
-            app = self._publishable.get(digest)
-            if app is None:
-                raise WrongKey("Authorization: no app has this key")
-            if not app.clients_report_leads:
-                raise WrongKind(
-                    "Authorization: this app's leads are reported by its backend, with a server key"
-                )
-        return self._caller(app, request)
+        try:
+            known = self._with_any_key(request)
+        except CallerError:
+            await self._failed(request)
+            raise
+        caller = self._caller(known, request)
+        await caller.enter()
+        return caller
 
-    def _caller(self, app: App, request: LeanRequest) -> Caller:
+    def _with_publishable_key(self, request: LeanRequest) -> _Known:
+        return self._found(request, "publishable", self._publishable, self._server)
+
+    def _with_server_key(self, request: LeanRequest) -> _Known:
+        return self._found(request, "server", self._server, self._publishable)
+
+    def _found(
+        self, request: LeanRequest, kind: str, right: Mapping[bytes, _Known], other: Mapping[bytes, _Known]
+    ) -> _Known:
+        digest = self._digest(_key_of(request, kind))
+        known = right.get(digest)
+        if known is not None:
+            return known
+        if digest in other:
+            raise WrongKind(f"Authorization: this takes a {kind} key of the app, not one of the other kind")
+        raise WrongKey(f"Authorization: no app has this {kind} key")
+
+    def _with_any_key(self, request: LeanRequest) -> _Known:
+        digest = self._digest(_key_of(request, "publishable or server"))
+        known = self._server.get(digest) or self._publishable.get(digest)
+        if known is None:
+            raise WrongKey("Authorization: no app has this key")
+        if not known.server and not known.app.clients_report_leads:
+            raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
+        return known
+
+    def _caller(self, known: _Known, request: LeanRequest) -> Caller:
+        app, server, name = known
         peer = request.scope["client"]
+        admission = None
+        if self._gate is not None:  # a backend's address is that of all its customers
+            admission = self._gate.admission(app.name, name, by_address=not server)
+            request.counted_by(admission)
         return Caller(
             app,
             peer[0] if peer else None,
@@ -82,7 +121,19 @@ class Callers:
             request.user_agent.decode("latin-1"),
             request.arrived,
             self._proxies,
+            admission,
         )
+
+    async def _failed(self, request: LeanRequest) -> None:
+        if self._gate is not None:
+            peer = request.scope["client"]
+            forwarded_for = request.forwarded_for.decode("latin-1")
+            await self._gate.failed(self._proxies.client_ip(peer[0] if peer else None, forwarded_for))
+
+    def _known(self, each: AppKeys, *, server: bool) -> Iterator[tuple[bytes, _Known]]:
+        for key in each.server if server else each.publishable:
+            name = b"" if self._gate is None else self._gate.name_of(key)
+            yield self._digest(key), _Known(each.app, server, name)
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, key=self._salt, digest_size=16).digest()

@@ -18,8 +18,9 @@ from msgspec import Raw, Struct
 from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
-from service.api.http import JSONReply, LeanRequest, strict_body
+from service.api.http import JSONReply, LeanRequest, counted, strict_body
 from service.api.problems import CORS, RAW_CORS, RAW_EVENTS_CORS, documented
+from service.api.schema import CountedOperation
 from service.resolve.conversions import Conversions
 from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink, WrongKind
 from service.resolve.events import EventFeed, Page
@@ -49,6 +50,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
         status_code=200,
         dto=strict_body(TrackOpenRequest),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id="trackOpen",
         summary="Track a deep link open",
         security=[{"publishableKey": []}],
@@ -57,7 +59,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
     )
     async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
         """Answer the click and link of an open; 404 for a link that Dub does not know."""
-        report = data.to_report(callers.identify(request), budget_ms)
+        report = data.to_report(await callers.identify(request), budget_ms)
         if _asks_for_no_track(request):
             return await _looked_up(resolver, report)
         opened = (await resolver.settle(report)).open
@@ -74,13 +76,13 @@ def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: in
     budget_s = budget_ms / 1000
 
     async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
-        app = callers.identify(request, server=from_server).app
+        app = (await callers.admit(request, server=from_server)).app
         if not from_server and not app.clients_report_leads:
             raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
         return _converted(*await conversions.report(app, "lead", data.to_dub(), budget_s))
 
     async def sale(request: LeanRequest, data: TrackSaleRequest, *, from_server: bool) -> Response[Raw]:
-        app = callers.identify(request, server=from_server).app
+        app = (await callers.admit(request, server=from_server)).app
         return _converted(*await conversions.report(app, "sale", data.to_dub(), budget_s))
 
     @_conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
@@ -115,6 +117,7 @@ def _conversion(
         status_code=200,
         dto=strict_body(body),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id=operation,
         summary=summary,
         security=[{key: []}],
@@ -126,6 +129,7 @@ def _conversion(
 def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
     @get(
         "/events",
+        operation_class=CountedOperation,
         operation_id="listEvents",
         summary="List events",
         security=[{"serverKey": []}],
@@ -134,9 +138,9 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
     )
     async def list_events(request: LeanRequest) -> ASGIResponse:
         """List clicks, leads or sales of the app's own domains, by Dub's filters."""
-        app = callers.identify(request, server=True).app
+        app = (await callers.admit(request, server=True)).app
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
-        return PageReply(await feed.page(app, events_query(given, app.domains)))
+        return PageReply(await feed.page(app, events_query(given, app.domains)), counted(request.scope))
 
     return [list_events]
 
@@ -205,14 +209,19 @@ class Preflight(ASGIResponse):
 class PageReply(ASGIResponse):
     """A page of events, passed on as it arrives."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, headers: list[tuple[bytes, bytes]]) -> None:
         self._page = page
+        self._headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            *RAW_EVENTS_CORS,
+            *headers,
+        ]
         self.status_code = 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it; a page that is cut short upstream is cut short here: the connection ends."""
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *RAW_EVENTS_CORS]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -5,12 +5,13 @@ as it is encoded. ``make bench`` measures both against a plain Litestar handler.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
-from litestar import Request, Response
+from litestar import Litestar, Request, Response
 from litestar._openapi.schema_generation import SchemaCreator
 from litestar.datastructures import State
 from litestar.dto import MsgspecDTO
@@ -20,10 +21,12 @@ from litestar.types import Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
+from service.resolve.admission import Admission, Standing
 from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedBody
 
 BODY_MAX_BYTES = 64 * 1024
 
+_ADMISSION = "firstopen.admission"  # in a request's scope
 _NESTING_MAX = 500
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -54,6 +57,10 @@ class LeanRequest(Request[Any, Any, State]):
                 self.content_type_bytes = value
             elif name == b"x-forwarded-for":
                 self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
+
+    def counted_by(self, admission: Admission) -> None:
+        """Note what counts this request: its reply, an error's too, says where the caller stands then."""
+        cast("dict[str, Any]", self.scope)[_ADMISSION] = admission
 
     async def body(self) -> bytes:
         """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge``, or ``MalformedBody`` if empty."""
@@ -96,9 +103,18 @@ class JSONReply(Response[Any]):
         self.status_code = status_code
         self.headers = headers or {}
 
-    def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
+    def to_asgi_response(
+        self,
+        app: Litestar | None,  # noqa: ARG002  Litestar's signature
+        request: Request[Any, Any, Any],
+        *,
+        status_code: int | None = None,
+        **_: Any,
+    ) -> ASGIResponse:
         """Encode the content, and return the ASGI application that sends it."""
         extra = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
+        if _ADMISSION in request.scope:
+            extra += counted(request.scope)
         return _Sent(self.status_code or status_code or 200, _encode(self.content), extra)
 
 
@@ -119,6 +135,24 @@ class _Sent(ASGIResponse):
         """Send it."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+def counted(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers that say where a request's caller stands; none if it was not counted."""
+    admission: Admission | None = cast("dict[str, Any]", scope).get(_ADMISSION)
+    standing = None if admission is None else admission.standing
+    if standing is None:
+        return []
+    return [(name.lower().encode(), value.encode()) for name, value in standing_headers(standing).items()]
+
+
+def standing_headers(standing: Standing) -> dict[str, str]:
+    """Return the headers that say where a caller stands."""
+    return {
+        "RateLimit-Limit": str(standing.limit),
+        "RateLimit-Remaining": str(standing.remaining),
+        "RateLimit-Reset": str(math.ceil(standing.reset_s)),
+    }
 
 
 class StrictBody(MsgspecDTO[Any]):

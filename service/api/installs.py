@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
+from service.api.schema import CountedOperation
 from service.resolve.forgetting import Forgetting, Forgotten
 
 
@@ -27,14 +28,16 @@ def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteH
         status_code=200,
         dto=strict_body(ForgetRequest),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id="forgetInstall",
         summary="Forget an install",
         security=[{"serverKey": []}],
-        responses=documented(400, 401, 403, 413, 415, 422, 503),
+        responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
         tags=["Opens"],
     )
     async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> Forgotten:
         """Forget an install's answers, claims and what is owed to Dub for it, and say how much that was."""
-        return await forgetting.forget(callers.identify(request, server=True).app, data.install_id)
+        caller = await callers.admit(request, server=True)
+        return await forgetting.forget(caller.app, data.install_id)
 
     return [forget_install]

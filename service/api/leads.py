@@ -12,6 +12,7 @@ from service.api.auth import Callers
 from service.api.dub_wire import LeadFields
 from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
+from service.api.schema import CountedOperation
 from service.resolve.errors import InvalidField
 from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
 from service.resolve.model import App
@@ -44,38 +45,40 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
 def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:
     """Build the handlers of ``/v1/leads`` over the parts they need."""
 
-    def app_of(request: LeanRequest) -> App:
-        return callers.of_leads(request).app
+    async def app_of(request: LeanRequest) -> App:
+        return (await callers.of_leads(request)).app
 
     @post(
         "/v1/leads",
         status_code=200,
         dto=strict_body(LeadRequest),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id="reportLead",
         summary="Report a sign-up",
         security=[{"publishableKey": []}, {"serverKey": []}],
-        responses={**_accepted(), **documented(400, 401, 403, 404, 413, 415, 422, 503)},
+        responses={**_accepted(), **documented(400, 401, 403, 404, 413, 415, 422, 429, 503)},
         tags=["Leads"],
     )
     async def report_lead(request: LeanRequest, data: JSONBody[LeadRequest]) -> Response[LeadAnswer]:
         """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202."""
-        answer = await leads.report(app_of(request), data.to_report(), budget_ms / 1000)
+        answer = await leads.report(await app_of(request), data.to_report(), budget_ms / 1000)
         return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
 
     @get(
         "/v1/leads/{leadId:str}",
+        operation_class=CountedOperation,
         operation_id="getLead",
         summary="Ask where a lead stands",
         security=[{"publishableKey": []}, {"serverKey": []}],
-        responses=documented(401, 403, 404, 503),
+        responses=documented(401, 403, 404, 429, 503),
         tags=["Leads"],
     )
     async def get_lead(
         request: LeanRequest, lead_id: Annotated[str, PathParameter(name="leadId")]
     ) -> LeadStatus:
         """Say whether a lead is queued, delivered or dead, and why."""
-        return await leads.status(app_of(request), lead_id)
+        return await leads.status(await app_of(request), lead_id)
 
     return [report_lead, get_lead]
 

@@ -12,6 +12,7 @@ from litestar.params import JSONBody, PathParameter
 from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
+from service.api.schema import CountedOperation
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
 from service.resolve.model import Answer
 from service.resolve.resolver import Resolver
@@ -25,27 +26,30 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
         status_code=200,
         dto=strict_body(OpenRequest),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id="reportOpen",
         summary="Report an app open",
         security=[{"publishableKey": []}],
-        responses={**_answered(), **documented(400, 401, 403, 413, 415, 422)},
+        responses={**_answered(), **documented(400, 401, 403, 413, 415, 422, 429)},
         tags=["Opens"],
     )
     async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Answer:
         """Answer where this open should land, and which click brought it."""
-        return await resolver.resolve(data.to_report(callers.identify(request), default_budget_ms))
+        return await resolver.resolve(data.to_report(await callers.identify(request), default_budget_ms))
 
     @get(
         "/v1/opens/{openId:str}",
+        operation_class=CountedOperation,
         operation_id="getOpen",
         summary="Ask for an open's answer again",
         security=[{"publishableKey": []}],
-        responses={**_answered(), **documented(400, 401, 404)},
+        responses={**_answered(), **documented(400, 401, 404, 429)},
         tags=["Opens"],
     )
     async def get_open(request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]) -> Answer:
         """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
-        return await resolver.recall(callers.identify(request).app, open_id)
+        caller = await callers.admit(request)
+        return await resolver.recall(caller.app, open_id)
 
     return [report_open, get_open]
 

@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from service.api.http import JSONReply
+from service.api.http import JSONReply, standing_headers
 from service.api.wire import Problem, ProblemDetail
 from service.resolve.errors import (
     BodyTooLarge,
@@ -23,6 +23,7 @@ from service.resolve.errors import (
     MissingKey,
     NotConfigured,
     OverBudget,
+    RateLimited,
     StoreFailed,
     UnknownLink,
     UnknownOpen,
@@ -43,6 +44,7 @@ STATUS_OF: dict[type[CallerError], int] = {
     WrongKind: 403,
     UnknownLink: 404,
     OverBudget: 429,
+    RateLimited: 429,
     UnknownOpen: 404,
 }
 
@@ -70,7 +72,7 @@ _EXAMPLES = {
     404: ("Not known to this app.", "openId: no such open of this app, or it is forgotten by now"),
     413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
     415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
-    429: ("Too many calls, here or at Dub.", "Dub takes no more calls for now"),
+    429: ("Too many calls, here or at Dub.", "rate limit: 20 requests per second from this address"),
     422: ("A field is missing or out of bounds.", "budgetMs: expected `int` >= 100"),
     503: ("Not ready.", "stopping: no new requests, please"),
 }
@@ -111,6 +113,15 @@ def _retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
+def _headers(exc: CallerError) -> dict[str, str] | None:
+    match exc:
+        case RateLimited(standing=standing):
+            return {**_retry_after(standing.reset_s), **standing_headers(standing)}
+        case OverBudget(retry_after_s=retry_after_s):
+            return _retry_after(retry_after_s)
+    return None
+
+
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
     """Describe these errors in the OpenAPI document, each with an example."""
     return {
@@ -140,8 +151,7 @@ class Problems:
 
     def _reply(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         if isinstance(exc, CallerError):
-            headers = _retry_after(exc.retry_after_s) if isinstance(exc, OverBudget) else None
-            return problem_reply(STATUS_OF[type(exc)], str(exc), headers)
+            return problem_reply(STATUS_OF[type(exc)], str(exc), _headers(exc))
         if isinstance(exc, FirstopenError):
             return self._upstream(exc)
         if isinstance(exc, HTTPException) and exc.status_code < _OURS:

@@ -1,14 +1,52 @@
 """The OpenAPI document: what it is called, whose keys it names, how it groups."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from litestar import Response, Router
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIHeader,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Reference,
+    Schema,
+    SecurityScheme,
+    Tag,
+)
 
 from service.api.problems import problem_reply
 
 _NOT_FOUND = 404
+
+
+_COUNTED = {
+    "RateLimit-Limit": "Requests per window, where rate limits are set.",
+    "RateLimit-Remaining": "How many are left in this window.",
+    "RateLimit-Reset": "Seconds until the window is over.",
+}
+
+
+@dataclass
+class CountedOperation(Operation):
+    """An operation whose requests are counted where rate limits are set: its answers say how that stands."""
+
+    def __post_init__(self) -> None:
+        """Describe the headers."""
+        for status, response in (self.responses or {}).items():
+            if isinstance(response, OpenAPIResponse) and status in ("200", "429"):
+                headers: dict[str, OpenAPIHeader | Reference] = {
+                    name: _whole_number(meaning) for name, meaning in _COUNTED.items()
+                }
+                if status == "429":
+                    headers["Retry-After"] = _whole_number("After how many seconds to ask again.")
+                response.headers = {**(response.headers or {}), **headers}
+
+
+def _whole_number(meaning: str) -> OpenAPIHeader:
+    return OpenAPIHeader(schema=Schema(type=OpenAPIType.INTEGER), description=meaning)
 
 
 async def _nothing_here(response: Response[Any]) -> Response[Any]:

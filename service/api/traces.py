@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, structs
 from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
+from service.api.schema import CountedOperation
 from service.api.wire import OpenRequest
 from service.resolve.errors import InvalidField
 from service.resolve.identity import TrustedProxies, normal_ip
@@ -62,17 +63,19 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
 
     @get(
         "/v1/opens/{openId:str}/trace",
+        operation_class=CountedOperation,
         operation_id="getTrace",
         summary="Ask why an open was answered as it was",
         security=[{"serverKey": []}],
-        responses=documented(401, 403, 404),
+        responses=documented(401, 403, 404, 429),
         tags=["Opens"],
     )
     async def get_trace(
         request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]
     ) -> TraceReply:
         """Say what each piece of evidence said; remembered for the latest opens."""
-        answer, trace = await resolver.trace(callers.identify(request, server=True).app, open_id)
+        caller = await callers.admit(request, server=True)
+        answer, trace = await resolver.trace(caller.app, open_id)
         return _reply(answer, trace)
 
     @post(
@@ -80,15 +83,16 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         status_code=200,
         dto=strict_body(DryRunRequest),
         return_dto=None,
+        operation_class=CountedOperation,
         operation_id="dryRunOpen",
         summary="Ask how an open would be answered",
         security=[{"serverKey": []}],
-        responses=documented(400, 401, 403, 413, 415, 422),
+        responses=documented(400, 401, 403, 413, 415, 422, 429),
         tags=["Opens"],
     )
     async def dry_run(request: LeanRequest, data: JSONBody[DryRunRequest]) -> DryRunReply:
         """Decide an open without recording or claiming anything, here or at Dub."""
-        report = data.to_dry_report(callers.identify(request, server=True), default_budget_ms)
+        report = data.to_dry_report(await callers.admit(request, server=True), default_budget_ms)
         answer, trace = await resolver.dry_run(report)
         return DryRunReply(answer, _reply(answer, trace))
 

@@ -1,12 +1,13 @@
 """One small client for Dub's API; nothing of the caller's but its User-Agent goes out.
 
 It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies, redirects and
-environment proxies are not wanted here, and a call costs a third as much.
+environment proxies are not wanted here, and a call costs a third as much. A User-Agent is printable ASCII
+by the time it gets here.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Self, TypeVar, cast
 
@@ -15,6 +16,7 @@ import httpx
 from msgspec import DecodeError
 
 from service.dub.guard import Guard, Guards
+from service.dub.transport import Answer, close, posting_over, read_bounded
 from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (
@@ -31,7 +33,6 @@ from service.resolve.errors import (
 from service.resolve.model import App, OpenedLink
 
 ENDPOINTS = ("/track/open", "/track/lead", "/track/sale", "/events")
-ANSWER_MAX_BYTES = 256 * 1024
 RETRY_AFTER_MAX_S = 3600.0
 
 _OK = 200
@@ -41,8 +42,7 @@ _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
 _SECONDS_MAX = 10_000_000_000  # larger numbers are milliseconds: as seconds they are the year 2286
 _LONGEST_NUMBER = 18
-_JSON = (b"Content-Type", b"application/json")
-_NO_TRACK = (b"dub-no-track", b"true")
+_JSON = "application/json"
 
 T = TypeVar("T")
 
@@ -67,11 +67,12 @@ class DubClient:
         self._wall = wall
         self._timeout_s = timeout_s
         self._deadlines = Deadlines()
+        self._post = posting_over(transport)
         self._send = transport.handle_async_request
         base = base_url.rstrip("/")
-        self._open_url = httpx.URL(f"{base}/track/open")
-        self._lead_url = httpx.URL(f"{base}/track/lead")
-        self._sale_url = httpx.URL(f"{base}/track/sale")
+        self._open_url = f"{base}/track/open"
+        self._lead_url = f"{base}/track/lead"
+        self._sale_url = f"{base}/track/sale"
         self._events_url = httpx.URL(f"{base}/events")
         self._opens, self._leads, self._sales, self._events = (guards[each] for each in ENDPOINTS)
 
@@ -90,36 +91,33 @@ class DubClient:
         No key goes along: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
         ``DubUnavailable`` for anything that is not a well-formed 200 within the client's timeout.
         """
-        headers = [_JSON, (b"User-Agent", user_agent.encode("ascii"))]
+        headers = {"Content-Type": _JSON, "User-Agent": user_agent}
         if ip is not None:
-            headers.append((b"X-Forwarded-For", ip.encode("ascii")))
+            headers["X-Forwarded-For"] = ip
         if no_track:
-            headers.append(_NO_TRACK)
-        request = _post(self._open_url, headers, encode(TrackOpen(deep_link=deep_link)))
-        return await self._ask(self._opens, app, patience_s, request, self._opened)
+            headers["dub-no-track"] = "true"
+        body = encode(TrackOpen(deep_link=deep_link))
+        return await self._ask(self._opens, app, patience_s, self._open_url, headers, body, self._opened)
 
     async def track_first_open(
         self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
-        headers = [
-            _JSON,
-            (b"User-Agent", user_agent.encode("ascii")),
-            (b"X-Forwarded-For", ip.encode("ascii")),
-            *([_NO_TRACK] if no_track else ()),
-        ]
-        request = _post(self._open_url, headers, encode(TrackOpen(dub_domain=domain)))
-        return await self._ask(self._opens, app, patience_s, request, self._opened)
+        headers = {"Content-Type": _JSON, "User-Agent": user_agent, "X-Forwarded-For": ip}
+        if no_track:
+            headers["dub-no-track"] = "true"
+        body = encode(TrackOpen(dub_domain=domain))
+        return await self._ask(self._opens, app, patience_s, self._open_url, headers, body, self._opened)
 
     async def track_lead(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a lead and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
-        request = _post(self._lead_url, [_JSON, _key_header(app)], body)
-        return await self._ask(self._leads, app.name, patience_s, request, self._checked(check_lead))
+        read = self._checked(check_lead)
+        return await self._ask(self._leads, app.name, patience_s, self._lead_url, _with_key(app), body, read)
 
     async def track_sale(self, app: App, body: bytes, *, patience_s: float) -> bytes:
         """Send a sale and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
-        request = _post(self._sale_url, [_JSON, _key_header(app)], body)
-        return await self._ask(self._sales, app.name, patience_s, request, self._checked(check_sale))
+        read = self._checked(check_sale)
+        return await self._ask(self._sales, app.name, patience_s, self._sale_url, _with_key(app), body, read)
 
     async def events(self, app: App, query: str, *, patience_s: float) -> "Arriving":
         """Ask for a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
@@ -127,7 +125,7 @@ class DubClient:
         The client's timeout bounds the time to the first byte, and then the time between pieces.
         """
         url = self._events_url.copy_with(query=query.encode("ascii"))
-        request = httpx.Request("GET", url, headers=[_key_header(app)], stream=httpx.ByteStream(b""))
+        request = httpx.Request("GET", url, headers=_key_of(app), stream=httpx.ByteStream(b""))
         request.read()
         call = await self._events.enter(app.name, patience_s)
         answered = None
@@ -143,30 +141,35 @@ class DubClient:
             self._events.leave(call, answered=answered)
 
     async def _first_byte(self, request: httpx.Request) -> "Arriving":
-        async with self._bounded() as bounded:
+        with self._bounded() as bounded:
             response = await self._send(request)
-            bounded.answered = True
+            bounded.on_head()
             if response.status_code == _OK:
                 return Arriving(response, self._bounded)
             try:
-                answer = await _read_bounded(response)
+                text = await read_bounded(response)
             finally:
-                await _close(response)
-        raise _refusal(response.status_code, response.headers, answer, self._wall())
+                await close(response)
+        answer = Answer(response.status_code, response.headers.get("Retry-After", ""), text)
+        raise _refusal(answer, self._wall())
 
     async def _ask(
         self,
         guard: Guard,
         app: str,
         patience_s: float,
-        request: httpx.Request,
-        read: Callable[[int, httpx.Headers, bytes], T],
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        read: Callable[[Answer], T],
     ) -> T:
-        """Send one request behind its guard, and read its whole answer."""
+        """Post one request behind its guard, and read its whole answer."""
         call = await guard.enter(app, patience_s)
         answered = None
         try:
-            result = read(*await self._exchange(request))
+            with self._bounded() as bounded:
+                answer = await self._post(url, headers, body, bounded.on_head)
+            result = read(answer)
             answered = True
         except FirstopenError as exc:
             answered = self._judge(guard, app, exc)
@@ -176,15 +179,6 @@ class DubClient:
         finally:
             guard.leave(call, answered=answered)
 
-    async def _exchange(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
-        async with self._bounded() as bounded:
-            response = await self._send(request)
-            bounded.answered = True
-            try:
-                return response.status_code, response.headers, await _read_bounded(response)
-            finally:
-                await _close(response)
-
     def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
         """Say what an error means for Dub's health; a 429 is the app's, and holds its calls back."""
         if isinstance(exc, DubThrottled):
@@ -192,21 +186,21 @@ class DubClient:
             return None
         return not isinstance(exc, DubUnavailable)
 
-    def _opened(self, status: int, headers: httpx.Headers, answer: bytes) -> OpenedLink:
-        if status == _OK:
-            return _read(decode_opened, answer)
-        if status == _NOT_FOUND and _read(decode_error, answer).error.code == "not_found":
+    def _opened(self, answer: Answer) -> OpenedLink:
+        if answer.status == _OK:
+            return _read(decode_opened, answer.body)
+        if answer.status == _NOT_FOUND and _read(decode_error, answer.body).error.code == "not_found":
             raise LinkUnknown
-        if status == _THROTTLED:
-            raise _refusal(status, headers, answer, self._wall())
-        raise DubFailed(status)
+        if answer.status == _THROTTLED:
+            raise _refusal(answer, self._wall())
+        raise DubFailed(answer.status)
 
-    def _checked(self, check: Callable[[bytes], object]) -> Callable[[int, httpx.Headers, bytes], bytes]:
-        def read(status: int, headers: httpx.Headers, answer: bytes) -> bytes:
-            if status != _OK:
-                raise _refusal(status, headers, answer, self._wall())
-            _read(check, answer)
-            return answer
+    def _checked(self, check: Callable[[bytes], object]) -> Callable[[Answer], bytes]:
+        def read(answer: Answer) -> bytes:
+            if answer.status != _OK:
+                raise _refusal(answer, self._wall())
+            _read(check, answer.body)
+            return answer.body
 
         return read
 
@@ -222,13 +216,17 @@ class _Bounded:
         self._timeout_s = timeout_s
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._expired = False
-        self.answered = False  # Dub has begun to answer
+        self._answered = False
 
-    async def __aenter__(self) -> Self:
+    def on_head(self) -> None:
+        """Note that Dub has begun to answer."""
+        self._answered = True
+
+    def __enter__(self) -> Self:
         self._ticket = self._deadlines.add(self._timeout_s, self._expire)
         return self
 
-    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self._deadlines.take_back(self._ticket)
         match exc:
             case None:
@@ -238,7 +236,7 @@ class _Bounded:
                     raise exc
                 raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
-                raise _unavailable(exc, answered=self.answered) from exc
+                raise _unavailable(exc, answered=self._answered) from exc
             case ValueError():  # a head that aiohttp reads and httpx cannot
                 raise DubGarbled(type(exc).__name__) from exc
 
@@ -257,7 +255,7 @@ class Arriving:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = aiter(cast("httpx.AsyncByteStream", self._response.stream))
         while True:
-            async with self._bounded():
+            with self._bounded():
                 piece = await anext(pieces, None)
             if piece is None:
                 return
@@ -265,31 +263,26 @@ class Arriving:
 
     async def aclose(self) -> None:
         """Give the connection back."""
-        await _close(self._response)
+        await close(self._response)
 
 
-def _post(url: httpx.URL, headers: list[tuple[bytes, bytes]], body: bytes) -> httpx.Request:
-    request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
-    request.read()  # as content= would, without guessing headers: the transport adds Host and length
-    return request
+def _with_key(app: App) -> dict[str, str]:
+    return {"Content-Type": _JSON, **_key_of(app)}
 
 
-def _key_header(app: App) -> tuple[bytes, bytes]:
-    return b"Authorization", b"Bearer " + app.dub_api_key.encode("ascii")
+def _key_of(app: App) -> dict[str, str]:
+    return {"Authorization": f"Bearer {app.dub_api_key}"}
 
 
-async def _close(response: httpx.Response) -> None:
-    await cast("httpx.AsyncByteStream", response.stream).aclose()
-
-
-def _refusal(status: int, headers: httpx.Headers, answer: bytes, now: float) -> FirstopenError:
+def _refusal(answer: Answer, now: float) -> FirstopenError:
     """Name what Dub says against a request."""
+    status = answer.status
     if status == _THROTTLED:
-        return DubThrottled(retry_after_s(headers.get("Retry-After", ""), now))
+        return DubThrottled(retry_after_s(answer.retry_after, now))
     if status < _CLIENT_ERROR or status >= _SERVER_ERROR:
         return DubFailed(status)
     try:
-        error = decode_error(answer).error
+        error = decode_error(answer.body).error
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return DubGarbled(f"a {status} that does not read as Dub's")
     return DubRefused(status, error.code, error.message)
@@ -318,17 +311,6 @@ def _unavailable(exc: Exception, *, answered: bool) -> DubUnavailable:
     if isinstance(cause, httpx.TimeoutException | aiohttp.ServerTimeoutError):
         return DubTimedOut(type(cause).__name__)
     return DubUnreachable(type(cause).__name__, answered=answered)
-
-
-async def _read_bounded(response: httpx.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in cast("httpx.AsyncByteStream", response.stream):
-        size += len(chunk)
-        if size > ANSWER_MAX_BYTES:
-            raise DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _read(decode: Callable[[bytes], T], answer: bytes) -> T:

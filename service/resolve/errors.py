@@ -12,7 +12,8 @@ FirstopenError
 │   ├── ForeignDomain        a domain that is not one of the app's
 │   ├── UnknownLink          on Dub's own wire: its 404
 │   ├── UnknownOpen          an openId, installId or leadId that this app never got, or that is forgotten
-│   └── OverBudget           more analytics calls than are allowed
+│   ├── OverBudget           more analytics calls than are allowed
+│   └── RateLimited          more requests with this key, or from this address, than are allowed
 ├── NotConfigured            the app's settings lack what this needs
 ├── StoreFailed              the disk does not take what must not be lost
 ├── DubRefused               Dub's own 4xx for a lead, a sale or a question about events
@@ -26,6 +27,8 @@ FirstopenError
     ├── DubHeldBack          the circuit breaker is open: Dub was not asked
     └── DubCrowded           too many calls in flight: Dub was not asked
 """
+
+from service.resolve.admission import By, Standing
 
 _PASSING = frozenset({502, 503, 504})  # a gateway's word that nobody answered: asking again is safe
 
@@ -80,6 +83,16 @@ class OverBudget(CallerError):
     def __init__(self, retry_after_s: float) -> None:
         super().__init__("too many analytics calls for this workspace; try again a little later")
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(CallerError):
+    """More requests with a key, or from an address, than are allowed; ``standing`` says until when."""
+
+    def __init__(self, by: By, period_s: int, standing: Standing) -> None:
+        whose = "with this key" if by == "key" else "from this address"
+        unit = "second" if period_s == 1 else f"{period_s} seconds"
+        super().__init__(f"rate limit: {standing.limit} requests per {unit} {whose}")
+        self.standing = standing
 
 
 class ForeignDomain(CallerError):

@@ -109,8 +109,8 @@ class Matcher:
         network = self.networks.of(ip)
         if network.key is None:
             return None, []
-        self._crowds.note(network.key, opened.install, opened.at_ms)
         if not opened.device.system:
+            self._crowds.note(network.key, opened.install, opened.at_ms)
             return network.key, []
         retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
         self._retirements.note(network.key, retirement)
@@ -146,6 +146,7 @@ class Matcher:
         if network.key is None:
             return nothing(network.unmatchable or "no_address")
         clicks = self.window.clicks(network.key)
+        retirements = self._retirements.of(network.key)
         if told is not None and all(told.id != each.id for each in clicks):
             clicks = (*clicks, told)
         owners = await self._claims.owners([each.id for each in clicks]) if clicks else {}
@@ -153,7 +154,9 @@ class Matcher:
             opened,
             clicks,
             self._rules,
-            installs=max(self._crowds.count(network.key, opened.install, opened.at_ms), elsewhere),
+            installs=max(
+                self._crowds.count(network.key, opened.install, opened.at_ms, retirements), elsewhere
+            ),
             owners={**owners, **lost} if lost else owners,
-            retirements=self._retirements.of(network.key),
+            retirements=retirements,
         )

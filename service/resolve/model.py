@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from service.resolve.admission import Admission
 from service.resolve.identity import Platform, TrustedProxies
 from service.resolve.routing import Route, Router
 
@@ -67,6 +68,12 @@ class Caller(Struct, frozen=True, gc=False):
     user_agent: str
     arrived: float  # monotonic seconds
     proxies: TrustedProxies
+    admission: Admission | None = None  # where requests are counted
+
+    async def enter(self) -> None:
+        """Count this request, where requests are counted; raises ``RateLimited``."""
+        if self.admission is not None:
+            await self.admission.enter(self.ip)
 
     @property
     def ip(self) -> str | None:

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
 from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, ParsedLinks
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
 from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
@@ -26,8 +26,6 @@ from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
-_PARSED_LINKS_MAX = 4096
-_LONGEST_PARSED_CHARS = 512
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
 _NO_PROXIES = TrustedProxies(())
 
@@ -75,11 +73,11 @@ class Resolver:
         self._metrics = metrics
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
-        self._parsed_links: dict[str, DeepLink] = {}
+        self._parsed_links = ParsedLinks()
         self._traces = Traces()
 
     async def resolve(self, report: OpenReport) -> Answer:
-        """Answer an open inside its budget; raises ``InvalidField`` or ``ForeignDomain``, nothing else."""
+        """Answer an open inside its budget; raises ``InvalidField``, ``ForeignDomain`` or ``RateLimited``."""
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
@@ -110,6 +108,11 @@ class Resolver:
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
+        admission = report.caller.admission
+        if admission is not None and admission.standing is None:
+            await report.caller.enter()
+            if self._flights.under_way(case.key) is not None or self._memory.answer(case.key) is not known:
+                return await self._settle(report)  # somebody else has asked meanwhile
         self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
@@ -132,12 +135,14 @@ class Resolver:
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time.
+        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time, or as
+        ``resolve``.
         """
         case = self._case(report)
         link = case.link
         if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
             raise LinkUnknown
+        await report.caller.enter()
         return await self._climber.look_up(case, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
@@ -158,7 +163,8 @@ class Resolver:
             except (DubUnavailable, TimeoutError) as exc:
                 steps.fail(str(exc), self._clock())
                 opened = self._openings.degraded("dry-run", case, steps.rung)
-        trace = self._trace(case, opened, steps, "not asked: a dry run")
+        self._end(case, steps, "not asked: a dry run")
+        trace = steps.trace(opened.open_id)
         version = report.app_version
         return lay_out(case.app, opened, version, source=opened.source, repeat=False, log=self._log), trace
 
@@ -190,14 +196,14 @@ class Resolver:
             app_version=owed.app_version,
             budget_ms=0,
         )
-        link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
+        link = self._parsed_links.parse(owed.deep_link)
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
-        self._traces.keep(owed.open_id, self._trace(case, opened, steps, "replayed by the outbox"))
+        self._explain(owed.open_id, case, steps, "replayed by the outbox")
         if steps.look_again:
             self._second_looks.start(case, opened, self._found_late)
         self._outbox.paid(owed.open_id)
@@ -215,7 +221,7 @@ class Resolver:
         link = ladder = None
         own = False
         if report.deep_link is not None:
-            link = self._parsed_links.get(report.deep_link) or parse_deep_link(report.deep_link)
+            link = self._parsed_links.parse(report.deep_link)
             own = link.domain in app.domains
             target = f"link:{link.url if own else link.href}"
         else:
@@ -249,7 +255,7 @@ class Resolver:
             self._keep(case, opened)
             steps = Steps(case.report.caller.arrived)
             case.explain_at_once(opened, steps)
-            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+            self._explain(open_id, case, steps)
         return opened
 
     def _repeat(self, case: Case, known: Open) -> Settled:
@@ -305,7 +311,7 @@ class Resolver:
             if steps.look_again:
                 self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
-            self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+            self._explain(open_id, case, steps)
         return opened
 
     def _without_dub(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable) -> Open:
@@ -316,7 +322,7 @@ class Resolver:
         opened = self._owing(open_id, case, steps.rung)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
         self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **case.whose(open_id), **about)
-        self._traces.keep(open_id, self._trace(case, opened, steps, "no answer was remembered"))
+        self._explain(open_id, case, steps)
         return opened
 
     def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
@@ -325,8 +331,9 @@ class Resolver:
         flight = self._flights.under_way(case.key)
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id)
-        if opened.link is not None:
-            self._remember_parsed(case)
+        text = case.report.deep_link
+        if opened.link is not None and text is not None and case.link is not None:
+            self._parsed_links.remember(text, case.link)
         known = opened.link is not None or case.link is None
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id
@@ -358,16 +365,16 @@ class Resolver:
             self._climber.keep_first_launch(case, opened)
         self._journal.keep(case.device, opened, case.network)
 
-    def _trace(self, case: Case, opened: Open, steps: Steps, cache: str) -> Trace:
-        return Trace(
-            open_id=opened.open_id,
-            rungs=tuple(steps.rungs),
-            candidates=steps.candidates,
-            cache=cache,
-            breaker=self._climber.breaker(),
-            budget_ms=case.report.budget_ms,
-            took_ms=self._took_ms(steps),
-        )
+    def _explain(
+        self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"
+    ) -> None:
+        """Remember how an open came to its answer."""
+        self._end(case, steps, cache)
+        self._traces.keep(open_id, steps)
+
+    def _end(self, case: Case, steps: Steps, cache: str) -> None:
+        breaker, budget_ms = self._climber.breaker(), case.report.budget_ms
+        steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms)
 
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)
@@ -378,14 +385,6 @@ class Resolver:
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
         return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
-
-    def _remember_parsed(self, case: Case) -> None:
-        """Remember how a link that Dub knows is parsed: hot links are, clipboard text that is none is not."""
-        text = case.report.deep_link
-        if text is not None and case.link is not None and len(text) <= _LONGEST_PARSED_CHARS:
-            if len(self._parsed_links) >= _PARSED_LINKS_MAX:
-                self._parsed_links.clear()
-            self._parsed_links[text] = case.link
 
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version

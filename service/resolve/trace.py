@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from cachetools import LRUCache
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from service.resolve.ladder import Evidence, Rung
 from service.resolve.model import Link, Match, Source
@@ -57,6 +56,20 @@ class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
 class Steps:
     """Collects a trace while an open is decided. Times are the clock's, in seconds."""
 
+    __slots__ = (
+        "_breaker",
+        "_budget_ms",
+        "_cache",
+        "_rung_began",
+        "_took_s",
+        "began",
+        "candidates",
+        "look_again",
+        "rung",
+        "rungs",
+        "source",
+    )
+
     def __init__(self, began: float) -> None:
         self.began = began
         self.rungs: list[RungTrace] = []
@@ -73,33 +86,56 @@ class Steps:
 
     def add(self, evidence: Evidence, outcome: Outcome, detail: str, took_s: float = 0.0) -> None:
         """Note what came of a rung."""
-        self.rungs.append(RungTrace(evidence, outcome, detail, round(took_s * 1000, 1)))
+        self.rungs.append(RungTrace(evidence, outcome, detail, _ms(took_s)))
 
     def fail(self, detail: str, now: float) -> None:
         """Note that the climb ended at a rung that gave no answer."""
         if self.rung is not None:
             self.add(self.rung.evidence, "unavailable", detail, now - self._rung_began)
 
+    def end(self, now: float, *, cache: str, breaker: str, budget_ms: int) -> None:
+        """Note that the open is decided, and let go of its link: it may be somebody's clipboard."""
+        self._took_s = now - self.began
+        self._cache, self._breaker, self._budget_ms = cache, breaker, budget_ms
+        self.rung = None
+
+    def trace(self, open_id: str) -> "Trace":
+        """Tell it all, once it has ended."""
+        return Trace(
+            open_id=open_id,
+            rungs=tuple(self.rungs),
+            candidates=self.candidates,
+            cache=self._cache,
+            breaker=self._breaker,
+            budget_ms=self._budget_ms,
+            took_ms=_ms(self._took_s),
+        )
+
 
 class Traces:
-    """Remembers the traces of the latest opens."""
+    """Remembers how the latest opens were decided; nearly none is ever asked for, so none is laid out yet."""
 
     def __init__(self) -> None:
-        self._traces: LRUCache[str, Trace] = LRUCache(_TRACES_MAX)
+        self._steps: dict[str, Steps] = {}
 
-    def keep(self, open_id: str, trace: Trace) -> None:
-        """Remember a trace, in place of an earlier one of the same open."""
-        self._traces[open_id] = trace
+    def keep(self, open_id: str, steps: Steps) -> None:
+        """Remember what has ended, in place of an earlier decision of the same open."""
+        if len(self._steps) >= _TRACES_MAX:
+            del self._steps[next(iter(self._steps))]
+        self._steps[open_id] = steps
 
     def add(self, open_id: str, look: Look) -> None:
         """Add what a later look has said."""
-        trace = self._traces.get(open_id)
-        if trace is not None:
-            outcome: Outcome = "matched" if look.click else "none"
-            rungs = (*trace.rungs, RungTrace("ip", outcome, f"looked again: {look.detail}"))
-            candidates = look.candidates or trace.candidates
-            self._traces[open_id] = structs.replace(trace, rungs=rungs, candidates=candidates)
+        steps = self._steps.get(open_id)
+        if steps is not None:
+            steps.add("ip", "matched" if look.click else "none", f"looked again: {look.detail}")
+            steps.candidates = look.candidates or steps.candidates
 
     def get(self, open_id: str) -> Trace | None:
         """Recall a trace."""
-        return self._traces.get(open_id)
+        steps = self._steps.get(open_id)
+        return None if steps is None else steps.trace(open_id)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -56,8 +56,8 @@ class NetworkIndex(Generic[T]):
     """Items by network, and by the minute that they are of, so that they can be dropped when they are old."""
 
     def __init__(self, items_max: int, on_drop: Callable[[T], None] | None = None) -> None:
-        self._before_ms = 0  # what is older is too old
-        self._shed_ms = 0  # what is older had to make room
+        self.floor_ms = 0  # nothing older is taken in: it is too old, or had to make room
+        self._shed_ms = 0
         self._items_max = items_max
         self._on_drop = on_drop
         self._count = 0
@@ -68,11 +68,6 @@ class NetworkIndex(Generic[T]):
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def floor_ms(self) -> int:
-        """Return the time before which nothing is taken in."""
-        return max(self._before_ms, self._shed_ms)
 
     def get(self, network: int) -> tuple[T, ...]:
         """Return what is held of a network, oldest first."""
@@ -86,9 +81,20 @@ class NetworkIndex(Generic[T]):
 
         Returns whether it is held.
         """
-        if item.at_ms < self.floor_ms or not self._make_room(item.at_ms // _SLICE_MS):
+        minute = item.at_ms // _SLICE_MS
+        if item.at_ms < self.floor_ms or not self._make_room(minute):
             return False
         before = self.get(network)
+        if before and (len(before) >= kept_max or before[-1].at_ms > item.at_ms or _has(before, item.id)):
+            if not self._fit_in(network, before, item, kept_max):
+                return False
+        else:  # nearly always: one more, the newest
+            self._shards[network % _SHARDS][network] = _Several((*before, item)) if before else item
+            self._count += 1
+        self._note(minute, network)
+        return True
+
+    def _fit_in(self, network: int, before: tuple[T, ...], item: T, kept_max: int) -> bool:
         held = [each for each in before if each.id != item.id]
         at = len(held)
         while at and held[at - 1].at_ms > item.at_ms:
@@ -98,18 +104,18 @@ class NetworkIndex(Generic[T]):
             return False
         self._set(network, held[-kept_max:], len(before))
         self._tell([*(each for each in before if each.id == item.id), *held[:-kept_max]])
-        self._note(item.at_ms // _SLICE_MS, network)
         return True
 
     def shed(self) -> None:
         """Give up the oldest minute, in small steps."""
         if self._minutes:
             self._shed_ms = (self._minutes[0] + 1) * _SLICE_MS
+            self.floor_ms = max(self.floor_ms, self._shed_ms)
             self._drop(_SHED_AT_A_TIME)
 
     def expire(self, before_ms: int, at_most: int = EXPIRED_AT_A_TIME) -> bool:
         """Drop what is older; looks at ``at_most`` items and returns whether there may be more."""
-        self._before_ms = before_ms
+        self.floor_ms = max(before_ms, self._shed_ms)
         return self._drop(at_most)
 
     def _make_room(self, minute: int) -> bool:
@@ -239,7 +245,7 @@ class _Sighting(Struct, frozen=True, gc=False):
 
 
 class Crowds:
-    """How many installs open from a network: every open is noted, not only those that are matched.
+    """How many installs open from a network: every open is noted here, or as a retirement.
 
     Noting is idempotent, so what a store remembers can be noted again after a start.
     """
@@ -262,11 +268,16 @@ class Crowds:
         self._index.add(network, _Sighting(install, at_ms), INSTALLS_PER_NETWORK_MAX)
         self._index.expire(at_ms - self._window_ms - _SLACK_S * 1000, at_most=4)
 
-    def count(self, network: int, install: str, at_ms: int) -> int:
-        """Return how many distinct installs opened within the window before ``at_ms``, with this one."""
+    def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
+        """Return how many distinct installs opened within the window before ``at_ms``, with this one.
+
+        Who is retired on the network has opened from it, too.
+        """
         since_ms = at_ms - self._window_ms
-        others = sum(each.at_ms >= since_ms and each.id != install for each in self._index.get(network))
-        return others + 1
+        installs = {each.id for each in self._index.get(network) if each.at_ms >= since_ms}
+        installs.update(each.install for each in retirements if each.at_ms >= since_ms)
+        installs.add(install)
+        return len(installs)
 
 
 class Retirements:
@@ -286,6 +297,13 @@ class Retirements:
     def of(self, network: int) -> tuple[Retirement, ...]:
         """Return a network's retirements."""
         return self._index.get(network)
+
+
+def _has(held: Sequence[_Item], name: str) -> bool:
+    for each in held:  # noqa: SIM110  a generator takes three times as long
+        if each.id == name:
+            return True
+    return False
 
 
 def _is_full(held: Sequence[_Item], at_ms: int) -> bool:

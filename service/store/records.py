@@ -11,11 +11,10 @@ from msgspec import structs
 
 from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
-from service.store.sealing import Seal, Unsealable
+from service.store.sealing import SEALED, Seal, Unsealable
 
 _LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
 _OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
-_SEALED = b"g"  # how a sealed text begins, and a MessagePack map does not
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Open).decode
@@ -38,7 +37,7 @@ class Records:
     def plain(self, record: bytes) -> Open | None:
         """Read an open as it was written; ``None`` if its secret is not listed any more."""
         try:
-            return _decode(self._seal.open(record) if record.startswith(_SEALED) else record)
+            return _decode(self._seal.open(record) if record.startswith(SEALED) else record)
         except Unsealable:
             return None
 

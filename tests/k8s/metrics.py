@@ -21,6 +21,7 @@ METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_in_flight": ("gauge", frozenset()),
     "firstopen_dub_in_flight": ("gauge", frozenset({"endpoint"})),
     "firstopen_shed_total": ("counter", frozenset()),
+    "firstopen_rate_limited_total": ("counter", frozenset({"by"})),
     "firstopen_outbox_entries": ("gauge", frozenset({"kind"})),
     "firstopen_outbox_dead_entries": ("gauge", frozenset({"kind"})),
     "firstopen_outbox_oldest_seconds": ("gauge", frozenset()),

@@ -83,7 +83,8 @@ def _deployment(thing: Object, objects: list[Object]) -> Iterator[str]:
     if settings:
         yield from _settings(settings, container, pod)
         named = {getattr(app, key) for app in settings.apps.values() for key in _ENV_SETTINGS}
-        for name in sorted(set(names) - VARIABLES - named):
+        opentelemetrys = {name for name in names if name.startswith("OTEL_")}
+        for name in sorted(set(names) - VARIABLES - named - opentelemetrys):
             yield f"env: nothing reads {name}"
     yield from _writable(container, pod, values)
 

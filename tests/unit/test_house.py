@@ -17,11 +17,13 @@ MAY_IMPORT = {
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
     "outbox": {"outbox", "resolve", "store", "telemetry"},
+    "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
-    "settings": {"resolve", "settings"},
+    "settings": {"limiting", "resolve", "settings"},
     "telemetry": {"telemetry"},
+    "tracing": {"tracing"},
 }
-HTTPX_ROOMS = {"app", "dub", "sandbox"}
+HTTPX_ROOMS = {"app", "dub", "sandbox", "tracing"}
 
 
 def imports(path: Path) -> set[str]:

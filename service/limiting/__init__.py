@@ -1,0 +1,1 @@
+"""How many requests a key, and an address, may make."""
