@@ -60,7 +60,11 @@ class Peers:
             draft.replace(self._file)
 
     def merged(self, registry: CollectorRegistry) -> Collector:
-        """Return this worker's metrics together with what the others have written down."""
+        """Return this worker's metrics together with what the others have written down.
+
+        Its own are written down first: what was seen once is not lost if it dies.
+        """
+        self.publish(registry)
         told = [_merged([self._before, _told(registry.collect())], own=1)]
         told += [_read(file) for file in sorted(self._folder.glob("*.metrics")) if file != self._file]
         return _Merged(_merged(told, own=0))

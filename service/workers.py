@@ -1,11 +1,12 @@
 """Several processes on one socket: each an app of its own, which share what they know through Valkey.
 
 What can go wrong: a worker dies (another one takes its place, but not in a tight loop); the parent is told to
-stop while it starts one (the worker hears of it, too).
+stop while it starts one (the worker hears of it, too); the parent is killed (its workers stop as if told to).
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -34,6 +35,7 @@ class _Workers:
         self._log = log
         self._born: dict[int, tuple[int, float]] = {}
         self._stopping = False
+        self._alive, self._ours = os.pipe()  # whose one end only the parent holds, for as long as it lives
 
     def pass_on(self, number: int, _frame: object) -> None:
         """Tell every worker what the parent was told."""
@@ -46,9 +48,13 @@ class _Workers:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # what comes now waits until the worker is known
         pid = os.fork()
         if pid == 0:
+            os.close(self._ours)
+            threading.Thread(target=_outlive, args=(self._alive,), daemon=True).start()
             _run(self._work, number)
         self._born[pid] = number, time.monotonic()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self._stopping:  # told just before this worker was known
+            _tell(pid, signal.SIGTERM)
         self._log.info(Event.WORKER_STARTED, worker=number, pid=pid)
 
     def wait(self) -> None:
@@ -75,6 +81,12 @@ def _run(work: Work, number: int) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+def _outlive(alive: int) -> None:
+    """Wait for the end of the parent, and stop as if it had said so."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _tell(pid: int, number: int) -> None:

@@ -203,6 +203,15 @@ def test_workers_are_one_service(world: World, tmp_path: Path) -> None:
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_workers_end_with_their_parent(world: World, tmp_path: Path) -> None:
+    """A parent that is killed leaves no worker behind on its port."""
+    with replica(tmp_path, world.dub, world.server.url, "--workers", "2") as both:
+        pids = children(both.process.popen.pid)
+        assert len(pids) == 2
+        both.process.popen.kill()
+        until(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
+
+
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 

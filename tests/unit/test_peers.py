@@ -55,6 +55,14 @@ def test_a_successor_goes_on_counting(tmp_path: Path) -> None:
     assert scraped(Peers(tmp_path, 2), Metrics())["firstopen_shed_total"] == 6
 
 
+def test_what_was_seen_is_not_lost(tmp_path: Path) -> None:
+    """A count that was scraped from a worker outlives it, however soon it dies."""
+    metrics = Metrics()
+    metrics.shed.inc(3)
+    assert scraped(Peers(tmp_path, 1), metrics)["firstopen_shed_total"] == 3
+    assert scraped(Peers(tmp_path, 1), Metrics())["firstopen_shed_total"] == 3
+
+
 def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     """A damaged file costs that worker's numbers, not the scrape."""
     (tmp_path / "2.metrics").write_bytes(b"no metrics")
