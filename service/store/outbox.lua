@@ -180,7 +180,8 @@ function ops.beat(consumer, ...)
   return lost
 end
 
-function ops.leave(consumer, ...)
+-- Let go of what is in this consumer's hands.
+function ops.set_down(consumer, ...)
   group()
   for _, id in ipairs({...}) do
     local message = field(id, 'msg')
@@ -190,6 +191,11 @@ function ops.leave(consumer, ...)
       ready(id)
     end
   end
+  return 0
+end
+
+function ops.leave(consumer)
+  group()
   if #call('XPENDING', P .. 'stream', GROUP, '-', '+', 1, consumer) == 0 then
     call('XGROUP', 'DELCONSUMER', P .. 'stream', GROUP, consumer)
   end
