@@ -339,10 +339,6 @@ class Resolver:
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
 
-    def still_looking(self, open_id: str) -> bool:
-        """Whether an open's click may still show up."""
-        return self._second_looks.under_way(open_id)
-
     def _found_late(self, case: Case, opened: Open, look: Look) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""
         self._keep(case, opened)

@@ -26,6 +26,7 @@ _FORGOTTEN = f"{PREFIX}forgotten"
 _CLAIMS_REMEMBERED = 100_000
 _MS = 1000
 _HEAR_EVERY_S = 0.5
+_NEWS_S = 1.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -81,9 +82,9 @@ class SharedMemory(MemoryStore):
         self._forgotten: dict[str, float] = {}
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id; not one that is pending here: another replica may have settled it."""
+        """Recall an open by its id; not one that another replica may have settled since."""
         opened = super().opened(open_id)
-        return None if opened is None or opened.pending else opened
+        return None if opened is None or opened.pending or opened.looked_for else opened
 
     def pending(self, open_id: str) -> Open | None:
         """Recall an open by its id, also one that another replica may have settled."""
@@ -183,7 +184,10 @@ class SharedMemory(MemoryStore):
         opened = self._records.plain(record)
         if opened is None or opened.open_id in self._forgotten:
             return None
-        return structs.replace(opened, repeat_until=self._times.back(opened.repeat_until))
+        until = self._times.back(opened.repeat_until)
+        if opened.looked_for:  # elsewhere: asked for again soon, it may have its click
+            until = min(until, self._clock() + _NEWS_S)
+        return structs.replace(opened, repeat_until=until)
 
     def _forget(self, open_ids: frozenset[str]) -> None:
         """Forget, and take no answer of theirs from Valkey for as long as there may be one."""

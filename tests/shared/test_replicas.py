@@ -136,6 +136,24 @@ def test_a_killed_replicas_leads_are_delivered_once(
     record_property(TAKEN_OVER, len(leads))
 
 
+@pytest.mark.parametrize("by", ["openId", "installId"])
+def test_a_sign_up_elsewhere_waits_for_a_click_that_shows_up_late(world: World, by: str) -> None:
+    """While one replica looks again for an install's click, another one does not call its lead organic."""
+    opened = first_launch(world.here, "install-anna")
+    assert (opened["clickId"], opened["pending"]) == (None, False)
+    until(lambda: world.server.client.exists(f"fo1:o:{opened['openId']}"))
+    assert first_launch(world.there, "install-anna")["openId"] == opened["openId"]
+    body = {"eventName": "Sign up", "customerExternalId": "anna"}
+    whose = {"openId": opened["openId"], "installId": "install-anna"}[by]
+    reply = world.there.http.post("/v1/leads", json={**body, by: whose})
+    assert (reply.status_code, reply.json()["status"]) == (202, "queued")
+    world.dub.click(HOME)
+    until(lambda: settled(world.there, reply.json()["leadId"]) == "delivered")
+    found = world.there.http.get(f"/v1/opens/{opened['openId']}").json()["clickId"]
+    assert [event["click"]["id"] for event in world.dub.events("leads")] == [found]
+    until(lambda: first_launch(world.there, "install-anna")["clickId"] == found)
+
+
 def test_a_stop_hands_over_at_once(world: World) -> None:
     """A replica that is told to stop leaves what it could not send to the other, which need not wait."""
     click = world.here.open(deepLink=PROMO, installId="install-anna")["clickId"]
