@@ -16,7 +16,9 @@ help: ## list the targets
 run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
 	@$(BIN)/firstopen serve
 
-test: lint ## lint, type-check and run every test
+test: lint ## lint, type-check and run every test (installs valkey-server or redis-server if both are missing)
+	@command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { apt-get update && \
+		{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
 	@$(BIN)/python -m pytest
 
 test-clients: $(VENV)/dev.stamp ## run Dub's JavaScript clients, compile the README's snippets (needs node)

@@ -24,14 +24,11 @@ from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
 from service.compiled import (
-    DAY_S,
     app_keys,
-    claims_ttl_s,
     compile_app,
     guards,
     lifetimes,
     limits,
-    memory_limits,
     outbox_policy,
 )
 from service.dub.client import DubClient
@@ -58,13 +55,7 @@ from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
 from service.settings import AppSettings, Settings, SettingsError
-from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
-from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.housekeeping import Housekeeping
-from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryStore
-from service.store.sealing import Seal
+from service.stores import choose
 from service.telemetry import Event, Log, Metrics
 
 if TYPE_CHECKING:
@@ -160,46 +151,29 @@ class _Parts:
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
         self.limits = limits(settings, wall, log, self.metrics)
-        self.database = Database(
-            settings.data_dir,
-            JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA,
-            log,
-            committed=self.metrics.store_commits.inc,
-        )
-        self._seal = Seal(settings.secrets)
-        journal = self._journal = SqliteJournal(self.database, self._seal, clock, wall)
-        self._memory = MemoryStore(memory_limits(settings), clock)
-        self._entries = SqliteEntries(self.database, self._seal)
+        self.stores = choose(settings, log, self.metrics, clock, wall)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
-        self.feed = EventFeed(dub, CallBudget(clock))
-        self._claims = SqliteClaims(self.database, wall)
+        self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
         self.first_launch = self._first_launches(apps, dub)
-        self.resolver = self._resolver(dub, journal, identity, recent, new_id)
+        self.resolver = self._resolver(dub, identity, recent, new_id)
         self.conversions = self._conversions(dub, apps, identity, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
             outbox=self.outbox,
             resolver=self.resolver,
-            journal=journal,
+            journal=self.stores.journal,
             identity=identity,
         )
         self.forgetting = Forgetting(
             identity=identity,
-            memory=self._memory,
+            memory=self.stores.memory,
             looks=self._second_looks,
-            opens=journal,
-            claims=self._claims,
-            entries=self._entries,
+            opens=self.stores.journal,
+            claims=self.stores.claims,
+            entries=self.stores.entries,
         )
         self._replays = Replays(self.resolver, apps)
-        self._housekeeping = Housekeeping(
-            journal,
-            self._claims,
-            opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
-            claims_ttl_s=claims_ttl_s(settings),
-            wall=wall,
-        )
 
     def _conversions(
         self,
@@ -224,7 +198,7 @@ class _Parts:
 
     def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
         outbox = DurableOutbox(
-            self._entries,
+            self.stores.entries,
             apps=apps,
             held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
             policy=outbox_policy(self._settings),
@@ -259,26 +233,35 @@ class _Parts:
             clock=self._clock,
             wall=self._wall,
             sleep=self._sleep,
+            together=self.stores.clicks(app.name),
         )
         return AppMatching(
-            Matcher(networks=networks, window=window, claims=self._claims, rules=rules), feed, rules
+            Matcher(
+                networks=networks,
+                window=window,
+                claims=self.stores.claims,
+                rules=rules,
+                refused=self.metrics.claims_refused.inc,
+                crowd=self.stores.crowd(app.name),
+            ),
+            feed,
+            rules,
         )
 
     def _resolver(
         self,
         dub: DubClient,
-        journal: SqliteJournal,
         identity: Identity,
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = self._memory
+        memory = self.stores.memory
         openings = Openings(memory, lifetimes(self._settings), self._clock)
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
             memory=memory,
-            journal=journal,
+            journal=self.stores.journal,
             identity=identity,
             recent=recent,
             openings=openings,
@@ -291,7 +274,7 @@ class _Parts:
         return Resolver(
             climber=climber,
             memory=memory,
-            journal=journal,
+            journal=self.stores.journal,
             outbox=self.outbox,
             identity=identity,
             openings=openings,
@@ -312,8 +295,7 @@ class _Parts:
         async with (
             _closing(self._transport.aclose),
             _closing(self.limits.close),
-            _opened(self.database.open, self.database.close),
-            _closing(self._housekeeping.close),
+            _opened(self.stores.open, self.stores.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _opened(
@@ -323,8 +305,7 @@ class _Parts:
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
         ):
-            await self.first_launch.remember(self._journal)
-            self._housekeeping.start()
+            await self.first_launch.remember(self.stores.journal)
             yield
 
     async def scrape(self) -> bytes:
@@ -346,8 +327,7 @@ class _Parts:
         """Name what does not work right now."""
         missing = [f"{variable} is not set" for variable in self._settings.keys_missing]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
-        disk = [f"disk: {self.database.failing}: no leads"] if self.database.failing else []
-        return (*missing, *breakers, *disk, *self.first_launch.problems())
+        return (*missing, *breakers, *self.stores.problems(), *self.first_launch.problems())
 
 
 @asynccontextmanager

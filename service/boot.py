@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from litestar import Litestar
+from msgspec import structs
 
 from service import demo, settings
 from service.api.ops import Readiness
@@ -13,7 +14,9 @@ from service.app import create_app
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
+from service.stores import refuse_bad_valkey_url
 from service.telemetry import configure_logs
+from service.workers import run_workers
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -29,18 +32,19 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
             "--workers: more than one needs FIRSTOPEN_VALKEY_URL, where they share what they know"
         )
     if env.get("FIRSTOPEN_VALKEY_URL"):
-        raise SettingsError("FIRSTOPEN_VALKEY_URL: this version keeps everything on one machine; unset it")
+        refuse_bad_valkey_url(env["FIRSTOPEN_VALKEY_URL"])
     if "FIRSTOPEN_CONFIG" in env:
-        _serve_alone(settings.load(env))
+        _serve_alone(settings.load(env), workers)
+    elif workers > 1:
+        raise SettingsError("--workers: the demo is one process; FIRSTOPEN_CONFIG lifts that")
     else:
         _serve_demo(env)
 
 
-def _serve_alone(configured: Settings) -> None:
+def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
-    refuse_taken(configured.data_dir)
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
+    if not configured.valkey_url or (configured.outbox.local and workers == 1):
+        refuse_taken(configured.data_dir)
     sock = listen(configured.host, configured.port)
     apps = ", ".join(configured.apps)
     _say(
@@ -49,7 +53,16 @@ def _serve_alone(configured: Settings) -> None:
         "Try it, with one of your links:",
         _curl(configured),
     )
-    run([_served(app, sock, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+    def work(told: Settings) -> None:
+        readiness = Readiness()
+        app = create_app(told, readiness=readiness)
+        run([_served(app, sock, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
+
+    if workers > 1:
+        run_workers(workers, lambda number: work(_of_worker(configured, number)), log)
+    else:
+        work(configured)
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -59,7 +72,8 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
-    refuse_taken(configured.data_dir)
+    if not configured.valkey_url:
+        refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     links = demo_links()
@@ -79,6 +93,11 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     )
     served = [_served(app, sock, configured), Served(sandbox, sandbox_sock, _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+
+def _of_worker(configured: Settings, number: int) -> Settings:
+    """Give each worker a directory of its own: one process per directory."""
+    return structs.replace(configured, data_dir=configured.data_dir / f"worker-{number}")
 
 
 def _served(app: Litestar, sock: socket.socket, configured: Settings) -> Served:

@@ -8,11 +8,10 @@ from service.dub.client import ENDPOINTS
 from service.dub.guard import Guards
 from service.limiting.limits import Limits
 from service.limiting.rates import rates
-from service.limiting.shared import BadValkeyURL, SharedWindows, connect
 from service.outbox.policy import OutboxPolicy
 from service.resolve.model import App
 from service.resolve.openings import Lifetimes
-from service.settings import Settings, SettingsError, compile_router
+from service.settings import Settings, compile_router
 from service.store.memory import MemoryLimits
 from service.telemetry import Log, Metrics
 
@@ -95,15 +94,15 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
 
 
 def limits(settings: Settings, wall: Callable[[], float], log: Log, metrics: Metrics) -> Limits:
-    """Build what counts requests; raises ``SettingsError`` for a Valkey URL that is none."""
+    """Build what counts requests."""
     wanted = settings.limits
     per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
     shared = None
     if wanted.shared:
-        try:
-            client = connect(settings.valkey_url)
-        except BadValkeyURL as exc:
-            raise SettingsError(f"FIRSTOPEN_VALKEY_URL: {exc}") from exc
+        from service.limiting.shared import SharedWindows
+        from service.store.valkey import connect
+
+        client = connect(settings.valkey_url)
         shared = SharedWindows(client, fault=metrics.valkey_faults.labels("limits").inc, log=log)
     return Limits(
         per_address=rates(wanted.per_address) if wanted.per_address else (),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -12,10 +12,14 @@ from rich.table import Table
 
 from service.resolve.errors import StoreFailed
 from service.resolve.owed import Kind, State, Summary
+from service.settings import Settings
 from service.store.database import FILE, Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal, Unsealable
 from service.telemetry import configure_logs
+
+if TYPE_CHECKING:
+    from service.store.shared_entries import SharedEntries
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _STATES: tuple[State, ...] = ("queued", "delivered", "dead")
@@ -24,6 +28,7 @@ _PIPED_COLUMNS = 160
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 T = TypeVar("T")
+Kept: TypeAlias = "SqliteEntries | SharedEntries"
 
 HELP = """\
 What has not reached Dub yet, what never will, and why.
@@ -33,7 +38,8 @@ What has not reached Dub yet, what never will, and why.
   firstopen outbox show ID          one entry; --reveal prints what it carries
   firstopen outbox retry ID         send a dead letter again; --all: every one
 
-It reads FIRSTOPEN_DATA_DIR, also while firstopen serve runs there; retried entries go within a second.
+It reads FIRSTOPEN_VALKEY_URL, or without that FIRSTOPEN_DATA_DIR, also while firstopen serve runs
+there; retried entries go within a second.
 """
 
 
@@ -51,7 +57,7 @@ def outbox_command(context: click.Context) -> None:
 def show(entry_id: str, *, reveal: bool) -> None:
     """Show one entry; nothing personal unless asked to."""
 
-    async def found(entries: SqliteEntries) -> None:
+    async def found(entries: Kept) -> None:
         entry = await entries.found(entry_id)
         if entry is None:
             _stop(f"no entry {entry_id!r}")
@@ -74,7 +80,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     if (entry_id is None) is not every:
         _stop("expected an ID, or --all")
 
-    async def revive(entries: SqliteEntries) -> None:
+    async def revive(entries: Kept) -> None:
         revived = await entries.revive(entry_id, time.time())
         if not revived and entry_id is not None:
             _stop(f"no dead letter {entry_id!r}")
@@ -83,7 +89,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     _run(revive)
 
 
-async def _overview(entries: SqliteEntries) -> None:
+async def _overview(entries: Kept) -> None:
     depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     console = _console()
     table = Table("", *_STATES)
@@ -131,7 +137,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_PIPED_COLUMNS)
 
 
-def _run(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
+def _run(work: Callable[[Kept], Awaitable[T]]) -> T:
     """Do it on the store, beside whoever else has it open."""
     from service import demo, settings
 
@@ -139,23 +145,41 @@ def _run(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
         configured = settings.of_commands(demo.settings)
     except settings.SettingsError as exc:
         _stop(str(exc))
-    if not (configured.data_dir / FILE).is_file():
-        _stop(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
-
-    async def run() -> T:
-        database = Database(configured.data_dir, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
-        await database.open()
-        try:
-            return await work(SqliteEntries(database, Seal(configured.secrets)))
-        finally:
-            await database.close()
-
+    where = "FIRSTOPEN_VALKEY_URL" if configured.valkey_url else str(configured.data_dir / FILE)
     try:
-        return asyncio.run(run())
+        return asyncio.run((_shared if configured.valkey_url else _on_disk)(configured, work))
     except StoreFailed as exc:
-        _stop(f"{configured.data_dir / FILE}: {exc}")
+        _stop(f"{where}: {exc}")
     except Unsealable as exc:
         _stop(f"FIRSTOPEN_SECRET: {exc}")
+
+
+async def _on_disk(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -> T:
+    if not (configured.data_dir / FILE).is_file():
+        _stop(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
+    database = Database(configured.data_dir, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+    await database.open()
+    try:
+        return await work(SqliteEntries(database, Seal(configured.secrets)))
+    finally:
+        await database.close()
+
+
+async def _shared(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -> T:
+    from service.store.shared_entries import SharedEntries
+    from service.store.valkey import BadValkeyURL, Valkey
+    from service.telemetry import Metrics
+
+    try:
+        valkey = Valkey(
+            configured.valkey_url, Metrics().valkey_faults, configure_logs("critical"), time.monotonic
+        )
+    except BadValkeyURL as exc:
+        _stop(f"FIRSTOPEN_VALKEY_URL: {exc}")
+    try:
+        return await work(SharedEntries(valkey, Seal(configured.secrets), time.monotonic))
+    finally:
+        await valkey.close()
 
 
 def _stop(message: Any) -> NoReturn:

@@ -92,6 +92,7 @@ class OutboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backoff_min_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     backoff_max_s: Annotated[float, Meta(ge=0.1, le=600)] = 10
     expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub's own deduplication of leads ends after 7
+    local: bool = False  # while Valkey is away, leads are kept in FIRSTOPEN_DATA_DIR
 
 
 class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

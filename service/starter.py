@@ -65,6 +65,7 @@ screen = "category"
 # backoff_min_s = 0.5
 # backoff_max_s = 10
 # expiry_days = 6                          # then they are dead letters: see firstopen outbox
+# local = false                            # true: while Valkey is away, leads are kept in FIRSTOPEN_DATA_DIR
 
 # How long opens are kept on disk, so that a later sign-up finds its click.
 # [installs]

@@ -33,6 +33,10 @@ class Event(StrEnum):
     """A stop was asked for: readiness is false, requests in flight finish."""
     STOPPED = "service.stopped"
     """Everything is closed, in reverse order of birth."""
+    WORKER_STARTED = "service.worker_started"
+    """A worker process, by its number and ``pid``."""
+    WORKER_DIED = "service.worker_died"
+    """A worker process ended on its own, with this exit ``status``; another one takes its place."""
     SECRET_WEAK = "config.secret_weak"  # noqa: S105  an event's name
     """FIRSTOPEN_SECRET is short enough to guess; its hashes can be reversed by whoever does."""
     KEYS_MISSING = "config.keys_missing"
@@ -65,6 +69,13 @@ class Event(StrEnum):
     """The disk takes writes again; ``lost`` are opens that were forgotten meanwhile."""
     STORE_REFUSED = "store.refused"
     """A mistake of ours: a write that the store cannot do, left out."""
+    VALKEY_FAILING = "valkey.failing"
+    """Valkey does not answer as it should: opens go on in process, no click is given, leads may get 503."""
+    VALKEY_RECOVERED = "valkey.recovered"
+    """Valkey answers again."""
+    VALKEY_NOT_DURABLE = "valkey.not_durable"
+    """The server acknowledges what is not on its disk yet (``appendonly yes``, ``appendfsync always``
+    would be): leads and claims of its last moments are lost if it crashes."""
     ENTRY_DELIVERED = "outbox.delivered"
     """A lead or sale has reached Dub."""
     ENTRY_DEAD = "outbox.dead"
@@ -157,7 +168,11 @@ class Metrics:
         self.dub_seconds = Spread("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
         self.cache = Tally("cache", "Answers looked for, by tier and result.", "tier", "result")
         self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
-        for each in (self.opens, spread, self.dub_seconds, self.cache, self.rate_limited):
+        self.matching_refused = Tally(
+            "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
+        )
+        tallies = (self.cache, self.matching_refused, self.rate_limited)
+        for each in (self.opens, spread, self.dub_seconds, *tallies):
             self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
         self.in_flight = self._gauge("in_flight", "Opens being answered.")
@@ -168,6 +183,9 @@ class Metrics:
         self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest queued entry.")
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
+        self.claims_refused = self._counter(
+            "claims_refused", "Opens that wanted a click which another install has."
+        )
         self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
         self.store_commits = self._counter("store_commits", "Durable commits.")
 

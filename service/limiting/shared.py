@@ -10,8 +10,6 @@ from typing import Any
 
 from limits.aio.storage import RedisStorage
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from service.limiting.windows import Cell
 from service.telemetry import Event, Log
@@ -19,27 +17,8 @@ from service.telemetry import Event, Log
 PATIENCE_S = 0.03  # for all the counts of one request
 _TICKS = 4  # turns of the loop at least: a process that is busy itself finds the reply in one of them
 _RETRY_S = 0.5
-_SOCKET_S = 1.0
-_CONNECTIONS_MAX = 8  # a request counts on one of them; the others wait for a moment
+_AT_A_TIME = 8  # requests, each on a connection of its own; the others wait for a moment
 _PREFIX = "fo1:n"  # of every key
-
-
-class BadValkeyURL(ValueError):
-    """A URL that names no server."""
-
-
-def connect(url: str) -> Redis:
-    """Return the client of a server, which connects when it must; raises ``BadValkeyURL``."""
-    try:
-        return Redis.from_url(
-            url,
-            max_connections=_CONNECTIONS_MAX,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=_SOCKET_S,
-            socket_timeout=_SOCKET_S,
-        )
-    except ValueError as exc:
-        raise BadValkeyURL("expected redis:// or rediss://, and a server") from exc
 
 
 class SharedWindows:
@@ -50,7 +29,7 @@ class SharedWindows:
         self._storage = _Storage(client)
         self._fault = fault
         self._log = log
-        self._turn = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self._turn = asyncio.Semaphore(_AT_A_TIME)
         self._asking: set[asyncio.Task[list[int]]] = set()
         self._looking: asyncio.Task[None] | None = None
 

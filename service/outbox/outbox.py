@@ -210,7 +210,7 @@ class DurableOutbox:
 
     def let_go(self, open_id: str) -> None:
         """Send what waits for this open."""
-        if open_id in self._awaited:
+        if open_id in self._awaited or self._entries.is_shared:
             self._awaited.discard(open_id)
             task = asyncio.create_task(self._release(open_id))
             self._releasing.add(task)

@@ -55,6 +55,16 @@ class Case(Struct, gc=False, eq=False):
         """Return its strongest evidence that is a link."""
         return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
 
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """Return the domains and keys of all its evidence that is a link."""
+        found = (rung.link for rung in self.ladder.rungs)
+        return [(link.domain, link.key) for link in found if link is not None]
+
+    def whose(self, open_id: str) -> dict[str, str | None]:
+        """Say in a log line whose open it is."""
+        return {"app": self.app.name, "open_id": open_id, "platform": self.report.platform}
+
     def says_more_than(self, known: Open) -> bool:
         """Whether this report has evidence that one remembered had not: its "none" is no answer then."""
         if known.click_id is not None or known.link is not None or known.pending:

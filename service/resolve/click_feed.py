@@ -7,10 +7,10 @@ other's syncs until Dub's budget is gone (all that wait share one).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import urlencode
 
 from msgspec import Raw, Struct
@@ -23,10 +23,11 @@ from service.resolve.errors import (
     DubUnavailable,
     NotConfigured,
     OverBudget,
+    StoreFailed,
 )
 from service.resolve.events import EventFeed
 from service.resolve.flights import Flight, Flights
-from service.resolve.matching import CLOCK_DIFFERENCE_S
+from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
 from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.window import ClickWindow
@@ -42,7 +43,9 @@ _EXPIRY_STEPS = 20  # after a fetch, so that whoever waits for it does not wait 
 _KEY = b"clicks"
 
 Status = Literal["synced", "late", "over_budget", "unavailable"]
-Problem = Literal["plan", "key", "refused", "throttled", "down", "garbled", "not_configured", "failed"]
+Problem = Literal[
+    "plan", "key", "refused", "throttled", "down", "garbled", "not_configured", "not_shared", "failed"
+]
 
 _REFUSALS: dict[int, Problem] = {401: "key", 403: "plan"}
 _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
@@ -50,6 +53,7 @@ _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (DubGarbled, "garbled"),
     (DubUnavailable, "down"),
     (NotConfigured, "not_configured"),
+    (StoreFailed, "not_shared"),
 )
 
 # How long Dub is left alone after it said no, in seconds; a 429 says itself.
@@ -75,6 +79,33 @@ LATE = Outcome("late")
 SPENT = Outcome("over_budget")
 
 
+class Together(Protocol):
+    """One window for all replicas: whose turn it is asks Dub, everybody reads. Raises ``StoreFailed``."""
+
+    async def turn(self) -> tuple[bool, int]:
+        """Wait for a fetch that began after this to be over, or for one's own turn to make one.
+
+        Returns whether it is one's own, and how far fetches have seen, in Unix milliseconds.
+        """
+        ...
+
+    def read(self) -> AsyncIterator[list[tuple[int, Click]]]:
+        """Yield what others found since the last time, with the network of each click."""
+        ...
+
+    async def share(self, clicks: Sequence[tuple[int, Click]]) -> None:
+        """Let every replica read what was found."""
+        ...
+
+    async def over(self, seen_to_ms: int) -> None:
+        """End a turn that saw everything up to then."""
+        ...
+
+    async def give_up(self) -> None:
+        """End a turn that came to nothing; never raises."""
+        ...
+
+
 class ClickFeed:
     """Syncs the window of one app. ``clock`` is monotonic seconds, ``wall`` Unix seconds."""
 
@@ -89,8 +120,10 @@ class ClickFeed:
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        together: Together | None = None,
     ) -> None:
         self.window = window
+        self._together = together
         self.malformed = 0  # events left out, so far
         self._app = app
         self._events = events
@@ -131,6 +164,7 @@ class ClickFeed:
                 return SPENT if self._spent else LATE
             if outcome.status != "synced" and self._began >= arrived:
                 return outcome
+            await asyncio.sleep(0)  # a fetch that just ended is still on the list: let it go from there
         return SYNCED
 
     async def close(self, grace_s: float = 0) -> None:
@@ -166,6 +200,30 @@ class ClickFeed:
         return self._problem
 
     async def _fetch(self) -> None:
+        """Bring the window up to now: by what other replicas found, or in one's own turn from Dub."""
+        if self._together is None:
+            await self._fetch_pages()
+            return
+        began = self._began
+        mine, seen_to_ms = await self._together.turn()
+        try:
+            async for clicks in self._together.read():
+                for seen in clicks:
+                    self.window.add(*seen)
+                await asyncio.sleep(0)
+            self._seen_to_ms = seen_to_ms
+            if mine:
+                await self._fetch_pages()
+                await self._together.over(self._seen_to_ms)
+        except BaseException:
+            if mine:
+                await self._together.give_up()
+            raise
+        if not mine:
+            self._synced = began
+            await self._expire(int(self._wall() * 1000))
+
+    async def _fetch_pages(self) -> None:
         """Read every page from where we were to now."""
         events = await self._page(self._begin)
         number = 1
@@ -177,8 +235,11 @@ class ClickFeed:
             events = await self._page(partial(self._query, number))
         self._seen_to_ms = self._now_ms
         self._synced = self._began
+        await self._expire(self._now_ms)
+
+    async def _expire(self, now_ms: int) -> None:
         for _ in range(_EXPIRY_STEPS):
-            if not self.window.expire(self._now_ms):
+            if not self.window.expire(now_ms):
                 break
             await asyncio.sleep(0)
 
@@ -218,6 +279,7 @@ class ClickFeed:
     async def _take(self, events: list[Raw]) -> None:
         """Put a page into the window, with a turn of the loop between slices of it."""
         last_ms = 0
+        news: list[tuple[int, Click]] = []
         for at in range(0, len(events), EVENTS_AT_A_TIME):
             for event in read_events(events[at : at + EVENTS_AT_A_TIME]):
                 if event is None:
@@ -225,10 +287,12 @@ class ClickFeed:
                     continue
                 last_ms = event.at_ms
                 seen = event.seen(self._networks)
-                if seen is not None:
-                    self.window.add(*seen)
+                if seen is not None and self.window.add(*seen) and self._together is not None:
+                    news.append(seen)
             self.window.expire(self._now_ms)
             await asyncio.sleep(0)
+        if news and self._together is not None:
+            await self._together.share(news)
         self._seen_to_ms = max(self._seen_to_ms, min(last_ms, self._now_ms))
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from service.resolve.case import Case
 from service.resolve.errors import DubTimedOut, DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.evidence import DeepLink
-from service.resolve.identity import Identity, upstream_user_agent
+from service.resolve.identity import Identity, answer_key, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
@@ -119,6 +119,15 @@ class Climber:
         return (
             first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
         )
+
+    def keep_first_launch(self, case: Case, opened: Open) -> None:
+        """Remember how the install came, unless that is known by stronger evidence already."""
+        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self.superseded(case):
+            return
+        self._memory.keep(case.first_launch_key, opened)
+        if opened.click_id is not None and case.report.install_id is not None:
+            for domain in case.app.domains:  # a launch without a link is no other launch
+                self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
 
     async def _by_link(
         self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool

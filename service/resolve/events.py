@@ -6,6 +6,7 @@ A page is held once, as the chunks in which it came: callers who ask while it is
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from service.resolve.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
 from service.resolve.model import App
@@ -79,12 +80,21 @@ class Page:
             await stream.aclose()
 
 
+class Budget(Protocol):
+    """Calls of a workspace, counted by all replicas."""
+
+    async def spend(self, workspace: str, per_s: int) -> None:
+        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        ...
+
+
 class EventFeed:
     """Asks Dub for events on behalf of callers."""
 
-    def __init__(self, dub: DubEvents, budget: CallBudget) -> None:
+    def __init__(self, dub: DubEvents, budget: CallBudget, shared: Budget | None = None) -> None:
         self._dub = dub
         self._budget = budget
+        self._shared = shared
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
 
     async def page(self, app: App, query: str) -> Page:
@@ -99,6 +109,8 @@ class EventFeed:
         if known is None:
             self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
             page = Page()
+            if self._shared is not None:
+                await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
             task = asyncio.create_task(self._fetch(page, app, query))
             task.add_done_callback(lambda _: self._pages.pop(key, None))
             self._pages[key] = (page, task)

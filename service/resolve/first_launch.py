@@ -32,6 +32,7 @@ _PROBLEMS: Mapping[Problem, str] = {
     "down": "Dub's /events does not answer",
     "garbled": "Dub's /events does not read as Dub's",
     "not_configured": "this app has no Dub API key",
+    "not_shared": "the clicks that replicas share cannot be had",
     "failed": "a mistake of firstopen's, which its log names",
 }
 _WAITS = {
@@ -123,7 +124,7 @@ class FirstLaunches:
             else:  # nothing is claimed from a window that may lack the right click
                 decision = await app.matcher.preview(case.ip, opened, told)
         except StoreFailed:
-            why = "the disk takes no claim, so no click is given"
+            why = "the claim cannot be written down, so no click is given"
             return Look(_none("not_recorded"), why, pending=True, again=True)
         if claim and not outcome.is_final:
             app.matcher.saw(case.ip, case.device, opened.at_ms)

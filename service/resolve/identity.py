@@ -30,26 +30,26 @@ class Identity:
     """Keyed hashes under the current secret, which is the first; older ones only find what is older."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
-        self._key = secrets[0]
-        self._keys = secrets
+        self._keyed = [hmac.new(secret, digestmod="sha256") for secret in secrets]
 
     def device(self, app: str, install_id: str | None, ip: str | None, user_agent: str) -> str:
         """Return 16 hex characters: stable for an install, or for an address and User-Agent without one."""
         who = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
-        return _hashed(self._key, app, who)
+        return _hashed(self._keyed[0], app, who)
 
     def devices(self, app: str, install_id: str) -> list[str]:
         """Return what an install was called under each secret, the current one first."""
-        return [_hashed(key, app, f"i\0{install_id}") for key in self._keys]
+        return [_hashed(keyed, app, f"i\0{install_id}") for keyed in self._keyed]
 
     def customer(self, app: str, customer_id: str) -> str:
         """Return 16 hex characters for a customer of the app's workspace."""
-        return _hashed(self._key, app, f"c\0{customer_id}")
+        return _hashed(self._keyed[0], app, f"c\0{customer_id}")
 
 
-def _hashed(key: bytes, app: str, who: str) -> str:
-    message = f"{app}\0{who}".encode("utf-8", "surrogatepass")
-    return hmac.digest(key, message, "sha256").hex()[:_DEVICE_HEX_CHARS]
+def _hashed(keyed: hmac.HMAC, app: str, who: str) -> str:
+    mine = keyed.copy()  # half the time of beginning with the key again
+    mine.update(f"{app}\0{who}".encode("utf-8", "surrogatepass"))
+    return mine.hexdigest()[:_DEVICE_HEX_CHARS]
 
 
 def platform_of(user_agent: str) -> Platform | None:

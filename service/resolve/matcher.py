@@ -5,13 +5,14 @@ the loser looks again); the same install asking twice and losing its own click (
 a dry run that uses a click up (``preview`` claims nothing).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from service.resolve.matching import (
     Click,
     Decision,
     FirstOpen,
+    Rejection,
     Retirement,
     Rules,
     decide,
@@ -33,14 +34,33 @@ class Claims(Protocol):
         ...
 
 
+class Crowd(Protocol):
+    """How many installs opened from a network, counted by all replicas."""
+
+    async def count(self, network: int, install: str, at_ms: int, *, note: bool) -> int:
+        """Count distinct installs within the window before ``at_ms``, after noting this one if asked to."""
+        ...
+
+
 class Matcher:
     """Matches the opens of one app."""
 
-    def __init__(self, *, networks: Networks, window: ClickWindow, claims: Claims, rules: Rules) -> None:
+    def __init__(
+        self,
+        *,
+        networks: Networks,
+        window: ClickWindow,
+        claims: Claims,
+        rules: Rules,
+        refused: Callable[[], None] = lambda: None,
+        crowd: Crowd | None = None,
+    ) -> None:
         self.window = window
         self.networks = networks
         self._claims = claims
         self._rules = rules
+        self._crowd = crowd
+        self._refused = refused  # hears of each open that came too late for a click
         self._crowds = Crowds(window.window_s)
         self._retirements = Retirements(window.window_s)
 
@@ -62,16 +82,23 @@ class Matcher:
         network = self.networks.of(ip)
         self._saw(network, opened.install, opened.at_ms)
         lost: dict[str, str] = {}
+        elsewhere = await self._counted(network, opened, note=True)
         while True:
-            decision = await self._decide(network, opened, told, lost)
+            decision = await self._decide(network, opened, told, lost, elsewhere)
             click = decision.click
-            if click is None or await self._claims.claim(click.id, opened.install):
+            if click is None:
+                if lost or any(each.rejected == Rejection.CLAIMED for each in decision.considered):
+                    self._refused()
+                return decision
+            if await self._claims.claim(click.id, opened.install):
                 return decision
             lost[click.id] = ""  # somebody else's, by now
 
     async def preview(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
         """Decide as ``match`` would, and change nothing."""
-        return await self._decide(self.networks.of(ip), opened, told, {})
+        network = self.networks.of(ip)
+        elsewhere = await self._counted(network, opened, note=False)
+        return await self._decide(network, opened, told, {}, elsewhere)
 
     def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
         """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
@@ -103,8 +130,18 @@ class Matcher:
         if network.key is not None:
             self._crowds.note(network.key, install, at_ms)
 
+    async def _counted(self, network: Network, opened: FirstOpen, *, note: bool) -> int:
+        if self._crowd is None or network.key is None:
+            return 0
+        return await self._crowd.count(network.key, opened.install, opened.at_ms, note=note)
+
     async def _decide(
-        self, network: Network, opened: FirstOpen, told: Click | None, lost: Mapping[str, str]
+        self,
+        network: Network,
+        opened: FirstOpen,
+        told: Click | None,
+        lost: Mapping[str, str],
+        elsewhere: int,
     ) -> Decision:
         if network.key is None:
             return nothing(network.unmatchable or "no_address")
@@ -117,7 +154,9 @@ class Matcher:
             opened,
             clicks,
             self._rules,
-            installs=self._crowds.count(network.key, opened.install, opened.at_ms, retirements),
+            installs=max(
+                self._crowds.count(network.key, opened.install, opened.at_ms, retirements), elsewhere
+            ),
             owners={**owners, **lost} if lost else owners,
             retirements=retirements,
         )

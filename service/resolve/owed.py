@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from service.resolve.errors import FirstopenError
 from service.resolve.identity import Platform
+from service.resolve.model import Caller, OpenReport
 
 Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
@@ -42,6 +43,16 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     arrived: float = 0.0  # Unix seconds; filled in by the outbox
     platform: Platform | None
     app_version: str | None
+
+    def report(self, caller: Caller) -> OpenReport:
+        """Return it as it was reported; nobody waits for the answer."""
+        return OpenReport(
+            caller=caller,
+            deep_link=self.deep_link,
+            platform=self.platform,
+            app_version=self.app_version,
+            budget_ms=0,
+        )
 
 
 class Delivered(Struct, frozen=True):
@@ -94,6 +105,8 @@ class Summary(Struct, frozen=True):
 
 class Entries(Protocol):
     """Where entries are kept. What is awaited is durable, and raises ``StoreFailed`` where it cannot be."""
+
+    is_shared: bool  # whether other processes keep and send entries, too
 
     async def add(self, entry: Entry) -> bool:
         """Keep an entry; return whether an earlier one of its lane is still queued."""

@@ -73,6 +73,14 @@ class DubEvents(Protocol):
 class Memory(Protocol):
     """What is remembered of opens and links; never raises, forgetting is allowed."""
 
+    is_shared: bool  # whether other processes remember, too
+
+    async def shared(
+        self, key: bytes, first_launch: bytes | None, links: Sequence[tuple[str, str]]
+    ) -> Open | None:
+        """Learn what other processes know of these keys and links; return the answer under the first key."""
+        ...
+
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         ...

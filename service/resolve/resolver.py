@@ -15,13 +15,13 @@ from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, Link
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Ladder, Rung, ladder_of
+from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
 from service.resolve.owed import Outbox, OwedOpen
 from service.resolve.ports import Journal, Memory
-from service.resolve.routing import parse_version, version_shape
+from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
@@ -96,6 +96,8 @@ class Resolver:
         opened = settled.open
         outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
+        if outcome == "new" and isinstance(opened.match.reason, str):
+            self._metrics.matching_refused.add(opened.match.reason)
         self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
@@ -108,37 +110,30 @@ class Resolver:
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
-        admission = report.caller.admission
-        if admission is not None and admission.standing is None:
-            await report.caller.enter()
-            if self._flights.under_way(case.key) is not None or self._memory.answer(case.key) is not known:
-                return await self._settle(report)  # somebody else has asked meanwhile
         self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
         case.owes = owed
-        opened = self._at_once(open_id, case)
-        if opened is not None:
-            self._keep(case, opened)
-            steps = Steps(case.report.caller.arrived)
-            case.explain_at_once(opened, steps)
-            self._explain(open_id, case, steps)
-            return Settled(opened, repeat=owed)
-        steps = Steps(self._clock())
-        if self._climber.refused(case, steps):  # nobody is asked, so nothing is to be shared or waited for
-            opened = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
-            return Settled(opened, repeat=owed)
-        flight = self._flights.launch(case.key, open_id, self._decide(open_id, case, steps))
-        opened = await self._wait(flight, case)
+        if self._memory.is_shared and self._left_s(report) > 0:
+            work = self._decide_with_others(open_id, case)
+        else:
+            await report.caller.enter()  # counted in process, or nobody waits: nothing else happens meanwhile
+            steps = Steps(self._clock())
+            settled = self._settle_at_once(open_id, case)
+            if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
+                settled = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
+            if settled is not None:
+                return Settled(settled, repeat=owed)
+            work = self._decide(open_id, case, steps)
+        opened = await self._wait(self._flights.launch(case.key, open_id, work), case)
         earlier = opened.open_id != open_id
         return Settled(opened, repeat=owed or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time, or as
-        ``resolve``.
+        Raises ``LinkUnknown`` if there is none, ``DubUnavailable`` if nobody says so in time, ``RateLimited``.
         """
         case = self._case(report)
         link = case.link
@@ -191,13 +186,7 @@ class Resolver:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
         arrived = self._clock() - max(self._wall() - owed.arrived, 0)
         caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
-        report = OpenReport(
-            caller=caller,
-            deep_link=owed.deep_link,
-            platform=owed.platform,
-            app_version=owed.app_version,
-            budget_ms=0,
-        )
+        report = owed.report(caller)
         link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
@@ -250,6 +239,16 @@ class Resolver:
         self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
         return self._owing(open_id, case, case.first_link)
 
+    def _settle_at_once(self, open_id: str, case: Case) -> Open | None:
+        """Decide and remember what needs nobody else."""
+        opened = self._at_once(open_id, case)
+        if opened is not None:
+            self._keep(case, opened)
+            steps = Steps(case.report.caller.arrived)
+            case.explain_at_once(opened, steps)
+            self._explain(open_id, case, steps)
+        return opened
+
     def _repeat(self, case: Case, known: Open) -> Settled:
         """Answer from memory, at once; the route will be that of the build that asks now."""
         self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
@@ -260,8 +259,7 @@ class Resolver:
 
     async def _wait(self, flight: Flight[Open], case: Case) -> Open:
         """Wait for the decision as long as this report's budget lasts, then degrade."""
-        settled = await flight.wait(self._left_s(case.report))
-        if settled is not None:
+        if (settled := await flight.wait(self._left_s(case.report))) is not None:
             return settled
         if flight.late:
             late = self._openings.degraded(flight.open_id, case, case.first_link)
@@ -273,9 +271,24 @@ class Resolver:
         self._keep(case, late)
         return late
 
+    async def _decide_with_others(self, open_id: str, case: Case) -> Open:
+        """Repeat what another replica answered; what none of them knows is decided here, if admitted."""
+        first_launch = case.first_launch_key if case.link is None else None
+        known = await self._memory.shared(case.key, first_launch, case.links)
+        if known is not None and not case.says_more_than(known):
+            if known.repeat_until > self._clock():
+                return known
+            flight = self._flights.under_way(case.key)
+            if self._still_owed(known) and flight is not None and not flight.late:
+                open_id = flight.open_id = known.open_id
+                case.owes = True
+        await case.report.caller.enter()
+        steps = Steps(self._clock())
+        return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
+
     async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
-        whose = _whose(open_id, case)
+        whose = case.whose(open_id)
         try:
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
         except DubUnavailable as exc:
@@ -300,7 +313,7 @@ class Resolver:
         steps.fail(str(exc), self._clock())
         opened = self._owing(open_id, case, steps.rung)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **_whose(open_id, case), **about)
+        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **case.whose(open_id), **about)
         self._explain(open_id, case, steps)
         return opened
 
@@ -340,18 +353,8 @@ class Resolver:
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
         if opened.offered in FIRST_LAUNCH:
-            self._keep_first_launch(case, opened)
+            self._climber.keep_first_launch(case, opened)
         self._journal.keep(case.device, opened, case.network)
-
-    def _keep_first_launch(self, case: Case, opened: Open) -> None:
-        """Remember how the install came, unless that is known by stronger evidence already."""
-        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self._climber.superseded(case):
-            return
-        self._memory.keep(case.first_launch_key, opened)
-        if opened.click_id is not None and case.report.install_id is not None:
-            for domain in case.app.domains:  # a launch without a link is no other launch
-                key = answer_key(case.app.name, case.device, f"first:{domain}")
-                self._memory.keep(key, opened)
 
     def _explain(
         self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"
@@ -385,15 +388,11 @@ class Resolver:
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=version_shape(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=shape_of_version(version))
 
     def _took_ms(self, steps: Steps) -> float:
         return round((self._clock() - steps.began) * 1000, 1)
 
     def _left_s(self, report: OpenReport) -> float:
-        spent_s = self._clock() - report.caller.arrived
-        return max(report.budget_ms / 1000 - spent_s - _REPLY_MARGIN_S, 0)
-
-
-def _whose(open_id: str, case: Case) -> dict[str, str | None]:
-    return {"app": case.app.name, "open_id": open_id, "platform": case.report.platform}
+        until = report.caller.arrived + report.budget_ms / 1000 - _REPLY_MARGIN_S
+        return max(until - self._clock(), 0)

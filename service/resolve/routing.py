@@ -79,7 +79,7 @@ def parse_version(text: str) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
-def version_shape(version: str) -> str:
+def shape_of_version(version: str) -> str:
     """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
 

@@ -84,13 +84,17 @@ class NetworkIndex(Generic[T]):
         minute = item.at_ms // _SLICE_MS
         if item.at_ms < self.floor_ms or not self._make_room(minute):
             return False
-        shard = self._shards[network % _SHARDS]
-        if network not in shard:  # nearly always
-            shard[network] = item
-            self._count += 1
-            self._note(minute, network)
-            return True
         before = self.get(network)
+        if before and (len(before) >= kept_max or before[-1].at_ms > item.at_ms or _has(before, item.id)):
+            if not self._fit_in(network, before, item, kept_max):
+                return False
+        else:  # nearly always: one more, the newest
+            self._shards[network % _SHARDS][network] = _Several((*before, item)) if before else item
+            self._count += 1
+        self._note(minute, network)
+        return True
+
+    def _fit_in(self, network: int, before: tuple[T, ...], item: T, kept_max: int) -> bool:
         held = [each for each in before if each.id != item.id]
         at = len(held)
         while at and held[at - 1].at_ms > item.at_ms:
@@ -100,7 +104,6 @@ class NetworkIndex(Generic[T]):
             return False
         self._set(network, held[-kept_max:], len(before))
         self._tell([*(each for each in before if each.id == item.id), *held[:-kept_max]])
-        self._note(minute, network)
         return True
 
     def shed(self) -> None:
@@ -294,6 +297,13 @@ class Retirements:
     def of(self, network: int) -> tuple[Retirement, ...]:
         """Return a network's retirements."""
         return self._index.get(network)
+
+
+def _has(held: Sequence[_Item], name: str) -> bool:
+    for each in held:  # noqa: SIM110  a generator takes three times as long
+        if each.id == name:
+            return True
+    return False
 
 
 def _is_full(held: Sequence[_Item], at_ms: int) -> bool:

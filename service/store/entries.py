@@ -69,6 +69,8 @@ _LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY cr
 class SqliteEntries:
     """Fills ``resolve.owed.Entries``."""
 
+    is_shared = False
+
     def __init__(self, database: Database, seal: Seal) -> None:
         self._database = database
         self._seal = seal

@@ -1,22 +1,18 @@
 """Opens, durable: who asks for an openId tomorrow, or reports a sign-up after a restart, finds them.
 
-Written behind: an open does not wait for the disk. Devices are keyed hashes already. What else could say
-whose it is, is sealed: a URL that Dub did not describe (through an SDK it may be somebody's clipboard),
-or the query that came with a link.
+Written behind: an open does not wait for the disk. Devices are keyed hashes already; ``records`` seals what
+else could say whose it is.
 """
 
 import sqlite3
 from collections.abc import Callable, Sequence
 
-import msgspec
-from msgspec import structs
-
 from service.resolve.errors import StoreFailed
-from service.resolve.ladder import FIRST_LAUNCH
 from service.resolve.model import Open
 from service.store.batch import Rows
 from service.store.database import Database
-from service.store.sealing import SEALED, Seal, Unsealable
+from service.store.records import Records, tells
+from service.store.sealing import Seal
 
 JOURNAL_SCHEMA = """
 CREATE TABLE IF NOT EXISTS opens (
@@ -46,11 +42,6 @@ _KEEP = Rows(
     after=""" ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
     network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record""",
 )
-_LOOKED_FOR_S = 60.0  # after which nobody looks for the click of a first launch any more
-_OWED_S = 7 * 86_400.0  # after which nobody reports an open any more
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Open).decode
 
 
 class SqliteJournal:
@@ -60,15 +51,13 @@ class SqliteJournal:
         self, database: Database, seal: Seal, clock: Callable[[], float], wall: Callable[[], float]
     ) -> None:
         self._database = database
-        self._seal = seal
-        self._clock = clock
+        self._records = Records(seal, clock, wall)
         self._wall = wall
 
     def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
         at, shifted = self._wall(), None if network is None else network - _SHIFT
-        tells, record = _tells(opened), self._record(opened)
-        row = (opened.open_id, opened.app, device, at, at, shifted, tells, record)
+        row = (opened.open_id, opened.app, device, at, at, shifted, tells(opened), self._records.of(opened))
         self._database.write_row_behind(_KEEP, row)
 
     async def opened(self, open_id: str) -> Open | None:
@@ -83,7 +72,7 @@ class SqliteJournal:
         if row is None:
             self._doubt()
             return None
-        return self._revived(*row)
+        return self._records.revived(*row)
 
     async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
         """Recall a device's newest telling opens (under any of its names), newest first.
@@ -100,7 +89,7 @@ class SqliteJournal:
         rows = sorted(await self._database.read(find, behind=behind), reverse=True)
         if not rows:
             self._doubt()
-        revived = (self._revived(at, record) for at, _, record in rows)
+        revived = (self._records.revived(at, record) for at, _, record in rows)
         return [opened for opened in revived if opened is not None]
 
     async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
@@ -148,29 +137,3 @@ class SqliteJournal:
         """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
         if self._database.failing is not None:
             raise StoreFailed(self._database.failing)
-
-    def _record(self, opened: Open) -> bytes:
-        record = _encode(opened)
-        says = opened.query or (opened.link is None and opened.destination is not None)
-        return self._seal.seal(record) if says else record
-
-    def _revived(self, at: float, record: bytes) -> Open | None:
-        """Decode; another process's monotonic clock means nothing here: the answer is no repeat any more.
-
-        What was sealed under a secret that is not listed any more is forgotten; what was pending for longer
-        than anybody works on it is so no more.
-        """
-        try:
-            plain = self._seal.open(record) if record.startswith(SEALED) else record
-        except Unsealable:
-            return None
-        opened = _decode(plain)
-        patience_s = _LOOKED_FOR_S if opened.link is None and opened.destination is None else _OWED_S
-        pending = opened.pending and self._wall() - at < patience_s
-        return structs.replace(opened, repeat_until=self._clock(), pending=pending)
-
-
-def _tells(opened: Open) -> int:
-    if opened.offered in FIRST_LAUNCH:
-        return 2
-    return 1 if opened.click_id is not None or opened.pending else 0

@@ -5,7 +5,7 @@ memory, and little for the garbage collector to walk over. Opens with long URLs 
 their own, and long keys are hashed, so that nobody can fill memory with 32,000-character links.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from cachetools import LRUCache
@@ -30,7 +30,7 @@ class MemoryLimits(Struct, frozen=True, kw_only=True):
     unknown_link_ttl_s: float
 
 
-class _Known(Struct, frozen=True, gc=False):
+class Known(Struct, frozen=True, gc=False):
     """A link, and when Dub last described it."""
 
     described: float
@@ -40,13 +40,24 @@ class _Known(Struct, frozen=True, gc=False):
 class MemoryStore:
     """Fills ``resolve.ports.Memory``. ``clock`` counts seconds and never goes back."""
 
+    is_shared = False
+
     def __init__(self, limits: MemoryLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._usual = _Opens(limits.opens_max)
         self._long = _Opens(limits.opens_max // _LONG_SHARE)
-        self._links: LRUCache[str, _Known] = LRUCache(limits.links_max)
+        self._links: LRUCache[str, Known] = LRUCache(limits.links_max)
         self._unknown: LRUCache[str, float] = LRUCache(limits.unknown_links_max)
+
+    async def shared(
+        self,
+        key: bytes,  # noqa: ARG002  nobody else knows anything
+        first_launch: bytes | None,  # noqa: ARG002
+        links: Sequence[tuple[str, str]],  # noqa: ARG002
+    ) -> Open | None:
+        """Return nothing: one process is all there is."""
+        return None
 
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
@@ -79,32 +90,32 @@ class MemoryStore:
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
-        known = self._links.get(_name(domain, key))
+        known = self._links.get(name_of(domain, key))
         if known is None or known.described + self._limits.link_ttl_s < self._clock():
             return None
         return known.link
 
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
         """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
-        name = _name(domain, key)
+        name = name_of(domain, key)
         now = self._clock()
         known = self._links.get(name)
         if known is not None and known.link == link:
             if now - known.described < _HOT_S:
                 return known.link
             link = known.link
-        self._links[name] = _Known(now, link)
+        self._links[name] = Known(now, link)
         self._unknown.pop(name, None)
         return link
 
     def unknown_for_s(self, domain: str, key: str) -> float:
         """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
-        until = self._unknown.get(_name(domain, key))
+        until = self._unknown.get(name_of(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 
     def keep_unknown(self, domain: str, key: str, asked: float) -> None:
         """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
-        name = _name(domain, key)
+        name = name_of(domain, key)
         known = self._links.get(name)
         if known is not None and known.described >= asked:
             return
@@ -120,7 +131,8 @@ class _Opens:
         self.by_id: LRUCache[str, Open] = LRUCache(size)
 
 
-def _name(domain: str, key: str) -> str:
+def name_of(domain: str, key: str) -> str:
+    """Name a link; long keys are hashed."""
     if len(key) > _LONG_KEY_CHARS:
         key = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{domain}/{key}"

@@ -21,6 +21,7 @@ from service.resolve.click_feed import (
 )
 from service.resolve.errors import DubFailed, DubRefused, DubThrottled, DubUnavailable, DubUnreachable
 from service.resolve.matching import CLOCK_DIFFERENCE_S
+from service.resolve.window import ClickWindow
 from service.telemetry import Event, configure_logs
 from tests.fake_events import APP, LONG_S, NOON, World, iso, seconds_between
 from tests.support import LogLines, until
@@ -314,3 +315,30 @@ def test_every_click_that_dub_shows_is_found(happened: list[tuple[int, str, int,
                 assert due <= world.held <= set(shown)
 
     asyncio.run(play())
+
+
+async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another() -> None:
+    """A sync that is done, but not yet off the list, is not asked over and over: the loop gets its turn."""
+    world = World()
+    late: list[asyncio.Task[str]] = []
+    asked = 0
+
+    class Window(ClickWindow):
+        def expire(self, now_ms: int) -> bool:
+            """Run at the end of a sync; what is started here comes before the sync's own callbacks."""
+            if not late:
+                world.clock.advance(1)
+                late.append(asyncio.create_task(world.sync()))
+            return super().expire(now_ms)
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        assert asked < 1000
+        return world.clock()
+
+    world.feed.window = Window(3600)
+    world.feed._clock = clock
+    assert await world.sync() == "synced"
+    assert await late[0] == "synced"
+    assert [query["page"] for query in world.dub.queries] == ["1", "1"]

@@ -1,0 +1,398 @@
+"""The way to Valkey or Redis: one client, short timeouts, faults that are counted and not waited for twice.
+
+What can go wrong: a server that is gone, stalled, full, or a replica by now. Who asks hears ``StoreFailed``
+within the time that the operation has; after a few faults in a row nobody asks for a moment, so that a
+stalled server costs opens nothing. What is written behind waits (bounded) for the server to come back.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from prometheus_client import Counter
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Unreachable
+from redis.exceptions import DataError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from service.resolve.errors import StoreFailed
+from service.telemetry import Event, Log
+
+PREFIX = "fo1:"  # of every key; another layout gets another number
+RECALL_S = 0.05
+CLAIM_S = 0.05
+WRITE_S = 0.25
+BEHIND_S = 1.0
+
+Operation = Literal["recall", "keep", "claim", "clicks", "outbox", "hear", "boot"]
+Command: TypeAlias = tuple[str | bytes | int | float, ...]
+
+_SOCKET_S = 1.0  # an operation's own time is shorter, but what is written behind may take this long
+_CONNECT_S = 0.25
+_SENDERS_MAX = 4
+_TICKS = (
+    8  # a timeout is so many turns at least: a process that is busy itself finds its reply in one of them
+)
+_CONNECTIONS_MAX = 2 * _SENDERS_MAX
+_FAULTS_IN_A_ROW = 3
+_OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
+_HELD_S = 0.5
+_BEHIND_MAX = 50_000
+_BATCH = 512
+_SENTINEL_PORT, _PORT = 26_379, 6379
+
+
+class BadValkeyURL(ValueError):
+    """A URL that names no server."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """Commands of one asker, to be sent."""
+
+    commands: Sequence[Command]
+    replies: asyncio.Future[list[Any]]
+
+
+class Valkey:
+    """One process's way to the server. ``clock`` is monotonic seconds."""
+
+    def __init__(self, url: str, faults: Counter, log: Log, clock: Callable[[], float]) -> None:
+        self._client = connect(url)
+        self._client.set_response_callback("SET", _as_it_is)  # of SET … GET: what was there
+        self._faults = faults
+        self._log = log
+        self._clock = clock
+        self._asked: deque[_Asked] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
+        self._in_a_row = 0
+        self._held_until = 0.0
+        self.failing: str | None = None
+
+    async def ask(
+        self, operation: Operation, commands: Sequence[Command], timeout_s: float, *, is_behind: bool = False
+    ) -> list[Any]:
+        """Send commands, not as a transaction; return their replies. Raises ``StoreFailed``.
+
+        Of what is written behind, a command that is itself faulty is left out: it would never succeed.
+        """
+        failing = self._in_a_row >= _FAULTS_IN_A_ROW
+        if failing and (operation in _OF_OPENS or self._clock() < self._held_until):
+            raise StoreFailed("Valkey is not asked for a moment")
+        try:
+            replies = await self._replies(commands, timeout_s)
+            self._raise(commands, replies, is_behind=is_behind)
+        except Exception as exc:  # also what redis-py does not name its own
+            self._fault(operation, exc)
+            raise StoreFailed(f"Valkey: {type(exc).__name__}") from exc
+        self._in_a_row = 0
+        if self.failing is not None:
+            self.failing = None
+            self._log.info(Event.VALKEY_RECOVERED)
+        return replies
+
+    def _raise(self, commands: Sequence[Command], replies: Sequence[Any], *, is_behind: bool) -> None:
+        """Raise the first reply that is an error, but for what is our own mistake in writing behind."""
+        for command, reply in zip(commands, replies, strict=True):
+            if is_behind and _is_our_mistake(reply):
+                self._log.error(Event.STORE_REFUSED, error=type(reply).__name__, command=str(command[0]))
+            elif isinstance(reply, Exception):
+                raise reply
+
+    async def note_durability(self) -> None:
+        """Say at boot if the server may lose what it acknowledged; one that does not tell is let be."""
+        command: Command = ("CONFIG", "GET", "append*")
+        try:
+            (reply,) = await self.ask("boot", [command], BEHIND_S)
+        except StoreFailed:
+            return
+        if isinstance(reply, dict):
+            told = {_text(name): _text(value) for name, value in reply.items()}
+        else:
+            words = [_text(each) for each in reply]
+            told = dict(zip(words[::2], words[1::2], strict=False))
+        appendonly, fsync = told.get("appendonly", ""), told.get("appendfsync", "")
+        if appendonly and (appendonly, fsync) != ("yes", "always"):
+            self._log.warning(Event.VALKEY_NOT_DURABLE, appendonly=appendonly, appendfsync=fsync)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._senders:
+            await asyncio.wait(self._senders, timeout=BEHIND_S)
+        with contextlib.suppress(TimeoutError, OSError, RedisError):
+            async with asyncio.timeout(BEHIND_S):
+                await self._client.aclose()
+
+    async def _replies(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        """Send commands together with whoever else asks at the moment."""
+        asked = _Asked(commands, asyncio.get_running_loop().create_future())
+        self._asked.append(asked)
+        if len(self._senders) < _SENDERS_MAX:
+            task = asyncio.create_task(self._send_on())
+            self._senders.add(task)
+            task.add_done_callback(self._senders.discard)
+        for _ in range(_TICKS):
+            await asyncio.wait((asked.replies,), timeout=timeout_s / _TICKS)
+            if asked.replies.done():
+                return asked.replies.result()
+        asked.replies.cancel()
+        raise TimeoutError
+
+    async def _send_on(self) -> None:
+        """Send what is asked until nothing is: in a task of its own: redis-py may swallow a cancellation."""
+        while self._asked:
+            together: list[_Asked] = []
+            size = 0
+            while self._asked and size < _BATCH:
+                asked = self._asked.popleft()
+                if not asked.replies.done():
+                    together.append(asked)
+                    size += len(asked.commands)
+            if not together:
+                return
+            try:
+                async with asyncio.timeout(2 * _SOCKET_S):
+                    replies = await self._send([each for asked in together for each in asked.commands])
+            except Exception as exc:  # noqa: BLE001  whoever asked hears of it
+                for asked in together:
+                    if not asked.replies.done():
+                        asked.replies.set_exception(exc)
+                continue
+            at = 0
+            for asked in together:
+                if not asked.replies.done():
+                    asked.replies.set_result(replies[at : at + len(asked.commands)])
+                at += len(asked.commands)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._pipe(commands)
+        again = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if again:
+            spelled_out = [Script.spelled_out(commands[at]) for at in again]
+            for at, reply in zip(again, await self._pipe(spelled_out), strict=True):
+                replies[at] = reply
+        return replies
+
+    async def _pipe(self, commands: Sequence[Command]) -> list[Any]:
+        client: Any = self._client  # redis-py leaves these methods untyped
+        if len(commands) == 1:
+            try:
+                return [await client.execute_command(*commands[0])]
+            except ResponseError as exc:
+                return [exc]
+        pipe = client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        return list(await pipe.execute(raise_on_error=False))
+
+    def _fault(self, operation: Operation, exc: Exception) -> None:
+        self._faults.labels(operation).inc()
+        self._in_a_row += 1
+        if self._in_a_row >= _FAULTS_IN_A_ROW:
+            self._held_until = self._clock() + _HELD_S
+        if self.failing is None:
+            self._log.error(Event.VALKEY_FAILING, operation=operation, error=type(exc).__name__)
+        self.failing = type(exc).__name__
+        if isinstance(exc, ReadOnlyError) and isinstance(self._client, Redis):  # a failover: look again
+            task = asyncio.create_task(self._client.connection_pool.disconnect(inuse_connections=False))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+
+
+class Script:
+    """A Lua script, sent by its digest; the whole text follows where the server does not know it yet."""
+
+    _texts: dict[str, str] = {}  # noqa: RUF012  every script of the process, by digest
+
+    def __init__(self, text: str) -> None:
+        self._digest = sha1(text.encode()).hexdigest()  # noqa: S324  Redis' own name for a script
+        self._texts[self._digest] = text
+
+    def command(self, key: str, *args: Any) -> Command:
+        """Return the command that runs it."""
+        return ("EVALSHA", self._digest, 1, key, *args)
+
+    @classmethod
+    def spelled_out(cls, command: Command) -> Command:
+        """Return the command with the script's text in place of its digest."""
+        return ("EVAL", cls._texts[str(command[1])], *command[2:])
+
+
+class Behind:
+    """Writes that nobody waits for: at once, many together, and again until the server takes them."""
+
+    def __init__(self, valkey: Valkey, operation: Operation) -> None:
+        self._valkey = valkey
+        self._operation: Operation = operation
+        self._waiting: deque[Command] = deque()
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._flushers: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._put = self._sent = 0
+        self._failing = False
+        self.lost = 0
+
+    def put(self, *commands: Command) -> None:
+        """Send these soon, in this order; while the server fails they wait, the oldest forgotten first."""
+        for command in commands:
+            if len(self._waiting) >= _BEHIND_MAX:
+                self._waiting.popleft()
+                self._sent += 1
+                self.lost += 1
+            self._waiting.append(command)
+            self._put += 1
+        self._wanted.set()
+
+    async def flush(self) -> None:
+        """Wait until what was put so far is sent: the next question sees it; not for long.
+
+        Raises ``StoreFailed``.
+        """
+        if self._sent >= self._put:
+            return
+        if self._failing:
+            raise StoreFailed("Valkey takes no writes at the moment")
+        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushers.append((self._put, flushed))
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await flushed
+        except TimeoutError as exc:
+            raise StoreFailed("Valkey takes its time to write") from exc
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Send what waits, if the server takes it now."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            while self._waiting:
+                await self._send()
+        except StoreFailed:
+            return
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                while self._waiting:
+                    await self._send()
+            except StoreFailed as exc:
+                self._failing = True
+                self._wanted.set()
+                while self._flushers:
+                    _, flushed = self._flushers.popleft()
+                    if not flushed.done():
+                        flushed.set_exception(exc)
+                await asyncio.sleep(_HELD_S)
+
+    async def _send(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        try:
+            await self._valkey.ask(self._operation, batch, BEHIND_S, is_behind=True)
+        except BaseException:
+            self._waiting.extendleft(reversed(batch))
+            raise
+        self._failing = False
+        self._sent += len(batch)
+        while self._flushers and self._flushers[0][0] <= self._sent:
+            _, flushed = self._flushers.popleft()
+            if not flushed.done():
+                flushed.set_result(None)
+
+
+def connect(url: str) -> Redis | RedisCluster:
+    """Build the client of a URL; connections are made when they are needed. Raises ``BadValkeyURL``.
+
+    ``redis://`` and ``rediss://`` name one server, ``redis+cluster://`` (or ``rediss+cluster://``) some nodes
+    of a Cluster, ``redis+sentinel://host,host/name`` the Sentinels of a server and its name there.
+    """
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss", "valkey", "valkeys") or kind not in ("", "cluster", "sentinel"):
+        raise BadValkeyURL("expected redis://, rediss://, redis+cluster:// or redis+sentinel://")
+    tls = scheme in ("rediss", "valkeys")
+    if any(name not in ("db", "ssl_ca_certs", "ssl_cert_reqs") for name, _ in parse_qsl(parts.query)):
+        raise BadValkeyURL("expected no query but db, ssl_ca_certs and ssl_cert_reqs")
+    hosts = _hosts(parts.netloc, _SENTINEL_PORT if kind == "sentinel" else _PORT)
+    options = _options(parts.username, parts.password, parts.query)
+    if tls:
+        options["ssl"] = True
+    if kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in hosts]
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    if kind == "sentinel":
+        name = parts.path.strip("/")
+        if not name:
+            raise BadValkeyURL("expected the server's name after the Sentinels: redis+sentinel://host/name")
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            hosts, sentinel_kwargs={"socket_timeout": _CONNECT_S}, **options
+        )
+        return cast("Redis", sentinel.master_for(name, **options))
+    if len(hosts) != 1:
+        raise BadValkeyURL("expected one server (redis+cluster:// takes several)")
+    if parts.path.strip("/"):
+        options["db"] = _number(parts.path.strip("/"))
+    return Redis(host=hosts[0][0], port=hosts[0][1], max_connections=_CONNECTIONS_MAX, **options)
+
+
+def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for each in netloc.rpartition("@")[2].split(","):
+        try:
+            parts = urlsplit(f"//{each}")
+            found = parts.port or port
+        except ValueError as exc:
+            raise BadValkeyURL("expected host:port") from exc
+        if not parts.hostname:
+            raise BadValkeyURL("expected a host")
+        hosts.append((parts.hostname, found))
+    return hosts
+
+
+def _options(username: str | None, password: str | None, query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": _SOCKET_S,
+        "socket_connect_timeout": _CONNECT_S,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),  # a connection that went stale
+    }
+    if username:
+        options["username"] = unquote(username)
+    if password:
+        options["password"] = unquote(password)
+    for name, value in parse_qsl(query):
+        options[name] = _number(value) if name == "db" else value
+    return options
+
+
+def _as_it_is(response: Any, **_kwargs: Any) -> Any:
+    return response
+
+
+def _is_our_mistake(reply: object) -> bool:
+    """Whether a command is refused for what it says, not for how the server is."""
+    of_the_server = ("MISCONF", "NOREPLICAS", "UNKILLABLE", "BUSY", "LOADING", "NOPERM", "NOAUTH")
+    return type(reply) in (ResponseError, DataError) and not str(reply).startswith(of_the_server)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise BadValkeyURL(f"expected a database number, got {text!r}")
+    return int(text)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
