@@ -133,7 +133,7 @@ class Resolver:
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is none, ``DubUnavailable`` if nobody says so in time, ``RateLimited``.
+        Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says in time.
         """
         case = self._case(report)
         link = case.link
