@@ -150,8 +150,8 @@ class _Parts:
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
-        self.limits = limits(settings, wall, log, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
+        self.limits = limits(settings, wall, log, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
@@ -294,8 +294,8 @@ class _Parts:
         sell = self.conversions.deliver
         async with (
             _closing(self._transport.aclose),
-            _closing(self.limits.close),
             _opened(self.stores.open, self.stores.close),
+            _closing(self.limits.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _opened(

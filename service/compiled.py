@@ -94,7 +94,7 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
 
 
 def limits(settings: Settings, wall: Callable[[], float], log: Log, metrics: Metrics) -> Limits:
-    """Build what counts requests."""
+    """Build what counts requests. A Valkey URL that is none was refused before."""
     wanted = settings.limits
     per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
     shared = None
@@ -102,8 +102,9 @@ def limits(settings: Settings, wall: Callable[[], float], log: Log, metrics: Met
         from service.limiting.shared import SharedWindows
         from service.store.valkey import connect
 
-        client = connect(settings.valkey_url)
-        shared = SharedWindows(client, fault=metrics.valkey_faults.labels("limits").inc, log=log)
+        shared = SharedWindows(
+            connect(settings.valkey_url), fault=metrics.valkey_faults.labels("limits").inc, log=log
+        )
     return Limits(
         per_address=rates(wanted.per_address) if wanted.per_address else (),
         per_key={name: rates(text) for name, text in per_key.items() if text},

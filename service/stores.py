@@ -59,8 +59,14 @@ class Stores:
 
 
 def choose(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
-    return (_shared if settings.valkey_url else _on_disk)(settings, log, metrics, clock, wall)
+    """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds.
+
+    Raises ``SettingsError`` for a Valkey URL that names no server.
+    """
+    if not settings.valkey_url:
+        return _on_disk(settings, log, metrics, clock, wall)
+    refuse_bad_valkey_url(settings.valkey_url)
+    return _shared(settings, log, metrics, clock, wall)
 
 
 def refuse_bad_valkey_url(url: str) -> None:

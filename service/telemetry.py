@@ -167,12 +167,18 @@ class Metrics:
         self.open_seconds = spread.labels()
         self.dub_seconds = Spread("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
         self.cache = Tally("cache", "Answers looked for, by tier and result.", "tier", "result")
-        self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
         self.matching_refused = Tally(
             "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
         )
-        tallies = (self.cache, self.matching_refused, self.rate_limited)
-        for each in (self.opens, spread, self.dub_seconds, *tallies):
+        self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
+        for each in (
+            self.opens,
+            spread,
+            self.dub_seconds,
+            self.cache,
+            self.matching_refused,
+            self.rate_limited,
+        ):
             self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
         self.in_flight = self._gauge("in_flight", "Opens being answered.")

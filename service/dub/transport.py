@@ -122,7 +122,8 @@ def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
         return transport.post
 
     async def post(url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]) -> Answer:
-        request = httpx.Request("POST", url, headers=headers, content=body)
+        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+        request.read()  # as content= would, without guessing headers
         response = await transport.handle_async_request(request)
         on_head()
         try:

@@ -17,7 +17,7 @@ from service.telemetry import Event, Log
 PATIENCE_S = 0.03  # for all the counts of one request
 _TICKS = 4  # turns of the loop at least: a process that is busy itself finds the reply in one of them
 _RETRY_S = 0.5
-_AT_A_TIME = 8  # requests, each on a connection of its own; the others wait for a moment
+_CONNECTIONS_MAX = 8  # a request counts on one of them; the others wait for a moment
 _PREFIX = "fo1:n"  # of every key
 
 
@@ -29,7 +29,7 @@ class SharedWindows:
         self._storage = _Storage(client)
         self._fault = fault
         self._log = log
-        self._turn = asyncio.Semaphore(_AT_A_TIME)
+        self._turn = asyncio.Semaphore(_CONNECTIONS_MAX)
         self._asking: set[asyncio.Task[list[int]]] = set()
         self._looking: asyncio.Task[None] | None = None
 

@@ -14,6 +14,8 @@ from service.resolve.errors import InvalidField
 from service.resolve.routing import WEB_SCHEMES
 
 DEEP_LINK_MAX_CHARS = 32_000  # Dub's own limit for ``deepLink``
+_REMEMBERED_MAX = 4096  # parsed links
+_REMEMBERED_MAX_CHARS = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -87,3 +89,21 @@ def _canonical(hostname: str, path: str, search: str, href: str) -> DeepLink:
     query = search[1:]
     shown = "" if key == "_root" else key
     return DeepLink(f"https://{domain}/{shown}" + (f"?{query}" if query else ""), href, domain, key, query)
+
+
+class ParsedLinks:
+    """How links that Dub knows are parsed: hot links are remembered, clipboard text that is none is not."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, DeepLink] = {}
+
+    def parse(self, text: str) -> DeepLink:
+        """Parse a deep link; raises ``InvalidField``."""
+        return self._links.get(text) or parse_deep_link(text)
+
+    def remember(self, text: str, link: DeepLink) -> None:
+        """Remember how a link that Dub knows is parsed, unless it is a long one."""
+        if len(text) <= _REMEMBERED_MAX_CHARS:
+            if len(self._links) >= _REMEMBERED_MAX:
+                self._links.clear()
+            self._links[text] = link

@@ -7,7 +7,6 @@ from msgspec import Struct
 
 from service.resolve.errors import FirstopenError
 from service.resolve.identity import Platform
-from service.resolve.model import Caller, OpenReport
 
 Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
@@ -43,16 +42,6 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     arrived: float = 0.0  # Unix seconds; filled in by the outbox
     platform: Platform | None
     app_version: str | None
-
-    def report(self, caller: Caller) -> OpenReport:
-        """Return it as it was reported; nobody waits for the answer."""
-        return OpenReport(
-            caller=caller,
-            deep_link=self.deep_link,
-            platform=self.platform,
-            app_version=self.app_version,
-            budget_ms=0,
-        )
 
 
 class Delivered(Struct, frozen=True):

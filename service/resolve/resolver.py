@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
 from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, ParsedLinks
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
 from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
@@ -26,8 +26,6 @@ from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
-_PARSED_LINKS_MAX = 4096
-_LONGEST_PARSED_CHARS = 512
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
 _NO_PROXIES = TrustedProxies(())
 
@@ -75,7 +73,7 @@ class Resolver:
         self._metrics = metrics
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
-        self._parsed_links: dict[str, DeepLink] = {}
+        self._parsed_links = ParsedLinks()
         self._traces = Traces()
 
     async def resolve(self, report: OpenReport) -> Answer:
@@ -133,7 +131,7 @@ class Resolver:
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says in time.
+        Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
         """
         case = self._case(report)
         link = case.link
@@ -186,8 +184,14 @@ class Resolver:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
         arrived = self._clock() - max(self._wall() - owed.arrived, 0)
         caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
-        report = owed.report(caller)
-        link = self._parsed_links.get(owed.deep_link) or parse_deep_link(owed.deep_link)
+        report = OpenReport(
+            caller=caller,
+            deep_link=owed.deep_link,
+            platform=owed.platform,
+            app_version=owed.app_version,
+            budget_ms=0,
+        )
+        link = self._parsed_links.parse(owed.deep_link)
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
@@ -212,7 +216,7 @@ class Resolver:
         link = ladder = None
         own = False
         if report.deep_link is not None:
-            link = self._parsed_links.get(report.deep_link) or parse_deep_link(report.deep_link)
+            link = self._parsed_links.parse(report.deep_link)
             own = link.domain in app.domains
             target = f"link:{link.url if own else link.href}"
         else:
@@ -323,8 +327,9 @@ class Resolver:
         flight = self._flights.under_way(case.key)
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id)
-        if opened.link is not None:
-            self._remember_parsed(case)
+        text = case.report.deep_link
+        if opened.link is not None and text is not None and case.link is not None:
+            self._parsed_links.remember(text, case.link)
         known = opened.link is not None or case.link is None
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id
@@ -376,14 +381,6 @@ class Resolver:
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
         return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
-
-    def _remember_parsed(self, case: Case) -> None:
-        """Remember how a link that Dub knows is parsed: hot links are, clipboard text that is none is not."""
-        text = case.report.deep_link
-        if text is not None and case.link is not None and len(text) <= _LONGEST_PARSED_CHARS:
-            if len(self._parsed_links) >= _PARSED_LINKS_MAX:
-                self._parsed_links.clear()
-            self._parsed_links[text] = case.link
 
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version

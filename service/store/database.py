@@ -31,7 +31,14 @@ BEHIND_MAX = 50_000
 _RETRY_S = 1.0
 _LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
+_CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    f"busy_timeout={_BUSY_MS}",
+    "temp_store=MEMORY",
+    f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+)
 
 T = TypeVar("T")
 

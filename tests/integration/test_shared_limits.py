@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.settings import SettingsError, parse
+from service.stores import refuse_bad_valkey_url
 from tests.integration.test_metrics import scraped
 from tests.shared.server import Server, serving
 from tests.support import (
@@ -100,11 +101,11 @@ async def test_nobody_is_named_in_the_server(replica: Replica, server: Server) -
     async with replica('per_key = "9/minute"\nper_address = "9/second;99/hour"') as service:
         assert await opens(service, 0, 2) == [200, 200]
         with server.client as client:
-            keys = [key.decode() for key in client.keys("fo1:n:*")]
-            assert len(keys) == 3
-            for key in keys:
-                assert HOME not in key
-                assert KEY not in key
+            keys = [key.decode() for key in client.keys("*")]
+            assert not [key for key in keys if HOME in key or KEY in key]
+            counts = [key for key in keys if key.startswith("fo1:n:")]
+            assert len(counts) == 3
+            for key in counts:
                 assert 0 < client.ttl(key) <= 3600
 
 
@@ -164,3 +165,10 @@ async def test_what_another_replica_answered_is_a_repeat(
         refused = await asyncio.gather(*(two.report(many) for _ in range(20)))
         assert {reply.status_code for reply in refused} == {429}
         assert dub.calls("/track/open") == calls
+
+
+def test_a_url_that_names_no_server_stops_the_boot() -> None:
+    """The message names the variable, and not what is in it."""
+    with pytest.raises(SettingsError, match=r"^FIRSTOPEN_VALKEY_URL: expected redis://") as refused:
+        refuse_bad_valkey_url("amqp://user:secret@host")
+    assert "secret" not in str(refused.value)

@@ -11,6 +11,7 @@ import httpx
 from tests.process import Process, free_ports, started
 
 KEY = "dub_pk_acme"
+HOME = "203.0.113.7"
 IPHONE = "Acme/12 CFNetwork/1490 Darwin/23.5.0"
 SAFARI = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
@@ -104,6 +105,14 @@ class Replica:
     def metric(self, name: str) -> float:
         lines = self.http.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def first_launch(on: Replica, install: str, ip: str = HOME) -> dict[str, Any]:
+    body = {"dubDomain": "acme.link", "installId": install, "budgetMs": 10_000}
+    reply = on.http.post("/v1/opens", json=body, headers={"X-Forwarded-For": ip})
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
 
 
 def settled(on: Replica, lead_id: str) -> str | None:

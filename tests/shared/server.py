@@ -21,7 +21,7 @@ class Server:
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.port = port or free_ports()
         self.folder = folder
-        self._options = options
+        self.options = options
         self.popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,7 +38,7 @@ class Server:
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         args = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         with (self.folder / "log").open("ab") as log:
-            self.popen = subprocess.Popen([*args, *durable, *self._options], stdout=log, stderr=log)
+            self.popen = subprocess.Popen([*args, *durable, *self.options], stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
         with self.client as client:
             while time.monotonic() < deadline:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.shared import conftest
 from tests.shared.replicas import IPHONE, KEY, LIMITS, Replica, Sandbox, replica, sandbox
 from tests.shared.server import Server
 
@@ -102,7 +103,10 @@ async def stalled(server: Server) -> None:
 
 @pytest.mark.parametrize("fault", [crashed, stalled])
 async def test_a_bad_minute_of_the_server(
-    world: tuple[Sandbox, list[Replica]], server: Server, fault: Fault
+    world: tuple[Sandbox, list[Replica]],
+    server: Server,
+    fault: Fault,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Before, during and after: every open is answered in time, every accepted lead arrives once."""
     dub, replicas = world
@@ -125,6 +129,12 @@ async def test_a_bad_minute_of_the_server(
         await until(lambda lead=lead: delivered(replicas[0], lead))  # type: ignore[misc]
     events = Counter(event["customer"]["externalId"] for event in dub.events("leads"))
     assert not [who for who, count in events.items() if count > 1]
+    assert {who for _, who in load.leads} <= events.keys()
+    record_property(conftest.FAULTS, 1)
+    record_property(conftest.OPENS, load.opens)
+    record_property(conftest.PENDING, load.pending)
+    record_property(conftest.LEADS, len(load.leads))
+    record_property(conftest.CLICKS, len(load.clicks))
 
 
 async def recovered(server: Server, fault: Fault) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +16,16 @@ import httpx
 import pytest
 
 from tests.process import finished
+from tests.shared.conftest import RACED, TAKEN_OVER
 from tests.shared.replicas import (
     CONFIG,
+    HOME,
     IPHONE,
     KEY,
     LIMITS,
     Replica,
     Sandbox,
+    first_launch,
     replica,
     sandbox,
     settled,
@@ -31,7 +34,6 @@ from tests.shared.replicas import (
 from tests.shared.server import Server, serving
 
 PROMO = "https://acme.link/fb-promo"
-HOME = "203.0.113.7"
 
 
 class World:
@@ -87,7 +89,9 @@ def test_links_and_unknown_links_are_shared(world: World) -> None:
     assert (known["pending"], known["source"]) == (False, "cache")
 
 
-async def test_one_click_two_hundred_installs_two_replicas(world: World) -> None:
+async def test_one_click_two_hundred_installs_two_replicas(
+    world: World, record_property: Callable[[str, object], None]
+) -> None:
     """A click that 200 installs behind one address race for, over both replicas, is given to exactly one."""
     await asyncio.to_thread(world.dub.click, HOME)
     headers = {"Authorization": f"Bearer {KEY}", "User-Agent": IPHONE, "X-Forwarded-For": HOME}
@@ -107,9 +111,12 @@ async def test_one_click_two_hundred_installs_two_replicas(world: World) -> None
     assert winners[0]["match"]["type"] == "ip"
     assert winners[0]["route"]["screen"] == "home"
     assert winners[0]["link"]["key"] == "fb-promo"
+    record_property(RACED, len(answers))
 
 
-def test_a_killed_replicas_leads_are_delivered_once(world: World) -> None:
+def test_a_killed_replicas_leads_are_delivered_once(
+    world: World, record_property: Callable[[str, object], None]
+) -> None:
     """What a replica acknowledged before kill -9, the other one delivers: each lead once, in order."""
     click = world.here.open(deepLink=PROMO, installId="install-anna")["clickId"]
     world.dub.fault(route="/track/lead", stall=True)
@@ -126,6 +133,7 @@ def test_a_killed_replicas_leads_are_delivered_once(world: World) -> None:
     for lead in leads:
         until(lambda lead=lead: settled(world.there, lead) == "delivered")  # type: ignore[misc]
     assert Counter(event["eventName"] for event in world.dub.events("leads")) == {"Sign up": 1, "Trial": 1}
+    record_property(TAKEN_OVER, len(leads))
 
 
 def test_a_stop_hands_over_at_once(world: World) -> None:
@@ -222,11 +230,3 @@ def test_a_crowd_is_counted_over_all_replicas(tmp_path: Path, server: Server) ->
             (crowd,) = client.scan_iter("fo1:n:acme:*")
             assert client.zcard(crowd) == 5
             assert 0 < client.ttl(crowd) <= 3600
-
-
-def first_launch(on: Replica, install: str, ip: str = HOME) -> dict[str, Any]:
-    body = {"dubDomain": "acme.link", "installId": install, "budgetMs": 10_000}
-    reply = on.http.post("/v1/opens", json=body, headers={"X-Forwarded-For": ip})
-    assert reply.status_code == 200, reply.text
-    answer: dict[str, Any] = reply.json()
-    return answer
