@@ -4,6 +4,7 @@ import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from litestar import Litestar
 from msgspec import structs
@@ -11,6 +12,7 @@ from msgspec import structs
 from service import demo, settings
 from service.api.ops import Readiness
 from service.app import create_app
+from service.peers import Peers
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
@@ -54,13 +56,15 @@ def _serve_alone(configured: Settings, workers: int) -> None:
         _curl(configured),
     )
 
-    def work(told: Settings) -> None:
+    def work(told: Settings, peers: Peers | None = None) -> None:
         readiness = Readiness()
-        app = create_app(told, readiness=readiness)
+        app = create_app(told, readiness=readiness, peers=peers)
         run([_served(app, sock, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
 
     if workers > 1:
-        run_workers(workers, lambda number: work(_of_worker(configured, number)), log)
+        with TemporaryDirectory(prefix="firstopen-") as folder:
+            metrics = Path(folder)
+            run_workers(workers, lambda n: work(_of_worker(configured, n), Peers(metrics, n)), log)
     else:
         work(configured)
 

@@ -100,7 +100,7 @@ def limits(settings: Settings, wall: Callable[[], float], log: Log, metrics: Met
     shared = None
     if wanted.shared:
         from service.limiting.shared import SharedWindows
-        from service.store.valkey import connect
+        from service.store.valkey_url import connect
 
         shared = SharedWindows(
             connect(settings.valkey_url), fault=metrics.valkey_faults.labels("limits").inc, log=log

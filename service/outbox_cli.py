@@ -167,7 +167,8 @@ async def _on_disk(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -
 
 async def _shared(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -> T:
     from service.store.shared_entries import SharedEntries
-    from service.store.valkey import BadValkeyURL, Valkey
+    from service.store.valkey import Valkey
+    from service.store.valkey_url import BadValkeyURL
     from service.telemetry import Metrics
 
     try:

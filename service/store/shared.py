@@ -6,6 +6,8 @@ of another process (times in Valkey are Unix time); somebody's clipboard in a ke
 keyed hash, and records are sealed as on disk).
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
@@ -23,6 +25,7 @@ from service.telemetry import Tally
 _FORGOTTEN = f"{PREFIX}forgotten"
 _CLAIMS_REMEMBERED = 100_000
 _MS = 1000
+_HEAR_EVERY_S = 0.5
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -200,6 +203,30 @@ class SharedMemory(MemoryStore):
 
     def _hashed(self, name: str) -> str:
         return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret).hexdigest()
+
+
+class Hearing:
+    """Listens to what other replicas forget; it also finds out, with no traffic, that the server is back."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(StoreFailed):
+                await self._memory.hear()
+            await asyncio.sleep(_HEAR_EVERY_S)
 
 
 class SharedClaims:

@@ -11,18 +11,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Literal, TypeAlias, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Literal, TypeAlias
 
 from prometheus_client import Counter
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Unreachable
+from redis.asyncio import Redis
 from redis.exceptions import DataError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from service.resolve.errors import StoreFailed
+from service.store.valkey_url import SENDERS_MAX, SOCKET_S, connect
 from service.telemetry import Event, Log
 
 PREFIX = "fo1:"  # of every key; another layout gets another number
@@ -34,23 +30,14 @@ BEHIND_S = 1.0
 Operation = Literal["recall", "keep", "claim", "clicks", "outbox", "hear", "boot"]
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
-_SOCKET_S = 1.0  # an operation's own time is shorter, but what is written behind may take this long
-_CONNECT_S = 0.25
-_SENDERS_MAX = 4
 _TICKS = (
     8  # a timeout is so many turns at least: a process that is busy itself finds its reply in one of them
 )
-_CONNECTIONS_MAX = 2 * _SENDERS_MAX
 _FAULTS_IN_A_ROW = 3
 _OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
 _HELD_S = 0.5
 _BEHIND_MAX = 50_000
 _BATCH = 512
-_SENTINEL_PORT, _PORT = 26_379, 6379
-
-
-class BadValkeyURL(ValueError):
-    """A URL that names no server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +63,10 @@ class Valkey:
         self._in_a_row = 0
         self._held_until = 0.0
         self.failing: str | None = None
+
+    def is_away(self) -> bool:
+        """Whether the last thing asked came to nothing."""
+        return self.failing is not None
 
     async def ask(
         self, operation: Operation, commands: Sequence[Command], timeout_s: float, *, is_behind: bool = False
@@ -135,7 +126,7 @@ class Valkey:
         """Send commands together with whoever else asks at the moment."""
         asked = _Asked(commands, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
-        if len(self._senders) < _SENDERS_MAX:
+        if len(self._senders) < SENDERS_MAX:
             task = asyncio.create_task(self._send_on())
             self._senders.add(task)
             task.add_done_callback(self._senders.discard)
@@ -159,7 +150,7 @@ class Valkey:
             if not together:
                 return
             try:
-                async with asyncio.timeout(2 * _SOCKET_S):
+                async with asyncio.timeout(2 * SOCKET_S):
                     replies = await self._send([each for asked in together for each in asked.commands])
             except Exception as exc:  # noqa: BLE001  whoever asked hears of it
                 for asked in together:
@@ -314,70 +305,6 @@ class Behind:
                 flushed.set_result(None)
 
 
-def connect(url: str) -> Redis | RedisCluster:
-    """Build the client of a URL; connections are made when they are needed. Raises ``BadValkeyURL``.
-
-    ``redis://`` and ``rediss://`` name one server, ``redis+cluster://`` (or ``rediss+cluster://``) some nodes
-    of a Cluster, ``redis+sentinel://host,host/name`` the Sentinels of a server and its name there.
-    """
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    if scheme not in ("redis", "rediss", "valkey", "valkeys") or kind not in ("", "cluster", "sentinel"):
-        raise BadValkeyURL("expected redis://, rediss://, redis+cluster:// or redis+sentinel://")
-    tls = scheme in ("rediss", "valkeys")
-    if any(name not in ("db", "ssl_ca_certs", "ssl_cert_reqs") for name, _ in parse_qsl(parts.query)):
-        raise BadValkeyURL("expected no query but db, ssl_ca_certs and ssl_cert_reqs")
-    hosts = _hosts(parts.netloc, _SENTINEL_PORT if kind == "sentinel" else _PORT)
-    options = _options(parts.username, parts.password, parts.query)
-    if tls:
-        options["ssl"] = True
-    if kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in hosts]
-        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
-    if kind == "sentinel":
-        name = parts.path.strip("/")
-        if not name:
-            raise BadValkeyURL("expected the server's name after the Sentinels: redis+sentinel://host/name")
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            hosts, sentinel_kwargs={"socket_timeout": _CONNECT_S}, **options
-        )
-        return cast("Redis", sentinel.master_for(name, **options))
-    if len(hosts) != 1:
-        raise BadValkeyURL("expected one server (redis+cluster:// takes several)")
-    if parts.path.strip("/"):
-        options["db"] = _number(parts.path.strip("/"))
-    return Redis(host=hosts[0][0], port=hosts[0][1], max_connections=_CONNECTIONS_MAX, **options)
-
-
-def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
-    hosts = []
-    for each in netloc.rpartition("@")[2].split(","):
-        try:
-            parts = urlsplit(f"//{each}")
-            found = parts.port or port
-        except ValueError as exc:
-            raise BadValkeyURL("expected host:port") from exc
-        if not parts.hostname:
-            raise BadValkeyURL("expected a host")
-        hosts.append((parts.hostname, found))
-    return hosts
-
-
-def _options(username: str | None, password: str | None, query: str) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "socket_timeout": _SOCKET_S,
-        "socket_connect_timeout": _CONNECT_S,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),  # a connection that went stale
-    }
-    if username:
-        options["username"] = unquote(username)
-    if password:
-        options["password"] = unquote(password)
-    for name, value in parse_qsl(query):
-        options[name] = _number(value) if name == "db" else value
-    return options
-
-
 def _as_it_is(response: Any, **_kwargs: Any) -> Any:
     return response
 
@@ -386,12 +313,6 @@ def _is_our_mistake(reply: object) -> bool:
     """Whether a command is refused for what it says, not for how the server is."""
     of_the_server = ("MISCONF", "NOREPLICAS", "UNKILLABLE", "BUSY", "LOADING", "NOPERM", "NOAUTH")
     return type(reply) in (ResponseError, DataError) and not str(reply).startswith(of_the_server)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise BadValkeyURL(f"expected a database number, got {text!r}")
-    return int(text)
 
 
 def _text(value: bytes | str) -> str:

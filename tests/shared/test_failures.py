@@ -18,7 +18,7 @@ from tests.shared.server import Server
 
 PROMO = "https://acme.link/fb-promo"
 OPEN_MAX_S = 1.5  # the default budget, which none of these may spend
-CLICKS = 20
+CLICKS = 200
 CLIENTS = 8
 
 Fault = Callable[[Server], Awaitable[None]]
@@ -41,13 +41,14 @@ class Load:
         number = 0
         while not self.stopping:
             number += 1
-            await self.once(self.bases[(name + number) % 2], f"{name}-{number}", f"203.0.113.{name}")
+            await self.once(self.bases[(name + number) % 2], f"{name}-{number}", name)
 
-    async def once(self, base: str, who: str, ip: str) -> None:
+    async def once(self, base: str, who: str, name: int) -> None:
+        """Open with a link, which uses up clicks of its network, and without one, elsewhere."""
         loop = asyncio.get_running_loop()
-        for body in (
-            {"deepLink": PROMO, "installId": f"install-{who}"},
-            {"dubDomain": "acme.link", "installId": f"first-{who}"},
+        for ip, body in (
+            (f"203.0.113.{name}", {"deepLink": PROMO, "installId": f"install-{who}"}),
+            (f"198.51.100.{name}", {"dubDomain": "acme.link", "installId": f"first-{who}"}),
         ):
             began = loop.time()
             reply = await self.http.post(f"{base}/v1/opens", json=body, headers={"X-Forwarded-For": ip})
@@ -111,7 +112,7 @@ async def test_a_bad_minute_of_the_server(
     """Before, during and after: every open is answered in time, every accepted lead arrives once."""
     dub, replicas = world
     for number in range(CLICKS):
-        await asyncio.to_thread(dub.click, f"203.0.113.{number % CLIENTS}")
+        await asyncio.to_thread(dub.click, f"198.51.100.{number % CLIENTS}")
     async with loaded(replicas) as load:
         await until(lambda: len(load.leads) > 20)
         await fault(server)
@@ -123,6 +124,7 @@ async def test_a_bad_minute_of_the_server(
         leads = len(load.leads)
         await until(lambda: len(load.leads) > leads + 20)
     assert load.failed == []
+    assert load.clicks
     assert not [click for click, count in load.clicks.items() if count > 1]
     assert all(each.metric("firstopen_valkey_faults_total") > 0 for each in replicas)
     for lead, _ in load.leads:

@@ -190,9 +190,15 @@ def test_workers_are_one_service(world: World, tmp_path: Path) -> None:
             with httpx.Client(base_url=both.base, headers=both.http.headers) as fresh:  # any worker's
                 again = fresh.post("/v1/opens", json={"deepLink": PROMO, "installId": "install-anna"}).json()
             assert again["openId"] == first["openId"]
+        until(lambda: both.metric("firstopen_opens_total") == 21)  # all workers', whichever is scraped
+        for _ in range(5):
+            with httpx.Client(base_url=both.base) as fresh:
+                text = fresh.get("/metrics").text
+            assert text.count("# TYPE firstopen_opens_total counter") == 1
         victim = min(pids)
         os.kill(victim, signal.SIGKILL)
         until(lambda: len(set(children(both.process.popen.pid)) - {str(victim)}) == 2)
+        until(lambda: both.metric("firstopen_opens_total") == 21)  # and what the dead one had counted
         assert both.process.stop() == 0
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis, RedisCluster, SSLConnection
 
-from service.store.valkey import BadValkeyURL, connect
+from service.store.valkey_url import BadValkeyURL, connect
 from tests.shared.cluster import clustered, watched
 from tests.shared.replicas import Replica, Sandbox, first_launch, replica, sandbox, settled, until
 from tests.shared.server import Server
