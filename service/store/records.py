@@ -35,10 +35,10 @@ class Records:
         return self._seal.seal(record) if says else record
 
     def plain(self, record: bytes) -> Open | None:
-        """Read an open as it was written; ``None`` if its secret is not listed any more."""
+        """Read an open as it was written; ``None`` if its secret is not listed any more, or it is damaged."""
         try:
             return _decode(self._seal.open(record) if record.startswith(SEALED) else record)
-        except Unsealable:
+        except (Unsealable, msgspec.DecodeError):
             return None
 
     def revived(self, at: float, record: bytes) -> Open | None:

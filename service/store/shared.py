@@ -106,7 +106,8 @@ class SharedMemory(MemoryStore):
             return None
         answers, told = replies[: len(keys)], replies[len(keys) :]
         for name, link, unknown in zip(lacking, told, told[len(lacking) :], strict=False):
-            self._learn(name, link, unknown)
+            with contextlib.suppress(ValueError):  # of another layout, or damaged: as if it were not there
+                self._learn(name, link, unknown)
         opens = [None if record is None else self._revived(record) for record in answers]
         for each, opened in zip(keys, opens, strict=True):
             if opened is not None and self._is_news(each, opened):

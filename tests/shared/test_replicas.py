@@ -65,6 +65,24 @@ def test_an_open_on_one_is_a_repeat_on_the_other(world: World) -> None:
     assert world.here.open(deepLink="https://acme.com/product/7", installId="install-anna")["repeat"]
 
 
+@pytest.mark.parametrize("garbage", [b"\xc1", b"\x80", b"\x01damaged", b""])
+def test_what_cannot_be_read_is_not_there(world: World, garbage: bytes) -> None:
+    """Answers, links and opens of another layout, or damaged, fail no open: they are found anew."""
+    for link in (PROMO, "https://acme.link/nope"):
+        world.here.open(deepLink=link, installId="install-anna")
+    opened = first_launch(world.here, "install-anna")
+    until(lambda: len([*world.server.client.scan_iter("fo1:[ul]:*")]) == 2)
+    until(lambda: world.server.client.exists(f"fo1:o:{opened['openId']}"))
+    with world.server.client as client:
+        for key in client.scan_iter("fo1:[alou]:*"):
+            client.set(key, garbage, keepttl=True)
+    again = world.there.open(deepLink=PROMO, installId="install-anna")
+    assert (again["source"], again["pending"]) == ("dub", False)
+    assert not world.there.open(deepLink="https://acme.link/nope", installId="install-anna")["pending"]
+    assert not first_launch(world.there, "install-anna")["pending"]
+    assert world.there.http.get(f"/v1/opens/{opened['openId']}").status_code == 404
+
+
 def test_a_hit_in_process_asks_nobody(world: World) -> None:
     """What a replica remembers itself, it answers without a command to the server."""
     world.here.open(deepLink=PROMO, installId="install-anna")
