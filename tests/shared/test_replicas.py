@@ -183,13 +183,33 @@ def test_a_stop_hands_over_at_once(world: World) -> None:
     until(lambda: settled(world.there, lead) == "delivered", 14)
 
 
-def test_a_server_that_may_lose_leads_is_named_at_boot(tmp_path: Path) -> None:
-    """A server that acknowledges before it writes is a warning in the log, with what it is set to."""
-    with sandbox(tmp_path) as dub, serving(tmp_path / "valkey", "--appendfsync", "everysec") as server:
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--appendfsync", "everysec", "appendfsync"),
+        ("--appendonly", "no", "appendonly"),
+        ("--maxmemory-policy", "volatile-lru", "maxmemory_policy"),
+    ],
+)
+def test_a_server_that_may_lose_leads_is_named_at_boot(
+    tmp_path: Path, option: str, value: str, field: str
+) -> None:
+    """One that acknowledges before it writes, or evicts, is a warning in the log, with what it is set to."""
+    safe = {"appendonly": "yes", "appendfsync": "always", "maxmemory_policy": "noeviction"}
+    with sandbox(tmp_path) as dub, serving(tmp_path / "valkey", option, value) as server:
         with replica(tmp_path, dub, server.url) as started:
             line = json.loads(started.process.until("valkey.not_durable"))
-        assert (line["appendonly"], line["appendfsync"]) == ("yes", "everysec")
+        assert {name: line[name] for name in safe} == {**safe, field: value}
         assert line["level"] == "warning"
+
+
+def test_a_server_that_loses_nothing_is_no_warning(world: World) -> None:
+    """With the options that the README asks for, nothing is said at boot."""
+    world.here.open(deepLink=PROMO, installId="install-anna")
+    assert world.here.process.stop() == 0
+    text = "".join(world.here.process.rest())
+    assert "service.stopped" in text
+    assert "valkey.not_durable" not in text
 
 
 def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path) -> None:
