@@ -183,6 +183,18 @@ async def test_what_is_too_old_dies(here: SharedEntries) -> None:
     assert await here.oldest() is None
 
 
+async def test_all_that_is_too_old_dies_at_once(server: Server, here: SharedEntries) -> None:
+    """However many there are; and a dead letter lasts as long as it is listed, however old it was."""
+    for number in range(600):
+        here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
+    await written(here)
+    with server.client as client:
+        client.expire(f"{KEY}:e:open-7", 60)
+        assert await here.expire(NOW + 1, NOW + 2) == 600
+        assert client.ttl(f"{KEY}:e:open-7") > 80 * 86_400
+    assert await here.depths("queued", "dead") == {("open", "dead"): 600}
+
+
 async def test_every_queued_entry_can_be_hastened(here: SharedEntries) -> None:
     """When Dub is back, what was put off is due at once, but for what waits or what Dub gave a time."""
     here.owe(entry("open-1", lane="key", kind="open", next_try=NOW + 60))
