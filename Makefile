@@ -6,6 +6,8 @@ SOURCES ?= ../shared/seeds
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
+INSTALL_VALKEY := command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { apt-get update && \
+	{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients lint format bench contract-sources k8s image-check lock clean
@@ -17,8 +19,7 @@ run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, b
 	@$(BIN)/firstopen serve
 
 test: lint ## lint, type-check and run every test (installs valkey-server or redis-server if both are missing)
-	@command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { apt-get update && \
-		{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
+	@$(INSTALL_VALKEY)
 	@$(BIN)/python -m pytest
 
 test-clients: $(VENV)/dev.stamp ## run Dub's JavaScript clients, compile the README's snippets (needs node)
@@ -33,8 +34,10 @@ format: $(VENV)/dev.stamp ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk if it is missing)
+bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk, strace and a Valkey or Redis if missing)
 	@command -v wrk >/dev/null || { apt-get update && apt-get install -y wrk; } >/dev/null
+	@command -v strace >/dev/null || { apt-get update && apt-get install -y strace; } >/dev/null
+	@$(INSTALL_VALKEY)
 	@$(BIN)/python -m tests.bench
 
 contract-sources: $(VENV)/dev.stamp ## compare tests/contract/schemas with Dub's pages, field by field (SOURCES=folder)

@@ -192,7 +192,6 @@ class _Parts:
             outbox=self.outbox,
             apps=apps,
             find_open=self.resolver.find,
-            still_looking=self.resolver.still_looking,
             known_for_s=recent.known_for_s,
             lane=identity.customer,
             new_id=new_id,

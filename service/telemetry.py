@@ -75,7 +75,8 @@ class Event(StrEnum):
     """Valkey answers again."""
     VALKEY_NOT_DURABLE = "valkey.not_durable"
     """The server acknowledges what is not on its disk yet (``appendonly yes``, ``appendfsync always``
-    would be): leads and claims of its last moments are lost if it crashes."""
+    would be): leads and claims of its last moments are lost if it crashes. Or it evicts them when it is full
+    (with ``maxmemory-policy noeviction`` it does not)."""
     ENTRY_DELIVERED = "outbox.delivered"
     """A lead or sale has reached Dub."""
     ENTRY_DEAD = "outbox.dead"

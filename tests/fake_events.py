@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from service.resolve.click_feed import ClickFeed
+from service.resolve.click_feed import ClickFeed, Together
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.model import App
 from service.resolve.networks import Networks
@@ -94,9 +94,16 @@ class Stream:
 class World:
     """A feed over a fake Dub; waiting for the budget moves the clock."""
 
-    def __init__(self, *, app: App = APP, log: Log | None = None) -> None:
-        self.clock = FakeClock()
-        self.dub = FakeEvents(self.clock)
+    def __init__(
+        self,
+        *,
+        app: App = APP,
+        log: Log | None = None,
+        together: Together | None = None,
+        beside: "World | None" = None,
+    ) -> None:
+        self.clock: FakeClock = beside.clock if beside else FakeClock()
+        self.dub: FakeEvents = beside.dub if beside else FakeEvents(self.clock)
         self.budget = CallBudget(self.clock)
         self.sleeping: asyncio.Event | None = None
         self.window = ClickWindow(3600)
@@ -109,6 +116,7 @@ class World:
             clock=self.clock,
             wall=lambda: self.dub.now,
             sleep=self._sleep,
+            together=together,
         )
 
     async def _sleep(self, seconds: float) -> None:

@@ -132,6 +132,8 @@ class DurableOutbox:
                 error = DubHeldBack("circuit breaker open")
                 if drops(error):
                     await self._forget(entry.id)
+                else:
+                    self._entries.set_down(entry.id)
                 self._taken.discard(entry.id)
                 return Later(error)
             if behind_another or entry.waits_for or entry.lane in self._lanes:
@@ -368,7 +370,7 @@ class DurableOutbox:
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
             case Later(error=DubHeldBack()):
-                pass  # it never left: no attempt to note, and it goes when the breaker lets it
+                self._entries.set_down(entry.id)  # it never left: it goes when the breaker lets it
             case Later():
                 next_try = now + self._policy.delay_s(entry, verdict, self._jitter())
                 self._entries.put_off(entry.id, next_try, _reason(verdict.error))

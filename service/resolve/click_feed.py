@@ -135,6 +135,9 @@ class ClickFeed:
         self._flights: Flights[Outcome] = Flights()
         self._began = float("-inf")  # the fetch under way, or the last one, on the clock
         self._synced = float("-inf")  # when the last complete one began
+        self._unshared: dict[str, tuple[int, Click]] = {}  # found here, and the others may not have them
+        self._shared_to_ms = 0  # how far fetches had seen when last asked
+        self._shares_all = False  # in this turn: what was shared before is lost
         self._seen_to_ms = 0  # by Dub's clock: everything older was seen, but for what shows up late
         self._start_ms = 0  # of the fetch under way
         self._now_ms = 0
@@ -211,6 +214,7 @@ class ClickFeed:
                 for seen in clicks:
                     self.window.add(*seen)
                 await asyncio.sleep(0)
+            self._shares_all = seen_to_ms < self._shared_to_ms
             self._seen_to_ms = seen_to_ms
             if mine:
                 await self._fetch_pages()
@@ -219,6 +223,7 @@ class ClickFeed:
             if mine:
                 await self._together.give_up()
             raise
+        self._shared_to_ms = self._seen_to_ms
         if not mine:
             self._synced = began
             await self._expire(int(self._wall() * 1000))
@@ -279,7 +284,6 @@ class ClickFeed:
     async def _take(self, events: list[Raw]) -> None:
         """Put a page into the window, with a turn of the loop between slices of it."""
         last_ms = 0
-        news: list[tuple[int, Click]] = []
         for at in range(0, len(events), EVENTS_AT_A_TIME):
             for event in read_events(events[at : at + EVENTS_AT_A_TIME]):
                 if event is None:
@@ -287,12 +291,16 @@ class ClickFeed:
                     continue
                 last_ms = event.at_ms
                 seen = event.seen(self._networks)
-                if seen is not None and self.window.add(*seen) and self._together is not None:
-                    news.append(seen)
+                if seen is None:
+                    continue
+                is_new = self.window.add(*seen)
+                if self._together is not None and (is_new or self._shares_all):
+                    self._unshared[seen[1].id] = seen
             self.window.expire(self._now_ms)
             await asyncio.sleep(0)
-        if news and self._together is not None:
-            await self._together.share(news)
+        if self._unshared and self._together is not None:
+            await self._together.share(list(self._unshared.values()))
+            self._unshared.clear()
         self._seen_to_ms = max(self._seen_to_ms, min(last_ms, self._now_ms))
 
 

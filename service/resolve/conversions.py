@@ -57,7 +57,7 @@ class UnknownCustomer(FirstopenError):
 class Conversions:
     """Sends what an app or its backend reports, with the app's own Dub API key.
 
-    ``find_open`` recalls an open by its id, ``still_looking`` says whether its click may show up late,
+    ``find_open`` recalls an open by its id,
     ``known_for_s`` for how many seconds more Dub knows a click at once; ``lane`` hashes whose it is;
     ``wall`` is Unix seconds.
     """
@@ -69,7 +69,6 @@ class Conversions:
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
-        still_looking: Callable[[str], bool],
         known_for_s: Callable[[str], float],
         lane: Callable[[str, str], str],
         new_id: Callable[[], str],
@@ -80,7 +79,6 @@ class Conversions:
         self._outbox = outbox
         self._apps = apps
         self._find_open = find_open
-        self._still_looking = still_looking
         self._known_for_s = known_for_s
         self._lane = lane
         self._new_id = new_id
@@ -161,7 +159,7 @@ class Conversions:
             return Dead("the open that it names is forgotten")
         if opened.click_id is not None:
             return opened.click_id
-        if opened.pending or self._still_looking(open_id):
+        if opened.pending or opened.looked_for:
             missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
             return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
         return Dead(_ORGANIC, organic=True)

@@ -45,7 +45,7 @@ def _wake(woken: asyncio.Future[None], *_: object) -> None:
 
 
 class Flights(Generic[T]):
-    """What is under way, by key. Work must not raise: what it returns is every waiter's answer."""
+    """What is under way, by key. What work returns, or raises, is every waiter's answer."""
 
     def __init__(self) -> None:
         self._flights: dict[bytes, Flight[T]] = {}
@@ -58,9 +58,14 @@ class Flights(Generic[T]):
     def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
         """Start the work under a key that has none under way."""
         task = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._flights.pop(key, None))
+        task.add_done_callback(lambda done: self._land(key, done))
         flight = self._flights[key] = Flight(open_id, task, self._deadlines)
         return flight
+
+    def _land(self, key: bytes, done: asyncio.Task[T]) -> None:
+        self._flights.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # seen, also if every waiter has gone
 
     async def close(self, grace_s: float) -> None:
         """Let what is under way settle for up to ``grace_s`` seconds, then cancel it."""

@@ -69,7 +69,7 @@ class Leads:
         for good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
-        waits = opened is not None and (opened.pending or self._resolver.still_looking(opened.open_id))
+        waits = opened is not None and (opened.pending or opened.looked_for)
         if opened is not None and opened.click_id is None and not waits:
             return LeadAnswer(lead_id=None, status="organic")
         body, open_id = lead.body, ""
@@ -120,7 +120,7 @@ class Leads:
         opens = [opened for opened in opens if opened.app == app.name]
         if not opens:
             raise UnknownOpen("installId: no open of this install is known, or it is forgotten by now")
-        return next((opened for opened in opens if opened.click_id is not None or opened.pending), opens[0])
+        return next((each for each in opens if each.click_id or each.pending or each.looked_for), opens[0])
 
     def _whose(self, app: App, lead: LeadReport) -> str:
         """Return what the lead is forgotten by, where its install is."""
@@ -131,7 +131,7 @@ class Leads:
     async def _look_again(self, open_id: str) -> None:
         """Let a lead go whose open got its click while the lead was written down."""
         opened = await self._resolver.find(open_id)
-        if opened is not None and not opened.pending:
+        if opened is not None and not opened.pending and not opened.looked_for:
             self._outbox.let_go(open_id)
 
 

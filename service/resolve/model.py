@@ -108,6 +108,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     match: Match = NO_MATCH
     source: Source = "parsed"
     pending: bool = False
+    looked_for: bool = False  # its click may still show up, and who answered it looks for it
     app_version: str | None = None
     offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
     evidence: int = 0  # the kinds that were offered and found nothing, see ``ladder.evidence_mask``

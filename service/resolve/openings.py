@@ -151,6 +151,7 @@ class Openings:
             match=look.match,
             source="dub" if look.click else source,
             pending=look.pending,
+            looked_for=look.again,
             app_version=shared(case.report.app_version),
             offered=STRENGTH["ip"],
             evidence=evidence_mask(case.ladder),

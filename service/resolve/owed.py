@@ -134,6 +134,10 @@ class Entries(Protocol):
         """Note, soon, a failed attempt."""
         ...
 
+    def set_down(self, entry_id: str) -> None:
+        """Leave, soon, what was not sent after all to whoever looks next: it is no attempt."""
+        ...
+
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered or dead."""
         ...

@@ -1,5 +1,6 @@
 """Clicks that Dub made a moment ago: it finds them at once, without asking its slower store."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 KNOWN_S = 280.0  # Dub keeps a deep-link open's click 5 minutes in its fast store; 20 s are ours, to send in
@@ -11,12 +12,14 @@ class RecentClicks:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._made: dict[str, float] = {}
+        self._made: OrderedDict[str, float] = (
+            OrderedDict()
+        )  # a dict walks over what was deleted before its first
 
     def add(self, click_id: str, asked: float) -> None:
         """Remember a click that a call begun at ``asked`` (clock seconds) has made."""
         if len(self._made) >= _CLICKS_MAX:
-            del self._made[next(iter(self._made))]
+            self._made.popitem(last=False)
         self._made.setdefault(click_id, asked)
 
     def known_for_s(self, click_id: str) -> float:

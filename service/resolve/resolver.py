@@ -108,11 +108,6 @@ class Resolver:
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
-        admission = report.caller.admission
-        if admission is not None and admission.standing is None:
-            await report.caller.enter()
-            if self._flights.under_way(case.key) is not None or self._memory.answer(case.key) is not known:
-                return await self._settle(report)  # somebody else has asked meanwhile
         self._metrics.cache.add("memory", "miss")
         self._note_unreadable_version(case)
         owed = known is not None and self._still_owed(known)
@@ -121,6 +116,7 @@ class Resolver:
         if self._memory.is_shared and self._left_s(report) > 0:
             work = self._decide_with_others(open_id, case)
         else:
+            await report.caller.enter()  # counted in process, or nobody waits: nothing else happens meanwhile
             steps = Steps(self._clock())
             settled = self._settle_at_once(open_id, case)
             if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
@@ -135,8 +131,7 @@ class Resolver:
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is no such link, ``DubUnavailable`` if nobody says so in time, or as
-        ``resolve``.
+        Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
         """
         case = self._case(report)
         link = case.link
@@ -281,7 +276,7 @@ class Resolver:
         return late
 
     async def _decide_with_others(self, open_id: str, case: Case) -> Open:
-        """Repeat what another replica answered; what none of them knows is decided here. Never raises."""
+        """Repeat what another replica answered; what none of them knows is decided here, if admitted."""
         first_launch = case.first_launch_key if case.link is None else None
         known = await self._memory.shared(case.key, first_launch, case.links)
         if known is not None and not case.says_more_than(known):
@@ -291,6 +286,7 @@ class Resolver:
             if self._still_owed(known) and flight is not None and not flight.late:
                 open_id = flight.open_id = known.open_id
                 case.owes = True
+        await case.report.caller.enter()
         steps = Steps(self._clock())
         return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
 
@@ -338,10 +334,6 @@ class Resolver:
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
-
-    def still_looking(self, open_id: str) -> bool:
-        """Whether an open's click may still show up."""
-        return self._second_looks.under_way(open_id)
 
     def _found_late(self, case: Case, opened: Open, look: Look) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""

@@ -41,10 +41,6 @@ class SecondLooks:
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def under_way(self, open_id: str) -> bool:
-        """Whether this open's click is still looked for."""
-        return open_id in self._tasks
-
     def start(self, case: Case, opened: Open, settle: Settle) -> None:
         """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it."""
         open_id = opened.open_id

@@ -1,5 +1,6 @@
 """What each rung said, and why: for the engineer who asks how an open came to its answer."""
 
+from collections import OrderedDict
 from typing import Literal
 
 from msgspec import Struct
@@ -116,12 +117,12 @@ class Traces:
     """Remembers how the latest opens were decided; nearly none is ever asked for, so none is laid out yet."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, Steps] = {}
+        self._steps: OrderedDict[str, Steps] = OrderedDict()
 
     def keep(self, open_id: str, steps: Steps) -> None:
         """Remember what has ended, in place of an earlier decision of the same open."""
         if len(self._steps) >= _TRACES_MAX:
-            del self._steps[next(iter(self._steps))]
+            self._steps.popitem(last=False)
         self._steps[open_id] = steps
 
     def add(self, open_id: str, look: Look) -> None:

@@ -24,14 +24,21 @@ from service.store.batch import Row, Rows, Values, Work, Write, Written, write_a
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
-VERSION = 1  # of the schema
+VERSION = 2  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 
 _RETRY_S = 1.0
 _LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_MS}", "temp_store=MEMORY")
+_CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    f"busy_timeout={_BUSY_MS}",
+    "temp_store=MEMORY",
+    f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+)
 
 T = TypeVar("T")
 
@@ -288,7 +295,9 @@ def _refuse_others(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if version != VERSION and not empty:
-        raise sqlite3.DatabaseError(f"the file is of another version of firstopen ({version}, not {VERSION})")
+        raise sqlite3.DatabaseError(
+            f"the file is of another version of firstopen ({version}, not {VERSION}): move it away"
+        )
 
 
 def refuse_taken(folder: Path) -> None:

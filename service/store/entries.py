@@ -138,6 +138,9 @@ class SqliteEntries:
         query = "UPDATE entries SET attempts = attempts + 1, next_try = ?, reason = ? WHERE id = ?"
         self._behind(query, next_try, reason, entry_id)
 
+    def set_down(self, entry_id: str) -> None:
+        """Do nothing: nobody else looks."""
+
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         if state == "delivered" and entry.kind == "open":

@@ -17,9 +17,9 @@ from service.store.sealing import Seal
 JOURNAL_SCHEMA = """
 CREATE TABLE IF NOT EXISTS opens (
     seq INTEGER PRIMARY KEY,
-    open_id TEXT NOT NULL UNIQUE,
+    open_id BLOB NOT NULL UNIQUE, -- 16 bytes
     app TEXT NOT NULL,
-    device TEXT NOT NULL,   -- 16 hex characters, a keyed hash of app and install
+    device INTEGER NOT NULL,-- a keyed hash of app and install
     at REAL NOT NULL,       -- Unix seconds
     seen REAL NOT NULL,     -- when it was last reported, Unix seconds
     network INTEGER,        -- a keyed hash of the address's network, for how crowded it is
@@ -33,7 +33,7 @@ _LATEST = ((2, 10), (1, 5), (0, 1))  # of an install, so many that tell so much
 _OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = ? AND tells = ?
     ORDER BY at DESC, seq DESC LIMIT ?)"""
 _FORGOTTEN_AT_A_TIME = 1000
-_SHIFT = 2**63  # networks are unsigned, SQLite's integers are not
+_SHIFT = 2**63  # networks and devices are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
 _KEEP = Rows(
     table="opens",
@@ -57,14 +57,15 @@ class SqliteJournal:
     def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
         at, shifted = self._wall(), None if network is None else network - _SHIFT
-        row = (opened.open_id, opened.app, device, at, at, shifted, tells(opened), self._records.of(opened))
+        short, number, record = _short(opened.open_id), _number(device), self._records.of(opened)
+        row = (short, opened.app, number, at, at, shifted, tells(opened), record)
         self._database.write_row_behind(_KEEP, row)
 
     async def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; raises ``StoreFailed``."""
 
         def find(connection: sqlite3.Connection) -> tuple[float, bytes] | None:
-            found = connection.execute("SELECT at, record FROM opens WHERE open_id = ?", (open_id,))
+            found = connection.execute("SELECT at, record FROM opens WHERE open_id = ?", (_short(open_id),))
             row: tuple[float, bytes] | None = found.fetchone()
             return row
 
@@ -81,7 +82,12 @@ class SqliteJournal:
         what was kept in the last moment may be missing, and no commit is waited for. Raises ``StoreFailed``.
         """
         query = " UNION ALL ".join([_OF_DEVICE] * (len(devices) * len(_LATEST)))
-        values = [value for device in devices for tells, limit in _LATEST for value in (device, tells, limit)]
+        values = [
+            value
+            for device in map(_number, devices)
+            for tells, limit in _LATEST
+            for value in (device, tells, limit)
+        ]
 
         def find(connection: sqlite3.Connection) -> list[tuple[float, int, bytes]]:
             return connection.execute(query, values).fetchall()
@@ -98,10 +104,11 @@ class SqliteJournal:
             WHERE seq > (SELECT coalesce(max(seq), 0) FROM opens) - ? AND app = ? AND seen >= ?
             AND network IS NOT NULL ORDER BY seen"""
 
-        def find(connection: sqlite3.Connection) -> list[tuple[int, str, float]]:
+        def find(connection: sqlite3.Connection) -> list[tuple[int, int, float]]:
             return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
 
-        return [(network + _SHIFT, device, at) for network, device, at in await self._database.read(find)]
+        found = await self._database.read(find)
+        return [(network + _SHIFT, f"{device + _SHIFT:016x}", at) for network, device, at in found]
 
     async def ids(self, devices: Sequence[str]) -> list[str]:
         """Return the ids of a device's opens; raises ``StoreFailed``."""
@@ -109,7 +116,8 @@ class SqliteJournal:
         query = f"SELECT open_id FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
 
         def find(connection: sqlite3.Connection) -> list[str]:
-            return [open_id for (open_id,) in connection.execute(query, tuple(devices)).fetchall()]
+            found = connection.execute(query, tuple(map(_number, devices)))
+            return [short.hex() for (short,) in found.fetchall()]
 
         return await self._database.read(find)
 
@@ -119,7 +127,7 @@ class SqliteJournal:
         query = f"DELETE FROM opens WHERE device IN ({places})"  # noqa: S608  placeholders only
 
         def forget(connection: sqlite3.Connection) -> int:
-            return connection.execute(query, tuple(devices)).rowcount
+            return connection.execute(query, tuple(map(_number, devices))).rowcount
 
         return await self._database.write(forget)
 
@@ -137,3 +145,16 @@ class SqliteJournal:
         """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
         if self._database.failing is not None:
             raise StoreFailed(self._database.failing)
+
+
+def _short(open_id: str) -> bytes:
+    """Return an id's 16 bytes; what is none of ours finds nothing."""
+    try:
+        return bytes.fromhex(open_id)
+    except ValueError:
+        return b""
+
+
+def _number(device: str) -> int:
+    """Return a device's 16 hex characters as SQLite keeps them: an index of half the pages to write."""
+    return int(device, 16) - _SHIFT

@@ -99,6 +99,11 @@ class LocalEntries:
         else:
             self._here.put_off(entry_id, next_try, reason)
 
+    def set_down(self, entry_id: str) -> None:
+        """Leave what was not sent after all to whoever looks next; it may move now."""
+        if self._lent.pop(entry_id, None) is None:
+            self._shared.set_down(entry_id)
+
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered or dead; of one that was here, Valkey hears of it, too."""
         if self._lent.pop(entry.id, None) is None:

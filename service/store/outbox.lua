@@ -88,6 +88,7 @@ local function bury(id, reason, now)
   call('HSET', entry(id), 'state', 'dead', 'reason', reason, 'next_try', now, 'dead', message)
   call('ZADD', P .. 'gone:' .. e[1], e[2], id)
   lasting(P .. 'gone:' .. e[1])
+  lasting(entry(id))
   lasting(P .. 'dead')
   next_of(lane)
 end
@@ -180,7 +181,8 @@ function ops.beat(consumer, ...)
   return lost
 end
 
-function ops.leave(consumer, ...)
+-- Let go of what is in this consumer's hands.
+function ops.set_down(consumer, ...)
   group()
   for _, id in ipairs({...}) do
     local message = field(id, 'msg')
@@ -190,6 +192,11 @@ function ops.leave(consumer, ...)
       ready(id)
     end
   end
+  return 0
+end
+
+function ops.leave(consumer)
+  group()
   if #call('XPENDING', P .. 'stream', GROUP, '-', '+', 1, consumer) == 0 then
     call('XGROUP', 'DELCONSUMER', P .. 'stream', GROUP, consumer)
   end
@@ -282,26 +289,32 @@ function ops.forget(...)
   return forgotten
 end
 
+-- Bury and forget so many of each kind and state; return how many died, and whether there may be more.
 function ops.expire(before, bury_before, now, limit)
-  local died = 0
+  local died, more = 0, 0
+  local function old(set, than)
+    local ids = call('ZRANGEBYSCORE', P .. set, '-inf', '(' .. than, 'LIMIT', 0, limit)
+    if #ids >= tonumber(limit) then more = 1 end
+    return ids
+  end
   for _, kind in ipairs(KINDS) do
-    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'queued:' .. kind, '-inf', '(' .. before, 'LIMIT', 0, limit)) do
+    for _, id in ipairs(old('queued:' .. kind, before)) do
       if field(id, 'state') == 'queued' then
         bury(id, 'expired: ' .. field(id, 'reason'), now)
         died = died + 1
       end
       call('ZREM', P .. 'queued:' .. kind, id)
     end
-    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'delivered:' .. kind, '-inf', '(' .. before, 'LIMIT', 0, limit)) do
+    for _, id in ipairs(old('delivered:' .. kind, before)) do
       remove(id)
       call('ZREM', P .. 'delivered:' .. kind, id)
     end
-    for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'gone:' .. kind, '-inf', '(' .. bury_before, 'LIMIT', 0, limit)) do
+    for _, id in ipairs(old('gone:' .. kind, bury_before)) do
       remove(id)
       call('ZREM', P .. 'gone:' .. kind, id)
     end
   end
-  return died
+  return {died, more}
 end
 
 function ops.revive(id, now)

@@ -35,24 +35,29 @@ class Records:
         return self._seal.seal(record) if says else record
 
     def plain(self, record: bytes) -> Open | None:
-        """Read an open as it was written; ``None`` if its secret is not listed any more."""
+        """Read an open as it was written; ``None`` if its secret is not listed any more, or it is damaged."""
         try:
             return _decode(self._seal.open(record) if record.startswith(SEALED) else record)
-        except Unsealable:
+        except (Unsealable, msgspec.DecodeError):
             return None
 
     def revived(self, at: float, record: bytes) -> Open | None:
         """Read an open of ``at``; another process's monotonic clock means nothing here: it is no repeat now.
 
-        What was sealed under a secret that is not listed any more is forgotten; what was pending for longer
-        than anybody works on it is so no more.
+        What was sealed under a secret that is not listed any more is forgotten; what was pending, or looked
+        for, for longer than anybody works on it is so no more.
         """
         opened = self.plain(record)
         if opened is None:
             return None
         patience_s = _LOOKED_FOR_S if opened.link is None and opened.destination is None else _OWED_S
-        pending = opened.pending and self._wall() - at < patience_s
-        return structs.replace(opened, repeat_until=self._clock(), pending=pending)
+        age_s = self._wall() - at
+        return structs.replace(
+            opened,
+            repeat_until=self._clock(),
+            pending=opened.pending and age_s < patience_s,
+            looked_for=opened.looked_for and age_s < _LOOKED_FOR_S,
+        )
 
 
 def tells(opened: Open) -> int:

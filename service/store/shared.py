@@ -26,6 +26,7 @@ _FORGOTTEN = f"{PREFIX}forgotten"
 _CLAIMS_REMEMBERED = 100_000
 _MS = 1000
 _HEAR_EVERY_S = 0.5
+_NEWS_S = 1.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -81,9 +82,9 @@ class SharedMemory(MemoryStore):
         self._forgotten: dict[str, float] = {}
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id; not one that is pending here: another replica may have settled it."""
+        """Recall an open by its id; not one that another replica may have settled since."""
         opened = super().opened(open_id)
-        return None if opened is None or opened.pending else opened
+        return None if opened is None or opened.pending or opened.looked_for else opened
 
     def pending(self, open_id: str) -> Open | None:
         """Recall an open by its id, also one that another replica may have settled."""
@@ -105,7 +106,8 @@ class SharedMemory(MemoryStore):
             return None
         answers, told = replies[: len(keys)], replies[len(keys) :]
         for name, link, unknown in zip(lacking, told, told[len(lacking) :], strict=False):
-            self._learn(name, link, unknown)
+            with contextlib.suppress(ValueError):  # of another layout, or damaged: as if it were not there
+                self._learn(name, link, unknown)
         opens = [None if record is None else self._revived(record) for record in answers]
         for each, opened in zip(keys, opens, strict=True):
             if opened is not None and self._is_news(each, opened):
@@ -183,7 +185,10 @@ class SharedMemory(MemoryStore):
         opened = self._records.plain(record)
         if opened is None or opened.open_id in self._forgotten:
             return None
-        return structs.replace(opened, repeat_until=self._times.back(opened.repeat_until))
+        until = self._times.back(opened.repeat_until)
+        if opened.looked_for:  # elsewhere: asked for again soon, it may have its click
+            until = min(until, self._clock() + _NEWS_S)
+        return structs.replace(opened, repeat_until=until)
 
     def _forget(self, open_ids: frozenset[str]) -> None:
         """Forget, and take no answer of theirs from Valkey for as long as there may be one."""

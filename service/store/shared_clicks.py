@@ -2,7 +2,8 @@
 
 What can go wrong: a "none" from a fetch that began before the open arrived (turns are numbered by the server:
 who asks waits for a turn that begins after its question); a replica that dies in its turn (it is over after
-``_TURN_MS``); two that take the same turn (each click is held once). What a fetch found is sealed.
+``_TURN_MS``); two that take the same turn (each click is held once); a server that forgot (the end of a turn
+that it does not know says nothing). What a fetch found is sealed.
 """
 
 import asyncio
@@ -28,7 +29,9 @@ _TURN = Script("""
 local state, holder = KEYS[1], KEYS[1] .. ':turn'
 local mine = 0
 local over = tonumber(redis.call('HGET', state, 'over') or '0')
-if over < tonumber(ARGV[1]) and redis.call('SET', holder, ARGV[2], 'NX', 'PX', ARGV[3]) then
+local held = redis.call('GET', holder)
+if over < tonumber(ARGV[1]) and (not held or held == ARGV[2]) then -- its own: it never heard that it got it
+  redis.call('SET', holder, ARGV[2], 'PX', ARGV[3])
   redis.call('HINCRBY', state, 'began', 1)
   redis.call('PEXPIRE', state, ARGV[4])
   mine = 1
@@ -48,7 +51,8 @@ if redis.call('GET', turn) == ARGV[1] then redis.call('PEXPIRE', turn, ARGV[3]) 
 return 0
 """)
 _OVER = Script("""
--- End a turn; where it saw everything, say how far.
+-- End a turn; where it saw everything, say how far. Of one that began before the server forgot, nothing.
+if tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'began') or '0') then return 0 end
 if tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'over') or '0') then
   redis.call('HSET', KEYS[1], 'over', ARGV[2])
 end

@@ -23,6 +23,8 @@ KEY = f"{PREFIX}{{outbox}}"
 
 _BEAT_S = 4.0
 _PAGE = 1000
+_AT_A_TIME = 250
+_STEPS_MAX = 100
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _SETS: dict[State, str] = {"queued": "queued", "delivered": "delivered", "dead": "gone"}
@@ -60,7 +62,9 @@ class SharedEntries:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
         if self._beating is not None:
-            self._behind.put(self._command("leave", self._consumer, *self._mine))
+            for some in _batches(self._mine):
+                self._behind.put(self._command("set_down", self._consumer, *some))
+            self._behind.put(self._command("leave", self._consumer))
         await self._behind.close()
 
     async def add(self, entry: Entry) -> bool:
@@ -141,6 +145,11 @@ class SharedEntries:
         self._mine.pop(entry_id, None)
         self._behind.put(self._command("put_off", entry_id, next_try, reason))
 
+    def set_down(self, entry_id: str) -> None:
+        """Leave, soon, what was not sent after all to whoever looks next: hands hold only so much."""
+        if self._mine.pop(entry_id, None) is not None:
+            self._behind.put(self._command("set_down", self._consumer, entry_id))
+
     def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
         """Note, soon, that an entry is delivered (its contents go) or dead (they stay sealed)."""
         self._mine.pop(entry.id, None)
@@ -153,9 +162,18 @@ class SharedEntries:
         await self._do("remove", entry_id)
 
     async def expire(self, before: float, now: float) -> int:
-        """Bury what was queued before, forget what was delivered before; return how many died."""
+        """Bury what was queued before, forget what was delivered before; return how many died.
+
+        In steps that hold nobody else up for long; what is left after many of them has time until the next.
+        """
         await self._behind.flush()
-        return cast("int", await self._do("expire", before, before - _DEAD_S, now, _PAGE))
+        expired = 0
+        for _ in range(_STEPS_MAX):
+            died, more = await self._do("expire", before, before - _DEAD_S, now, _AT_A_TIME)
+            expired += died
+            if not more:
+                break
+        return expired
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where an entry stands."""
@@ -233,8 +251,8 @@ class SharedEntries:
     async def _beat(self) -> None:
         """Say what is in hand, and let go of what another replica has taken."""
         began = self._clock()
-        if self._mine:
-            for lost in await self._do("beat", self._consumer, *self._mine):
+        for some in _batches(self._mine):
+            for lost in await self._do("beat", self._consumer, *some):
                 self._mine.pop(lost.decode(), None)
         self._last_beat = began
 
@@ -278,6 +296,12 @@ class SharedEntries:
             whose=whose,
             payload=self._seal.open(row[-1]),
         )
+
+
+def _batches(ids: Collection[str]) -> list[tuple[str, ...]]:
+    """Split what a script is told: it takes some thousand arguments at most, and nobody else has a turn."""
+    every = tuple(ids)
+    return [every[at : at + _AT_A_TIME] for at in range(0, len(every), _AT_A_TIME)]
 
 
 def _entry_key(entry_id: str) -> str:

@@ -123,6 +123,8 @@ class SharedJournal:
         return sum(removed[: len(commands)])
 
     def _revived(self, record: bytes) -> Open | None:
+        if len(record) < _AT.size:
+            return None
         (at,) = _AT.unpack_from(record)
         return self._records.revived(at, record[_AT.size :])
 

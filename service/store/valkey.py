@@ -99,8 +99,11 @@ class Valkey:
                 raise reply
 
     async def note_durability(self) -> None:
-        """Say at boot if the server may lose what it acknowledged; one that does not tell is let be."""
-        command: Command = ("CONFIG", "GET", "append*")
+        """Say at boot if the server may lose what it acknowledged; one that does not tell is let be.
+
+        In a crash, or when it is full: every key of ours has a TTL, so ``volatile-*`` evicts leads, too.
+        """
+        command: Command = ("CONFIG", "GET", "append*", "maxmemory-policy")
         try:
             (reply,) = await self.ask("boot", [command], BEHIND_S)
         except StoreFailed:
@@ -111,8 +114,10 @@ class Valkey:
             words = [_text(each) for each in reply]
             told = dict(zip(words[::2], words[1::2], strict=False))
         appendonly, fsync = told.get("appendonly", ""), told.get("appendfsync", "")
-        if appendonly and (appendonly, fsync) != ("yes", "always"):
-            self._log.warning(Event.VALKEY_NOT_DURABLE, appendonly=appendonly, appendfsync=fsync)
+        evicts = told.get("maxmemory-policy", "")
+        if appendonly and (appendonly, fsync, evicts) != ("yes", "always", "noeviction"):
+            about = {"appendonly": appendonly, "appendfsync": fsync, "maxmemory_policy": evicts}
+            self._log.warning(Event.VALKEY_NOT_DURABLE, **about)
 
     async def close(self) -> None:
         """Let go of the connections."""

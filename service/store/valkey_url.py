@@ -87,5 +87,5 @@ def _options(username: str | None, password: str | None, query: str) -> dict[str
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise BadValkeyURL(f"expected a database number, got {text!r}")
+        raise BadValkeyURL("expected a database number after the host")  # what is there may be of a password
     return int(text)

@@ -12,6 +12,7 @@ import msgspec
 from tests.bench.processes import Server, clean_env, fetch, free_port, serving
 from tests.bench.sample import CONFIG, DUB_API_KEY, SECRET
 from tests.bench.upstream import Counts
+from tests.bench.valkey import Valkey, running
 
 _ANSWER_EVERYTHING = frozenset({"echo", "aiohttp_proxy"})
 _HARMLESS = (b'"level":"info"', b'"level":"debug"')
@@ -89,9 +90,17 @@ class Lab:
             yield server
 
     @contextmanager
-    def service(self, upstream: Upstream, *, tables: str = "") -> Iterator[Server]:
+    def service(
+        self,
+        upstream: Upstream,
+        *,
+        tables: str = "",
+        valkey: Valkey | None = None,
+        workers: int = 1,
+        port: int | None = None,
+    ) -> Iterator[Server]:
         """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``."""
-        port = free_port()
+        port = port or free_port()
         folder = self._new_folder("firstopen")
         config = folder / "firstopen.toml"
         config.write_text(f"{CONFIG}\n{tables}")
@@ -104,7 +113,9 @@ class Lab:
             "DUB_BASE_URL": upstream.url,
             **DUB_API_KEY,
         }
-        command = [sys.executable, "-m", "service", "serve"]
+        if valkey is not None:
+            env["FIRSTOPEN_VALKEY_URL"] = valkey.url
+        command = [sys.executable, "-m", "service", "serve", "--workers", str(workers)]
         with serving(
             command,
             port=port,
@@ -112,6 +123,23 @@ class Lab:
             log=folder / "log",
             env=env,
             ready_path="/health/ready",
+        ) as server:
+            yield server
+
+    @contextmanager
+    def valkey(self, *, is_traced: bool = False) -> Iterator[Valkey]:
+        """Run a Valkey or Redis on the load's core; one that ``is_traced`` has its fsyncs written down."""
+        with running(self._new_folder("valkey"), core=self.load_core, is_traced=is_traced) as valkey:
+            yield valkey
+
+    @contextmanager
+    def proxy(self, *args: str) -> Iterator[Server]:
+        """Run ``tests.bench.proxy`` on the load's core."""
+        port = free_port()
+        command = [sys.executable, "-m", "tests.bench.proxy", str(port), *args]
+        log = self._new_folder("proxy") / "log"
+        with serving(
+            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/proxy/status"
         ) as server:
             yield server
 

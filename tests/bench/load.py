@@ -4,8 +4,9 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +23,19 @@ _CLICK_ID_CHARS = 16
 _WARM_UP_S = 1
 _ASKED_EVERY_S = 0.1
 
-Opens = Literal["same", "new"]  # one install's again and again, or every time another's
+POOL = 2000  # installs
+
+# One install's again and again; every time another's; or a pool's installs in turns, another pool each run.
+Opens = Literal["same", "new", "pooled"]
 Upcalls = Literal["none", "each", "any"]  # what an open may cost upstream
 
 
-_OPENS: dict[Opens, str] = {"same": sample.body(sample.INSTALL), "new": sample.body("INSTALL")}
+_OPENS: dict[Opens, str] = {
+    "same": sample.body(sample.INSTALL),
+    "new": sample.body("INSTALL"),
+    "pooled": sample.body("INSTALL"),
+}
+_POOLS = cycle(("00000000", "00000001"))
 
 
 class Run(Struct, frozen=True):
@@ -88,19 +97,19 @@ class Series(Struct):
 
 def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
     """Load one server with opens for whole seconds; raises ``Failed`` if wrk does."""
-    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds) as running:
+    with _opens(lab, url, opens, seconds) as running:
         return _result(running, seconds)
 
 
 def leads(lab: Lab, url: str, clients: int, seconds: int) -> Run:
     """Load one server with leads, each another customer's, from so many clients at once."""
-    with _wrk(lab, f"{url}/v1/leads", sample.lead("INSTALL"), clients, seconds) as running:
+    with _wrk(lab, f"{url}/v1/leads", sample.lead("INSTALL"), clients, seconds, {}) as running:
         return _result(running, seconds)
 
 
 def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_most_s: int) -> Run:
     """Load one server with opens until something is over, asked ten times a second; raises ``Failed``."""
-    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, at_most_s) as running:
+    with _opens(lab, url, opens, at_most_s) as running:
         while running.poll() is None:
             if over():
                 running.send_signal(signal.SIGINT)  # wrk then says what it has seen so far
@@ -110,11 +119,21 @@ def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_
 
 
 @contextmanager
-def _wrk(lab: Lab, url: str, body: str, connections: int, seconds: int) -> Iterator[subprocess.Popen[str]]:
+def _opens(lab: Lab, url: str, opens: Opens, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    pool = {"BENCH_RUN": next(_POOLS), "BENCH_POOL": str(POOL)} if opens == "pooled" else {}
+    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds, pool) as running:
+        yield running
+
+
+@contextmanager
+def _wrk(
+    lab: Lab, url: str, body: str, connections: int, seconds: int, settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     """Start wrk with a body; INSTALL in it becomes another install's id in every request."""
     env = {**clean_env(), "BENCH_BODY": body}
     if "INSTALL" in body:
         env["BENCH_RUN"] = secrets.token_hex(4)
+    env.update(settings)
     headers = [part for name, value in sample.HEADERS.items() for part in ("-H", f"{name}: {value}")]
     command = ["taskset", "-c", str(lab.load_core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}"]
     with subprocess.Popen(

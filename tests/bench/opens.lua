@@ -1,6 +1,7 @@
 -- Reports one open again and again. With BENCH_RUN (8 hex digits), every request comes from another
--- install at another address, and no other run's installs are among them. Headers come with wrk's -H.
-local body, run = os.getenv("BENCH_BODY"), os.getenv("BENCH_RUN")
+-- install at another address, and no other run's installs are among them; with BENCH_POOL, so many installs
+-- take turns, the same ones for the same BENCH_RUN. Headers come with wrk's -H.
+local body, run, pool = os.getenv("BENCH_BODY"), os.getenv("BENCH_RUN"), tonumber(os.getenv("BENCH_POOL"))
 
 wrk.method = "POST"
 wrk.body = body
@@ -8,10 +9,17 @@ wrk.body = body
 if run then
   local before, after = body:match("^(.-)INSTALL(.*)$")
   local count = 0
-  request = function()
-    count = count + 1
+  local function another()
     wrk.headers["X-Forwarded-For"] = string.format("198.18.%d.%d", math.floor(count / 256) % 256, count % 256)
     return wrk.format(nil, nil, nil, before .. string.format("%s-0000-4000-8000-%012x", run, count) .. after)
+  end
+  local made = {}
+  request = function()
+    count = count + 1
+    if not pool then return another() end
+    count = count % pool
+    made[count] = made[count] or another()
+    return made[count]
   end
 end
 

@@ -1,4 +1,4 @@
-"""The service's store, looked at from outside: SQLite's own counter, and rows that are committed.
+"""The service, looked at from outside: SQLite's own counter, rows that are committed, its metrics.
 
 Nothing in the service counts for us. SQLite keeps a number in its WAL index that grows by one with each
 transaction that is committed (https://www.sqlite.org/walformat.html, 1.3.1: ``iChange``); with
@@ -11,8 +11,10 @@ import struct
 import time
 from collections.abc import Callable
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from service.store.database import FILE
-from tests.bench.processes import Failed, Server
+from tests.bench.processes import Failed, Server, fetch
 
 _CHANGES = struct.Struct("=I")
 _CHANGES_AT = 8
@@ -31,6 +33,19 @@ def queued(service: Server) -> int:
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         row = connection.execute("SELECT count(*) FROM entries WHERE state = 'queued'").fetchone()
     return int(row[0])
+
+
+def counted(service: Server, name: str, **labels: str) -> int:
+    """Return what the service's own counters of this name and these labels add up to."""
+    families = text_string_to_metric_families(fetch("GET", f"{service.url}/metrics")[1].decode())
+    return int(
+        sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+    )
 
 
 def wait_until(reached: Callable[[], bool], *, within_s: float, what: str) -> float:

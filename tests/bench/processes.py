@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _READY_WITHIN_S = 30.0
 _ASKED_EVERY_S = 0.005
-_STOPPED_WITHIN_S = 15.0
+STOPPED_WITHIN_S = 15.0
 _LAST_WORDS = 12
 
 
@@ -42,6 +42,11 @@ class Server(Struct, frozen=True):
         """Return its resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def cpu_s(self) -> dict[int, float]:
+        """Return the CPU seconds that it and its workers have used so far, by process id."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return {pid: _cpu_s(pid) for pid in (self.pid, *map(int, children))}
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def serving(
             ready_s = time.perf_counter() - began
             yield Server(url, process.pid, log, ready_s)
         finally:
-            _end(process)
+            end(process)
 
 
 def free_port() -> int:
@@ -107,19 +112,19 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, wanted: int, log: P
     deadline = time.monotonic() + _READY_WITHIN_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Failed(f"the server ended at start (exit {process.returncode}):{_last_words(log)}")
+            raise Failed(f"the server ended at start (exit {process.returncode}):{last_words(log)}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             if fetch("GET", url)[0] == wanted:
                 return
         time.sleep(_ASKED_EVERY_S)
-    raise Failed(f"no {wanted} from {url} within {_READY_WITHIN_S:.0f} s:{_last_words(log)}")
+    raise Failed(f"no {wanted} from {url} within {_READY_WITHIN_S:.0f} s:{last_words(log)}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End it by its pid: asked first, then killed."""
     process.terminate()  # which does nothing to a process that has ended
     try:
-        process.wait(_STOPPED_WITHIN_S)
+        process.wait(STOPPED_WITHIN_S)
     except BaseException as exc:
         process.kill()
         process.wait()
@@ -127,6 +132,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             raise
 
 
-def _last_words(log: Path) -> str:
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
+
+
+def last_words(log: Path) -> str:
+    """Return what a server said last."""
     lines = log.read_text(errors="replace").splitlines()[-_LAST_WORDS:]
     return "".join(f"\n    {line}" for line in lines) or " it said nothing"

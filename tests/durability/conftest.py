@@ -14,7 +14,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many faults were held and how many kills were outlived, by the tests that passed."""
     counts: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
-        counts.update(dict(report.user_properties))
+        ours = (
+            (name, value)
+            for name, value in report.user_properties
+            if name in (FAULTS, KILLS, ACKNOWLEDGED, ONCE)
+        )
+        counts.update(dict(ours))
     said = []
     if counts[FAULTS]:
         said.append(f"faults: {counts[FAULTS]} cases held")

@@ -212,6 +212,6 @@ async def test_the_disk_shows_nothing_of_a_deep_link(world: World, data_dir: Pat
     assert (await world.launch("install-late", deep_link=f"{FB_PROMO}?mail={secrets[3]}")).pending
     assert (await world.lead(installId=BEN)).status_code == 200  # what was written behind is on disk now
     kept = on_disk(data_dir)
-    assert promo.open_id.encode() in kept
+    assert bytes.fromhex(promo.open_id) in kept
     for secret in (*secrets, "example.com", ANNA, BEN, HOME):
         assert secret.encode() not in kept, secret

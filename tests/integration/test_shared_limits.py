@@ -12,6 +12,7 @@ import pytest
 
 from service.app import create_app
 from service.settings import SettingsError, parse
+from service.stores import refuse_bad_valkey_url
 from tests.integration.test_metrics import scraped
 from tests.shared.server import Server, serving
 from tests.support import (
@@ -28,7 +29,7 @@ from tests.support import (
     until,
 )
 
-Replica = Callable[[str], AbstractAsyncContextManager[Service]]
+Replica = Callable[..., AbstractAsyncContextManager[Service]]
 
 HOME = "203.0.113.7"
 PATIENCE_S = 1.5
@@ -59,9 +60,9 @@ def replica(
     number = count()
 
     @asynccontextmanager
-    async def start(limits: str) -> AsyncIterator[Service]:
+    async def start(limits: str, shared: str = "true") -> AsyncIterator[Service]:
         env = {"FIRSTOPEN_VALKEY_URL": server.url, "FIRSTOPEN_DATA_DIR": str(tmp_path / f"{next(number)}")}
-        settings = parse(f"{CONFIG}\n[limits]\nshared = true\n{limits}", {**ENV, **env})
+        settings = parse(f"{CONFIG}\n[limits]\nshared = {shared}\n{limits}", {**ENV, **env})
         async with running(create_app(settings, transport=dub, clock=clock, wall=clock.wall)) as service:
             yield service
 
@@ -146,10 +147,28 @@ async def test_a_server_that_is_away_delays_nothing(
     assert HOME not in logs.text
 
 
-def test_a_url_that_names_no_server_stops_the_boot(dub: FakeDub) -> None:
+@pytest.mark.parametrize("shared", ["true", "false"])
+async def test_what_another_replica_answered_is_a_repeat(
+    replica: Replica, server: Server, dub: FakeDub, shared: str
+) -> None:
+    """An open that only the Valkey knows is answered from there, whatever the limits say."""
+    body = {"deepLink": FB_PROMO, "installId": ANNA}
+    async with replica('per_key = "2/minute"', shared) as one, replica('per_key = "2/minute"', shared) as two:
+        assert (await one.report(body)).status_code == 200
+        with server.client as client:
+            await until(lambda: client.keys("fo1:a:*"))
+        assert (await opens(two, 0, 3))[-1] == 429
+        again = await two.report(body)
+        assert (again.status_code, again.json()["repeat"]) == (200, True)
+        calls = dub.calls("/track/open")
+        many = {"deepLink": FB_PROMO, "installId": "install-many"}
+        refused = await asyncio.gather(*(two.report(many) for _ in range(20)))
+        assert {reply.status_code for reply in refused} == {429}
+        assert dub.calls("/track/open") == calls
+
+
+def test_a_url_that_names_no_server_stops_the_boot() -> None:
     """The message names the variable, and not what is in it."""
-    env = {**ENV, "FIRSTOPEN_VALKEY_URL": "amqp://user:secret@host"}
-    settings = parse(f'{CONFIG}\n[limits]\nshared = true\nper_key = "1/second"', env)
     with pytest.raises(SettingsError, match=r"^FIRSTOPEN_VALKEY_URL: expected redis://") as refused:
-        create_app(settings, transport=dub)
+        refuse_bad_valkey_url("amqp://user:secret@host")
     assert "secret" not in str(refused.value)

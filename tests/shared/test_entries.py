@@ -1,6 +1,7 @@
 """The outbox's entries in a real Valkey: what two replicas may and may not do at the same time."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -147,6 +148,7 @@ async def test_held_kinds_stay(here: SharedEntries) -> None:
     for number in range(200):
         here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
     here.owe(entry("sale-1", lane="ben", kind="sale"))
+    await written(here)
     assert await due(here, held=(("acme", "open"),)) == ["sale-1"]
     assert len(await due(here)) == 100 + 1
 
@@ -181,6 +183,18 @@ async def test_what_is_too_old_dies(here: SharedEntries) -> None:
     assert await here.oldest() is None
 
 
+async def test_all_that_is_too_old_dies_at_once(server: Server, here: SharedEntries) -> None:
+    """However many there are; and a dead letter lasts as long as it is listed, however old it was."""
+    for number in range(600):
+        here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
+    await written(here)
+    with server.client as client:
+        client.expire(f"{KEY}:e:open-7", 60)
+        assert await here.expire(NOW + 1, NOW + 2) == 600
+        assert client.ttl(f"{KEY}:e:open-7") > 80 * 86_400
+    assert await here.depths("queued", "dead") == {("open", "dead"): 600}
+
+
 async def test_every_queued_entry_can_be_hastened(here: SharedEntries) -> None:
     """When Dub is back, what was put off is due at once, but for what waits or what Dub gave a time."""
     here.owe(entry("open-1", lane="key", kind="open", next_try=NOW + 60))
@@ -200,6 +214,7 @@ async def test_each_kind_has_its_share(here: SharedEntries) -> None:
     for number in range(150):
         here.owe(entry(f"open-{number}", lane=f"key-{number}", kind="open"))
     here.owe(entry("sale-1", lane="ben", kind="sale"))
+    await written(here)
     assert [each.id for each in await here.due(["sale"], NOW, 100, ())] == ["sale-1"]
     found = await here.due(["open", "sale"], NOW, 100, ())
     assert len(found) == 100 + 1
@@ -255,6 +270,43 @@ async def test_every_key_has_a_version_a_shard_and_an_end(server: Server, here: 
         for key in keys:
             assert key.startswith(b"fo1:{outbox}:")
             assert client.ttl(key) > 0, key
+
+
+async def test_what_is_set_down_is_anybodys(here: SharedEntries, there: SharedEntries) -> None:
+    """What a replica accepts while Dub is held back does not stay in its hands, and is no attempt."""
+    await here.add(entry("lead-1"))
+    await here.add(entry("lead-2"))
+    here.set_down("lead-1")
+    assert here._mine == {}
+    assert await due(here, held=(("acme", "lead"),)) == []
+    (taken,) = await there.due(KINDS, NOW, 100, ())
+    assert (taken.id, taken.attempts) == ("lead-1", 0)
+    here.set_down("lead-1")  # not its own any more
+    assert await due(here) == []
+
+
+async def test_thousands_in_hand_are_beaten_and_left(server: Server) -> None:
+    """However much a replica has in hand, it says so in time, and leaves all of it at a stop."""
+    many = 9_000  # more than a script takes as arguments
+    async with replica(server) as here:
+        for start in range(0, many, 50):
+            adding = (here.add(entry(f"lead-{at}", lane=f"lane-{at}")) for at in range(start, start + 50))
+            assert not any(await asyncio.gather(*adding))
+        await here._beat()
+        assert len(here._mine) == many
+    with server.client as client:
+        assert client.xpending(f"{KEY}:stream", "firstopen")["pending"] == 0
+        assert client.zcard(f"{KEY}:due:lead:acme") == many
+
+
+async def written(entries: SharedEntries) -> None:
+    """Wait for what is written behind, on however busy a machine."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StoreFailed):
+            return await entries._behind.flush()
+        await asyncio.sleep(0.02)
+    raise AssertionError("it was never written")
 
 
 async def until(entries: SharedEntries, ids: list[str], moment: Callable[[], float] = time.monotonic) -> None:

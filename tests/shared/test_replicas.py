@@ -65,6 +65,24 @@ def test_an_open_on_one_is_a_repeat_on_the_other(world: World) -> None:
     assert world.here.open(deepLink="https://acme.com/product/7", installId="install-anna")["repeat"]
 
 
+@pytest.mark.parametrize("garbage", [b"\xc1", b"\x80", b"\x01damaged", b""])
+def test_what_cannot_be_read_is_not_there(world: World, garbage: bytes) -> None:
+    """Answers, links and opens of another layout, or damaged, fail no open: they are found anew."""
+    for link in (PROMO, "https://acme.link/nope"):
+        world.here.open(deepLink=link, installId="install-anna")
+    opened = first_launch(world.here, "install-anna")
+    until(lambda: len([*world.server.client.scan_iter("fo1:[ul]:*")]) == 2)
+    until(lambda: world.server.client.exists(f"fo1:o:{opened['openId']}"))
+    with world.server.client as client:
+        for key in client.scan_iter("fo1:[alou]:*"):
+            client.set(key, garbage, keepttl=True)
+    again = world.there.open(deepLink=PROMO, installId="install-anna")
+    assert (again["source"], again["pending"]) == ("dub", False)
+    assert not world.there.open(deepLink="https://acme.link/nope", installId="install-anna")["pending"]
+    assert not first_launch(world.there, "install-anna")["pending"]
+    assert world.there.http.get(f"/v1/opens/{opened['openId']}").status_code == 404
+
+
 def test_a_hit_in_process_asks_nobody(world: World) -> None:
     """What a replica remembers itself, it answers without a command to the server."""
     world.here.open(deepLink=PROMO, installId="install-anna")
@@ -136,6 +154,24 @@ def test_a_killed_replicas_leads_are_delivered_once(
     record_property(TAKEN_OVER, len(leads))
 
 
+@pytest.mark.parametrize("by", ["openId", "installId"])
+def test_a_sign_up_elsewhere_waits_for_a_click_that_shows_up_late(world: World, by: str) -> None:
+    """While one replica looks again for an install's click, another one does not call its lead organic."""
+    opened = first_launch(world.here, "install-anna")
+    assert (opened["clickId"], opened["pending"]) == (None, False)
+    until(lambda: world.server.client.exists(f"fo1:o:{opened['openId']}"))
+    assert first_launch(world.there, "install-anna")["openId"] == opened["openId"]
+    body = {"eventName": "Sign up", "customerExternalId": "anna"}
+    whose = {"openId": opened["openId"], "installId": "install-anna"}[by]
+    reply = world.there.http.post("/v1/leads", json={**body, by: whose})
+    assert (reply.status_code, reply.json()["status"]) == (202, "queued")
+    world.dub.click(HOME)
+    until(lambda: settled(world.there, reply.json()["leadId"]) == "delivered")
+    found = world.there.http.get(f"/v1/opens/{opened['openId']}").json()["clickId"]
+    assert [event["click"]["id"] for event in world.dub.events("leads")] == [found]
+    until(lambda: first_launch(world.there, "install-anna")["clickId"] == found)
+
+
 def test_a_stop_hands_over_at_once(world: World) -> None:
     """A replica that is told to stop leaves what it could not send to the other, which need not wait."""
     click = world.here.open(deepLink=PROMO, installId="install-anna")["clickId"]
@@ -147,13 +183,33 @@ def test_a_stop_hands_over_at_once(world: World) -> None:
     until(lambda: settled(world.there, lead) == "delivered", 14)
 
 
-def test_a_server_that_may_lose_leads_is_named_at_boot(tmp_path: Path) -> None:
-    """A server that acknowledges before it writes is a warning in the log, with what it is set to."""
-    with sandbox(tmp_path) as dub, serving(tmp_path / "valkey", "--appendfsync", "everysec") as server:
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--appendfsync", "everysec", "appendfsync"),
+        ("--appendonly", "no", "appendonly"),
+        ("--maxmemory-policy", "volatile-lru", "maxmemory_policy"),
+    ],
+)
+def test_a_server_that_may_lose_leads_is_named_at_boot(
+    tmp_path: Path, option: str, value: str, field: str
+) -> None:
+    """One that acknowledges before it writes, or evicts, is a warning in the log, with what it is set to."""
+    safe = {"appendonly": "yes", "appendfsync": "always", "maxmemory_policy": "noeviction"}
+    with sandbox(tmp_path) as dub, serving(tmp_path / "valkey", option, value) as server:
         with replica(tmp_path, dub, server.url) as started:
             line = json.loads(started.process.until("valkey.not_durable"))
-        assert (line["appendonly"], line["appendfsync"]) == ("yes", "everysec")
+        assert {name: line[name] for name in safe} == {**safe, field: value}
         assert line["level"] == "warning"
+
+
+def test_a_server_that_loses_nothing_is_no_warning(world: World) -> None:
+    """With the options that the README asks for, nothing is said at boot."""
+    world.here.open(deepLink=PROMO, installId="install-anna")
+    assert world.here.process.stop() == 0
+    text = "".join(world.here.process.rest())
+    assert "service.stopped" in text
+    assert "valkey.not_durable" not in text
 
 
 def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path) -> None:

@@ -84,6 +84,15 @@ def test_a_url_that_names_no_server_is_refused(url: str) -> None:
         connect(url)
 
 
+@pytest.mark.parametrize("password", ["secret/secret", "12/secret", "secret#secret", "secret?db=secret"])
+def test_a_password_that_was_not_quoted_is_not_shown(password: str) -> None:
+    """A URL that is cut at the wrong place shows nothing of what is behind it."""
+    for url in (f"redis://:{password}@host:6379/0", f"redis://user:{password}@host:6379/0"):
+        with pytest.raises(BadValkeyURL) as refused:
+            connect(url)
+        assert "secret" not in str(refused.value)
+
+
 def test_urls_name_what_they_say() -> None:
     """Passwords are unquoted, TLS is on where the scheme says so, and several nodes make a Cluster."""
     plain, tls = connect("redis://u:p%40ss@h:1/2"), connect("rediss://h")

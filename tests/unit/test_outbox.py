@@ -373,6 +373,19 @@ async def test_nothing_is_tried_while_dub_is_held_back(lab: Lab) -> None:
     assert sorted(lab.attempts) == ["a", "b", "sale"]
 
 
+async def test_what_is_held_back_is_not_held_on_to(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot leave, at once or when its turn comes, is set down: hands do not fill while Dub is away."""
+    down: list[str] = []
+    monkeypatch.setattr(lab.entries, "set_down", down.append)
+    lab.script["a"] = [Later(DubHeldBack("circuit breaker open"))]
+    await lab.submit("a")
+    lab.held["lead"] = 60
+    await lab.submit("b")
+    assert down == ["a", "b"]
+    await lab.outbox.submit(lab.entry("c"), wait_s=SOON_S, drops=always)
+    assert down == ["a", "b"]
+
+
 async def test_a_lead_that_its_caller_takes_back_is_gone(lab: Lab) -> None:
     """Refused, or held back, with a caller who wants to hear of it: it is told, and nothing is queued."""
     lab.script["a"] = [Later(REFUSED, 2.0)]
