@@ -37,6 +37,7 @@ _FAULTS_IN_A_ROW = 3
 _OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
 _HELD_S = 0.5
 _BEHIND_MAX = 50_000
+_BEHIND_MAX_BYTES = 32 * 1024 * 1024  # of what is put while the server fails: links may be 32,000 long
 _BATCH = 512
 
 
@@ -118,6 +119,10 @@ class Valkey:
         if appendonly and (appendonly, fsync, evicts) != ("yes", "always", "noeviction"):
             about = {"appendonly": appendonly, "appendfsync": fsync, "maxmemory_policy": evicts}
             self._log.warning(Event.VALKEY_NOT_DURABLE, **about)
+
+    def note_lost(self, writes: int) -> None:
+        """Say that so many writes were given up while the server was away."""
+        self._log.error(Event.VALKEY_LOST, writes=writes)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -234,13 +239,16 @@ class Behind:
         self._flushers: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._put = self._sent = 0
         self._failing = False
-        self.lost = 0
+        self._bytes = 0  # that wait, as far as they were put while the server fails
+        self.lost = 0  # since the server failed
 
     def put(self, *commands: Command) -> None:
         """Send these soon, in this order; while the server fails they wait, the oldest forgotten first."""
         for command in commands:
-            if len(self._waiting) >= _BEHIND_MAX:
-                self._waiting.popleft()
+            if self._failing:
+                self._bytes += _size_of(command)
+            while self._waiting and (len(self._waiting) >= _BEHIND_MAX or self._bytes > _BEHIND_MAX_BYTES):
+                self._bytes = max(self._bytes - _size_of(self._waiting.popleft()), 0)
                 self._sent += 1
                 self.lost += 1
             self._waiting.append(command)
@@ -303,6 +311,10 @@ class Behind:
             self._waiting.extendleft(reversed(batch))
             raise
         self._failing = False
+        self._bytes = 0
+        if self.lost:
+            self._valkey.note_lost(self.lost)
+            self.lost = 0
         self._sent += len(batch)
         while self._flushers and self._flushers[0][0] <= self._sent:
             _, flushed = self._flushers.popleft()
@@ -318,6 +330,10 @@ def _is_our_mistake(reply: object) -> bool:
     """Whether a command is refused for what it says, not for how the server is."""
     of_the_server = ("MISCONF", "NOREPLICAS", "UNKILLABLE", "BUSY", "LOADING", "NOPERM", "NOAUTH")
     return type(reply) in (ResponseError, DataError) and not str(reply).startswith(of_the_server)
+
+
+def _size_of(command: Command) -> int:
+    return sum(len(part) for part in command if isinstance(part, str | bytes))
 
 
 def _text(value: bytes | str) -> str:
