@@ -36,6 +36,7 @@ _TICKS = (
 _FAULTS_IN_A_ROW = 3
 _OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
 _HELD_S = 0.5
+_SAY_AGAIN_S = 1.0  # a server that takes every other thing (it is full, or slow) would fill the log
 _BEHIND_MAX = 50_000
 _BEHIND_MAX_BYTES = 32 * 1024 * 1024  # of what is put while the server fails: links may be 32,000 long
 _BATCH = 512
@@ -63,6 +64,8 @@ class Valkey:
         self._looking: set[asyncio.Task[None]] = set()
         self._in_a_row = 0
         self._held_until = 0.0
+        self._said = False  # that it fails
+        self._say_again_at = float("-inf")
         self.failing: str | None = None
 
     def is_away(self) -> bool:
@@ -86,8 +89,9 @@ class Valkey:
             self._fault(operation, exc)
             raise StoreFailed(f"Valkey: {type(exc).__name__}") from exc
         self._in_a_row = 0
-        if self.failing is not None:
-            self.failing = None
+        self.failing = None
+        if self._said:
+            self._said = False
             self._log.info(Event.VALKEY_RECOVERED)
         return replies
 
@@ -199,7 +203,9 @@ class Valkey:
         self._in_a_row += 1
         if self._in_a_row >= _FAULTS_IN_A_ROW:
             self._held_until = self._clock() + _HELD_S
-        if self.failing is None:
+        if not self._said and self._clock() >= self._say_again_at:
+            self._said = True
+            self._say_again_at = self._clock() + _SAY_AGAIN_S
             self._log.error(Event.VALKEY_FAILING, operation=operation, error=type(exc).__name__)
         self.failing = type(exc).__name__
         if isinstance(exc, ReadOnlyError) and isinstance(self._client, Redis):  # a failover: look again

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from service.resolve.errors import StoreFailed
 from service.store import valkey as subject
 from service.store.valkey import Behind, Valkey
 from service.telemetry import Event, Metrics, configure_logs
@@ -12,6 +13,25 @@ from tests.shared.server import Server
 from tests.support import LogLines, until
 
 LONG = b"x" * 32_000
+PATIENCE_S = 5.0
+
+
+async def test_a_server_that_takes_every_other_thing_does_not_fill_the_log(server: Server) -> None:
+    """A full server answers questions and refuses writes: it is said once a second at most."""
+    with server.client as client:
+        client.config_set("maxmemory", 1)
+    lines, faults = LogLines(), Metrics().valkey_faults
+    valkey = Valkey(server.url, faults, configure_logs("info", lines), lambda: 1000.0)
+    for _ in range(20):
+        with pytest.raises(StoreFailed):
+            await valkey.ask("claim", [("SET", "key", "value")], PATIENCE_S)
+        assert valkey.is_away()
+        assert await valkey.ask("hear", [("GET", "key")], PATIENCE_S) == [None]
+        assert not valkey.is_away()
+    await valkey.close()
+    configure_logs("critical")
+    assert faults.labels("claim")._value.get() == 20
+    assert [line["event"] for line in lines.lines] == [Event.VALKEY_FAILING, Event.VALKEY_RECOVERED]
 
 
 @pytest.mark.parametrize("bound", ["_BEHIND_MAX", "_BEHIND_MAX_BYTES"])
