@@ -73,6 +73,8 @@ class Event(StrEnum):
     """Valkey does not answer as it should: opens go on in process, no click is given, leads may get 503."""
     VALKEY_RECOVERED = "valkey.recovered"
     """Valkey answers again."""
+    VALKEY_LOST = "valkey.lost"
+    """So many ``writes`` were given up while Valkey was away, the oldest first: more came than may wait."""
     VALKEY_NOT_DURABLE = "valkey.not_durable"
     """The server acknowledges what is not on its disk yet (``appendonly yes``, ``appendfsync always``
     would be): leads and claims of its last moments are lost if it crashes. Or it evicts them when it is full

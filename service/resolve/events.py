@@ -109,8 +109,6 @@ class EventFeed:
         if known is None:
             self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
             page = Page()
-            if self._shared is not None:
-                await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
             task = asyncio.create_task(self._fetch(page, app, query))
             task.add_done_callback(lambda _: self._pages.pop(key, None))
             self._pages[key] = (page, task)
@@ -128,6 +126,8 @@ class EventFeed:
 
     async def _fetch(self, page: Page, app: App, query: str) -> None:
         try:
+            if self._shared is not None:
+                await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
             stream = await self._dub.events(app, query, patience_s=_PATIENCE_S)
         except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
             page.opened.set_exception(exc)

@@ -30,6 +30,7 @@ class LocalEntries:
         self._here = here
         self._away = away
         self._holds = True  # whether there may be anything here; after a restart there may
+        self._came = 0  # so many were put here, or are about to be
         self._lent: dict[str, Entry] = {}  # to the outbox, which sends them
 
     async def add(self, entry: Entry) -> bool:
@@ -39,8 +40,10 @@ class LocalEntries:
                 return await self._shared.add(entry)
             except StoreFailed:
                 pass
+        self._came += 1
         earlier = await self._here.add(entry)
         self._holds = True
+        self._came += 1
         self._lent[entry.id] = entry
         return earlier
 
@@ -48,6 +51,7 @@ class LocalEntries:
         """Keep an open soon, unless it is here already."""
         if self._away():
             self._holds = True
+            self._came += 1
             self._here.owe(entry)
         else:
             self._shared.owe(entry)
@@ -121,7 +125,7 @@ class LocalEntries:
 
     async def expire(self, before: float, now: float) -> int:
         """Bury what was queued before, forget what was delivered before; return how many died."""
-        here = await self._here.expire(before, now) if self._holds else 0
+        here = await self._here.expire(before, now)  # what was delivered from here is still known here
         return here + await self._shared.expire(before, now)
 
     async def status(self, entry_id: str) -> Status | None:
@@ -156,6 +160,7 @@ class LocalEntries:
     async def _move(self) -> None:
         """Hand over to Valkey what is here and not being sent; raises ``StoreFailed``."""
         while True:
+            came = self._came
             found = await self._here.due(_KINDS, _FOR_EVER, _PAGE + len(self._lent), ())
             moving = [entry for entry in found if entry.id not in self._lent]
             for entry in moving:
@@ -163,7 +168,7 @@ class LocalEntries:
                 await self._here.remove(entry.id)
             if not moving:
                 break
-        self._holds = bool(found)
+        self._holds = bool(found) or came != self._came  # what came meanwhile may not have been seen
 
 
 class LocalJournal:

@@ -27,6 +27,8 @@ _CLAIMS_REMEMBERED = 100_000
 _MS = 1000
 _HEAR_EVERY_S = 0.5
 _NEWS_S = 1.0
+_HEAR_ALL_EVERY_S = 60.0
+_LATE_S = 120.0  # by another clock, or written behind
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -80,6 +82,7 @@ class SharedMemory(MemoryStore):
         self._secret = blake2b(secret.encode("utf-8", "surrogateescape"), person=b"firstopen.names").digest()
         self._asked = asked
         self._forgotten: dict[str, float] = {}
+        self._heard_to = self._heard_all = float("-inf")  # Unix seconds
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; not one that another replica may have settled since."""
@@ -139,8 +142,17 @@ class SharedMemory(MemoryStore):
             )
 
     async def hear(self) -> None:
-        """Learn which opens other replicas have forgotten; raises ``StoreFailed``."""
-        (told,) = await self._valkey.ask("hear", [("ZRANGE", _FORGOTTEN, 0, -1)], WRITE_S)
+        """Learn which opens other replicas have forgotten; raises ``StoreFailed``.
+
+        Those of the last minutes, and now and then all of them: some were written late.
+        """
+        now = self._times.wall()
+        hears_all = now - self._heard_all > _HEAR_ALL_EVERY_S
+        since = "-inf" if hears_all else repr(self._heard_to - _LATE_S)
+        (told,) = await self._valkey.ask("hear", [("ZRANGE", _FORGOTTEN, since, "+inf", "BYSCORE")], WRITE_S)
+        self._heard_to = now
+        if hears_all:
+            self._heard_all = now
         news = frozenset(each.decode() for each in told) - self._forgotten.keys()
         if news:
             self._forget(news)

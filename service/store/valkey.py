@@ -36,7 +36,9 @@ _TICKS = (
 _FAULTS_IN_A_ROW = 3
 _OF_OPENS: tuple[Operation, ...] = ("recall", "claim")  # which wait for nothing while the server fails
 _HELD_S = 0.5
+_SAY_AGAIN_S = 1.0  # a server that takes every other thing (it is full, or slow) would fill the log
 _BEHIND_MAX = 50_000
+_BEHIND_MAX_BYTES = 32 * 1024 * 1024  # of what is put while the server fails: links may be 32,000 long
 _BATCH = 512
 
 
@@ -62,6 +64,8 @@ class Valkey:
         self._looking: set[asyncio.Task[None]] = set()
         self._in_a_row = 0
         self._held_until = 0.0
+        self._said = False  # that it fails
+        self._say_again_at = float("-inf")
         self.failing: str | None = None
 
     def is_away(self) -> bool:
@@ -85,8 +89,9 @@ class Valkey:
             self._fault(operation, exc)
             raise StoreFailed(f"Valkey: {type(exc).__name__}") from exc
         self._in_a_row = 0
-        if self.failing is not None:
-            self.failing = None
+        self.failing = None
+        if self._said:
+            self._said = False
             self._log.info(Event.VALKEY_RECOVERED)
         return replies
 
@@ -118,6 +123,10 @@ class Valkey:
         if appendonly and (appendonly, fsync, evicts) != ("yes", "always", "noeviction"):
             about = {"appendonly": appendonly, "appendfsync": fsync, "maxmemory_policy": evicts}
             self._log.warning(Event.VALKEY_NOT_DURABLE, **about)
+
+    def note_lost(self, writes: int) -> None:
+        """Say that so many writes were given up while the server was away."""
+        self._log.error(Event.VALKEY_LOST, writes=writes)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -194,7 +203,9 @@ class Valkey:
         self._in_a_row += 1
         if self._in_a_row >= _FAULTS_IN_A_ROW:
             self._held_until = self._clock() + _HELD_S
-        if self.failing is None:
+        if not self._said and self._clock() >= self._say_again_at:
+            self._said = True
+            self._say_again_at = self._clock() + _SAY_AGAIN_S
             self._log.error(Event.VALKEY_FAILING, operation=operation, error=type(exc).__name__)
         self.failing = type(exc).__name__
         if isinstance(exc, ReadOnlyError) and isinstance(self._client, Redis):  # a failover: look again
@@ -234,13 +245,16 @@ class Behind:
         self._flushers: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._put = self._sent = 0
         self._failing = False
-        self.lost = 0
+        self._bytes = 0  # that wait, as far as they were put while the server fails
+        self.lost = 0  # since the server failed
 
     def put(self, *commands: Command) -> None:
         """Send these soon, in this order; while the server fails they wait, the oldest forgotten first."""
         for command in commands:
-            if len(self._waiting) >= _BEHIND_MAX:
-                self._waiting.popleft()
+            if self._failing:
+                self._bytes += _size_of(command)
+            while self._waiting and (len(self._waiting) >= _BEHIND_MAX or self._bytes > _BEHIND_MAX_BYTES):
+                self._bytes = max(self._bytes - _size_of(self._waiting.popleft()), 0)
                 self._sent += 1
                 self.lost += 1
             self._waiting.append(command)
@@ -303,6 +317,10 @@ class Behind:
             self._waiting.extendleft(reversed(batch))
             raise
         self._failing = False
+        self._bytes = 0
+        if self.lost:
+            self._valkey.note_lost(self.lost)
+            self.lost = 0
         self._sent += len(batch)
         while self._flushers and self._flushers[0][0] <= self._sent:
             _, flushed = self._flushers.popleft()
@@ -318,6 +336,10 @@ def _is_our_mistake(reply: object) -> bool:
     """Whether a command is refused for what it says, not for how the server is."""
     of_the_server = ("MISCONF", "NOREPLICAS", "UNKILLABLE", "BUSY", "LOADING", "NOPERM", "NOAUTH")
     return type(reply) in (ResponseError, DataError) and not str(reply).startswith(of_the_server)
+
+
+def _size_of(command: Command) -> int:
+    return sum(len(part) for part in command if isinstance(part, str | bytes))
 
 
 def _text(value: bytes | str) -> str:

@@ -172,6 +172,32 @@ def test_a_sign_up_elsewhere_waits_for_a_click_that_shows_up_late(world: World, 
     until(lambda: first_launch(world.there, "install-anna")["clickId"] == found)
 
 
+def test_an_install_that_one_forgets_all_forget(tmp_path: Path, server: Server) -> None:
+    """What was answered before is repeated by no replica, also by one that begins after; others' are."""
+    config = CONFIG.replace("dub_api_key_env", 'server_keys_env = "ACME_SERVER_KEYS"\ndub_api_key_env')
+    with ExitStack() as stack:
+        dub = stack.enter_context(sandbox(tmp_path))
+
+        def begin() -> Replica:
+            env = {"ACME_SERVER_KEYS": "dub_sk_acme"}
+            return stack.enter_context(replica(tmp_path, dub, server.url, config=config, **env))
+
+        here, there = begin(), begin()
+        before = {
+            who: here.open(deepLink=PROMO, installId=who)["openId"] for who in ("install-a", "install-b")
+        }
+        until(lambda: server.client.exists(*(f"fo1:o:{open_id}" for open_id in before.values())) == 2)
+        for who, open_id in before.items():
+            assert there.open(deepLink=PROMO, installId=who)["openId"] == open_id
+        key = {"Authorization": "Bearer dub_sk_acme"}
+        reply = here.http.post("/v1/installs/forget", json={"installId": "install-a"}, headers=key)
+        assert reply.json()["answers"] == 1
+        until(lambda: there.http.get(f"/v1/opens/{before['install-a']}").status_code == 404)
+        for each in (there, begin()):
+            assert each.open(deepLink=PROMO, installId="install-b")["openId"] == before["install-b"]
+            assert each.open(deepLink=PROMO, installId="install-a")["openId"] != before["install-a"]
+
+
 def test_a_stop_hands_over_at_once(world: World) -> None:
     """A replica that is told to stop leaves what it could not send to the other, which need not wait."""
     click = world.here.open(deepLink=PROMO, installId="install-anna")["clickId"]
