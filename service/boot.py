@@ -13,7 +13,7 @@ from service import demo, settings
 from service.api.ops import Readiness
 from service.app import create_app
 from service.peers import Peers
-from service.server import Served, listen, run
+from service.server import Served, listen, listen_together, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
 from service.stores import refuse_bad_valkey_url
@@ -47,7 +47,8 @@ def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
     if not configured.valkey_url or (configured.outbox.local and workers == 1):
         refuse_taken(configured.data_dir)
-    sock = listen(configured.host, configured.port)
+    host, port = configured.host, configured.port
+    socks = [listen(host, port)] if workers == 1 else listen_together(host, port, workers)
     apps = ", ".join(configured.apps)
     _say(
         f"firstopen {version('firstopen')} for {apps}, against {configured.dub_base_url}",
@@ -56,7 +57,7 @@ def _serve_alone(configured: Settings, workers: int) -> None:
         _curl(configured),
     )
 
-    def work(told: Settings, peers: Peers | None = None) -> None:
+    def work(told: Settings, sock: socket.socket, peers: Peers | None = None) -> None:
         readiness = Readiness()
         app = create_app(told, readiness=readiness, peers=peers)
         run([_served(app, sock, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
@@ -64,9 +65,11 @@ def _serve_alone(configured: Settings, workers: int) -> None:
     if workers > 1:
         with TemporaryDirectory(prefix="firstopen-") as folder:
             metrics = Path(folder)
-            run_workers(workers, lambda n: work(_of_worker(configured, n), Peers(metrics, n)), log)
+            run_workers(
+                workers, lambda n: work(_of_worker(configured, n), socks[n - 1], Peers(metrics, n)), log
+            )
     else:
-        work(configured)
+        work(configured, socks[0])
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:

@@ -50,9 +50,23 @@ class _Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """Take a port before anything is said about it; raises ``PortTaken``."""
+    return _listen(host, port, is_shared=False)
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """Take a port for so many processes, with a queue of connections each; raises ``PortTaken``.
+
+    From one queue, whoever wakes first takes all that wait: a burst, or a proxy's connections, would be one
+    process's. Linux shares them out over the queues.
+    """
+    listen(host, port).close()  # another service's, even if that shares its port
+    return [_listen(host, port, is_shared=True) for _ in range(count)]
+
+
+def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
     except OSError as exc:
         raise PortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
 

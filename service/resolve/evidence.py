@@ -101,9 +101,9 @@ class ParsedLinks:
         """Parse a deep link; raises ``InvalidField``."""
         return self._links.get(text) or parse_deep_link(text)
 
-    def remember(self, text: str, link: DeepLink) -> None:
-        """Remember how a link that Dub knows is parsed, unless it is a long one."""
-        if len(text) <= _REMEMBERED_MAX_CHARS:
+    def remember(self, text: str | None, link: DeepLink | None) -> None:
+        """Remember how a link that Dub knows is parsed, if there is one, unless it is a long one."""
+        if text is not None and link is not None and len(text) <= _REMEMBERED_MAX_CHARS:
             if len(self._links) >= _REMEMBERED_MAX:
                 self._links.clear()
             self._links[text] = link

@@ -281,6 +281,8 @@ class Resolver:
         known = await self._memory.shared(case.key, first_launch, case.links)
         if known is not None and not case.says_more_than(known):
             if known.repeat_until > self._clock():
+                if known.link is not None:
+                    self._parsed_links.remember(case.report.deep_link, case.link)
                 return known
             flight = self._flights.under_way(case.key)
             if self._still_owed(known) and flight is not None and not flight.late:
@@ -327,9 +329,8 @@ class Resolver:
         flight = self._flights.under_way(case.key)
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id)
-        text = case.report.deep_link
-        if opened.link is not None and text is not None and case.link is not None:
-            self._parsed_links.remember(text, case.link)
+        if opened.link is not None:
+            self._parsed_links.remember(case.report.deep_link, case.link)
         known = opened.link is not None or case.link is None
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import redis
@@ -32,6 +33,7 @@ _STRACE = (
 _DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 _READY_WITHIN_S = 10.0
 _ASKED_EVERY_S = 0.01
+_SAMPLED = 500  # keys
 
 
 class Valkey:
@@ -53,6 +55,11 @@ class Valkey:
     def answers(self) -> int:
         """Return how many answers it knows."""
         return sum(1 for _ in self.client.scan_iter("fo1:a:*", count=1000))
+
+    def key_bytes(self, pattern: str) -> float:
+        """Return the memory of a key of this pattern, on average over the first few that it finds."""
+        found = list(islice(self.client.scan_iter(pattern, count=1000), _SAMPLED))
+        return sum(int(self.client.memory_usage(key) or 0) for key in found) / max(len(found), 1)
 
     def used_bytes(self) -> int:
         """Return the memory of all that it keeps."""

@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,56 @@ def test_workers_end_with_their_parent(world: World, tmp_path: Path) -> None:
         assert len(pids) == 2
         both.process.popen.kill()
         until(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
+
+
+def test_a_burst_of_connections_is_shared_out_over_workers(world: World, tmp_path: Path) -> None:
+    """Connections that come at once, as a proxy's do, are not all taken by the worker that wakes first."""
+    with two_workers(world, tmp_path) as both, ExitStack() as stack:
+        workers = children(both.process.popen.pid)
+        for pid in workers:
+            os.kill(int(pid), signal.SIGSTOP)
+            stack.callback(os.kill, int(pid), signal.SIGCONT)  # whatever happens: it could not stop
+        for _ in range(64):  # fewer than 8 on one worker: once in ten billion times
+            stack.enter_context(socket.create_connection(("127.0.0.1", both.port)))
+        for pid in workers:
+            os.kill(int(pid), signal.SIGCONT)
+            until(lambda: established(pid, both.port) >= 8)  # noqa: B023  called at once
+        until(lambda: sum(established(pid, both.port) for pid in workers) >= 64)
+        assert all(established(pid, both.port) >= 8 for pid in workers)
+
+
+def test_workers_take_no_port_of_other_workers(world: World, tmp_path: Path) -> None:
+    """A port that workers share is still taken for every other service."""
+    with two_workers(world, tmp_path) as both:
+        env = {
+            "FIRSTOPEN_CONFIG": str(tmp_path / "firstopen.toml"),
+            "FIRSTOPEN_PORT": str(both.port),
+            "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
+            "FIRSTOPEN_VALKEY_URL": world.server.url,
+        }
+        code, text = finished(["serve", "--workers", "2"], tmp_path, env)
+        assert code == 2
+        assert f"cannot listen on 127.0.0.1:{both.port}" in text
+
+
+@contextmanager
+def two_workers(world: World, folder: Path) -> Iterator[Replica]:
+    with replica(folder, world.dub, world.server.url, "--workers", "2") as both:
+        try:
+            yield both
+        finally:
+            both.process.stop()  # which they hear of; a parent that is killed leaves them
+
+
+def established(pid: str, port: int) -> int:
+    """Count a process's connections on its port."""
+    table = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    ours = {f"socket:[{row[9]}]" for row in table if row[1].endswith(f":{port:04X}") and row[3] == "01"}
+    held = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held.add(str(each.readlink()))
+    return len(ours & held)
 
 
 def children(pid: int) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tests.bench.lab import Lab, Upstream, complaints
-from tests.bench.load import CONNECTIONS, POOL, Run, Subject, alternate, ratios, wrk, wrk_until
+from tests.bench.load import CONNECTIONS, POOL, Run, Subject, alternate, leads, ratios, wrk, wrk_until
 from tests.bench.outside import counted, wait_until
 from tests.bench.processes import Failed, Server
 from tests.bench.table import Row
@@ -11,6 +11,7 @@ from tests.bench.valkey import Valkey
 
 VALKEY_OVER_MEMORY = 0.35
 TWO_OVER_ONE = 1.1
+OPENS = 20_000
 
 MEMORY_HIT, VALKEY_HIT = "firstopen with Valkey, a hit in process", "firstopen, a hit that only Valkey has"
 ONE, TWO = "one worker: CPU of a hit", "two workers: CPU of a hit"
@@ -22,6 +23,8 @@ opens_max = 1000
 """
 _STRAYS = 1  # of "in process": the first of a run comes from Valkey, and others wait for it
 _WITHIN_S = 30
+_FILLED_WITHIN_S = 120
+_KEYS = {"answer": "fo1:a:*", "open": "fo1:o:*", "install": "fo1:d:*", "lead": "fo1:{outbox}:e:*"}
 _SHARE_MIN = 0.2  # of the work that each of two workers must have done
 
 
@@ -138,6 +141,34 @@ def workers(lab: Lab) -> list[Row]:
             details={"lesserShare": shares},
             problems=problems,
         ),
+    ]
+
+
+def footprint(lab: Lab) -> list[Row]:
+    """Report opens of as many installs, then leads of as many customers; what does Valkey keep of each?"""
+    with lab.upstream() as upstream, lab.valkey() as valkey, lab.service(upstream, valkey=valkey) as service:
+        empty = valkey.used_bytes()
+        run = wrk_until(
+            lab, service.url, "new", lambda: upstream.calls() >= OPENS, at_most_s=_FILLED_WITHIN_S
+        )
+        opens = upstream.calls()
+        wait_until(lambda: valkey.answers() >= opens, within_s=_WITHIN_S, what="answers reach Valkey")
+        filled = valkey.used_bytes()
+        sold = leads(lab, service.url, CONNECTIONS, lab.seconds)
+        wait_until(lambda: valkey.queued_leads() == 0, within_s=_WITHIN_S, what="leads reach Dub")
+        count = upstream.counts().leads
+        full = valkey.used_bytes()
+        keys = {name: valkey.key_bytes(pattern) for name, pattern in _KEYS.items()}
+        problems = run.problems() + sold.problems() + complaints(service)
+    return [
+        Row(
+            name=f"Valkey's memory per open with a deep link, after {opens:,}",
+            unit="B",
+            rounds=[(filled - empty) / opens],
+            details={"opens": opens, "bytesPerKey": keys},
+            problems=problems,
+        ),
+        Row(name=f"    per delivered lead, after {count:,}", unit="B", rounds=[(full - filled) / count]),
     ]
 
 
