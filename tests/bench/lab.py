@@ -15,6 +15,9 @@ from tests.bench.upstream import Counts
 from tests.bench.valkey import Valkey, running
 
 _ANSWER_EVERYTHING = frozenset({"echo", "aiohttp_proxy"})
+# 50 ms for an answer pass on a machine that others use; what comes of it is in what a measure counts.
+VALKEY_LATE = ("valkey.failing",)
+
 _HARMLESS = (b'"level":"info"', b'"level":"debug"')
 _LATE = b'"event":"open.late"'
 
