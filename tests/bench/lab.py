@@ -101,6 +101,7 @@ class Lab:
         valkey: Valkey | None = None,
         workers: int = 1,
         port: int | None = None,
+        on_both_cores: bool = False,
     ) -> Iterator[Server]:
         """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``."""
         port = port or free_port()
@@ -122,7 +123,7 @@ class Lab:
         with serving(
             command,
             port=port,
-            core=self.server_core,
+            core=f"{self.server_core},{self.load_core}" if on_both_cores else self.server_core,
             log=folder / "log",
             env=env,
             ready_path="/health/ready",

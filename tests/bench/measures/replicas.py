@@ -101,15 +101,18 @@ def tiers(lab: Lab) -> list[Row]:
 
 
 def workers(lab: Lab) -> list[Row]:
-    """Load one worker and two on the same core with hits, in turns, and divide their CPU time by the hits."""
+    """Load one worker, and two, with hits in turns, and divide their CPU time by the hits.
+
+    Two have a core each where they are run; here they share both with the load, and so does the one.
+    """
     used_us: dict[str, list[float]] = {ONE: [], TWO: []}
     shares: list[float] = []
     problems: list[str] = []
     with (
         lab.upstream() as upstream,
         lab.valkey() as valkey,
-        lab.service(upstream, valkey=valkey) as one,
-        lab.service(upstream, valkey=valkey, workers=2) as two,
+        lab.service(upstream, valkey=valkey, on_both_cores=True) as one,
+        lab.service(upstream, valkey=valkey, on_both_cores=True, workers=2) as two,
     ):
         services = {ONE: one, TWO: two}
         for service in services.values():
