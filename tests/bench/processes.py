@@ -54,7 +54,7 @@ def serving(
     command: Sequence[str],
     *,
     port: int,
-    core: int,
+    core: int | str,
     log: Path,
     env: Mapping[str, str],
     ready_path: str,

@@ -61,6 +61,11 @@ class Valkey:
         found = list(islice(self.client.scan_iter(pattern, count=1000), _SAMPLED))
         return sum(int(self.client.memory_usage(key) or 0) for key in found) / max(len(found), 1)
 
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that it has used so far."""
+        info = self.client.info("cpu")
+        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
     def used_bytes(self) -> int:
         """Return the memory of all that it keeps."""
         return int(self.client.info("memory")["used_memory"])

@@ -44,6 +44,6 @@ MEASURES = (
     Measure("drain", "10,000 queued opens after an outage, and hits meanwhile", drain.run),
     Measure("start", "process start to the first 200 on /health/ready", start.run),
     Measure("memory", "resident memory for 100,000 cached opens", memory.run),
-    Measure("footprint", "Valkey's memory per open and per lead", replicas.footprint),
+    Measure("footprint", "CPU and Valkey's memory per open and per lead", replicas.footprint),
     Measure("matching", "a simulated city's installs and their clicks; a million clicks", matching.run),
 )

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from tests.bench.lab import Lab, Upstream, complaints
+from tests.bench.lab import VALKEY_LATE, Lab, Upstream, complaints
 from tests.bench.load import CONNECTIONS, wrk_until
 from tests.bench.outside import wait_until
 from tests.bench.processes import ROOT, STOPPED_WITHIN_S, Server, fetch, free_port
@@ -96,7 +96,7 @@ def run(lab: Lab) -> list[Row]:
             if min(shares.values()) < run.requests / 10:
                 problems.append(f"round {number}: not both replicas were at work: {shares}")
         for each in replicas:
-            problems += [found for log in each.logs for found in complaints(log)]
+            problems += [found for log in each.logs for found in complaints(log, expected=VALKEY_LATE)]
     return [
         Row(
             name=f"opens through the proxy, Dub {DUB_MS} ms away",
