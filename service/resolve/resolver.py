@@ -201,7 +201,7 @@ class Resolver:
         self._explain(owed.open_id, case, steps, "replayed by the outbox")
         if steps.look_again:
             self._second_looks.start(case, opened, self._found_late)
-        self._outbox.paid(owed.open_id)
+        self._outbox.let_go(owed.open_id)  # its entry ends with this delivery
         found = opened.click_id is not None
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
 

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '';
-CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued' AND kind != 'open';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
@@ -52,13 +52,14 @@ _PAID = Rows(
     row="?",
     after=")",
 )
-_EARLIER = "SELECT EXISTS (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND seq < ?)"
+_EARLIER = """SELECT EXISTS
+    (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND seq < ?)"""
 _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
-    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held}
-    AND NOT EXISTS (SELECT 1 FROM entries AS other
-                    WHERE other.lane = this.lane AND other.state = 'queued' AND other.seq < this.seq)
+    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held} {first}
     ORDER BY next_try, seq LIMIT ?)"""
+_FIRST = """AND NOT EXISTS (SELECT 1 FROM entries AS other WHERE other.lane = this.lane
+    AND other.state = 'queued' AND other.kind != 'open' AND other.seq < this.seq)"""
 _HASTEN = """UPDATE entries SET next_try = ?
     WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
     AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
@@ -101,7 +102,8 @@ class SqliteEntries:
         values: list[object] = []
         for kind in kinds:
             apps = [app for app, its_kind in held if its_kind == kind]
-            parts.append(_DUE.format(held="AND app != ? " * len(apps)))
+            first = "" if kind == "open" else _FIRST  # opens of one lane are the same to Dub, in any order
+            parts.append(_DUE.format(held="AND app != ? " * len(apps), first=first))
             values += [kind, now, *apps, limit]
         query = " UNION ALL ".join(parts)
         rows = await self._ask(
