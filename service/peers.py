@@ -113,8 +113,6 @@ def _merged(told: Sequence[Sequence[_Family]], *, own: int) -> list[_Family]:
                 if key not in values:
                     if number == own or family.kind != "gauge" or family.name in _ADDED | _GREATEST:
                         values[key] = sample.value
-                elif sample.name.endswith("_created"):
-                    values[key] = min(values[key], sample.value)
                 elif family.kind != "gauge" or family.name in _ADDED:
                     values[key] += sample.value
                 elif family.name in _GREATEST:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from structlog.typing import FilteringBoundLogger as Log
 
@@ -164,6 +164,7 @@ class Metrics:
     """The metrics of one process; labels have few values each, and none is a person's."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asked for or lists
         self.registry = CollectorRegistry()
         self.opens = Tally("opens", "Opens answered.", "app", "match", "source", "outcome")
         spread = Spread("open_seconds", "From an open's head to its answer.")
