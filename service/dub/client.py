@@ -15,8 +15,9 @@ import aiohttp
 import httpx
 from msgspec import DecodeError
 
+from service.dub.connections import Answer
 from service.dub.guard import Guard, Guards
-from service.dub.transport import Answer, close, posting_over, read_bounded
+from service.dub.transport import close, posting_over, read_bounded
 from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (

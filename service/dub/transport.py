@@ -1,34 +1,25 @@
 """What carries a call to Dub: a body goes out whole, an answer comes back whole, within a bound.
 
-Over the network this is httpx-aiohttp's transport, asked for without httpx's requests and responses: one
-fixed API needs no proxies, per-request timeouts, decompression or cookies, and ``make bench`` has a call at
-two thirds of the CPU time. Errors are aiohttp's own, which tell a refused connection from a timeout where
-httpx-aiohttp's mapping does not; ``DubClient`` translates them. Any other transport of httpx's (a test's)
-is asked through httpx's own objects.
+Calls of the API go over ``connections``; pages of events, which are read as they arrive, over
+httpx-aiohttp's transport. Errors are aiohttp's own there, which tell a refused connection from a timeout
+where httpx-aiohttp's mapping does not; ``DubClient`` translates them. Any other transport of httpx's (a
+test's, a tracer's) is asked through httpx's own objects.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol, cast
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from msgspec import Struct
 
+from service.dub.connections import ANSWER_MAX_BYTES, Answer, ConnectionPool, Target, composed
 from service.resolve.errors import DubGarbled
 
-ANSWER_MAX_BYTES = 256 * 1024
-
 _OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_WRITTEN_HERE = frozenset({"host", "content-length"})
 _DNS_TTL_S = 60
-
-
-class Answer(Struct, frozen=True, gc=False):
-    """A whole answer, and its Retry-After as it came (empty if there is none)."""
-
-    status: int
-    retry_after: str
-    body: bytes
 
 
 class Post(Protocol):
@@ -45,28 +36,34 @@ class Post(Protocol):
 
 
 class LeanTransport(AiohttpTransport):
-    """A keep-alive pool of connections to one host."""
+    """Keep-alive pools of connections, ``keepalive_s`` seconds each; in practice to one host."""
+
+    def __init__(
+        self, client: Callable[[], aiohttp.ClientSession], tls: ssl.SSLContext, keepalive_s: float
+    ) -> None:
+        super().__init__(verify=tls, client=client)
+        self._tls = tls
+        self._keepalive_s = keepalive_s
+        self._targets: dict[str, tuple[Target, ConnectionPool]] = {}
+        self._pools: dict[tuple[str, int, bool], ConnectionPool] = {}
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]
     ) -> Answer:
-        """Fill ``Post``; raises ``aiohttp.ClientError`` or ``OSError``."""
-        response = await self._session().request(
-            "POST", url, data=body, headers=headers, allow_redirects=False
-        )
-        on_head()
-        content = response.content
-        try:
-            if content.is_eof():  # nearly always: it came in one piece
-                answer = _bounded(content.read_nowait())
-            else:
-                answer = await _gathered(content.iter_any())
-        finally:
-            response.release()
-        return Answer(response.status, response.headers.get("Retry-After", ""), answer)
+        """Fill ``Post``; raises ``OSError``, or ``ValueError`` for what cannot be sent."""
+        known = self._targets.get(url)
+        if known is None:
+            known = self._targets[url] = self._target(url)
+        target, pool = known
+        return await pool.ask(composed(target, headers, body), on_head)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request whose body is in memory; raises ``aiohttp.ClientError`` or ``OSError``."""
+        """Send a request whose body is in memory; raises as ``post``, or ``aiohttp.ClientError``."""
+        if request.method == "POST":
+            headers = {name: value for name, value in request.headers.items() if name not in _WRITTEN_HERE}
+            answer = await self.post(str(request.url), headers, request.content, _nobody)
+            retry = {"Retry-After": answer.retry_after} if answer.retry_after else None
+            return httpx.Response(answer.status, headers=retry, content=answer.body)
         response = await self._session().request(
             request.method,
             str(request.url),
@@ -75,6 +72,21 @@ class LeanTransport(AiohttpTransport):
             allow_redirects=False,
         )
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+
+    async def aclose(self) -> None:
+        """Close what is idle."""
+        for pool in self._pools.values():
+            pool.close()
+        await super().aclose()
+
+    def _target(self, url: str) -> tuple[Target, ConnectionPool]:
+        target = Target.of(url)
+        origin = (target.host, target.port, target.is_secure)
+        pool = self._pools.get(origin)
+        if pool is None:
+            tls = self._tls if target.is_secure else None
+            pool = self._pools[origin] = ConnectionPool(target.host, target.port, tls, self._keepalive_s)
+        return target, pool
 
     def _session(self) -> aiohttp.ClientSession:
         session = self.client
@@ -113,7 +125,7 @@ def open_transport(keepalive_s: float) -> LeanTransport:
             timeout=aiohttp.ClientTimeout(),  # the client bounds a whole call
         )
 
-    return LeanTransport(verify=tls, client=session)
+    return LeanTransport(session, tls, keepalive_s)
 
 
 def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
@@ -156,11 +168,9 @@ async def _gathered(pieces: AsyncIterator[bytes] | httpx.AsyncByteStream) -> byt
     return b"".join(chunks)
 
 
-def _bounded(answer: bytes) -> bytes:
-    if len(answer) > ANSWER_MAX_BYTES:
-        raise _too_long()
-    return answer
-
-
 def _too_long() -> DubGarbled:
     return DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
+
+
+def _nobody() -> None:
+    """Nobody listens."""
