@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
             self.end()
             return
         if self._size > ANSWER_MAX_BYTES:
-            self._fail(DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes"))
+            self._fail(_too_long())
         elif not self._in_body and self._head_bytes > _HEAD_MAX_BYTES:
             self._fail(DubGarbled(f"headers over {_HEAD_MAX_BYTES} bytes"))
 
@@ -148,7 +148,9 @@ class Connection(asyncio.Protocol):
             self._is_until_end = True
 
     def _answered(self, *, reusable: bool) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._size > ANSWER_MAX_BYTES:
+            self._fail(_too_long())
+        elif self._waiter is not None and not self._waiter.done():
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._waiter.set_result(Answer(self._parser.get_status_code(), self._retry_after, body))
             self.reusable = reusable
@@ -249,12 +251,15 @@ class ConnectionPool:
         if loop.time() >= self._resolved_until:
             async with self._resolving:
                 if loop.time() >= self._resolved_until:
-                    found = await loop.getaddrinfo(
-                        self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-                    )
-                    self._addresses = cast("list[AddrInfoType]", found)
+                    self._addresses = await self._resolve()
                     self._resolved_until = loop.time() + _DNS_TTL_S
         return self._addresses
+
+    async def _resolve(self) -> list[AddrInfoType]:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        return cast("list[AddrInfoType]", found)
 
 
 class Target(Struct, frozen=True):
@@ -281,6 +286,10 @@ def composed(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header with a line break")
     return b"%bContent-Length: %d\r\n%b\r\n%b" % (target.start, len(body), lines.encode("ascii"), body)
+
+
+def _too_long() -> DubGarbled:
+    return DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
 
 
 def _nobody() -> None:
