@@ -19,7 +19,8 @@ from service.resolve.matching import (
     nothing,
 )
 from service.resolve.networks import Network, Networks
-from service.resolve.window import ClickWindow, Crowds, Retirements
+from service.resolve.sightings import Crowds, Retirements
+from service.resolve.window import ClickWindow
 
 
 class Claims(Protocol):

@@ -88,19 +88,12 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 class Retirement(Struct, frozen=True, gc=False):
-    """An install found by deep link, referrer or clipboard: the web clicks that led to it are used up.
-
-    ``id`` makes it one: the same install and link again is the same retirement.
-    """
+    """An install found by deep link, referrer or clipboard: the web clicks that led to it are used up."""
 
     install: str
     link_id: str
     at_ms: int
     device: Traits
-    id: str = ""
-
-    def __post_init__(self) -> None:
-        structs.force_setattr(self, "id", f"{self.install}\0{self.link_id}")
 
     def covers(self, click: Click) -> bool:
         """Whether a click from the install's network is likely to be its own."""

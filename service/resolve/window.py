@@ -1,4 +1,4 @@
-"""The clicks of an app's matching window, and who opened from where, found by network.
+"""The clicks of an app's matching window, found by network.
 
 What can go wrong: memory that grows with traffic (columns are shared, the oldest minute goes when the
 window is full); a match or an expiry whose cost grows with the window and holds the event loop (a network
@@ -16,14 +16,12 @@ from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from service.resolve.matching import CLOCK_DIFFERENCE_S, Click, Retirement
+from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
 from service.resolve.model import Link
 
 CLICKS_MAX = 1_000_000
 CLICKS_PER_NETWORK_MAX = 64  # a network with more is a crowd, whoever opens from it
 TEXT_MAX_BYTES = 100_000_000  # links and queries; beyond it queries go first, then the oldest clicks
-INSTALLS_MAX = 1_000_000
-INSTALLS_PER_NETWORK_MAX = 64
 EXPIRED_AT_A_TIME = 500
 
 _SHARDS = 256  # a dictionary that grows copies itself: none may be large
@@ -31,7 +29,6 @@ _SLICE_MS = 60_000
 _SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
 _QUERY_BYTES = 64  # of any string, beside its characters
 _LINK_BYTES = 400  # of a link and its strings, beside their characters
-_SEEN_AGAIN = 60  # one part of a window in so many: an install is noted anew no more often
 _SHED_AT_A_TIME = 64
 _ENTRIES_PER_ITEM = 2  # of one that was held in several minutes
 
@@ -239,76 +236,11 @@ class ClickWindow:
         self._text_bytes -= _size_of(self._links.pop(link_id))
 
 
-class _Sighting(Struct, frozen=True, gc=False):
-    id: str
-    at_ms: int
-
-
-class Crowds:
-    """How many installs open from a network: every open is noted here, or as a retirement.
-
-    Noting is idempotent, so what a store remembers can be noted again after a start.
-    """
-
-    def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
-        self._window_ms = window_s * 1000
-        self._index: NetworkIndex[_Sighting] = NetworkIndex(installs_max)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def note(self, network: int, install: str, at_ms: int) -> None:
-        """Remember that an install opened from a network."""
-        held = self._index.get(network)
-        if _is_full(held, at_ms):
-            return
-        for each in held:
-            if each.id == install and at_ms < each.at_ms + self._window_ms // _SEEN_AGAIN:
-                return
-        self._index.add(network, _Sighting(install, at_ms), INSTALLS_PER_NETWORK_MAX)
-        self._index.expire(at_ms - self._window_ms - _SLACK_S * 1000, at_most=4)
-
-    def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
-        """Return how many distinct installs opened within the window before ``at_ms``, with this one.
-
-        Who is retired on the network has opened from it, too.
-        """
-        since_ms = at_ms - self._window_ms
-        installs = {each.id for each in self._index.get(network) if each.at_ms >= since_ms}
-        installs.update(each.install for each in retirements if each.at_ms >= since_ms)
-        installs.add(install)
-        return len(installs)
-
-
-class Retirements:
-    """Who was found by stronger evidence: clicks that show up later are theirs, too."""
-
-    def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
-        self._window_ms = window_s * 1000
-        self._index: NetworkIndex[Retirement] = NetworkIndex(installs_max)
-
-    def note(self, network: int, retirement: Retirement) -> None:
-        """Remember a retirement for a window's time."""
-        if _is_full(self._index.get(network), retirement.at_ms):
-            return
-        self._index.add(network, retirement, INSTALLS_PER_NETWORK_MAX)
-        self._index.expire(retirement.at_ms - self._window_ms - _SLACK_S * 1000, at_most=4)
-
-    def of(self, network: int) -> tuple[Retirement, ...]:
-        """Return a network's retirements."""
-        return self._index.get(network)
-
-
 def _has(held: Sequence[_Item], name: str) -> bool:
     for each in held:  # noqa: SIM110  a generator takes three times as long
         if each.id == name:
             return True
     return False
-
-
-def _is_full(held: Sequence[_Item], at_ms: int) -> bool:
-    """Whether a network is so crowded that one more within the minute says nothing new."""
-    return len(held) >= INSTALLS_PER_NETWORK_MAX and at_ms - held[0].at_ms < _SLICE_MS
 
 
 def _size_of(link: Link) -> int:

@@ -3,20 +3,16 @@
 import gc
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.matching import Click, Retirement
+from service.resolve.matching import Click
 from service.resolve.model import Link
 from service.resolve.traits import Traits
 from service.resolve.window import (
     CLICKS_PER_NETWORK_MAX,
     EXPIRED_AT_A_TIME,
-    INSTALLS_PER_NETWORK_MAX,
     ClickWindow,
-    Crowds,
-    Retirements,
 )
 
 NOW_MS = 1_785_585_600_000
@@ -190,55 +186,3 @@ def test_the_window_holds_what_is_in_it(added: list[tuple[int, int, int]], now_m
         young <= held <= {each for each, (_, at_ms) in clicks.items() if at_ms >= now_ms - HOUR_MS - 180_000}
     )
     assert len(window) == len(held)
-
-
-def test_crowds_count_distinct_installs() -> None:
-    """Each install once, on its network, as long as it opened within the window; the one that asks counts."""
-    crowds = Crowds(3600)
-    for install, age_ms in (
-        ("anna", 0),
-        ("ben", 5000),
-        ("ben", 100),
-        ("carl", HOUR_MS),
-        ("dora", HOUR_MS + 1),
-    ):
-        crowds.note(HOME, install, NOW_MS - age_ms)
-    assert crowds.count(HOME, "anna", NOW_MS) == 3
-    assert crowds.count(HOME, "eve", NOW_MS) == 4
-    assert crowds.count(OFFICE, "anna", NOW_MS) == 1
-
-
-def test_an_install_that_is_seen_again_stays() -> None:
-    """The last time counts, also when earlier ones are noted after it."""
-    crowds = Crowds(3600)
-    crowds.note(HOME, "ben", NOW_MS - 2 * HOUR_MS)
-    crowds.note(HOME, "ben", NOW_MS)
-    crowds.note(HOME, "ben", NOW_MS - HOUR_MS)
-    assert crowds.count(HOME, "anna", NOW_MS) == 2
-    assert len(crowds) == 1
-
-
-def test_crowds_are_bounded() -> None:
-    """By network, by count, and by age: as time goes by, what is noted makes room."""
-    crowds = Crowds(3600, installs_max=1000)
-    for number in range(500):
-        crowds.note(HOME, f"{number}", NOW_MS + number)
-    assert crowds.count(HOME, "x", NOW_MS + 500) == INSTALLS_PER_NETWORK_MAX + 1
-    for number in range(5000):
-        crowds.note(number, "anna", NOW_MS + number * 1000)
-        assert len(crowds) <= 1010
-    for number in range(1500):
-        crowds.note(OFFICE, "anna", NOW_MS + 10 * HOUR_MS + number * MINUTE_MS)
-    assert len(crowds) == 1
-
-
-@pytest.mark.parametrize("again", [0, MINUTE_MS])
-def test_retirements_are_their_networks(again: int) -> None:
-    """Noted twice, a retirement is one; it is gone with the window."""
-    retirements = Retirements(3600)
-    for at_ms in (NOW_MS, NOW_MS + again):
-        retirements.note(HOME, Retirement("ben", "link_promo", at_ms, IPHONE))
-    assert [each.at_ms for each in retirements.of(HOME)] == [NOW_MS + again]
-    assert retirements.of(OFFICE) == ()
-    retirements.note(OFFICE, Retirement("carl", "link_promo", NOW_MS + 5 * HOUR_MS, IPHONE))
-    assert retirements.of(HOME) == ()

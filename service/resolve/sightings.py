@@ -1,0 +1,213 @@
+"""Who opened from which network, and by which link: in 40 bytes an open, since nearly every open is noted.
+
+What can go wrong: memory that grows with traffic (rows are bounded, and lie in blocks that go as a whole);
+an expiry or a crowd that holds the event loop (each note gives up a few rows, who asks reads a bounded
+number); one busy network that pushes everybody else's rows out (what says nothing new is not noted).
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from struct import Struct as Layout
+from typing import TypeVar
+
+from service.resolve.matching import CLOCK_DIFFERENCE_S, Retirement
+from service.resolve.traits import Traits
+
+INSTALLS_MAX = 1_000_000
+INSTALLS_PER_NETWORK_MAX = 64  # a network with more is a crowd, whoever opens from it
+
+# Network, install, Unix ms, steps back to its network's row before (0: none), link, device.
+_ROW = Layout("<Q16sqIHH")
+_ROWS = 4096  # of a block: links and devices are named in two bytes
+_SHARDS = 256  # a dictionary that grows copies itself: none may be large
+_MINUTE_MS = 60_000
+_SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
+_SEEN_AGAIN = 60  # one part of a window in so many: an install is noted anew no more often
+_LOOKED_BACK = 8  # rows, for an install that was noted already
+_READ_MAX = 1024  # rows of one network
+_GIVEN_UP_EVERY = 16  # rows
+_GIVEN_UP_AT_A_TIME = 64
+_DEPTH_BITS = 7
+_DEPTH_MAX = 2**_DEPTH_BITS - 1
+_NOT_SAID = Traits()
+
+T = TypeVar("T")
+_Row = tuple[int, bytes, int, int, int, int]
+
+
+class _Words(dict[T, int]):
+    """Words' numbers, given as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[T] = []
+
+    def __missing__(self, word: T) -> int:
+        number = self[word] = len(self.words)
+        self.words.append(word)
+        return number
+
+
+class _Block:
+    """Rows one after another, and the words that they name by number."""
+
+    def __init__(self) -> None:
+        self.rows = bytearray(_ROWS * _ROW.size)
+        self.links: _Words[str] = _Words()
+        self.devices: _Words[Traits] = _Words()
+
+
+class NetworkLog:
+    """Sightings of the last ``kept_ms`` by network, ``rows_max`` of them or a few more."""
+
+    def __init__(self, kept_ms: int, rows_max: int) -> None:
+        self._kept_ms = kept_ms
+        self._rows_max = rows_max
+        self._floor_ms = 0
+        self._first = 0  # the number of the oldest row
+        self._next = 0
+        self._blocks: deque[_Block] = deque()
+        # By network: its newest row's number, and (in the last bits) how many came before it.
+        self._newest: list[dict[int, int]] = [{} for _ in range(_SHARDS)]
+        self._minute = 0
+        self._busy: dict[int, int] = {}  # rows of this minute, of networks that have many
+
+    def __len__(self) -> int:
+        return self._next - self._first
+
+    def add(
+        self, network: int, install: str, at_ms: int, link_id: str = "", device: Traits = _NOT_SAID
+    ) -> None:
+        """Note a sighting, unless it is too old or its network so busy that it says nothing new.
+
+        ``install`` is a keyed hash of at most 16 ASCII characters, as ``Identity.device`` makes them.
+        """
+        if at_ms < self._floor_ms:
+            return
+        number, shard = self._next, self._newest[network % _SHARDS]
+        newest = shard.get(network)
+        if newest is None:
+            steps = depth = 0
+        else:
+            steps = number - (newest >> _DEPTH_BITS)
+            depth = newest & _DEPTH_MAX
+            if depth < INSTALLS_PER_NETWORK_MAX:
+                depth += 1
+            elif self._is_busy(network, at_ms):
+                return
+        place = number % _ROWS
+        if place == 0:
+            self._blocks.append(_Block())
+        block = self._blocks[-1]
+        link, which = block.links[link_id], block.devices[device]
+        _ROW.pack_into(block.rows, place * _ROW.size, network, install.encode(), at_ms, steps, link, which)
+        shard[network] = number << _DEPTH_BITS | depth
+        self._next = number + 1
+        self._floor_ms = max(self._floor_ms, at_ms - self._kept_ms)
+        if place % _GIVEN_UP_EVERY == 0:
+            self._give_up()
+
+    def of(self, network: int, at_most: int = _READ_MAX) -> Iterator[tuple[bytes, int, str, Traits]]:
+        """Return install, Unix ms, link and device of each sighting on a network, the last noted first."""
+        newest = self._newest[network % _SHARDS].get(network)
+        number = -1 if newest is None else newest >> _DEPTH_BITS
+        while number >= self._first and at_most > 0:
+            _, install, at_ms, steps, link, device = self._row(number)
+            if at_ms >= self._floor_ms:
+                block = self._block(number)
+                yield install.rstrip(b"\0"), at_ms, block.links.words[link], block.devices.words[device]
+            number = number - steps if steps else -1
+            at_most -= 1
+
+    def _row(self, number: int) -> _Row:
+        row: _Row = _ROW.unpack_from(self._block(number).rows, number % _ROWS * _ROW.size)
+        return row
+
+    def _block(self, number: int) -> _Block:
+        return self._blocks[number // _ROWS - self._first // _ROWS]
+
+    def _is_busy(self, network: int, at_ms: int) -> bool:
+        """Whether a network has had so many within this minute that one more says nothing new."""
+        minute = at_ms // _MINUTE_MS
+        if minute != self._minute:
+            self._minute = minute
+            self._busy.clear()
+        count = self._busy[network] = self._busy.get(network, 0) + 1
+        return count > INSTALLS_PER_NETWORK_MAX
+
+    def _give_up(self) -> None:
+        """Give up a few of the oldest rows, if they are too old or there are too many."""
+        for _ in range(_GIVEN_UP_AT_A_TIME):
+            number = self._first
+            network, _, at_ms, *_ = self._row(number)
+            if at_ms >= self._floor_ms and len(self) <= self._rows_max:
+                return
+            shard = self._newest[network % _SHARDS]
+            if shard[network] >> _DEPTH_BITS == number:
+                del shard[network]
+            self._first = number + 1
+            if self._first % _ROWS == 0:
+                self._blocks.popleft()
+
+
+class Crowds:
+    """How many installs open from a network: every open is noted here, or as a retirement.
+
+    Noting is idempotent, so what a store remembers can be noted again after a start.
+    """
+
+    def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
+        self._window_ms = window_s * 1000
+        self._log = NetworkLog((window_s + _SLACK_S) * 1000, installs_max)
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    def note(self, network: int, install: str, at_ms: int) -> None:
+        """Remember that an install opened from a network."""
+        name = install.encode()
+        for noted, noted_ms, _, _ in self._log.of(network, _LOOKED_BACK):
+            if noted == name and at_ms < noted_ms + self._window_ms // _SEEN_AGAIN:
+                return
+        self._log.add(network, install, at_ms)
+
+    def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
+        """Return how many distinct installs opened within the window before ``at_ms``, with this one.
+
+        Who is retired on the network has opened from it, too. What is over ``INSTALLS_PER_NETWORK_MAX`` need
+        not be told apart.
+        """
+        since_ms = at_ms - self._window_ms
+        installs = {each.install.encode() for each in retirements if each.at_ms >= since_ms}
+        installs.add(install.encode())
+        for noted, noted_ms, _, _ in self._log.of(network):
+            if len(installs) > INSTALLS_PER_NETWORK_MAX:
+                break
+            if noted_ms >= since_ms:
+                installs.add(noted)
+        return len(installs)
+
+
+class Retirements:
+    """Who was found by stronger evidence: clicks that show up later are theirs, too."""
+
+    def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
+        self._log = NetworkLog((window_s + _SLACK_S) * 1000, installs_max)
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    def note(self, network: int, retirement: Retirement) -> None:
+        """Remember a retirement for a window's time."""
+        self._log.add(network, retirement.install, retirement.at_ms, retirement.link_id, retirement.device)
+
+    def of(self, network: int) -> tuple[Retirement, ...]:
+        """Return a network's retirements, the last of an install and a link; the latest come first."""
+        found: dict[tuple[bytes, str], Retirement] = {}
+        for install, at_ms, link_id, device in self._log.of(network):
+            known = found.get((install, link_id))
+            if known is None and len(found) == INSTALLS_PER_NETWORK_MAX:
+                break
+            if known is None or known.at_ms < at_ms:
+                found[install, link_id] = Retirement(install.decode(), link_id, at_ms, device)
+        return tuple(found.values())
