@@ -61,7 +61,7 @@ class MemoryStore:
 
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
-        return self._usual.by_key.get(key) or self._long.by_key.get(key)
+        return self._usual.get(key) or self._long.get(key)
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id, for an hour or so after its last answer."""
@@ -74,19 +74,15 @@ class MemoryStore:
         """Remember an open, by its id and as the answer under its key, in place of what was there."""
         is_long = len(opened.destination or "") + len(opened.query) > _LONG_URL_CHARS
         here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
-        here.by_key[key] = opened
-        here.by_id[opened.open_id] = opened
-        if elsewhere.by_key:
-            elsewhere.by_key.pop(key, None)
-            elsewhere.by_id.pop(opened.open_id, None)
+        here[key] = opened
+        if elsewhere:
+            elsewhere.pop(key, None)
 
     def forget(self, open_ids: frozenset[str]) -> None:
         """Forget these opens; it walks over all that is remembered."""
         for opens in (self._usual, self._long):
-            for key in [key for key, opened in opens.by_key.items() if opened.open_id in open_ids]:
-                del opens.by_key[key]
-            for open_id in open_ids:
-                opens.by_id.pop(open_id, None)
+            for key in [key for key, opened in opens.items() if opened.open_id in open_ids]:
+                del opens[key]
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
@@ -123,12 +119,25 @@ class MemoryStore:
         self._unknown[name] = self._clock() + self._limits.unknown_link_ttl_s
 
 
-class _Opens:
-    """Opens in one cache of a size, findable both ways."""
+class _Opens(LRUCache[bytes, Open]):
+    """Opens by the key that they answer, and as long as they do, by their ids."""
 
     def __init__(self, size: int) -> None:
-        self.by_key: LRUCache[bytes, Open] = LRUCache(size)
-        self.by_id: LRUCache[str, Open] = LRUCache(size)
+        super().__init__(size)
+        self.by_id: dict[str, Open] = {}
+
+    def __setitem__(self, key: bytes, opened: Open) -> None:
+        before = self.get(key)
+        if before is not None and before.open_id != opened.open_id:
+            self.by_id.pop(before.open_id, None)
+        super().__setitem__(key, opened)
+        self.by_id[opened.open_id] = opened
+
+    def __delitem__(self, key: bytes) -> None:
+        opened = self.get(key)
+        super().__delitem__(key)
+        if opened is not None:
+            self.by_id.pop(opened.open_id, None)
 
 
 def name_of(domain: str, key: str) -> str:
