@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from msgspec import structs
 
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import DubHeldBack, FirstopenError, StoreFailed
@@ -182,17 +181,16 @@ class DurableOutbox:
         One device may owe one link under two openIds (it asked before a restart and after): both are sent,
         for each has somebody who waits for its click, and Dub gives them the same one.
         """
-        now = self._wall()
         self._entries.owe(
             Entry(
                 id=owed.open_id,
                 app=owed.app,
                 kind="open",
                 lane=owed.key.hex(),
-                created=now,
-                next_try=now + not_before_s,
+                created=owed.arrived,
+                next_try=owed.arrived + not_before_s,
                 whose=owed.device,
-                payload=_encode(structs.replace(owed, arrived=now)),
+                payload=_encode(owed),
             )
         )
 

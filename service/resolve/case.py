@@ -84,8 +84,11 @@ class Case(Struct, gc=False, eq=False):
             for skipped in self.ladder.skipped:
                 steps.add(skipped.evidence, "skipped", skipped.why)
 
-    def owed(self, open_id: str, rung: Rung) -> OwedOpen:
-        """Return what it takes to report this open to Dub later, by this rung's link, or to match it."""
+    def owed(self, open_id: str, rung: Rung, now: float) -> OwedOpen:
+        """Return what it takes to report this open to Dub later, by this rung's link, or to match it.
+
+        ``now`` is Unix seconds.
+        """
         report = self.report
         return OwedOpen(
             open_id=open_id,
@@ -97,6 +100,7 @@ class Case(Struct, gc=False, eq=False):
             user_agent=report.caller.user_agent,
             ip=self.ip,
             by_address=self.ladder.rungs[-1].link is None,
+            arrived=now,
             platform=report.platform,
             app_version=report.app_version,
         )

@@ -39,7 +39,7 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     user_agent: str
     ip: str | None
     by_address: bool = False  # it may be matched by its address, should Dub know no such link
-    arrived: float = 0.0  # Unix seconds; filled in by the outbox
+    arrived: float  # Unix seconds
     platform: Platform | None
     app_version: str | None
 

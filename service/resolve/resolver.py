@@ -349,7 +349,7 @@ class Resolver:
         opened = self._openings.degraded(open_id, case, rung)
         self._keep(case, opened)
         if rung is not None and rung.link is not None:
-            self._outbox.owe(case.owed(open_id, rung), not_before_s=not_before_s)
+            self._outbox.owe(case.owed(open_id, rung, self._wall()), not_before_s=not_before_s)
         return opened
 
     def _keep(self, case: Case, opened: Open) -> None:

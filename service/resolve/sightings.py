@@ -107,17 +107,31 @@ class NetworkLog:
         if place % _GIVEN_UP_EVERY == 0:
             self._give_up()
 
-    def of(self, network: int, at_most: int = _READ_MAX) -> Iterator[tuple[bytes, int, str, Traits]]:
+    def of(self, network: int) -> Iterator[tuple[bytes, int, str, Traits]]:
         """Return install, Unix ms, link and device of each sighting on a network, the last noted first."""
         newest = self._newest[network % _SHARDS].get(network)
         number = -1 if newest is None else newest >> _DEPTH_BITS
-        while number >= self._first and at_most > 0:
+        for _ in range(_READ_MAX):
+            if number < self._first:
+                return
             _, install, at_ms, steps, link, device = self._row(number)
             if at_ms >= self._floor_ms:
                 block = self._block(number)
                 yield install.rstrip(b"\0"), at_ms, block.links.words[link], block.devices.words[device]
             number = number - steps if steps else -1
-            at_most -= 1
+
+    def has(self, network: int, install: str, since_ms: int) -> bool:
+        """Whether an install is among the last few of a network, later than ``since_ms``."""
+        newest = self._newest[network % _SHARDS].get(network)
+        number = -1 if newest is None else newest >> _DEPTH_BITS
+        for _ in range(_LOOKED_BACK):
+            if number < self._first:
+                break
+            _, noted, noted_ms, steps, _, _ = self._row(number)
+            if noted_ms > since_ms and noted.rstrip(b"\0") == install.encode():
+                return True
+            number = number - steps if steps else -1
+        return False
 
     def _row(self, number: int) -> _Row:
         row: _Row = _ROW.unpack_from(self._block(number).rows, number % _ROWS * _ROW.size)
@@ -165,11 +179,8 @@ class Crowds:
 
     def note(self, network: int, install: str, at_ms: int) -> None:
         """Remember that an install opened from a network."""
-        name = install.encode()
-        for noted, noted_ms, _, _ in self._log.of(network, _LOOKED_BACK):
-            if noted == name and at_ms < noted_ms + self._window_ms // _SEEN_AGAIN:
-                return
-        self._log.add(network, install, at_ms)
+        if not self._log.has(network, install, at_ms - self._window_ms // _SEEN_AGAIN):
+            self._log.add(network, install, at_ms)
 
     def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
         """Return how many distinct installs opened within the window before ``at_ms``, with this one.

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS entries (
     sealed BLOB
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
-CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '';
+CREATE INDEX IF NOT EXISTS entries_by_whose ON entries (whose) WHERE whose != '' AND kind != 'open';
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued' AND kind != 'open';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
@@ -40,6 +40,10 @@ CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state =
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
 _KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
+_FORGET = (
+    "DELETE FROM entries WHERE whose != '' AND kind != 'open' AND whose IN (SELECT value FROM json_each(?))",
+    "DELETE FROM entries WHERE kind = 'open' AND id IN (SELECT value FROM json_each(?))",
+)
 _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason"
 _INSERT = """INSERT INTO entries
     (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
@@ -202,12 +206,14 @@ class SqliteEntries:
         return self._seal.open(sealed)
 
     async def forget(self, whose: Collection[str]) -> int:
-        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
-        query = "DELETE FROM entries WHERE whose != '' AND whose IN (SELECT value FROM json_each(?))"
+        """Forget what is kept for these devices and openIds, whatever its state; return how many.
+
+        Opens are found by their ids, which the journal knows: one index less to keep in an outage.
+        """
         names = json.dumps(list(whose))
 
         def forget(connection: sqlite3.Connection) -> int:
-            return connection.execute(query, (names,)).rowcount
+            return sum(connection.execute(query, (names,)).rowcount for query in _FORGET)
 
         return await self._database.write(forget)
 

@@ -153,6 +153,7 @@ def owed(open_id: str, key: bytes = b"k") -> OwedOpen:
         deep_link="https://acme.link/x",
         user_agent="okhttp",
         ip=None,
+        arrived=FakeClock().wall(),
         platform=None,
         app_version=None,
     )
