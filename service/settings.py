@@ -313,6 +313,8 @@ def _keys(
                 missing.append(app.server_keys_env)
         if app.dub_api_key_env:
             dub_api_keys[name] = env.get(app.dub_api_key_env, "").strip()
+            if dub_api_keys[name] and not _KEY.fullmatch(dub_api_keys[name]):
+                raise SettingsError(f"{app.dub_api_key_env}: expected a key of {_KEY_EXPECTED}")
             if not dub_api_keys[name]:
                 missing.append(app.dub_api_key_env)
     return server_keys, dub_api_keys, tuple(missing)

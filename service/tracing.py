@@ -115,7 +115,7 @@ def tracing_of_environment() -> Tracing:
 
 
 class _TracedTransport(httpx.AsyncBaseTransport):
-    """A call's span ends with the head of Dub's answer, or with what came instead.
+    """A call's span ends with Dub's answer (a page of events: its head), or with what came instead.
 
     Calls go through httpx's objects then, which ``LeanTransport`` does without: seeing costs something.
     """

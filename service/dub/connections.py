@@ -27,6 +27,7 @@ from service.resolve.errors import DubGarbled
 ANSWER_MAX_BYTES = 256 * 1024
 
 _HEAD_MAX_BYTES = 64 * 1024
+_TAKEN_MAX_BYTES = 2 * ANSWER_MAX_BYTES + _HEAD_MAX_BYTES  # with what frames chunks, and trailers
 _DNS_TTL_S = 60.0
 _NEXT_FAMILY_S = 0.25  # RFC 8305: how long one address has before the next is tried beside it
 _FINAL = 200  # what comes before is an interim answer
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Answer] | None = None
         self._on_head: Callable[[], None] = _nobody
+        self._retry_after = ""
         self.reusable = False  # it stands exactly behind an answer's end
         self.idle_since = 0.0  # by the loop's clock, in seconds
         self._begin()
@@ -68,20 +70,14 @@ class Connection(asyncio.Protocol):
             transport.write(request)
             return await self._waiter
         except BaseException:
-            self.end()
+            self.close()
             raise
 
-    def end(self) -> None:
-        """Close the connection at once: nothing more is sent or read."""
+    def close(self) -> None:
+        """Close the connection at once: nothing more is sent or read, and no last word of TLS waited for."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
-
-    def close(self) -> None:
-        """Close an idle connection, with a word to the other side."""
-        self.reusable = False
-        if self._transport is not None:
-            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -96,36 +92,42 @@ class Connection(asyncio.Protocol):
         else:
             self._fail(exc if isinstance(exc, OSError) else ConnectionResetError("closed amid an answer"))
 
+    def eof_received(self) -> None:
+        """Let the connection end: the other side sends nothing more."""
+        self.reusable = False
+
     def data_received(self, data: bytes) -> None:
         """Take in a piece of the answer."""
         waiter = self._waiter
         if waiter is None or waiter.done():
-            self.end()  # nobody asked
+            self.close()  # nobody asked
             return
         self._on_head()
-        if not self._in_body:
-            self._head_bytes += len(data)
+        self._taken_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            self._fail(ConnectionAbortedError(f"no HTTP answer: {type(exc).__name__}"))
-            self.end()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._fail(_no_http(type(exc).__name__))
+            self.close()
             return
-        if self._size > ANSWER_MAX_BYTES:
+        if self._size > ANSWER_MAX_BYTES or self._taken_bytes > _TAKEN_MAX_BYTES:
             self._fail(_too_long())
-        elif not self._in_body and self._head_bytes > _HEAD_MAX_BYTES:
+        elif not self._in_body and self._taken_bytes > _HEAD_MAX_BYTES:
             self._fail(DubGarbled(f"headers over {_HEAD_MAX_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
         """Begin an answer; one behind another's end is nobody's."""
         if self._waiter is None or self._waiter.done():
-            self.end()
+            self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note what the caller or the answer's end depends on."""
+        """Note what the caller or the answer's end depends on; a trailer changes neither."""
+        if self._in_body:
+            return
         match name.lower():
             case b"retry-after":
-                self._retry_after = value.decode("latin-1")
+                if not self._retry_after:
+                    self._retry_after = value.decode("latin-1")
             case b"content-length" | b"transfer-encoding":
                 self._is_until_end = False
 
@@ -134,7 +136,9 @@ class Connection(asyncio.Protocol):
         self._in_body = self._parser.get_status_code() >= _FINAL
 
     def on_body(self, piece: bytes) -> None:
-        """Gather the body, as far as it may go."""
+        """Gather the body, as far as it may go; an interim answer has none."""
+        if not self._in_body:
+            self._fail(_no_http("an interim answer with a body"))
         self._size += len(piece)
         if self._size <= ANSWER_MAX_BYTES:
             self._pieces.append(piece)
@@ -161,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._waiter.set_exception(exc)
 
     def _begin(self) -> None:
-        self._head_bytes = self._size = 0
+        self._taken_bytes = self._size = 0
         self._pieces: list[bytes] = []
         self._retry_after = ""
         self._in_body = False
@@ -176,13 +180,14 @@ class ConnectionPool:
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, keepalive_s: float) -> None:
         self._host = host
+        self._certified = host.rstrip(".") if tls else None  # a certificate names no dot at the end
         self._port = port
         self._tls = tls
         self._keepalive_s = keepalive_s
         self._idle: deque[Connection] = deque()
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
-        self._resolving = asyncio.Lock()
+        self._resolving: asyncio.Task[None] | None = None
         self._addresses: list[AddrInfoType] = []
         self._resolved_until = 0.0
 
@@ -201,6 +206,8 @@ class ConnectionPool:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
+        if self._resolving is not None:
+            self._resolving.cancel()
         while self._idle:
             self._idle.pop().close()
 
@@ -232,34 +239,64 @@ class ConnectionPool:
 
     async def _connect(self) -> Connection:
         addresses = await self._resolved()
+        connection = Connection()
         try:
-            sock = await start_connection(addresses, happy_eyeballs_delay=_NEXT_FAMILY_S, interleave=1)
+            sock = await _connected(addresses)
+            try:
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    sock=sock,
+                    ssl=self._tls,
+                    server_hostname=self._certified,
+                )
+            except BaseException:
+                connection.close()  # before its socket, whose number may soon be somebody else's
+                sock.close()
+                raise
         except OSError:
             self._resolved_until = 0.0  # the name may lead elsewhere by now
-            raise
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection, sock=sock, ssl=self._tls, server_hostname=self._host if self._tls else None
-            )
-        except BaseException:
-            sock.close()
             raise
         return connection
 
     async def _resolved(self) -> list[AddrInfoType]:
+        """Return the name's addresses, each time another one first. All who wait share one look."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._resolved_until:
-            async with self._resolving:
-                if loop.time() >= self._resolved_until:
-                    self._addresses = await self._resolve()
-                    self._resolved_until = loop.time() + _DNS_TTL_S
-        return self._addresses
+            if self._resolving is None:
+                self._resolving = asyncio.create_task(self._look_up())
+                self._resolving.add_done_callback(_heard)
+            resolving = self._resolving
+            try:
+                await asyncio.shield(resolving)  # which goes on if its first caller gives up
+            except asyncio.CancelledError:
+                if self._closed and resolving.cancelled():
+                    raise ConnectionAbortedError("closed while its address was looked up") from None
+                raise
+        first, *others = self._addresses
+        self._addresses = [*others, first]
+        return [first, *others]
+
+    async def _look_up(self) -> None:
+        try:
+            self._addresses = await self._resolve()
+            self._resolved_until = asyncio.get_running_loop().time() + _DNS_TTL_S
+        finally:
+            self._resolving = None
 
     async def _resolve(self) -> list[AddrInfoType]:
         found = await asyncio.get_running_loop().getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
         return cast("list[AddrInfoType]", found)
+
+
+async def _connected(addresses: list[AddrInfoType]) -> socket.socket:
+    try:
+        sock = await start_connection(addresses, happy_eyeballs_delay=_NEXT_FAMILY_S, interleave=1)
+    except RuntimeError as exc:  # uvloop's, where others raise an OSError
+        raise OSError(str(exc)) from exc
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return sock
 
 
 class Target(Struct, frozen=True):
@@ -275,17 +312,28 @@ class Target(Struct, frozen=True):
         """Read a URL; raises ``httpx.InvalidURL``."""
         parsed = httpx.URL(url)
         is_secure = parsed.scheme == "https"
-        start = b"POST %b HTTP/1.1\r\nHost: %b\r\n" % (parsed.raw_path, parsed.netloc)
+        start = b"POST %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity\r\n"
+        start %= (parsed.raw_path, parsed.netloc)
         port = parsed.port or (443 if is_secure else 80)
         return cls(parsed.raw_host.decode("ascii"), port, is_secure, start)
 
 
 def composed(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
-    """Write a request out; raises ``ValueError`` for a header that would be more than one, or no ASCII."""
+    """Write a request out; raises ``ValueError`` for a header that is not printable ASCII."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
-        raise ValueError("a header with a line break")
+    if not "".join([*headers, *headers.values()]).isprintable():
+        raise ValueError("a header with a control character")
     return b"%bContent-Length: %d\r\n%b\r\n%b" % (target.start, len(body), lines.encode("ascii"), body)
+
+
+def _heard(resolving: asyncio.Task[None]) -> None:
+    """Note that a failure was seen, should nobody be left to see it."""
+    if not resolving.cancelled():
+        resolving.exception()
+
+
+def _no_http(why: str) -> OSError:
+    return ConnectionAbortedError(f"no HTTP answer: {why}")
 
 
 def _too_long() -> DubGarbled:

@@ -18,7 +18,7 @@ from service.dub.connections import ANSWER_MAX_BYTES, Answer, ConnectionPool, Ta
 from service.resolve.errors import DubGarbled
 
 _OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_WRITTEN_HERE = frozenset({"host", "content-length"})
+_WRITTEN_HERE = frozenset({"host", "content-length", "accept-encoding"})
 _DNS_TTL_S = 60
 
 
@@ -61,7 +61,8 @@ class LeanTransport(AiohttpTransport):
         """Send a request whose body is in memory; raises as ``post``, or ``aiohttp.ClientError``."""
         if request.method == "POST":
             headers = {name: value for name, value in request.headers.items() if name not in _WRITTEN_HERE}
-            answer = await self.post(str(request.url), headers, request.content, _nobody)
+            on_head = request.extensions.get("on_head", _nobody)
+            answer = await self.post(str(request.url), headers, request.content, on_head)
             retry = {"Retry-After": answer.retry_after} if answer.retry_after else None
             return httpx.Response(answer.status, headers=retry, content=answer.body)
         response = await self._session().request(
@@ -134,7 +135,8 @@ def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
         return transport.post
 
     async def post(url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]) -> Answer:
-        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+        told = {"on_head": on_head}  # for a LeanTransport underneath
+        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body), extensions=told)
         request.read()  # as content= would, without guessing headers
         response = await transport.handle_async_request(request)
         on_head()

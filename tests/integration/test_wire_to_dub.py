@@ -71,7 +71,7 @@ async def service_over(dub: RawDub, extra: str = "") -> AsyncIterator[Service]:
 
 
 async def test_what_goes_out_is_the_link_and_the_device(logs: LogLines) -> None:  # noqa: ARG001
-    """One POST under the base URL's path, with four headers: none of aiohttp's, none of the caller's."""
+    """One POST under the base URL's path, with five headers, none of them the caller's."""
     dub = RawDub()
     async with service_over(dub) as service:
         await service.open(
@@ -82,6 +82,7 @@ async def test_what_goes_out_is_the_link_and_the_device(logs: LogLines) -> None:
     assert request_line == b"POST /prefix/track/open HTTP/1.1"
     assert {line.split(b":")[0].lower() for line in headers} == {
         b"host",
+        b"accept-encoding",
         b"content-type",
         b"content-length",
         b"user-agent",

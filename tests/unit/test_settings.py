@@ -121,6 +121,15 @@ def test_keys_that_nobody_set_are_named_not_fatal() -> None:
     assert settings.keys_missing == ("A", "B")
 
 
+@pytest.mark.parametrize("key", ["dub_caf\u00e9", "dub two words", "dub_\x00", "d" * 513])
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_a_key_that_no_header_carries_stops_the_boot(name: str, key: str) -> None:
+    """The variable is named, its value is not: sent as it is, it would look as if Dub were away."""
+    with pytest.raises(SettingsError, match=f"^{name}: expected") as refused:
+        parse(MINIMAL + 'server_keys_env = "A"\ndub_api_key_env = "B"', {**ENV, name: key})
+    assert key not in str(refused.value)
+
+
 def test_no_secret_is_shown() -> None:
     """Settings can be printed, in a traceback say, without giving a secret away."""
     settings = parse(CONFIG, {**ENV, "ACME_DUB_API_KEY": "dub_hidden"})
