@@ -147,7 +147,7 @@ class Matcher:
         if network.key is None:
             return nothing(network.unmatchable or "no_address")
         clicks = self.window.clicks(network.key)
-        retirements = self._retirements.of(network.key)
+        retirements = self._retirements.of(network.key, opened.at_ms)
         if told is not None and all(told.id != each.id for each in clicks):
             clicks = (*clicks, told)
         owners = await self._claims.owners([each.id for each in clicks]) if clicks else {}

@@ -2,7 +2,8 @@
 
 What can go wrong: memory that grows with traffic (rows are bounded, and lie in blocks that go as a whole);
 an expiry or a crowd that holds the event loop (each note gives up a few rows, who asks reads a bounded
-number); one busy network that pushes everybody else's rows out (what says nothing new is not noted).
+number); one busy network that pushes everybody else's rows out (what says nothing new is not noted); a clock
+that was ahead for a moment (times are compared with the asker's, never with the latest).
 """
 
 from collections import deque
@@ -23,7 +24,7 @@ _SHARDS = 256  # a dictionary that grows copies itself: none may be large
 _MINUTE_MS = 60_000
 _SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
 _SEEN_AGAIN = 60  # one part of a window in so many: an install is noted anew no more often
-_LOOKED_BACK = 8  # rows, for an install that was noted already
+_LOOKED_BACK = 8  # rows, for an install that was noted already; of a network that has many, as many as count
 _READ_MAX = 1024  # rows of one network
 _GIVEN_UP_EVERY = 16  # rows
 _GIVEN_UP_AT_A_TIME = 64
@@ -61,9 +62,8 @@ class NetworkLog:
     """Sightings of the last ``kept_ms`` by network, ``rows_max`` of them or a few more."""
 
     def __init__(self, kept_ms: int, rows_max: int) -> None:
-        self._kept_ms = kept_ms
+        self.kept_ms = kept_ms
         self._rows_max = rows_max
-        self._floor_ms = 0
         self._first = 0  # the number of the oldest row
         self._next = 0
         self._blocks: deque[_Block] = deque()
@@ -78,12 +78,10 @@ class NetworkLog:
     def add(
         self, network: int, install: str, at_ms: int, link_id: str = "", device: Traits = _NOT_SAID
     ) -> None:
-        """Note a sighting, unless it is too old or its network so busy that it says nothing new.
+        """Note a sighting, unless its network is so busy that it says nothing new.
 
         ``install`` is a keyed hash of at most 16 ASCII characters, as ``Identity.device`` makes them.
         """
-        if at_ms < self._floor_ms:
-            return
         number, shard = self._next, self._newest[network % _SHARDS]
         newest = shard.get(network)
         if newest is None:
@@ -103,32 +101,34 @@ class NetworkLog:
         _ROW.pack_into(block.rows, place * _ROW.size, network, install.encode(), at_ms, steps, link, which)
         shard[network] = number << _DEPTH_BITS | depth
         self._next = number + 1
-        self._floor_ms = max(self._floor_ms, at_ms - self._kept_ms)
         if place % _GIVEN_UP_EVERY == 0:
-            self._give_up()
+            self._give_up(at_ms - self.kept_ms)
 
-    def of(self, network: int) -> Iterator[tuple[bytes, int, str, Traits]]:
-        """Return install, Unix ms, link and device of each sighting on a network, the last noted first."""
+    def of(self, network: int, since_ms: int) -> Iterator[tuple[bytes, int, str, Traits]]:
+        """Return install, Unix ms, link and device of a network's sightings, the last noted first."""
         newest = self._newest[network % _SHARDS].get(network)
         number = -1 if newest is None else newest >> _DEPTH_BITS
         for _ in range(_READ_MAX):
             if number < self._first:
                 return
             _, install, at_ms, steps, link, device = self._row(number)
-            if at_ms >= self._floor_ms:
+            if at_ms >= since_ms:
                 block = self._block(number)
                 yield install.rstrip(b"\0"), at_ms, block.links.words[link], block.devices.words[device]
             number = number - steps if steps else -1
 
-    def has(self, network: int, install: str, since_ms: int) -> bool:
-        """Whether an install is among the last few of a network, later than ``since_ms``."""
+    def has(self, network: int, install: str, since_ms: int, link_id: str = "") -> bool:
+        """Whether an install that came by this link is among the last of a network, after ``since_ms``."""
         newest = self._newest[network % _SHARDS].get(network)
-        number = -1 if newest is None else newest >> _DEPTH_BITS
-        for _ in range(_LOOKED_BACK):
+        if newest is None:
+            return False
+        number, depth = newest >> _DEPTH_BITS, newest & _DEPTH_MAX
+        for _ in range(_LOOKED_BACK if depth < INSTALLS_PER_NETWORK_MAX else INSTALLS_PER_NETWORK_MAX):
             if number < self._first:
                 break
-            _, noted, noted_ms, steps, _, _ = self._row(number)
-            if noted_ms > since_ms and noted.rstrip(b"\0") == install.encode():
+            _, noted, noted_ms, steps, link, _ = self._row(number)
+            is_it = noted_ms > since_ms and noted.rstrip(b"\0") == install.encode()
+            if is_it and self._block(number).links.words[link] == link_id:
                 return True
             number = number - steps if steps else -1
         return False
@@ -143,18 +143,18 @@ class NetworkLog:
     def _is_busy(self, network: int, at_ms: int) -> bool:
         """Whether a network has had so many within this minute that one more says nothing new."""
         minute = at_ms // _MINUTE_MS
-        if minute != self._minute:
+        if not self._minute - 1 <= minute <= self._minute:  # those of a moment ago count towards this one
             self._minute = minute
             self._busy.clear()
         count = self._busy[network] = self._busy.get(network, 0) + 1
         return count > INSTALLS_PER_NETWORK_MAX
 
-    def _give_up(self) -> None:
-        """Give up a few of the oldest rows, if they are too old or there are too many."""
+    def _give_up(self, before_ms: int) -> None:
+        """Give up a few of the oldest rows, if they are from before then or there are too many."""
         for _ in range(_GIVEN_UP_AT_A_TIME):
             number = self._first
             network, _, at_ms, *_ = self._row(number)
-            if at_ms >= self._floor_ms and len(self) <= self._rows_max:
+            if at_ms >= before_ms and len(self) <= self._rows_max:
                 return
             shard = self._newest[network % _SHARDS]
             if shard[network] >> _DEPTH_BITS == number:
@@ -191,11 +191,10 @@ class Crowds:
         since_ms = at_ms - self._window_ms
         installs = {each.install.encode() for each in retirements if each.at_ms >= since_ms}
         installs.add(install.encode())
-        for noted, noted_ms, _, _ in self._log.of(network):
+        for noted, _, _, _ in self._log.of(network, since_ms):
+            installs.add(noted)
             if len(installs) > INSTALLS_PER_NETWORK_MAX:
                 break
-            if noted_ms >= since_ms:
-                installs.add(noted)
         return len(installs)
 
 
@@ -203,6 +202,7 @@ class Retirements:
     """Who was found by stronger evidence: clicks that show up later are theirs, too."""
 
     def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
+        self._window_ms = window_s * 1000
         self._log = NetworkLog((window_s + _SLACK_S) * 1000, installs_max)
 
     def __len__(self) -> int:
@@ -210,15 +210,17 @@ class Retirements:
 
     def note(self, network: int, retirement: Retirement) -> None:
         """Remember a retirement for a window's time."""
-        self._log.add(network, retirement.install, retirement.at_ms, retirement.link_id, retirement.device)
+        install, link_id, at_ms = retirement.install, retirement.link_id, retirement.at_ms
+        if not self._log.has(network, install, at_ms - self._window_ms // _SEEN_AGAIN, link_id):
+            self._log.add(network, install, at_ms, link_id, retirement.device)
 
-    def of(self, network: int) -> tuple[Retirement, ...]:
-        """Return a network's retirements, the last of an install and a link; the latest come first."""
+    def of(self, network: int, at_ms: int) -> tuple[Retirement, ...]:
+        """Return a network's retirements as of a time: of an install and a link the last."""
         found: dict[tuple[bytes, str], Retirement] = {}
-        for install, at_ms, link_id, device in self._log.of(network):
+        for install, noted_ms, link_id, device in self._log.of(network, at_ms - self._log.kept_ms):
             known = found.get((install, link_id))
             if known is None and len(found) == INSTALLS_PER_NETWORK_MAX:
                 break
-            if known is None or known.at_ms < at_ms:
-                found[install, link_id] = Retirement(install.decode(), link_id, at_ms, device)
+            if known is None or known.at_ms < noted_ms:
+                found[install, link_id] = Retirement(install.decode(), link_id, noted_ms, device)
         return tuple(found.values())

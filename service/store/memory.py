@@ -64,7 +64,7 @@ class MemoryStore:
         return self._usual.get(key) or self._long.get(key)
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id, for an hour or so after its last answer."""
+        """Recall an open by its id while it is what would be answered, and for an hour or so after."""
         opened = self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
         if opened is None or opened.repeat_until + self._limits.open_ttl_s < self._clock():
             return None
@@ -77,6 +77,7 @@ class MemoryStore:
         here[key] = opened
         if elsewhere:
             elsewhere.pop(key, None)
+            elsewhere.by_id.pop(opened.open_id, None)
 
     def forget(self, open_ids: frozenset[str]) -> None:
         """Forget these opens; it walks over all that is remembered."""
@@ -120,24 +121,40 @@ class MemoryStore:
 
 
 class _Opens(LRUCache[bytes, Open]):
-    """Opens by the key that they answer, and as long as they do, by their ids."""
+    """Opens by the keys that they answer; and by their ids, as long as they are any key's answer."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.by_id: dict[str, Open] = {}
+        self._more: dict[str, int] = {}  # keys beside the first, of an open that has several
 
     def __setitem__(self, key: bytes, opened: Open) -> None:
-        before = self.get(key)
-        if before is not None and before.open_id != opened.open_id:
-            self.by_id.pop(before.open_id, None)
-        super().__setitem__(key, opened)
-        self.by_id[opened.open_id] = opened
+        name, before = opened.open_id, self.get(key)
+        if before is None or before.open_id != name:
+            if before is not None:
+                self._let_go(before)
+            super().__setitem__(key, opened)
+            if name in self.by_id:
+                self._more[name] = self._more.get(name, 0) + 1
+        else:
+            super().__setitem__(key, opened)
+        self.by_id[name] = opened
 
     def __delitem__(self, key: bytes) -> None:
-        opened = self.get(key)
+        opened = self[key]
         super().__delitem__(key)
-        if opened is not None:
-            self.by_id.pop(opened.open_id, None)
+        self._let_go(opened)
+
+    def _let_go(self, opened: Open) -> None:
+        """Forget an open by its id, unless it is another key's answer, too."""
+        name = opened.open_id
+        more = self._more.get(name, 0)
+        if more > 1:
+            self._more[name] = more - 1
+        elif more:
+            del self._more[name]
+        else:
+            self.by_id.pop(name, None)
 
 
 def name_of(domain: str, key: str) -> str:

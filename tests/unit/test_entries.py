@@ -17,6 +17,7 @@ LEAD = Entry(
     id="lead", app="acme", kind="lead", lane="lane", created=NOW, next_try=NOW, payload=b'{"a": "lead"}'
 )
 OPEN = structs.replace(LEAD, kind="open")
+KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 STEPS = 10  # of SQLite's virtual machine, between two counts
 
 
@@ -133,3 +134,19 @@ async def test_what_is_held_is_not_due(entries: SqliteEntries) -> None:
     due = await entries.due(["lead", "sale"], NOW, 10, [("acme", "lead")])
     assert [entry.id for entry in due] == ["globex", "sale"]
     assert [entry.id for entry in await entries.due(["sale"], NOW, 10, [])] == ["sale"]
+
+
+async def test_forgetting_needs_no_journal(entries: SqliteEntries) -> None:
+    """What a device owes goes by its name, dead or queued, also once nobody knows its openIds any more."""
+    for number, (kind, whose) in enumerate((kind, whose) for kind in KINDS for whose in ("anna", "ben")):
+        for offset in (0, 10):
+            entry = structs.replace(
+                OPEN, kind=kind, whose=whose, id=f"{kind}-{number + offset}", lane=f"{number + offset}"
+            )
+            await entries.add(entry)
+            if offset:
+                entries.finish(entry, "dead", "too old", NOW)
+    assert await entries.forget(["anna", "carl"]) == 6
+    assert set((await entries.depths("queued", "dead")).values()) == {1}
+    assert await entries.forget(["open-1", "ben"]) == 6
+    assert await entries.depths("queued", "dead") == {}

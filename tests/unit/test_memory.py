@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.resolve.model import Link, Open
 from service.store.memory import MemoryLimits, MemoryStore
@@ -125,3 +127,33 @@ def test_unknown_links_are_bounded(store: MemoryStore, clock: FakeClock) -> None
         store.keep_unknown("acme.link", f"{number}" + "x" * 30_000, asked=clock())
     assert store.unknown_for_s("acme.link", "0" + "x" * 30_000) == 0
     assert store.unknown_for_s("acme.link", "3" + "x" * 30_000) == 60
+
+
+def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: MemoryStore) -> None:
+    """A first launch is kept under several keys; another's answer under one of them hides nothing."""
+    for key in (b"link-a", b"first", b"domain"):
+        store.keep(key, an_open("a"))
+    store.keep(b"link-a", an_open("a", pending=True))
+    store.keep(b"first", an_open("b"))
+    assert store.opened("a") is not None
+    store.keep(b"domain", an_open("b"))
+    found = store.opened("a")
+    assert found is not None
+    assert found.pending
+    store.keep(b"link-a", an_open("b"))
+    assert store.opened("a") is None
+    assert store.opened("b") == an_open("b")
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 9), st.booleans()), max_size=80))
+def test_keys_and_ids_say_the_same(steps: list[tuple[int, int, bool]]) -> None:
+    """Whatever is kept, forgotten and pushed out: an id is found as long as a key has its open."""
+    limits = msgspec.structs.replace(LIMITS, opens_max=8)
+    opens = MemoryStore(limits, FakeClock())._usual
+    for key, name, is_kept in steps:
+        if is_kept:
+            opens[b"%d" % key] = an_open(f"{name}")
+        else:
+            opens.pop(b"%d" % key, None)
+        assert {each.open_id for each in opens.values()} == opens.by_id.keys()
+        assert opens._more.keys() <= opens.by_id.keys()
