@@ -4,6 +4,7 @@ Events are constant and carry fields. Fields hold nothing personal: no address, 
 clipboard text, installId or key.
 """
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -225,6 +226,7 @@ class Sink:
     def __init__(self, stream: TextIO) -> None:
         self._text = stream
         self._bytes = stream.buffer
+        self._flushed_by: asyncio.AbstractEventLoop | None = None
         self.lost = 0
 
     def write(self, text: str) -> None:
@@ -240,9 +242,23 @@ class Sink:
             self._text.flush()
 
     def write_line(self, line: bytes) -> None:
-        """Write a line at once, or count it as lost."""
+        """Write a line in this turn of the loop, together with its others, or count it as lost."""
         try:
             self._bytes.write(line + b"\n")
+        except (OSError, ValueError):
+            self.lost += 1
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._flush_lines()
+            return
+        if self._flushed_by is not loop:
+            self._flushed_by = loop
+            loop.call_soon(self._flush_lines)
+
+    def _flush_lines(self) -> None:
+        self._flushed_by = None
+        try:
             self._bytes.flush()
         except (OSError, ValueError):
             self.lost += 1

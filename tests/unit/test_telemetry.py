@@ -1,9 +1,11 @@
 """Logs: what is written, and that writing can never fail an open."""
 
+import asyncio
 import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -58,6 +60,72 @@ def test_a_stream_that_fails_fails_nothing() -> None:
     log = configure_logs("info", Broken())
     log.info(Event.STARTED)
     logging.getLogger("library").warning("also")
+
+
+class Counted(io.BufferedIOBase):
+    """A stream that counts how often it is flushed, and may be a pipe whose reader has gone since."""
+
+    def __init__(self) -> None:
+        self.waiting = b""
+        self.seen = b""
+        self.flushes = 0
+        self.is_broken = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.waiting += bytes(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self.closed:
+            return
+        self.flushes += 1
+        if self.is_broken:
+            raise BrokenPipeError
+        self.seen, self.waiting = self.seen + self.waiting, b""
+
+
+def test_lines_of_one_turn_of_the_loop_go_out_together() -> None:
+    """Many opens in one turn cost one call of the system; a line that is alone waits for nobody."""
+    stream = Counted()
+    log = configure_logs("info", io.TextIOWrapper(cast("Any", stream)))
+
+    async def turns() -> None:
+        for turn in (1, 2):
+            for _ in range(5):
+                log.info(Event.STARTED)
+            assert stream.flushes == turn - 1
+            await asyncio.sleep(0)
+            assert (stream.flushes, stream.seen.count(b"\n")) == (turn, 5 * turn)
+        stream.is_broken = True
+        log.info(Event.STARTED)
+        await asyncio.sleep(0)
+        stream.is_broken = False
+        log.info(Event.STOPPED)
+        await asyncio.sleep(0)
+
+    asyncio.run(turns())
+    assert b"service.stopped" in stream.seen
+    log.info(Event.STARTED)
+    assert stream.waiting == b""
+    assert stream.seen.count(b"\n") == 13
+
+
+async def test_a_line_left_by_a_loop_that_is_gone_goes_with_the_next() -> None:
+    """A loop that ends before its turn is over keeps no later line from going out."""
+    stream = Counted()
+    log = configure_logs("info", io.TextIOWrapper(cast("Any", stream)))
+    gone = asyncio.new_event_loop()
+    gone.call_soon(log.info, Event.STARTED)
+    gone.call_soon(gone.stop)
+    await asyncio.to_thread(gone.run_forever)
+    gone.close()
+    assert stream.seen == b""
+    log.info(Event.STOPPED)
+    await asyncio.sleep(0)
+    assert stream.seen.count(b"\n") == 2
 
 
 def test_a_terminal_gets_text() -> None:
