@@ -100,14 +100,14 @@ def test_retirements_are_their_networks(again: int) -> None:
     )
 )
 def test_retirements_are_found_as_they_were_noted(noted: list[tuple[int, str, int, str, Traits]]) -> None:
-    """In whatever order they come, those of the window are there, as the last of their install and link."""
+    """In whatever order they came, those of the window are there, as the last of their install and link."""
     retirements = Retirements(3600)
     latest: dict[tuple[int, str, str], int] = {}
     for network, install, at_ms, link_id, device in noted:
         retirements.note(network, Retirement(install, link_id, NOW_MS + at_ms, device))
         latest[network, install, link_id] = max(at_ms, latest.get((network, install, link_id), 0))
     for number in range(4):
-        for now in range(0, 3 * HOUR_MS, 20 * MINUTE_MS):
+        for now in (max(latest.values(), default=0) + later for later in (0, HOUR_MS // 2, HOUR_MS)):
             found = {(each.install, each.link_id): each for each in retirements.of(number, NOW_MS + now)}
             for (network, install, link_id), at_ms in latest.items():
                 if network == number and at_ms >= now - HOUR_MS:
