@@ -123,16 +123,9 @@ class Database:
         self._urgent.set()
         return await done
 
-    def write_behind(self, work: Work[object], on_done: Callable[[], None] | None = None) -> None:
-        """Do the work within ``BEHIND_S``; while the disk fails it waits, the oldest forgotten first.
-
-        ``on_done`` is called once it is committed, or was found faulty.
-        """
-        done: asyncio.Future[object] | None = None
-        if on_done is not None:
-            done = asyncio.get_running_loop().create_future()
-            done.add_done_callback(lambda ended: (ended.exception(), on_done()))
-        self._write_soon(Write(work, done))
+    def write_behind(self, work: Work[object]) -> None:
+        """Do the work within ``BEHIND_S``; while the disk fails it waits, the oldest forgotten first."""
+        self._write_soon(Write(work, None))
 
     def write_row_behind(self, rows: Rows, values: Values) -> None:
         """Write a row as ``write_behind`` does its work, in one statement with others of its kind."""

@@ -2,12 +2,6 @@
 
 Written behind: an open does not wait for the disk. Devices are keyed hashes already; ``records`` seals what
 else could say whose it is.
-
-Ids and devices are random, so each row that goes under its indexes changes pages of its own, the more of
-them the larger they are. So rows are first written one behind the other, with no index, and go to where
-they are found a second's worth or a few thousand at a time, sorted. What can go wrong: a row that is not
-found meanwhile (its id and device are known here, and who asks for one of them has it moved first; after a
-start everything is); rows of one open that change places (they are moved in their order).
 """
 
 import sqlite3
@@ -20,9 +14,10 @@ from service.store.database import Database
 from service.store.records import Records, tells
 from service.store.sealing import Seal
 
-_ROW = """(
+JOURNAL_SCHEMA = """
+CREATE TABLE IF NOT EXISTS opens (
     seq INTEGER PRIMARY KEY,
-    open_id BLOB NOT NULL{unique}, -- 16 bytes
+    open_id BLOB NOT NULL UNIQUE, -- 16 bytes
     app TEXT NOT NULL,
     device INTEGER NOT NULL,-- a keyed hash of app and install
     at REAL NOT NULL,       -- Unix seconds
@@ -30,11 +25,8 @@ _ROW = """(
     network INTEGER,        -- a keyed hash of the address's network, for how crowded it is
     tells INTEGER NOT NULL, -- 2: how the install came; 1: a click, or one to come; 0: neither
     record BLOB NOT NULL    -- MessagePack, or sealed MessagePack
-)"""
-JOURNAL_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS opens {_ROW.format(unique=" UNIQUE")};
+);
 CREATE INDEX IF NOT EXISTS opens_by_device ON opens (device, tells, at);
-CREATE TABLE IF NOT EXISTS arriving {_ROW.format(unique="")};
 """
 
 _LATEST = ((2, 10), (1, 5), (0, 1))  # of an install, so many that tell so much
@@ -43,17 +35,13 @@ _OF_DEVICE = """SELECT * FROM (SELECT at, seq, record FROM opens WHERE device = 
 _FORGOTTEN_AT_A_TIME = 1000
 _SHIFT = 2**63  # networks and devices are unsigned, SQLite's integers are not
 _SIGHTINGS_MAX = 200_000
-_MOVED_AFTER_S = 1.0
-_MOVED_AT_ROWS = 4096
-_COLUMNS = "open_id, app, device, at, seen, network, tells, record"
 _KEEP = Rows(
-    table="arriving",
-    before=f"INSERT INTO arriving ({_COLUMNS}) VALUES ",  # noqa: S608  constants
+    table="opens",
+    before="INSERT INTO opens (open_id, app, device, at, seen, network, tells, record) VALUES ",
     row="(?, ?, ?, ?, ?, ?, ?, ?)",
+    after=""" ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen,
+    network = coalesce(excluded.network, network), tells = excluded.tells, record = excluded.record""",
 )
-_MOVE = f"""INSERT INTO opens ({_COLUMNS}) SELECT {_COLUMNS} FROM arriving WHERE true ORDER BY open_id, seq
-    ON CONFLICT (open_id) DO UPDATE SET seen = excluded.seen, network = coalesce(excluded.network, network),
-    tells = excluded.tells, record = excluded.record"""  # noqa: S608  constants
 
 
 class SqliteJournal:
@@ -65,10 +53,6 @@ class SqliteJournal:
         self._database = database
         self._records = Records(seal, clock, wall)
         self._wall = wall
-        self._arriving: set[bytes | int] = set()  # ids and devices
-        self._moving: list[set[bytes | int]] = []  # until that is committed
-        self._arrived = 0  # rows
-        self._move_at = 0.0  # Unix seconds; at once, for what was arriving before a stop
 
     def keep(self, device: str, opened: Open, network: int | None) -> None:
         """Write an open behind; the same openId again replaces it."""
@@ -76,41 +60,15 @@ class SqliteJournal:
         short, number, record = _short(opened.open_id), _number(device), self._records.of(opened)
         row = (short, opened.app, number, at, at, shifted, tells(opened), record)
         self._database.write_row_behind(_KEEP, row)
-        self._arriving.add(short)
-        self._arriving.add(number)
-        self._arrived += 1
-        is_due = at >= self._move_at or self._move_at > at + _MOVED_AFTER_S  # the clock was set back
-        if is_due or self._arrived >= _MOVED_AT_ROWS:
-            self._move()
-
-    def _move(self) -> None:
-        """Have what is arriving where it is found, with the next commit."""
-        moving, self._arriving = self._arriving, set()
-        self._arrived = 0
-        self._move_at = self._wall() + _MOVED_AFTER_S
-        if self._database.failing is None:
-            self._moving.append(moving)
-            self._database.write_behind(_move, lambda: self._moving.remove(moving))
-        else:  # nobody sees what is written behind until the disk takes it
-            self._database.write_behind(_move)
-
-    def _is_arriving(self, *names: bytes | int) -> bool:
-        """Whether any of these is not yet where it is found, but will be for whoever reads it ``behind``."""
-        if self._move_at and self._arriving.isdisjoint(names):
-            return not all(moving.isdisjoint(names) for moving in self._moving)
-        self._move()
-        return True
 
     async def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; raises ``StoreFailed``."""
-        short = _short(open_id)
 
         def find(connection: sqlite3.Connection) -> tuple[float, bytes] | None:
-            found = connection.execute("SELECT at, record FROM opens WHERE open_id = ?", (short,))
+            found = connection.execute("SELECT at, record FROM opens WHERE open_id = ?", (_short(open_id),))
             row: tuple[float, bytes] | None = found.fetchone()
             return row
 
-        self._is_arriving(short)
         row = await self._database.read(find)
         if row is None:
             self._doubt()
@@ -121,16 +79,19 @@ class SqliteJournal:
         """Recall a device's newest telling opens (under any of its names), newest first.
 
         Those that say how the install came, those with a click, and the newest of all. Without ``behind``,
-        no commit is waited for, unless the device was kept a moment ago. Raises ``StoreFailed``.
+        what was kept in the last moment may be missing, and no commit is waited for. Raises ``StoreFailed``.
         """
-        numbers = [_number(device) for device in devices]
         query = " UNION ALL ".join([_OF_DEVICE] * (len(devices) * len(_LATEST)))
-        values = [value for device in numbers for tells, limit in _LATEST for value in (device, tells, limit)]
+        values = [
+            value
+            for device in map(_number, devices)
+            for tells, limit in _LATEST
+            for value in (device, tells, limit)
+        ]
 
         def find(connection: sqlite3.Connection) -> list[tuple[float, int, bytes]]:
             return connection.execute(query, values).fetchall()
 
-        behind = self._is_arriving(*numbers) or behind
         rows = sorted(await self._database.read(find, behind=behind), reverse=True)
         if not rows:
             self._doubt()
@@ -146,7 +107,6 @@ class SqliteJournal:
         def find(connection: sqlite3.Connection) -> list[tuple[int, int, float]]:
             return connection.execute(query, (_SIGHTINGS_MAX, app, since)).fetchall()
 
-        self._move()
         found = await self._database.read(find)
         return [(network + _SHIFT, f"{device + _SHIFT:016x}", at) for network, device, at in found]
 
@@ -159,7 +119,6 @@ class SqliteJournal:
             found = connection.execute(query, tuple(map(_number, devices)))
             return [short.hex() for (short,) in found.fetchall()]
 
-        self._move()
         return await self._database.read(find)
 
     async def forget(self, devices: Sequence[str]) -> int:
@@ -170,7 +129,6 @@ class SqliteJournal:
         def forget(connection: sqlite3.Connection) -> int:
             return connection.execute(query, tuple(map(_number, devices))).rowcount
 
-        self._move()
         return await self._database.write(forget)
 
     async def forget_before(self, at: float) -> int:
@@ -181,18 +139,12 @@ class SqliteJournal:
             query = f"DELETE FROM opens WHERE at < ? AND seq IN ({oldest})"  # noqa: S608  a constant
             return connection.execute(query, (at, _FORGOTTEN_AT_A_TIME)).rowcount
 
-        self._move()
         return await self._database.write(forget)
 
     def _doubt(self) -> None:
         """Raise ``StoreFailed`` while the disk fails: what is not on it may be waiting to be written."""
         if self._database.failing is not None:
             raise StoreFailed(self._database.failing)
-
-
-def _move(connection: sqlite3.Connection) -> None:
-    connection.execute(_MOVE)
-    connection.execute("DELETE FROM arriving")
 
 
 def _short(open_id: str) -> bytes:
