@@ -5,6 +5,7 @@ clipboard text, installId or key.
 """
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import sys
@@ -15,6 +16,7 @@ from enum import StrEnum
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -226,8 +228,10 @@ class Sink:
     def __init__(self, stream: TextIO) -> None:
         self._text = stream
         self._bytes = stream.buffer
+        self._lines: list[bytes] = []
         self._flushed_by: asyncio.AbstractEventLoop | None = None
         self.lost = 0
+        _sinks.add(self)
 
     def write(self, text: str) -> None:
         """Write text, or count it as lost."""
@@ -242,26 +246,45 @@ class Sink:
             self._text.flush()
 
     def write_line(self, line: bytes) -> None:
-        """Write a line in this turn of the loop, together with its others, or count it as lost."""
-        try:
-            self._bytes.write(line + b"\n")
-        except (OSError, ValueError):
-            self.lost += 1
+        """Write a line with the others of this turn of the loop, or count it as lost.
+
+        Outside a loop at once. A process that is killed in that very turn takes its lines along.
+        """
+        self._lines.append(line)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._flush_lines()
+            self.flush_lines()
             return
         if self._flushed_by is not loop:
             self._flushed_by = loop
-            loop.call_soon(self._flush_lines)
+            loop.call_soon(self.flush_lines)
 
-    def _flush_lines(self) -> None:
+    def flush_lines(self) -> None:
+        """Write what was gathered, or count it as lost."""
         self._flushed_by = None
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
         try:
+            left = memoryview(b"\n".join([*lines, b""]))
+            while left:
+                written: int | None = self._bytes.write(left)  # unbuffered: a part, or None if it would wait
+                if written is None:
+                    raise BlockingIOError
+                left = left[written:]
             self._bytes.flush()
         except (OSError, ValueError):
-            self.lost += 1
+            self.lost += len(lines)
+
+
+_sinks: WeakSet[Sink] = WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    for sink in _sinks:
+        sink.flush_lines()
 
 
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:

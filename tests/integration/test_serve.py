@@ -225,7 +225,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     head, _, body = seen[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /track/open HTTP/1.1\r\n")
     names = {line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]}
-    assert names == {b"host", b"content-type", b"content-length", b"user-agent"}
+    assert names == {b"host", b"accept-encoding", b"content-type", b"content-length", b"user-agent"}
     assert body == b'{"deepLink":"https://acme.link/x"}'
 
 

@@ -113,6 +113,40 @@ def test_lines_of_one_turn_of_the_loop_go_out_together() -> None:
     assert stream.seen.count(b"\n") == 13
 
 
+class Unbuffered(io.RawIOBase):
+    """What PYTHONUNBUFFERED makes of stdout, on a pipe that takes little at a time, and at last nothing."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.seen = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        some = bytes(data)[: min(7, self.room)]
+        self.seen += some
+        self.room -= len(some)
+        return len(some) or None
+
+
+@pytest.mark.parametrize("room", [10_000, 200])
+def test_an_unbuffered_stream_gets_whole_lines(room: int) -> None:
+    """However little it takes at a time; what it does not take is lost, and holds nothing up."""
+    stream = Unbuffered(room)
+    log = configure_logs("info", cast("Any", io.TextIOWrapper(cast("Any", stream), write_through=True)))
+
+    async def turn() -> None:
+        for _ in range(5):
+            log.info(Event.STARTED)
+
+    asyncio.run(turn())
+    if room > 1000:
+        assert [json.loads(line)["event"] for line in stream.seen.splitlines()] == ["service.started"] * 5
+    else:
+        assert len(stream.seen) == room
+
+
 async def test_a_line_left_by_a_loop_that_is_gone_goes_with_the_next() -> None:
     """A loop that ends before its turn is over keeps no later line from going out."""
     stream = Counted()
