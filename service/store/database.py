@@ -37,6 +37,7 @@ _PRAGMAS = (
     "synchronous=FULL",
     f"busy_timeout={_BUSY_MS}",
     "temp_store=MEMORY",
+    "cache_size=-8000",  # kB: indexes of random names touch pages all over
     f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
 )
 
