@@ -282,7 +282,8 @@ _sinks: WeakSet[Sink] = WeakSet()
 
 
 @atexit.register
-def _flush_all() -> None:
+def flush_logs() -> None:
+    """Write what waits for the end of a turn of the loop."""
     for sink in _sinks:
         sink.flush_lines()
 

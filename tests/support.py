@@ -12,6 +12,7 @@ import msgspec
 from litestar import Litestar
 
 from service.resolve.model import Answer
+from service.telemetry import flush_logs
 
 KEY = "dub_pk_acme"
 OTHER_KEY = "dub_pk_globex"
@@ -221,6 +222,7 @@ class LogLines(io.TextIOWrapper):
 
     @property
     def text(self) -> str:
+        flush_logs()
         return self.raw.getvalue().decode()
 
     @property
