@@ -7,7 +7,7 @@ that was ahead for a moment (times are compared with the asker's, never with the
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct as Layout
 from typing import TypeVar
 
@@ -33,7 +33,8 @@ _DEPTH_MAX = 2**_DEPTH_BITS - 1
 _NOT_SAID = Traits()
 
 T = TypeVar("T")
-_Row = tuple[int, bytes, int, int, int, int]
+
+_unpack: Callable[[bytearray, int], tuple[int, bytes, int, int, int, int]] = _ROW.unpack_from
 
 
 class _Words(dict[T, int]):
@@ -111,11 +112,13 @@ class NetworkLog:
         for _ in range(_READ_MAX):
             if number < self._first:
                 return
-            _, install, at_ms, steps, link, device = self._row(number)
+            block = self._blocks[number // _ROWS - self._first // _ROWS]
+            _, install, at_ms, steps, link, device = _unpack(block.rows, number % _ROWS * _ROW.size)
             if at_ms >= since_ms:
-                block = self._block(number)
                 yield install.rstrip(b"\0"), at_ms, block.links.words[link], block.devices.words[device]
-            number = number - steps if steps else -1
+            if not steps:
+                return
+            number -= steps
 
     def has(self, network: int, install: str, since_ms: int, link_id: str = "") -> bool:
         """Whether an install that came by this link is among the last of a network, after ``since_ms``."""
@@ -126,19 +129,15 @@ class NetworkLog:
         for _ in range(_LOOKED_BACK if depth < INSTALLS_PER_NETWORK_MAX else INSTALLS_PER_NETWORK_MAX):
             if number < self._first:
                 break
-            _, noted, noted_ms, steps, link, _ = self._row(number)
+            block = self._blocks[number // _ROWS - self._first // _ROWS]
+            _, noted, noted_ms, steps, link, _ = _unpack(block.rows, number % _ROWS * _ROW.size)
             is_it = noted_ms > since_ms and noted.rstrip(b"\0") == install.encode()
-            if is_it and self._block(number).links.words[link] == link_id:
+            if is_it and block.links.words[link] == link_id:
                 return True
-            number = number - steps if steps else -1
+            if not steps:
+                break
+            number -= steps
         return False
-
-    def _row(self, number: int) -> _Row:
-        row: _Row = _ROW.unpack_from(self._block(number).rows, number % _ROWS * _ROW.size)
-        return row
-
-    def _block(self, number: int) -> _Block:
-        return self._blocks[number // _ROWS - self._first // _ROWS]
 
     def _is_busy(self, network: int, at_ms: int) -> bool:
         """Whether a network has had so many within this minute that one more says nothing new."""
@@ -153,7 +152,7 @@ class NetworkLog:
         """Give up a few of the oldest rows, if they are from before then or there are too many."""
         for _ in range(_GIVEN_UP_AT_A_TIME):
             number = self._first
-            network, _, at_ms, *_ = self._row(number)
+            network, _, at_ms, *_ = _unpack(self._blocks[0].rows, number % _ROWS * _ROW.size)
             if at_ms >= before_ms and len(self) <= self._rows_max:
                 return
             shard = self._newest[network % _SHARDS]
