@@ -17,8 +17,8 @@ import pytest
 
 from service.app import create_app
 from service.settings import parse
+from tests.certificates import contexts
 from tests.durability.cases import FAULTS
-from tests.durability.certificates import contexts
 from tests.durability.conftest import FAULTS as COUNT
 from tests.durability.faulty import Fault, Faulty
 from tests.process import free_ports, started

@@ -1,4 +1,4 @@
-"""Certificates for 127.0.0.1: one that the service is told to trust, one of somebody else's."""
+"""Certificates for a host: one that the service is told to trust, one of somebody else's."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -13,10 +13,10 @@ from cryptography.x509.oid import NameOID
 _DAY = timedelta(days=1)
 
 
-def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext, Path]:
+def contexts(folder: Path, host: str = "127.0.0.1") -> tuple[ssl.SSLContext, ssl.SSLContext, Path]:
     """Return the contexts of a trusted and of an untrusted server, and the file that says whom to trust."""
-    trusted = _certificate(folder / "trusted.pem")
-    return _context(trusted), _context(_certificate(folder / "untrusted.pem")), trusted
+    trusted = _certificate(folder / "trusted.pem", host)
+    return _context(trusted), _context(_certificate(folder / "untrusted.pem", host)), trusted
 
 
 def _context(path: Path) -> ssl.SSLContext:
@@ -25,10 +25,10 @@ def _context(path: Path) -> ssl.SSLContext:
     return context
 
 
-def _certificate(path: Path) -> Path:
+def _certificate(path: Path, host: str) -> Path:
     """Write a key and its self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -38,7 +38,7 @@ def _certificate(path: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
         .not_valid_after(now + _DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_named(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -47,3 +47,10 @@ def _certificate(path: Path) -> Path:
     )
     path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
     return path
+
+
+def _named(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
