@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, MutableMapping
@@ -281,11 +282,21 @@ class Sink:
 _sinks: WeakSet[Sink] = WeakSet()
 
 
-@atexit.register
 def flush_logs() -> None:
     """Write what waits for the end of a turn of the loop."""
     for sink in _sinks:
         sink.flush_lines()
+
+
+@atexit.register
+def _leave_quietly() -> None:
+    """Write what is left; what nobody takes any more must not become the exit code, as Python has it."""
+    flush_logs()
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:

@@ -292,11 +292,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         opening.join(20)
 
 
-def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, unbuffered: str) -> None:
     """When whoever reads our output goes away, opens are answered, and a stop is clean."""
     port = free_ports(2)
     reader, writer = os.pipe()
-    with started("serve", env={"FIRSTOPEN_PORT": str(port)}, cwd=tmp_path, stdout=writer) as process:
+    env = {"FIRSTOPEN_PORT": str(port), "PYTHONUNBUFFERED": unbuffered}
+    with started("serve", env=env, cwd=tmp_path, stdout=writer) as process:
         os.close(writer)
         process.ready(port)
         os.close(reader)
