@@ -63,6 +63,9 @@ BudgetMs = Annotated[
         examples=[1500],
     ),
 ]
+Timestamp = float | str
+
+_MILLISECONDS_ABOVE = 1e11
 
 EXAMPLE_ANSWER = Answer(
     open_id="0f8fad5bd9cb469fa16570867728950e",
@@ -90,6 +93,16 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     consent: Annotated[
         bool | None, Meta(description="For apps that match by IP address only with consent.")
     ] = None
+    installed_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the app was installed: Unix seconds (milliseconds are recognised)."),
+    ] = None
+    referrer_clicked_at: Annotated[
+        Timestamp | None, Meta(description="Google Play's referrerClickTimestampSeconds.")
+    ] = None
+    install_began_at: Annotated[
+        Timestamp | None, Meta(description="Google Play's installBeginTimestampSeconds.")
+    ] = None
 
     def to_report(self, caller: Caller, default_budget_ms: int) -> OpenReport:
         """Check what a type cannot say, and hand over; raises ``InvalidField``.
@@ -111,6 +124,12 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
                 raise InvalidField("installId", "must not be blank")
         if self.app_version is not None:
             _refuse_controls("appVersion", self.app_version)
+        times = {
+            "installedAt": self.installed_at,
+            "referrerClickedAt": self.referrer_clicked_at,
+            "installBeganAt": self.install_began_at,
+        }
+        read = {name: read_timestamp(given) for name, given in times.items()}
         return OpenReport(
             caller=caller,
             deep_link=self.deep_link,
@@ -122,7 +141,27 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             app_version=self.app_version,
             budget_ms=default_budget_ms if self.budget_ms is None else self.budget_ms,
             consent=self.consent,
+            installed_at=read["installedAt"],
+            referrer_clicked_at=read["referrerClickedAt"],
+            install_began_at=read["installBeganAt"],
+            ignored=tuple(
+                name for name, given in times.items() if given not in (None, "") and read[name] is None
+            ),
         )
+
+
+def read_timestamp(given: float | str | None) -> float | None:
+    """Return Unix seconds from a number or a numeric string; ``None`` if there is no time in it.
+
+    Values above 1e11 are milliseconds: as seconds they would lie beyond the year 5000. Zero and negative
+    values are no times: Google Play's API returns 0 where it does not know.
+    """
+    try:
+        value = float(given or 0)
+    except ValueError:
+        return None
+    seconds = value / 1000 if value > _MILLISECONDS_ABOVE else value
+    return seconds if 0 < seconds <= _MILLISECONDS_ABOVE else None
 
 
 class ProblemDetail(Struct, frozen=True):

@@ -94,6 +94,10 @@ class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
     app_version: str | None = None
     budget_ms: int
     consent: bool | None = None
+    installed_at: float | None = None  # Unix seconds, by the device's clock
+    referrer_clicked_at: float | None = None  # Unix seconds, as Google Play saw the click
+    install_began_at: float | None = None  # Unix seconds, as Google Play saw the install begin
+    ignored: tuple[str, ...] = ()  # wire names of fields that were given and cannot be used
 
 
 class Open(Struct, frozen=True, gc=False, kw_only=True):
