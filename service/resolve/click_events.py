@@ -1,27 +1,30 @@
 """Click events of ``GET /events``, as matching needs them.
 
-What can go wrong: one event that does not read as Dub's costing its whole page (it is counted and left
-out); an app's open taken for a web click where Dub says no trigger; a link's own parameters, or a
-store's, taken for those of the link that was clicked.
+What can go wrong: one event that cannot be read costing its whole page (it is left out, and the caller is
+told why); times that Dub writes in another form than expected (see ``event_time``); an app's open taken for
+a web click where Dub says no trigger; a link's own parameters, or a store's, taken for those of the link
+that was clicked.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from service.resolve.errors import DubGarbled
+from service.resolve.event_time import read_time_ms
 from service.resolve.matching import Click
 from service.resolve.model import Link
 from service.resolve.networks import Networks
 from service.resolve.traits import traits_of_click
 
 QUERY_MAX_CHARS = 256
+
+Fault = Literal["malformed", "timestamp"]  # why an event cannot be read
 
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -34,7 +37,7 @@ _APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
 
 class _ClickFields(Struct, frozen=True, gc=False):
     id: _Id
-    timestamp: datetime | None = None
+    timestamp: Any = None
     url: str | None = None
     device: str | None = None
     browser: str | None = None
@@ -53,20 +56,18 @@ class _LinkFields(Struct, frozen=True, gc=False):
     android: str | None = None
 
 
+class _EventFields(Struct, frozen=True, gc=False):
+    click: _ClickFields
+    link: _LinkFields
+    timestamp: Any = None
+
+
 class ClickEvent(Struct, frozen=True, gc=False):
     """An event, with only the fields that are used. ``trigger`` and ``ua`` may be left out by Dub."""
 
     click: _ClickFields
     link: _LinkFields
-    timestamp: datetime | None = None
-
-    @property
-    def at_ms(self) -> int:
-        """Return when it was clicked, in Unix milliseconds; a time without a zone is UTC."""
-        at = self.click.timestamp or self.timestamp
-        if at is None:
-            return 0
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    at_ms: int  # Unix milliseconds
 
     def seen(self, networks: Networks) -> tuple[int, Click] | None:
         """Return its network's key and the click; ``None`` where the address is nobody's alone, or unsaid."""
@@ -85,7 +86,7 @@ class ClickEvent(Struct, frozen=True, gc=False):
 
 
 _split = msgspec.json.Decoder(list[Raw]).decode
-_decode = msgspec.json.Decoder(ClickEvent).decode
+_decode = msgspec.json.Decoder(_EventFields).decode
 
 
 def split_page(page: bytes) -> list[Raw]:
@@ -96,14 +97,16 @@ def split_page(page: bytes) -> list[Raw]:
         raise DubGarbled("a page of events that does not read as Dub's") from exc
 
 
-def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | None]:
-    """Decode events one by one; ``None`` in place of one that cannot be read, or has no time."""
+def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | Fault]:
+    """Decode events one by one; yield the fault in place of one that cannot be read."""
     for event in events:
         try:
-            read = _decode(event)
-            yield read if read.at_ms > 0 else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
-            yield None
+            fields = _decode(event)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            yield "malformed"
+            continue
+        at_ms = read_time_ms(fields.click.timestamp) or read_time_ms(fields.timestamp)
+        yield "timestamp" if at_ms is None else ClickEvent(fields.click, fields.link, at_ms)
 
 
 def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:

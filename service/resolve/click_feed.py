@@ -286,7 +286,7 @@ class ClickFeed:
         last_ms = 0
         for at in range(0, len(events), EVENTS_AT_A_TIME):
             for event in read_events(events[at : at + EVENTS_AT_A_TIME]):
-                if event is None:
+                if isinstance(event, str):
                     self.malformed += 1
                     continue
                 last_ms = event.at_ms

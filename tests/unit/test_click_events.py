@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.click_events import carried_query, read_events, split_page
+from service.resolve.click_events import ClickEvent, Fault, carried_query, read_events, split_page
 from service.resolve.errors import DubGarbled
 from service.resolve.matching import Click
 from service.resolve.model import Link
@@ -55,7 +55,7 @@ def without(name: str) -> dict[str, Any]:
 
 def seen(*events: Any) -> list[tuple[int, Click] | None]:
     read = read_events(split_page(msgspec.json.encode(events)))
-    return [None if each is None else each.seen(NETWORKS) for each in read]
+    return [None if isinstance(each, str) else each.seen(NETWORKS) for each in read]
 
 
 def test_an_event_becomes_a_click() -> None:
@@ -106,30 +106,54 @@ def test_an_apps_open_is_no_web_click(
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "fault"),
     [
-        None,
-        7,
-        "click",
-        [],
-        {},
-        {"click": CLICK},
-        {"link": LINK},
-        event(click={"id": ""}),
-        event(click={"id": "x" * 65}),
-        event(click={"id": 7}),
-        event(click={"ip": 7}),
-        event(click={"timestamp": "yesterday"}),
-        event(click={"timestamp": None}, timestamp=None),
-        event(click={"timestamp": "1969-12-31T23:59:59Z"}),
-        event(link={"key": None}),
-        event(link={"url": "x" * 32_001}),
+        (None, "malformed"),
+        (7, "malformed"),
+        ("click", "malformed"),
+        ([], "malformed"),
+        ({}, "malformed"),
+        ({"click": CLICK}, "malformed"),
+        ({"link": LINK}, "malformed"),
+        (event(click={"id": ""}), "malformed"),
+        (event(click={"id": "x" * 65}), "malformed"),
+        (event(click={"id": 7}), "malformed"),
+        (event(click={"ip": 7}), "malformed"),
+        (event(link={"key": None}), "malformed"),
+        (event(link={"url": "x" * 32_001}), "malformed"),
+        (event(click={"timestamp": "yesterday"}, timestamp="?"), "timestamp"),
+        (event(click={"timestamp": 1_785_585_600}, timestamp={}), "timestamp"),
+        (event(click={"timestamp": None}, timestamp=None), "timestamp"),
+        (event(click={"timestamp": "1969-12-31T23:59:59Z"}, timestamp=None), "timestamp"),
     ],
 )
-def test_a_bad_event_costs_itself_alone(bad: Any) -> None:
-    """One that does not read as Dub's is left out; those around it are not."""
-    found = seen(event(), bad, event(click={"id": "another"}))
-    assert [each and each[1].id for each in found] == [CLICK["id"], None, "another"]
+def test_a_bad_event_costs_itself_alone(bad: Any, fault: Fault) -> None:
+    """One that cannot be read is left out with the kind of its fault; those around it are read."""
+    read = list(read_events(split_page(msgspec.json.encode([event(), bad, event()]))))
+    assert read[1] == fault
+    assert isinstance(read[0], ClickEvent)
+    assert read[2] == read[0]
+
+
+JAVASCRIPT = "Sat Aug 01 2026 12:00:00 GMT+0000 (Coordinated Universal Time)"
+ISO = "2026-08-01T12:00:00.000Z"
+
+
+@pytest.mark.parametrize("of_click", [JAVASCRIPT, ISO, None, "?", 7])
+@pytest.mark.parametrize("of_event", [JAVASCRIPT, ISO])
+def test_a_time_is_read_in_either_form_and_place(of_click: Any, of_event: str) -> None:
+    """dub-api.md, "GET /events": a JavaScript date on the event, ISO on its click; take either in either."""
+    for click_time, event_time in ((of_click, of_event), (of_event, of_click)):
+        (found,) = seen(event(click={"timestamp": click_time}, timestamp=event_time))
+        assert found is not None
+        assert found[1].at_ms == 1_785_585_600_000
+
+
+def test_the_time_of_the_click_comes_first() -> None:
+    """It is the exact one: a JavaScript date text has no milliseconds."""
+    (found,) = seen(event(timestamp=JAVASCRIPT))
+    assert found is not None
+    assert found[1].at_ms == 1_785_585_600_250
 
 
 @pytest.mark.parametrize(
