@@ -11,6 +11,7 @@ from service.api.auth import Callers
 from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
+from service.api.wire import required_install_id
 from service.resolve.forgetting import Forgetting, Forgotten
 
 
@@ -38,6 +39,6 @@ def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteH
     async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> Forgotten:
         """Forget an install's answers, claims and what is owed to Dub for it, and say how much that was."""
         caller = await callers.admit(request, server=True)
-        return await forgetting.forget(caller.app, data.install_id)
+        return await forgetting.forget(caller.app, required_install_id(data.install_id))
 
     return [forget_install]

@@ -13,6 +13,7 @@ from service.api.dub_wire import LeadFields
 from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
+from service.api.wire import required_install_id
 from service.resolve.errors import InvalidField
 from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
 from service.resolve.model import App
@@ -38,8 +39,9 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
             raise InvalidField(
                 "clickId", problem if not given else f"{problem} clickId, openId and installId"
             )
+        install_id = None if self.install_id is None else required_install_id(self.install_id)
         body = self.checked(self.customer_external_id)
-        return LeadReport(body=body, click_id=self.click_id, open_id=self.open_id, install_id=self.install_id)
+        return LeadReport(body=body, click_id=self.click_id, open_id=self.open_id, install_id=install_id)
 
 
 def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:

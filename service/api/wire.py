@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, control_free
-from service.resolve.identity import Platform, platform_of
+from service.resolve.identity import Platform, canonical_install_id, platform_of
 from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
 from service.resolve.routing import Route
 from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
@@ -42,7 +42,8 @@ InstallId = Annotated[
     Meta(
         min_length=8,
         max_length=128,
-        description="Made by the app, stable for this install; makes retries safe, allows IP matching.",
+        description="Made by the app, stable for this install; makes retries safe, allows IP matching."
+        " Placeholders such as all zeros, `undefined` or `null` count as absent; a UUID is one in any case.",
         examples=["8d7e6f5a-1234-4abc-9def-001122334455"],
     ),
 ]
@@ -120,8 +121,6 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             _refuse_controls("dubDomain", self.dub_domain)
         if self.install_id is not None:
             _refuse_controls("installId", self.install_id)
-            if self.install_id.isspace():
-                raise InvalidField("installId", "must not be blank")
         if self.app_version is not None:
             _refuse_controls("appVersion", self.app_version)
         times = {
@@ -136,7 +135,7 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             install_referrer=self.install_referrer,
             clipboard=self.clipboard,
             domain=self.dub_domain,
-            install_id=self.install_id,
+            install_id=None if self.install_id is None else canonical_install_id(self.install_id),
             platform=self.platform or platform_of(caller.user_agent),
             app_version=self.app_version,
             budget_ms=default_budget_ms if self.budget_ms is None else self.budget_ms,
@@ -176,6 +175,14 @@ class Problem(Struct, frozen=True):
     """Every error, everywhere: Dub's shape."""
 
     error: ProblemDetail
+
+
+def required_install_id(text: str) -> str:
+    """Return the canonical form of an installId that a request cannot do without; raises ``InvalidField``."""
+    install_id = canonical_install_id(text)
+    if install_id is None:
+        raise InvalidField("installId", "does not tell installs apart (a placeholder, or too short)")
+    return install_id
 
 
 def _refuse_controls(field: str, text: str) -> None:

@@ -24,6 +24,19 @@ _FORWARDED_MAX_CHARS = 1024  # the right-most part counts; the left is anybody's
 _FORWARDED_MAX_HOPS = 16
 _PLATFORM = re.compile(r"(?P<android>android|okhttp)|iphone|ipad|ipod|cfnetwork|darwin", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_INSTALL_ID_MIN_CHARS = 8
+_INSTALL_ID_MAX_CHARS = 128
+_UUID = re.compile(r"\{?[0-9a-f]{8}(-?)(?:[0-9a-f]{4}\1){3}[0-9a-f]{12}\}?", re.IGNORECASE | re.ASCII)
+_SEPARATORS = re.compile(r"[\W_]+")
+# What apps send when they have no id, in lower case and without punctuation: languages' words for "nothing",
+# and the ids that many devices share (two ANDROID_IDs and a serial number of faulty firmware, and the
+# MAC address that Android tells every app). Runs of one character are recognised by rule.
+_PLACEHOLDERS = frozenset(
+    {
+        *("undefined", "null", "nil", "none", "unknown", "nan", "objectobject", "optionalnil"),
+        *("9774d56d682e549c", "dead00beef", "0123456789abcdef", "020000000000"),
+    }
+)
 
 
 class Identity:
@@ -50,6 +63,23 @@ def _hashed(keyed: hmac.HMAC, app: str, who: str) -> str:
     mine = keyed.copy()  # half the time of beginning with the key again
     mine.update(f"{app}\0{who}".encode("utf-8", "surrogatepass"))
     return mine.hexdigest()[:_DEVICE_HEX_CHARS]
+
+
+def canonical_install_id(text: str) -> str | None:
+    """Return the one form of an installId, or ``None`` for text that does not tell installs apart.
+
+    Surrounding white space is dropped, and UUIDs (with or without dashes or braces) are lower-cased: iOS
+    writes them in upper case, most backends in lower case. Other ids keep their case. ``None`` are
+    placeholders (``undefined``, ``[object Object]``, a run of zeros, an ANDROID_ID that many devices share),
+    ids with unprintable characters, and those that are not 8 to 128 characters long.
+    """
+    install_id = text.strip()
+    if not _INSTALL_ID_MIN_CHARS <= len(install_id) <= _INSTALL_ID_MAX_CHARS or not install_id.isprintable():
+        return None
+    bare = _SEPARATORS.sub("", install_id).lower()
+    if bare in _PLACEHOLDERS or len(set(bare)) <= 1:
+        return None
+    return install_id.lower() if _UUID.fullmatch(install_id) else install_id
 
 
 def platform_of(user_agent: str) -> Platform | None:

@@ -158,12 +158,6 @@ async def test_control_characters(service: Service, field: str) -> None:
     assert_problem(response, 422, "unprocessable_entity", f"{field}: must not contain control characters")
 
 
-async def test_an_install_has_a_name(service: Service) -> None:
-    """Spaces are no installId: all who send them would be one device."""
-    response = await service.report({"deepLink": FB_PROMO, "installId": " " * 8})
-    assert_problem(response, 422, "unprocessable_entity", "installId: must not be blank")
-
-
 async def test_two_keys_are_none(service: Service) -> None:
     """A request with two Authorization headers speaks for nobody."""
     keys = [(b"Authorization", f"Bearer {KEY}".encode())] * 2

@@ -1,5 +1,7 @@
 """Which device, seen through proxies, and what of it Dub gets to see."""
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from service.resolve.identity import (
     Identity,
     TrustedProxies,
     answer_key,
+    canonical_install_id,
     normal_ip,
     upstream_user_agent,
 )
@@ -30,6 +33,67 @@ def test_without_an_install_a_device_is_address_and_user_agent() -> None:
     assert one == IDENTITY.device("acme", None, "203.0.113.7", "ua")
     assert one != IDENTITY.device("acme", None, "203.0.113.8", "ua")
     assert one != IDENTITY.device("acme", None, "203.0.113.7", "ua2")
+
+
+IPHONE_ID = "8d7e6f5a-1234-4abc-9def-001122334455"
+
+
+@pytest.mark.parametrize(
+    ("text", "install_id"),
+    [
+        (IPHONE_ID, IPHONE_ID),
+        (IPHONE_ID.upper(), IPHONE_ID),  # iOS: UUID().uuidString
+        (f" {IPHONE_ID}\n", IPHONE_ID),
+        (IPHONE_ID.upper().replace("-", ""), IPHONE_ID.replace("-", "")),
+        (f"{{{IPHONE_ID.upper()}}}", f"{{{IPHONE_ID}}}"),  # a GUID, as .NET may write it
+        ("Install-Anna", "Install-Anna"),  # only of UUIDs it is known that case says nothing
+        ("dQw4w9WgXcQ_8fR3kLm2Zt", "dQw4w9WgXcQ_8fR3kLm2Zt"),  # a Firebase installation id
+        ("3f2a9c0b7d1e4856", "3f2a9c0b7d1e4856"),  # an ANDROID_ID
+        ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000001"),
+        ("x" * 127 + "y", "x" * 127 + "y"),
+    ],
+)
+def test_an_install_id_has_one_form(text: str, install_id: str) -> None:
+    """White space around it and the case of a UUID make no other install."""
+    assert canonical_install_id(text) == install_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00000000-0000-0000-0000-000000000000",  # iOS: advertisingIdentifier without permission
+        "{00000000-0000-0000-0000-000000000000}",
+        "000000000000000",  # an IMEI that may not be read
+        "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
+        "02:00:00:00:00:00",  # Android 6 and later: the MAC address that every app is told
+        "9774d56d682e549c",  # the ANDROID_ID of many devices with Android 2.2
+        "9774D56D682E549C",
+        "dead00beef",
+        "0123456789ABCDEF",  # Build.SERIAL of devices that were given none
+        *("undefined", "UNDEFINED", "null", "nil", "none", "(null)", "<null>", "unknown", "[object Object]"),
+        *("NaN", "Optional(nil)", '"undefined"', "********", "xxxxxxxx", "", "        "),
+        *("short", "x" * 127 + "yz", "two\nlines", "a\u200bzero-width-space", "\udc00-------"),
+    ],
+)
+def test_a_placeholder_is_no_install_id(text: str) -> None:
+    """What many devices send, or no app can have meant, tells no installs apart."""
+    assert canonical_install_id(text) is None
+    assert canonical_install_id(f" {text}\t") is None
+
+
+@given(st.text(max_size=140))
+def test_a_canonical_install_id_is_its_own_form(text: str) -> None:
+    """The canonical form is stable, bounded, and does not depend on white space around the id."""
+    install_id = canonical_install_id(text)
+    assert canonical_install_id(f"\t{text} ") == install_id
+    assert install_id is None or canonical_install_id(install_id) == install_id
+    assert install_id is None or 8 <= len(install_id) <= 128
+
+
+@given(st.uuids())
+def test_a_uuid_is_one_install_in_any_case(uuid: UUID) -> None:
+    """An upper-case id from iOS and a lower-case one from a backend are one install."""
+    assert canonical_install_id(str(uuid).upper()) == canonical_install_id(str(uuid))
 
 
 def test_apps_and_secrets_keep_devices_apart() -> None:
