@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from service.resolve.credit import may_get_click
 from service.resolve.errors import (
     DubRefused,
     DubTimedOut,
@@ -159,7 +160,7 @@ class Conversions:
             return Dead("the open that it names is forgotten")
         if opened.click_id is not None:
             return opened.click_id
-        if opened.pending or opened.looked_for:
+        if may_get_click(opened):
             missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
             return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
         return Dead(_ORGANIC, organic=True)

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from service.resolve.conversions import Conversion, Conversions
+from service.resolve.credit import may_get_click, open_to_credit
 from service.resolve.errors import DubRefused, FirstopenError, InvalidField, UnknownOpen
 from service.resolve.identity import Identity
 from service.resolve.model import App, Open
@@ -69,7 +70,7 @@ class Leads:
         for good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
-        waits = opened is not None and (opened.pending or opened.looked_for)
+        waits = opened is not None and may_get_click(opened)
         if opened is not None and opened.click_id is None and not waits:
             return LeadAnswer(lead_id=None, status="organic")
         body, open_id = lead.body, ""
@@ -117,10 +118,10 @@ class Leads:
         if lead.install_id is None:
             raise InvalidField("clickId", "is required (or one of openId and installId)")
         opens = await self._journal.of_device(self._identity.devices(app.name, lead.install_id))
-        opens = [opened for opened in opens if opened.app == app.name]
-        if not opens:
+        opened = open_to_credit([each for each in opens if each.app == app.name])
+        if opened is None:
             raise UnknownOpen("installId: no open of this install is known, or it is forgotten by now")
-        return next((each for each in opens if each.click_id or each.pending or each.looked_for), opens[0])
+        return opened
 
     def _whose(self, app: App, lead: LeadReport) -> str:
         """Return what the lead is forgotten by, where its install is."""
@@ -131,7 +132,7 @@ class Leads:
     async def _look_again(self, open_id: str) -> None:
         """Let a lead go whose open got its click while the lead was written down."""
         opened = await self._resolver.find(open_id)
-        if opened is not None and not opened.pending and not opened.looked_for:
+        if opened is not None and not may_get_click(opened):
             self._outbox.let_go(open_id)
 
 

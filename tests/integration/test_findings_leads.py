@@ -126,6 +126,15 @@ async def test_a_referrer_after_a_linkless_open_is_what_a_lead_is_credited_to(wo
     assert (await world.lead(installId=ANNA)).json()["click"]["id"] == referred.click_id
 
 
+async def test_the_strongest_evidence_is_credited_not_the_last(world: World) -> None:
+    """The link that the install opened counts more than the referrer that is reported after it."""
+    linked = await world.launch(deep_link="https://acme.link/invite")
+    referred = await world.launch(install_referrer=REFERRER)
+    assert referred.click_id
+    assert referred.click_id != linked.click_id
+    assert (await world.lead(installId=ANNA)).json()["click"]["id"] == linked.click_id
+
+
 async def test_an_install_with_a_queued_lead_is_forgotten(world: World, logs: LogLines) -> None:
     """Its answers, its claim, and what is owed for it, by any of its ids: Dub hears of none of it later."""
     await world.click()

@@ -1,0 +1,31 @@
+"""Which of an install's opens its leads are credited to."""
+
+from collections.abc import Sequence
+
+from service.resolve.ladder import STRENGTH
+from service.resolve.model import Open
+
+
+def may_get_click(opened: Open) -> bool:
+    """Return True while an open without a click may still get one."""
+    return opened.click_id is None and (opened.pending or opened.looked_for)
+
+
+def open_to_credit(opens: Sequence[Open]) -> Open | None:
+    """Return the open that an install's leads are credited to; ``None`` if there are no opens.
+
+    ``opens`` are the install's, newest first. The strongest evidence wins, the newest among equals. The open
+    that is returned may still be waiting for its click (see ``may_get_click``): then its evidence is
+    stronger than that of every click found so far, and the lead should wait for it. If it has no click and
+    does not wait for one, the install is organic.
+    """
+    found = max((each for each in opens if each.click_id), key=_strength, default=None)
+    awaited = max((each for each in opens if may_get_click(each)), key=_strength, default=None)
+    if awaited is not None and (found is None or _strength(awaited) > _strength(found)):
+        return awaited
+    return found or next(iter(opens), None)
+
+
+def _strength(opened: Open) -> int:
+    """Return how strong the evidence is that found the click, or that may still find it."""
+    return STRENGTH[opened.match.type] if opened.click_id else opened.offered
