@@ -97,6 +97,7 @@ class Case(Struct, gc=False, eq=False):
             device=self.device,
             evidence=rung.evidence,
             deep_link=rung.link.url if rung.link else "",
+            no_track=rung.link is not None and rung.link.no_track,
             user_agent=report.caller.user_agent,
             ip=self.ip,
             by_address=self.ladder.rungs[-1].link is None,

@@ -21,6 +21,7 @@ from service.resolve.matching import Click
 from service.resolve.model import Link
 from service.resolve.networks import Networks
 from service.resolve.traits import traits_of_click
+from service.resolve.urls import DUB_PARAMETERS
 
 QUERY_MAX_CHARS = 256
 
@@ -31,7 +32,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]
 _PARAMETERS_MAX = 50
 _TARGETS_MAX = 10_000
-_ADDED_ON_THE_WAY = {"referrer", "dub_id"}  # by the Play Store's link, and by Dub itself
+_NOT_CARRIED = DUB_PARAMETERS | {"referrer", "dub_id"}  # added on the way: by Play's link, and by Dub
 _APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
 
 
@@ -121,7 +122,7 @@ def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:
         carried = [pair for pair in _parameters(clicked) if not any(pair in pairs for pairs in own)]
     except ValueError:
         return ""
-    query = urlencode([(name, value) for name, value in carried if name not in _ADDED_ON_THE_WAY])
+    query = urlencode([(name, value) for name, value in carried if name not in _NOT_CARRIED])
     return query if len(query) <= QUERY_MAX_CHARS else ""
 
 

@@ -142,7 +142,7 @@ class Climber:
             return unknown_s
         began = self._clock()
         try:
-            found = await self._track(case, link, patience_s, no_track=dry)
+            found = await self._track(case, link, patience_s, no_track=dry or link.no_track)
         except LinkUnknown:
             steps.source = "dub"
             steps.add(rung.evidence, "unknown", "Dub knows no such link", self._clock() - began)
@@ -157,7 +157,8 @@ class Climber:
         if not dry:
             if found.click_id is not None:
                 self._recent.add(found.click_id, began)
-            self._first_launch.found(case, found.link)
+            if not link.no_track:
+                self._first_launch.found(case, found.link)
         return opened
 
     async def _by_address(

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from service.resolve.errors import InvalidField
 from service.resolve.routing import WEB_SCHEMES
+from service.resolve.urls import NO_TRACK, has_parameter, without_dub_parameters
 
 DEEP_LINK_MAX_CHARS = 32_000  # Dub's own limit for ``deepLink``
 _REMEMBERED_MAX = 4096  # parsed links
@@ -31,7 +32,13 @@ class DeepLink(Struct, frozen=True, gc=False):
     href: str  # as parsed: port, ``www.`` and fragment kept
     domain: str
     key: str
-    query: str  # without its ``?``
+    query: str  # without its ``?`` and without the parameters that are meant for Dub
+    no_track: bool = False  # ``dub-no-track``: Dub describes the link and records nothing
+
+    @property
+    def target(self) -> str:
+        """Return what an answer to this link is remembered under: one that was not tracked has no click."""
+        return f"{self.url} {NO_TRACK}" if self.no_track else self.url
 
     @property
     def at_dub(self) -> str:
@@ -86,9 +93,10 @@ def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
 def _canonical(hostname: str, path: str, search: str, href: str) -> DeepLink:
     domain = _LEADING_WWW.sub("", hostname)
     key = path[1:] or "_root"
-    query = search[1:]
+    query = without_dub_parameters(search[1:])
     shown = "" if key == "_root" else key
-    return DeepLink(f"https://{domain}/{shown}" + (f"?{query}" if query else ""), href, domain, key, query)
+    url = f"https://{domain}/{shown}" + (f"?{query}" if query else "")
+    return DeepLink(url, href, domain, key, query, has_parameter(search[1:], NO_TRACK))
 
 
 class ParsedLinks:

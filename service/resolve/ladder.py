@@ -62,7 +62,7 @@ def evidence_mask(ladder: Ladder) -> int:
 def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
     """Sort what a report says, strongest first. ``link`` is its deep link, on one of the app's domains."""
     app = report.caller.app
-    target = "" if link is None else f"link:{link.url}"
+    target = "" if link is None else f"link:{link.target}"
     if link is not None and report.install_referrer is report.clipboard is None and not _may_match(report):
         return Ladder((Rung("deep_link", link),), (), target)
     rungs = [] if link is None else [Rung("deep_link", link)]
@@ -72,7 +72,9 @@ def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
     if report.clipboard is not None:
         _take("clipboard", report.clipboard.strip(), app, rungs, skipped)
     if not target:
-        target = f"{rungs[0].evidence}:{rungs[0].link.url}" if rungs and rungs[0].link else f"first:{domain}"
+        target = (
+            f"{rungs[0].evidence}:{rungs[0].link.target}" if rungs and rungs[0].link else f"first:{domain}"
+        )
     if _may_match(report):
         rungs.append(_BY_ADDRESS)
     else:

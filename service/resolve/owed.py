@@ -36,6 +36,7 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     device: str
     evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
+    no_track: bool = False  # to be asked about only
     user_agent: str
     ip: str | None
     by_address: bool = False  # it may be matched by its address, should Dub know no such link

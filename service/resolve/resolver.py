@@ -191,7 +191,7 @@ class Resolver:
             app_version=owed.app_version,
             budget_ms=0,
         )
-        link = self._parsed_links.parse(owed.deep_link)
+        link = structs.replace(self._parsed_links.parse(owed.deep_link), no_track=owed.no_track)
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
@@ -218,7 +218,7 @@ class Resolver:
         if report.deep_link is not None:
             link = self._parsed_links.parse(report.deep_link)
             own = link.domain in app.domains
-            target = f"link:{link.url if own else link.href}"
+            target = f"link:{link.target if own else link.href}"
         else:
             ladder = ladder_of(report, None, domain)
             target = ladder.target

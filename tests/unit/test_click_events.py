@@ -186,6 +186,7 @@ def test_times_have_a_zone() -> None:
             "id=com.acme&ref=ig",
         ),
         ("https://acme.com/p?ref=a%20b%26c", "ref=a+b%26c"),
+        ("https://acme.com/p?pw=x&qr=1&skip_deeplink_preview=1&dub-no-track=1&ref=ig", "ref=ig"),
         ("https://acme.com/p?x=" + "1" * 300, ""),
         ("https://acme.com/p?" + "&".join(f"p{n}=1" for n in range(60)), ""),
         ("http://[bad?x=1", ""),
