@@ -22,7 +22,7 @@ default_screen = "home"
 # crowd_limit = 3                          # more installs than this on one network: nobody is matched there
 # ambiguous = "refuse"                     # or "latest": the latest click, with its odds
 # shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
-# trusts_forwarded_ip = false              # true for a self-hosted Dub that believes our X-Forwarded-For
+# trusts_forwarded_ip = false              # true for a self-hosted Dub (VERCEL=1) that believes our X-Real-IP
 # rate_limit = "500/second"                # of each key of this app, in place of limits.per_key
 # analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 

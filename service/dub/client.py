@@ -94,7 +94,7 @@ class DubClient:
         """
         headers = {"Content-Type": _JSON, "User-Agent": user_agent}
         if ip is not None:
-            headers["X-Forwarded-For"] = ip
+            headers |= _forwarding(ip)
         if no_track:
             headers["dub-no-track"] = "true"
         body = encode(TrackOpen(deep_link=deep_link))
@@ -104,7 +104,7 @@ class DubClient:
         self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
-        headers = {"Content-Type": _JSON, "User-Agent": user_agent, "X-Forwarded-For": ip}
+        headers = {"Content-Type": _JSON, "User-Agent": user_agent, **_forwarding(ip)}
         if no_track:
             headers["dub-no-track"] = "true"
         body = encode(TrackOpen(dub_domain=domain))
@@ -273,6 +273,14 @@ def _with_key(app: App) -> dict[str, str]:
 
 def _key_of(app: App) -> dict[str, str]:
     return {"Authorization": f"Bearer {app.dub_api_key}"}
+
+
+def _forwarding(ip: str) -> dict[str, str]:
+    """Return the headers that tell a Dub whose address an open came from.
+
+    A self-hosted Dub reads ``X-Real-IP`` alone; ``X-Forwarded-For`` is for an edge in front of it.
+    """
+    return {"X-Real-IP": ip, "X-Forwarded-For": ip}
 
 
 def _refusal(answer: Answer, now: float) -> FirstopenError:

@@ -80,6 +80,6 @@ DIFFERENCES = {
         "okhttp/4.12.0", "okhttp/4.12.0 firstopen-device/", "so that Dub tells devices apart"
     ),
     "whose address an open came from": Difference(
-        "the phone's", "the service's", "Dub sees the service's own, unless it believes X-Forwarded-For"
+        "the phone's", "the service's", "Dub sees the service's own, unless it believes X-Real-IP"
     ),
 }

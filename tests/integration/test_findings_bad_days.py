@@ -207,7 +207,7 @@ async def test_a_dry_run_tells_dub_nothing(clock: FakeClock, logs: LogLines) -> 
         assert len(asked) == 2
         for call in asked:
             assert "dub-no-track" in call["headers"]
-            assert call["headers"]["x-forwarded-for"] == HOME
+            assert call["headers"]["x-real-ip"] == call["headers"]["x-forwarded-for"] == HOME
         events = await world.service.get("/events?event=clicks&interval=all", headers=AS_SERVER)
         assert len(events.json()) == 1
 

@@ -391,14 +391,19 @@ async def test_one_line_per_open_that_reached_dub(service: Service, logs: LogLin
 async def test_a_self_hosted_dub_can_be_told_the_address(
     dub: FakeDub, service: Service, tmp_path: Path
 ) -> None:
-    """X-Forwarded-For goes upstream only for an app whose Dub believes it."""
+    """The address goes upstream only for an app whose Dub believes it, in the header that Dub reads.
+
+    dub-api.md, "The trap": Dub takes a caller's address from ``X-Real-IP``, not from ``X-Forwarded-For``.
+    """
     trusting = CONFIG.replace('schemes = ["acme"]', 'schemes = ["acme"]\ntrusts_forwarded_ip = true')
     elsewhere = {**ENV, "FIRSTOPEN_DATA_DIR": str(tmp_path / "elsewhere")}
     async with running(create_app(parse(trusting, elsewhere), transport=dub)) as trusted:
         await trusted.open(FB_PROMO, install_id=ANNA, headers={"X-Forwarded-For": "::ffff:203.0.113.7"})
     await service.open(FB_PROMO, install_id=BEN, headers={"X-Forwarded-For": "203.0.113.7"})
-    first, second = (request.headers.get("X-Forwarded-For") for request in dub.requests)
-    assert (first, second) == ("203.0.113.7", None)
+    first, second = (
+        [request.headers.get(name) for name in ("X-Real-IP", "X-Forwarded-For")] for request in dub.requests
+    )
+    assert (first, second) == (["203.0.113.7", "203.0.113.7"], [None, None])
 
 
 async def test_the_platform_may_be_left_out(service: Service, logs: LogLines) -> None:

@@ -135,8 +135,8 @@ async def test_any_web_page_may_ask(service: Service) -> None:
 
 async def test_nothing_of_the_callers_but_its_user_agent_reaches_dub(service: Service, dub: FakeDub) -> None:
     """The caller's key, cookies and address stay here."""
-    headers = {"Cookie": "a=b", "X-Forwarded-For": "203.0.113.9"}
+    headers = {"Cookie": "a=b", "X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9"}
     await service.post("/track/open", json={"deepLink": FB_PROMO}, headers=headers)
     (sent,) = dub.requests
     assert KEY not in str(sent.headers)
-    assert not {"authorization", "cookie", "x-forwarded-for"} & set(sent.headers)
+    assert not {"authorization", "cookie", "x-forwarded-for", "x-real-ip"} & set(sent.headers)
