@@ -38,6 +38,7 @@ def create_sandbox(
     data: Path | None = None,
     api_keys: Sequence[str] = (),
     publishable_keys: Sequence[str] = (),
+    hosts: Sequence[str] = (),
     clock: Callable[[], float] = time.time,
     sleep: Sleep = asyncio.sleep,
     settings: SandboxSettings | None = None,
@@ -45,10 +46,12 @@ def create_sandbox(
     """Build an embedded Dub as an ASGI application.
 
     `links` are put in (or brought up to date, when `data` is a file that holds them already). With no keys
-    given, any key is accepted where Dub wants one. `clock` is Unix time in seconds; `sleep` is what a fault's
-    delay waits with. Serve it with uvicorn's `proxy_headers=False`, since the sandbox reads `X-Forwarded-For`
-    itself. It needs no lifespan to work; one only closes the file. Raises sqlite3.Error when `data` cannot be
-    opened.
+    given, any key is accepted where Dub wants one. `hosts` are names that it answers for besides IP
+    addresses, `localhost`, `*.localhost`, `api.dub.co` and its links' domains; any other `Host` is a 403.
+
+    `clock` is Unix time in seconds; `sleep` is what a fault's delay waits with. Serve it with uvicorn's
+    `proxy_headers=False`, since the sandbox reads `X-Forwarded-For` itself. It needs no lifespan to work; one
+    only closes the file. Raises sqlite3.Error when `data` cannot be opened.
     """
     held = msgspec.structs.replace(settings) if settings else SandboxSettings()
     now = SandboxClock(clock)
@@ -74,5 +77,6 @@ def create_sandbox(
         openapi_config=None,
         logging_config=None,
     )
-    app.asgi_handler = Front(app.asgi_handler, Redirector(book, clicks, now), book, calls, faults)
+    redirector = Redirector(book, clicks, now)
+    app.asgi_handler = Front(app.asgi_handler, redirector, book, calls, faults, hosts=hosts)
     return app

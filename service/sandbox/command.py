@@ -43,13 +43,18 @@ Phones: from this machine, say whose call it is
     -H 'X-Vercel-IP-Country: DE'
 
 \b
+Control: /sandbox/* takes JSON only, so that no web page can use it
+  JSON='Content-Type: application/json'
+
+\b
 Time: let eight days pass, or say what time it is
-  curl :8001/sandbox/clock -d '{"advanceS": 691200}'
-  curl :8001/sandbox/clock -d '{"now": "2026-08-01T09:00:00Z"}'
+  curl :8001/sandbox/clock -H "$JSON" -d '{"advanceS": 691200}'
+  curl :8001/sandbox/clock -H "$JSON" -d '{"now": "2026-08-01T09:00:00Z"}'
 
 \b
 Faults: POST what should go wrong to /sandbox/faults
-  curl :8001/sandbox/faults -d '{"route": "/track/open", "status": 503}'
+  curl :8001/sandbox/faults -H "$JSON" \\
+    -d '{"route": "/track/open", "status": 503}'
   or {"route": "/track/*", "delayMs": 2000, "probability": 0.2}
   or {"route": "/track/lead", "reset": "before", "handled": true}
   or {"route": "/events", "throttle": true, "retryAfterS": 5, "times": 3}
@@ -59,7 +64,8 @@ Faults: POST what should go wrong to /sandbox/faults
 
 \b
 Dub's own slowness and limits: PATCH /sandbox/settings
-  curl -X PATCH :8001/sandbox/settings -d '{"leadLookupDelayS": 3}'
+  curl -X PATCH :8001/sandbox/settings -H "$JSON" \\
+    -d '{"leadLookupDelayS": 3}'
   or {"eventsDelayS": 5}    events show up late
   or {"plan": "pro"}        403 and 429 as on that plan
 
@@ -71,6 +77,13 @@ What was asked of it (DELETE forgets)
 
 @click.command("sandbox", help=HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another host name that it is reached by, such as a container's. May be repeated.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
@@ -94,7 +107,9 @@ What was asked of it (DELETE forgets)
 @click.option(
     "--demo/--no-demo", default=True, show_default=True, help="Start with four links of acme.localhost."
 )
-def sandbox_command(host: str, port: int, data: Path | None, links_file: Path | None, *, demo: bool) -> None:
+def sandbox_command(
+    host: str, hosts: tuple[str, ...], port: int, data: Path | None, links_file: Path | None, *, demo: bool
+) -> None:
     """Serve an embedded Dub until told to stop."""
     # Late, so that the commands beside this one start without a web framework.
     from service.sandbox.app import create_sandbox  # noqa: PLC0415
@@ -102,7 +117,7 @@ def sandbox_command(host: str, port: int, data: Path | None, links_file: Path | 
 
     links = [*(demo_links() if demo else ()), *(_read_links(links_file) if links_file else ())]
     sock = _listen(host, port)
-    _serve(create_sandbox(links, data=data), sock, links)
+    _serve(create_sandbox(links, data=data, hosts=(host, *hosts)), sock, links)
 
 
 def _read_links(path: Path) -> Sequence["SandboxLink"]:

@@ -2,7 +2,8 @@
 
 Every failure of the sandbox is a `DubError`; `as_reply` is the only code that turns one into bytes, so
 that a fault, a missing route and a refused field all look the same to a client. Codes are Dub's, except
-`method_not_allowed` and `payload_too_large`, which Dub leaves to its host.
+`method_not_allowed` and `payload_too_large`, which Dub leaves to its host, and `unsupported_media_type`,
+which only the control routes answer.
 """
 
 import logging
@@ -23,6 +24,7 @@ STATUS_OF = {
     "conflict": 409,
     "invite_expired": 410,
     "payload_too_large": 413,
+    "unsupported_media_type": 415,
     "unprocessable_entity": 422,
     "rate_limit_exceeded": 429,
     "internal_server_error": 500,

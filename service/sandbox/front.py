@@ -1,9 +1,12 @@
 """The sandbox's door: every request passes here before it is an API call or a click.
 
-It decides which of the two it is (a `GET` on a domain that has links is a click, whatever its path), notes
-the call, lets a fault take it, and puts Dub's CORS headers on answers. `/sandbox/*` passes untouched, so
-that a fault on `*` can always be taken away again.
+It refuses what a web page may have forged (see `hosts`), tells clicks from API calls (a `GET` on a domain
+that has links is a click, whatever its path), notes the call, lets a fault take it, and puts Dub's CORS
+headers on answers. Control calls (`/sandbox/*`) are neither noted nor failed, so that a fault on `*` can
+always be taken away again.
 """
+
+from collections.abc import Collection
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service.sandbox.calls import Call, CallLog
 from service.sandbox.errors import DubError
 from service.sandbox.faults import FaultBook
+from service.sandbox.hosts import check_control, check_host
 from service.sandbox.links import LinkBook
 from service.sandbox.web import host_of, method_of, read_body, send_reply
 from service.sandbox.wire import Wire, replay, reply_of
@@ -24,20 +28,40 @@ class Front:
     """The outermost ASGI application."""
 
     def __init__(
-        self, api: ASGIApp, redirector: ASGIApp, links: LinkBook, calls: CallLog, faults: FaultBook
+        self,
+        api: ASGIApp,
+        redirector: ASGIApp,
+        links: LinkBook,
+        calls: CallLog,
+        faults: FaultBook,
+        *,
+        hosts: Collection[str],
     ) -> None:
+        """`hosts` are the names that the sandbox answers for besides this machine and the links' domains."""
         self._api = api
         self._redirector = redirector
         self._links = links
         self._calls = calls
         self._faults = faults
+        self._hosts = frozenset(name.lower() for name in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one request."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._api(scope, receive, send)
+            return
         host = host_of(scope)
         method, path = method_of(scope), scope["path"]
         clicked = method in {"GET", "HEAD"} and host in self._links.domains
-        if scope["type"] != ScopeType.HTTP or (not clicked and path.startswith(CONTROL)):
+        control = not clicked and path.startswith(CONTROL)
+        try:
+            check_host(host, self._hosts, self._links.domains)
+            if control:
+                check_control(scope)
+        except DubError as refusal:
+            await send_reply(send, refusal.as_reply())
+            return
+        if control:
             await self._api(scope, receive, send)
             return
         body = await read_body(receive, BODY_MAX_BYTES)

@@ -82,7 +82,8 @@ def method_of(scope: Scope) -> str:
 def host_of(scope: Scope) -> str:
     """Return the host a request names, as a link's domain: lower case, no port, no leading `www.`."""
     host = header(scope, b"host").lower()
-    return host.partition(":")[0].removeprefix("www.")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.removeprefix("www.")
 
 
 class Visitor(msgspec.Struct, frozen=True, dict=True):

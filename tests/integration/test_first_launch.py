@@ -61,7 +61,7 @@ async def test_a_restart_forgets_no_claim(clock: FakeClock, logs: LogLines, data
     dub = create_sandbox(LINKS, api_keys=(ENV["ACME_DUB_API_KEY"],), clock=clock.wall)
     transport = httpx.ASGITransport(cast("Any", dub))
     clicks: list[str | None] = []
-    async with httpx.AsyncClient(transport=transport, base_url="http://dub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for install in (ANNA, BEN, ANNA):
             app = create_app(parse(MATCHING, ENV), transport=transport, clock=clock, wall=clock.wall)
             async with running(app) as service:

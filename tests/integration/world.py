@@ -154,7 +154,10 @@ async def started_over(
         wall=clock.wall,
         sleep=clock.sleep,
     )
-    async with running(app) as service, httpx.AsyncClient(transport=dub, base_url="http://dub") as client:
+    async with (
+        running(app) as service,
+        httpx.AsyncClient(transport=dub, base_url="http://localhost") as client,
+    ):
         yield World(service, client, clock)
 
 

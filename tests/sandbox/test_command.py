@@ -116,7 +116,7 @@ def test_stops_although_a_call_is_stalled() -> None:
         assert httpx.post(f"{sandbox.base}/sandbox/faults", json=fault, timeout=10).status_code == 201
         host, port = sandbox.base.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as stalled:
-            stalled.sendall(b"POST /track/open HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            stalled.sendall(b"POST /track/open HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}")
             while not httpx.get(f"{sandbox.base}/sandbox/calls", timeout=10).json():
                 pass
             sandbox.process.terminate()
@@ -140,7 +140,9 @@ def test_help_teaches() -> None:
     shown = CliRunner().invoke(sandbox_command, ["--help"]).output
     for lesson in ("/links", "/sandbox/clock", "/sandbox/faults", "/sandbox/calls", "X-Forwarded-For"):
         assert lesson in shown
-    assert re.search(r"^\s*curl :8001/sandbox/clock -d '\{\"advanceS\": 691200\}'\s*$", shown, re.MULTILINE)
+    assert re.search(
+        r"^\s*curl :8001/sandbox/clock -H .* -d '\{\"advanceS\": 691200\}'\s*$", shown, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

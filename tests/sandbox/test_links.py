@@ -103,7 +103,7 @@ async def test_info_wants_something(sandbox: Sandbox) -> None:
 async def test_lifespan_closes_the_file(tmp_path: Path) -> None:
     """Served with a lifespan it works under Litestar's own client too, and lets go of its file at the end."""
     data = tmp_path / "dub.sqlite"
-    async with AsyncTestClient(create_sandbox(LINKS, data=data)) as client:
+    async with AsyncTestClient(create_sandbox(LINKS, data=data), base_url="http://dub.localhost") as client:
         opened = await client.post("/track/open", json={"deepLink": "acme.link/plain"})
         assert opened.json()["link"]["id"] == "link_plain"
     assert os.listdir(tmp_path) == ["dub.sqlite"]  # noqa: PTH208  no write-ahead log is left

@@ -73,7 +73,7 @@ async def test_an_open_is_answered_in_well_under_a_millisecond() -> None:
             "path": "/track/open",
             "query_string": b"",
             "client": None,
-            "headers": [(b"host", b"x"), (b"user-agent", b"phone %d" % phone)],
+            "headers": [(b"host", b"localhost"), (b"user-agent", b"phone %d" % phone)],
             "root_path": "",
             "scheme": "http",
         }

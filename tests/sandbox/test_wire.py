@@ -14,9 +14,12 @@ from service.sandbox import create_sandbox
 from tests.sandbox.support import LINKS, PROMO
 
 BODY = json.dumps({"deepLink": PROMO}).encode()
-REQUEST = b"POST /track/open HTTP/1.1\r\nhost: x\r\nuser-agent: raw\r\ncontent-length: %d\r\n\r\n%s" % (
-    len(BODY),
-    BODY,
+REQUEST = (
+    b"POST /track/open HTTP/1.1\r\nhost: localhost\r\nuser-agent: raw\r\ncontent-length: %d\r\n\r\n%s"
+    % (
+        len(BODY),
+        BODY,
+    )
 )
 
 

@@ -32,4 +32,5 @@ export async function onABadDay(fault, play) {
 
 // Before a phone takes `fetch` over.
 const send = globalThis.fetch;
-const plainly = (url, method, body) => send(url, { method, body: JSON.stringify(body) });
+const AS_JSON = { 'Content-Type': 'application/json' };
+const plainly = (url, method, body) => send(url, { method, headers: AS_JSON, body: JSON.stringify(body) });

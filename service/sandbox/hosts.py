@@ -1,0 +1,45 @@
+"""Which requests the sandbox refuses because a web page may have sent them.
+
+The sandbox listens on loopback without a password, within reach of every page that the developer has open.
+What can go wrong: a page posts a form or `text/plain` to `/sandbox/*`, which needs no preflight (CSRF); a
+page's own name is made to resolve to 127.0.0.1, so that its scripts may read what they ask for (DNS
+rebinding). The first shows in `Origin` and `Content-Type`, the second in `Host`.
+"""
+
+from collections.abc import Collection
+from contextlib import suppress
+from ipaddress import ip_address
+
+from litestar.types import Scope
+
+from service.sandbox.errors import DubError
+from service.sandbox.web import header, method_of
+
+JSON = "application/json"
+# Dub's own name is let in for clients that reach the sandbox through a hosts file or a proxy.
+_ALWAYS = frozenset({"localhost", "api.dub.co"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+def check_host(host: str, hosts: Collection[str], domains: Collection[str]) -> None:
+    """Raise a 403 unless `host` is this machine, one of `hosts`, or a link's domain.
+
+    Any IP address is taken: a rebound page sends its own name, never an address, and phones and emulators
+    reach the sandbox by one (10.0.2.2, 192.168.1.5). So is no host at all, which no browser sends.
+    """
+    if not host or host in _ALWAYS or host.endswith(".localhost") or host in hosts or host in domains:
+        return
+    with suppress(ValueError):
+        ip_address(host)
+        return
+    raise DubError("forbidden", f"the sandbox does not answer for the host {host!r}: see --allow-host")
+
+
+def check_control(scope: Scope) -> None:
+    """Raise unless a control request is same-origin (403) and its body is declared as JSON (415)."""
+    origin = header(scope, b"origin")
+    if origin and origin.partition("://")[2] != header(scope, b"host"):
+        raise DubError("forbidden", f"a page of {origin} may not control the sandbox")
+    declared = header(scope, b"content-type").partition(";")[0].strip().lower()
+    if method_of(scope) in _WITH_BODY and declared != JSON:
+        raise DubError("unsupported_media_type", f"expected Content-Type: {JSON}")
