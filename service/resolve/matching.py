@@ -172,7 +172,12 @@ def decide(
 
 # ODDS_AGAINST is what no simulation knows: how far a device that fits is to be believed. The others are
 # fitted on the tuning seeds of `make bench`'s simulated city, at its default window of an hour.
-ODDS_AGAINST: Mapping[Fit, float] = {Fit.AS_MAC: 0.1, Fit.SYSTEM: 0.025, Fit.VERSION: 0.02, Fit.MODEL: 0.01}
+ODDS_AGAINST: Mapping[Fit, float] = {
+    Fit.AS_DESKTOP: 0.1,
+    Fit.SYSTEM: 0.025,
+    Fit.VERSION: 0.02,
+    Fit.MODEL: 0.01,
+}
 ODDS_PER_INSTALL = 0.001  # of a click just made
 ODDS_OF_AN_HOUR = 0.6  # for each install; they grow with the square of the age up to there, then slowly
 ODDS_PER_DOUBLED_AGE = 0.05
@@ -259,7 +264,7 @@ def _best(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _rank(fit: Fit) -> int:
-    return {Fit.AS_MAC: 0, Fit.MODEL: 2}.get(fit, 1)
+    return {Fit.AS_DESKTOP: 0, Fit.MODEL: 2}.get(fit, 1)
 
 
 def _no_candidate(opened: FirstOpen, clicks: Sequence[Click]) -> NoMatch:

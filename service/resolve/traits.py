@@ -1,8 +1,13 @@
 """What a click and an open tell of their device: system, model, major version. Never more than that.
 
-What can go wrong: a frozen User-Agent believed (Chrome on Android says ``Android 10; K`` on every phone,
-Safari says iOS 18 on every later one), and the right click refused; a Mac taken for an iPad or the other
-way round (iPads call themselves Macs; a Mac's Chrome never is one); silence taken for agreement.
+What can go wrong:
+
+- A frozen version is believed, and the right click is refused: Chrome says ``Android 10; K`` on every phone,
+  Huawei's ``Android 10; HarmonyOS`` where apps say Android 12, Safari iOS 18 on every later one.
+- A part of a User-Agent that is no model is read as one (a locale, ``wv``, ``HMSCore 6.7``, a maker's name).
+- A tablet calls itself a desktop computer, as iPads and Chrome on large Android tablets do: such a click may
+  be a tablet's or a computer's. A Mac's own Chrome never is an iPad's.
+- What one side does not say is taken for agreement.
 """
 
 import re
@@ -14,13 +19,15 @@ from msgspec import Struct
 
 from service.resolve.identity import Platform
 
-System = Literal["ios", "android", "mac", ""]
+System = Literal["ios", "android", "mac", "linux", ""]
 
 USER_AGENT_READ_CHARS = 512
 MODEL_MAX_CHARS = 32
 
+_PARTS_READ = 12  # between semicolons, after the version
 _AGENTS_MAX = 20_000
-_FROZEN_ANDROID = ("10", "k")
+_FROZEN_ANDROID = 10  # with no model: reduced User-Agents, and browsers against fingerprinting
+_API_LEVELS_FROM = 24  # apps that write "Android 34" mean the API level
 _IOS_FROZEN = 18  # from iOS 26 on, Safari and web views tell pages 18_6 or 18_7
 # Darwin's major version is the same on all of Apple's systems; these are the iOS releases that it came with.
 _IOS_BY_DARWIN = {
@@ -34,10 +41,31 @@ _IOS_SAID = re.compile(r"(?:\biOS[ /]|FBSV/)(\d{1,2})\b", re.ASCII)  # by apps, 
 _IOS_IN_PAGE = re.compile(r"\bOS (\d{1,2})_\d", re.ASCII)
 _SAFARI_VERSION = re.compile(r"\bVersion/(\d{1,2})\b", re.ASCII)
 _DARWIN = re.compile(r"\bDarwin/(\d{1,2})\.", re.ASCII)
-_ANDROID = re.compile(r"\bAndroid(?: (\d{1,2})[\d.]*)?(?:; ([^;)]*(?:;[^;)]*)?))?", re.ASCII)
-_LOCALE = re.compile(r"[a-z]{2}(?:[-_][a-z]{2})?|wv|u|mobile|tablet|rv:.*", re.ASCII)
 _OTHER_ON_IOS = re.compile(r"\b(?:CriOS|FxiOS|EdgiOS|OPiOS|OPT|GSA)/", re.ASCII)
 _MAC_BROWSERS = re.compile(r"\b(?:Chrome|Chromium|Firefox|Edg|OPR|Vivaldi)/", re.ASCII)
+_UC_ABBREVIATIONS = ("Adr ", "Android "), ("iPh", "iPhone"), ("iPd", "iPod")
+_UC_ON_LINUX = re.compile(r"UCWEB/[\d.]+ ?\(Linux;", re.ASCII)  # on Android, which it need not name
+# The version, and what follows it within the parentheses: models may have some of their own ("Moto G (4)").
+_REST = r"(?:; ([^()]*(?:\([^()]*\)[^()]*)*))?"
+_ANDROID_WITH_VERSION = re.compile(r"\bAndroid (\d{1,2})[\w.-]*" + _REST, re.ASCII)
+_ANDROID_ALONE = re.compile(r"\bAndroid()" + _REST, re.ASCII)
+_LINUX_DESKTOP = re.compile(r"\(X11; Linux (?:x86_64|aarch64|armv\w+)[;)]", re.ASCII)
+_NO_TABLET = re.compile(r"\bHeadlessChrome\b|\bUbuntu\b|\bFedora\b", re.ASCII)
+_NEITHER = re.compile(r"\bWindows Phone\b|\bIEMobile\b|\bKAIOS\b", re.ASCII)  # they name the others, too
+# A part of a User-Agent between semicolons, in lower case, that is not the device's model.
+_NO_MODEL = re.compile(
+    r"[-_]?[a-z]{0,2}|mobile|tablet|rv:.*"  # also of the length: u, k, wv, a language
+    r"|[a-z]{2,3}(?=[-_])(?:[-_](?:hans|hant|latn|cyrl|arab))?(?:[-_](?:[a-z]{2}|419|001|150)?)?(?:_?#\w*)?"
+    r"|linux(?: \w+)?|arm(?:v|64|eabi).*|aarch64|x86(?:_64)?"
+    r"|android [\d.]+|(?:sdk|api)[ -]?\d+|\d+dpi|\d+x\d+|build/.*|\(.*"
+    r"|(?:open)?harmony(?:os)?\b.*|[hg]mscore\b.*"
+    r"|(?:opera (?:mini|mobi|tablet)|silk|scale|[\w.-]*browser|version)/.*",
+    re.ASCII,
+)
+_MAKER = re.compile(
+    r"samsung|google|xiaomi|redmi|poco|huawei|honor|oppo|vivo|oneplus|realme|motorola|lge?|sony|htc|nokia|hmd"
+    r"|asus|lenovo|zte|tecno|infinix|itel|meizu|tcl|nothing|fairphone|amazon|blackview|doogee|ulefone"
+)
 
 
 class Traits(Struct, frozen=True, gc=False):
@@ -51,8 +79,8 @@ class Traits(Struct, frozen=True, gc=False):
 class Fit(IntEnum):
     """How well a click's device fits an open's: the better, the larger."""
 
-    AS_MAC = 0
-    """Said to be a Mac: fits iOS, since iPads say so too."""
+    AS_DESKTOP = 0
+    """Said to be a desktop computer, as tablets do: a Mac may be an iPad, Linux an Android tablet."""
     SYSTEM = 1
     """The same system, and no more to compare."""
     VERSION = 2
@@ -68,18 +96,22 @@ Misfit = Literal["system", "model", "version"]
 def traits_of(user_agent: str) -> Traits:
     """Read a User-Agent: a browser's, an in-app browser's, or an app's own (CFNetwork, okhttp, Dalvik)."""
     text = user_agent[:USER_AGENT_READ_CHARS]
+    if text.startswith("UCWEB/"):
+        for short, full in _UC_ABBREVIATIONS:
+            text = text.replace(short, full)
+    if _NEITHER.search(text):
+        return _UNKNOWN
     apple = _APPLE_DEVICE.search(text)
     if apple:
         return Traits("ios", _apple_model(text, apple[1]), _ios_version(text))
-    if "Android" in text or "okhttp" in text:
+    if "Android" in text or "okhttp" in text or _UC_ON_LINUX.match(text):
         return _android(text)
     if "Macintosh" in text:
-        if _MAC_BROWSERS.search(text):
-            return Traits("mac", "mac")
-        return Traits("mac", "", _safari_version(text))
+        return _SURELY_MAC if _MAC_BROWSERS.search(text) else Traits("mac", "", _safari_version(text))
     if "CFNetwork" in text or "Darwin/" in text or re.search(r"\biOS[ /]\d", text):
         return Traits("ios", "", _ios_version(text))
-    return Traits()
+    is_desktop = _LINUX_DESKTOP.search(text) and not _NO_TABLET.search(text)
+    return _MAYBE_A_TABLET if is_desktop else _UNKNOWN
 
 
 def traits_of_click(user_agent: str | None, system: str | None, browser: str | None) -> Traits:
@@ -94,30 +126,30 @@ def traits_of_click(user_agent: str | None, system: str | None, browser: str | N
         return _ANDROID_ONLY
     if name in {"mac", "mac os", "macos", "mac os x"}:
         return _MAYBE_MAC if "safari" in (browser or "").lower() or not browser else _SURELY_MAC
-    return _UNKNOWN
+    return _MAYBE_A_TABLET if name == "linux" else _UNKNOWN
 
 
 def traits_of_open(platform: Platform | None, user_agent: str) -> Traits:
     """Read an open: its platform goes before what its User-Agent says, and voids what contradicts it."""
     told = traits_of(user_agent)
     if platform is None:
-        return told if told.system != "mac" else _UNKNOWN
+        return told if told.system in {"ios", "android"} else _UNKNOWN
     return told if told.system == platform else Traits(platform)
 
 
 def compare(opened: Traits, clicked: Traits) -> Fit | Misfit:
     """Compare an open's device with a click's; an unknown system on either side never fits."""
-    as_mac = clicked.system == "mac" and opened.system == "ios"
-    if not (_may_be_an_ipad(opened, clicked) if as_mac else _same_system(opened, clicked)):
+    as_desktop = _may_be_a_tablet(opened, clicked)
+    if not as_desktop and (not opened.system or opened.system != clicked.system):
         return "system"
-    if not as_mac and not _may_be_one_model(opened.model, clicked.model):
+    if not as_desktop and not _may_be_one_model(opened.model, clicked.model):
         return "model"
     versions_said = bool(opened.version and clicked.version)
     if versions_said and opened.version != clicked.version:
         return "version"
-    if as_mac:
-        return Fit.AS_MAC
-    if _is_exact(opened.model) and opened.model == clicked.model:
+    if as_desktop:
+        return Fit.AS_DESKTOP
+    if _is_exact(opened.model) and _is_exact(clicked.model):
         return Fit.MODEL
     return Fit.VERSION if versions_said else Fit.SYSTEM
 
@@ -127,6 +159,7 @@ _IOS = Traits("ios")
 _ANDROID_ONLY = Traits("android")
 _MAYBE_MAC = Traits("mac")
 _SURELY_MAC = Traits("mac", "mac")
+_MAYBE_A_TABLET = Traits("linux")
 _KINDS = ("iphone", "ipad", "ipod")
 
 
@@ -153,31 +186,32 @@ def _safari_version(text: str) -> int:
 
 
 def _android(text: str) -> Traits:
-    found = _ANDROID.search(text)
+    found = _ANDROID_WITH_VERSION.search(text) or _ANDROID_ALONE.search(text)
     if found is None:
         return _ANDROID_ONLY
-    version, model = found[1] or "", _android_model(found[2] or "")
-    if (version, model) == _FROZEN_ANDROID:
-        return _ANDROID_ONLY
-    return Traits("android", "" if model == "k" else model, int(version or 0))
+    model, version = _android_model(found[2] or ""), int(found[1] or 0)
+    frozen = (version == _FROZEN_ANDROID and not model) or "HarmonyOS" in text or "OpenHarmony" in text
+    return Traits("android", model, 0 if frozen or version >= _API_LEVELS_FROM else version)
 
 
 def _android_model(text: str) -> str:
-    """Return the first part after the version that is a model: locales and ``wv`` are not."""
-    for part in text.lower().split(";"):
+    """Return the first part after the version that may be a model."""
+    for part in text.lower().split(";", _PARTS_READ)[:_PARTS_READ]:
         name = part.partition(" build/")[0].strip()
-        if name and not _LOCALE.fullmatch(name):
+        if not _MAKER.fullmatch(name) and not _NO_MODEL.fullmatch(name):
             return name[:MODEL_MAX_CHARS]
     return ""
 
 
-def _same_system(one: Traits, other: Traits) -> bool:
-    return bool(one.system) and one.system == other.system
+def _may_be_a_tablet(opened: Traits, clicked: Traits) -> bool:
+    """Return whether a computer's click may be a tablet's that calls itself one.
 
-
-def _may_be_an_ipad(opened: Traits, clicked: Traits) -> bool:
-    """Whether a Mac's click may be an iPad's: its browser leaves it open, and the install is no iPhone."""
-    return not clicked.model and not opened.model.startswith(("iphone", "ipod"))
+    A Mac's only if its browser leaves it open and the install is no iPhone.
+    """
+    if clicked.system == "mac":
+        maybe_an_ipad = not clicked.model and not opened.model.startswith(("iphone", "ipod"))
+        return opened.system == "ios" and maybe_an_ipad
+    return clicked.system == "linux" and opened.system == "android"
 
 
 def _is_exact(model: str) -> bool:
@@ -185,10 +219,20 @@ def _is_exact(model: str) -> bool:
 
 
 def _may_be_one_model(one: str, other: str) -> bool:
-    """Whether two may name one device: the same, or one a kind (``ipad``) and the other a model of it."""
+    """Return whether two models may name one device.
+
+    They are the same, or one is the other after its maker's name (``samsung sm-s918b``), or one is a kind
+    (``ipad``) and the other a model of it.
+    """
     if not one or not other or one == other:
         return True
-    return (one in _KINDS and other.startswith(one)) or (other in _KINDS and one.startswith(other))
+    for longer, shorter in ((one, other), (other, one)):
+        maker, _, model = longer.partition(" ")
+        if model == shorter and _MAKER.fullmatch(maker):
+            return True
+        if shorter in _KINDS and longer.startswith(shorter):
+            return True
+    return False
 
 
 def _number(pattern: re.Pattern[str], text: str) -> int:

@@ -86,6 +86,39 @@ async def test_another_system_is_no_candidate(world: World) -> None:
     assert (await world.launch(BEN, platform="android")).click_id
 
 
+SAMSUNG_BROWSER = (
+    "Mozilla/5.0 (Linux; Android 13; SAMSUNG SM-S918B) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " SamsungBrowser/21.0 Chrome/110.0.5481.154 Mobile Safari/537.36"
+)
+HUAWEI_BROWSER = (
+    "Mozilla/5.0 (Linux; Android 10; HarmonyOS; ELS-AN00; HMSCore 6.10.4.302) AppleWebKit/537.36"
+    " (KHTML, like Gecko) Chrome/99.0.4844.88 HuaweiBrowser/13.0.6.302 Mobile Safari/537.36"
+)
+TABLET_IN_DESKTOP_MODE = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
+)
+
+
+@pytest.mark.parametrize(
+    ("browser", "app", "confidence"),
+    [
+        (SAMSUNG_BROWSER, "Dalvik/2.1.0 (Linux; U; Android 13; SM-S918B Build/TP1A.220624.014)", 0.989),
+        (HUAWEI_BROWSER, "Dalvik/2.1.0 (Linux; U; Android 12; ELS-AN00 Build/HUAWEIELS-AN00)", 0.989),
+        (TABLET_IN_DESKTOP_MODE, "okhttp/4.12.0", 0.908),
+    ],
+)
+async def test_a_browser_and_an_app_of_one_android_device(
+    world: World, browser: str, app: str, confidence: float
+) -> None:
+    """A click fits the install on the same device, whatever the browser adds to the model or freezes."""
+    await world.click(user_agent=browser)
+    answer = await world.service.open(
+        dub_domain="acme.link", install_id=ANNA, headers={"X-Forwarded-For": HOME, "User-Agent": app}
+    )
+    assert answer.match.type == "ip"
+    assert answer.match.confidence == confidence
+
+
 @pytest.mark.parametrize("ip", ["10.0.0.5", "127.0.0.1", "100.64.3.4", "169.254.1.1", "fe80::1"])
 async def test_an_address_that_is_nobodys_never_matches(world: World, ip: str) -> None:
     """Private, loopback, link-local and carrier-NAT addresses cost no analytics call either."""

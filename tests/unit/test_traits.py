@@ -1,5 +1,9 @@
 """What a User-Agent tells of a device, and whether two of them can be one."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +33,7 @@ MAC_SAFARI = f"{MAC} AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Safar
 MAC_CHROME = f"{MAC} AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 IPAD_CHROME = f"{MAC} AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/126 Version/11.1.1 Safari/605.1.15"
 CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36"
+KIT = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
 PIXEL = "Mozilla/5.0 (Linux; Android 14; Pixel 8 Build/UD1A.230803.041; wv)"
 
 
@@ -68,11 +73,68 @@ PIXEL = "Mozilla/5.0 (Linux; Android 14; Pixel 8 Build/UD1A.230803.041; wv)"
         ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/126.0.0.0", Traits()),
         ("curl/8.5.0", Traits()),
         ("", Traits()),
+        (f"{MAC} {KIT} FxiOS/127.0 Safari/605.1.15", Traits("mac")),  # Firefox on an iPad
+        ("Mozilla/5.0 (Android 10; Mobile; rv:128.0) Gecko/128.0 Firefox/128.0", Traits("android")),
     ],
 )
 def test_user_agents(user_agent: str, traits: Traits) -> None:
     """System, model and major version, as far as they are said and not frozen."""
     assert traits_of(user_agent) == traits
+
+
+def captured() -> Iterator[tuple[str, Traits]]:
+    for line in Path(__file__).with_name("user_agents.tsv").read_text().splitlines():
+        if line and not line.startswith("#"):
+            system, model, version, user_agent = ("" if part == "-" else part for part in line.split("\t"))
+            yield user_agent, Traits(cast("System", system), model, int(version or 0))
+
+
+@pytest.mark.parametrize(("user_agent", "traits"), list(captured()), ids=lambda value: str(value)[:60])
+def test_captured_user_agents(user_agent: str, traits: Traits) -> None:
+    """No browser's decoration is a model, no frozen version a version, and no other system a phone's."""
+    assert traits_of(user_agent) == traits
+
+
+SAMSUNG_INTERNET = (
+    "Mozilla/5.0 (Linux; Android 13; SAMSUNG SM-S918B) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " SamsungBrowser/21.0 Chrome/110.0.5481.154 Mobile Safari/537.36"
+)
+HUAWEI_BROWSER = (
+    "Mozilla/5.0 (Linux; Android 10; HarmonyOS; ELS-AN00; HMSCore 6.10.4.302) AppleWebKit/537.36"
+    " (KHTML, like Gecko) Chrome/99.0.4844.88 HuaweiBrowser/13.0.6.302 Mobile Safari/537.36"
+)
+OPERA_MINI = "Opera/9.80 (Android; Opera Mini/36.2.2254/119.132; U; id) Presto/2.12.423 Version/12.16"
+UC = "AppleWebKit/537.36 (KHTML, like Gecko) Version/4.0 Chrome/57.0.2987.108 UCBrowser/13.0.0.1288 Mobile"
+TABLET_CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0"
+REDMI = "Redmi 7 Build/PKQ1.181021.001"
+
+
+@pytest.mark.parametrize(
+    ("app", "browser", "expected"),
+    [
+        ("Dalvik/2.1.0 (Linux; U; Android 13; SM-S918B Build/TP1A.220624.014)", SAMSUNG_INTERNET, Fit.MODEL),
+        ("Dalvik/2.1.0 (Linux; U; Android 13; SM-S911B Build/TP1A.220624.014)", SAMSUNG_INTERNET, "model"),
+        ("Acme/1.0 (Android 33; Samsung SM-S918B)", SAMSUNG_INTERNET, Fit.MODEL),
+        ("Dalvik/2.1.0 (Linux; U; Android 12; ELS-AN00 Build/HUAWEIELS-AN00)", HUAWEI_BROWSER, Fit.MODEL),
+        (f"Dalvik/2.1.0 (Linux; U; Android 9; {REDMI})", OPERA_MINI, Fit.SYSTEM),
+        ("okhttp/4.12.0", OPERA_MINI, Fit.SYSTEM),
+        (
+            f"Dalvik/2.1.0 (Linux; U; Android 9; {REDMI})",
+            f"Mozilla/5.0 (Linux; U; Android 9; en-US; {REDMI}) {UC}",
+            Fit.MODEL,
+        ),
+        (
+            f"Dalvik/2.1.0 (Linux; U; Android 9; {REDMI})",
+            f"Mozilla/5.0 (Linux; U; Android 9; en-US; realme 7 Build/QP1A.190711.020) {UC}",
+            "model",
+        ),
+        ("Dalvik/2.1.0 (Linux; U; Android 14; SM-X910 Build/UP1A.231005.007)", TABLET_CHROME, Fit.AS_DESKTOP),
+        ("Acme/12 CFNetwork/1568 Darwin/24.0.0", TABLET_CHROME, "system"),
+    ],
+)
+def test_an_app_and_a_browser_of_one_device(app: str, browser: str, expected: Fit | Misfit) -> None:
+    """What an app says of its device is compared with what the device's browsers make of it."""
+    assert compare(traits_of_open(None, app), traits_of(browser)) == expected
 
 
 @given(st.text(max_size=200) | st.from_regex(r"(iPhone|iPad|Android|Darwin|Version|OS) ?/?\d{0,5}[_.; ]\w*"))
@@ -91,6 +153,8 @@ def test_any_text_reads_as_something(text: str) -> None:
         (None, "Mac", "Safari", "mac"),
         (None, "Mac OS", None, "mac"),
         (None, "Windows", "Chrome", ""),
+        (None, "Linux", "Chrome", "linux"),
+        (None, "Ubuntu", "Firefox", ""),
         (None, None, None, ""),
         ("curl/8.5.0", "iOS", None, "ios"),
         (IPHONE_17, "Windows", None, "ios"),
@@ -107,7 +171,7 @@ def test_a_macs_chrome_is_no_ipad() -> None:
     """Only a Mac that may be Safari's may be an iPad."""
     ipad = Traits("ios")
     assert compare(ipad, traits_of_click(None, "Mac", "Chrome")) == "system"
-    assert compare(ipad, traits_of_click(None, "Mac", "Safari")) is Fit.AS_MAC
+    assert compare(ipad, traits_of_click(None, "Mac", "Safari")) is Fit.AS_DESKTOP
 
 
 @pytest.mark.parametrize(
@@ -146,12 +210,18 @@ def test_an_opens_platform_goes_first(platform: Platform | None, user_agent: str
         (Traits("ios"), Traits(), "system"),
         (Traits(), Traits(), "system"),
         (Traits(), Traits("ios"), "system"),
-        (Traits("ios", "", 17), Traits("mac", "", 17), Fit.AS_MAC),
-        (Traits("ios", "ipad13,1", 17), Traits("mac"), Fit.AS_MAC),
+        (Traits("ios", "", 17), Traits("mac", "", 17), Fit.AS_DESKTOP),
+        (Traits("ios", "ipad13,1", 17), Traits("mac"), Fit.AS_DESKTOP),
         (Traits("ios", "", 18), Traits("mac", "", 17), "version"),
         (Traits("ios", "iphone14,5"), Traits("mac"), "system"),
         (Traits("ios"), Traits("mac", "mac"), "system"),
         (Traits("android"), Traits("mac"), "system"),
+        (Traits("android", "sm-x910", 14), Traits("linux"), Fit.AS_DESKTOP),
+        (Traits("ios"), Traits("linux"), "system"),
+        (Traits("android", "sm-s918b", 13), Traits("android", "samsung sm-s918b", 13), Fit.MODEL),
+        (Traits("android", "samsung sm-s918b"), Traits("android", "sm-s918b"), Fit.MODEL),
+        (Traits("android", "redmi 7"), Traits("android", "realme 7"), "model"),
+        (Traits("android", "note 8"), Traits("android", "galaxy note 8"), "model"),
     ],
 )
 def test_whether_two_can_be_one(opened: Traits, clicked: Traits, expected: Fit | Misfit) -> None:
