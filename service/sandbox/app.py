@@ -1,6 +1,6 @@
 """`create_sandbox`: the one place where the sandbox's parts meet.
 
-The sandbox is for loopback and CI. It believes forwarded addresses from loopback, and anybody who reaches
+The sandbox is for loopback and CI. It believes `X-Real-IP` from loopback, and anybody who reaches
 `/sandbox/*` may move its clock and make it fail; it must never face a network that is not a test's own.
 """
 
@@ -50,8 +50,8 @@ def create_sandbox(
     addresses, `localhost`, `*.localhost`, `api.dub.co` and its links' domains; any other `Host` is a 403.
 
     `clock` is Unix time in seconds; `sleep` is what a fault's delay waits with. Serve it with uvicorn's
-    `proxy_headers=False`, since the sandbox reads `X-Forwarded-For` itself. It needs no lifespan to work; one
-    only closes the file. Raises sqlite3.Error when `data` cannot be opened.
+    `proxy_headers=False`, so that the peer is the address that the connection came from. It needs no lifespan
+    to work; one only closes the file. Raises sqlite3.Error when `data` cannot be opened.
     """
     held = msgspec.structs.replace(settings) if settings else SandboxSettings()
     now = SandboxClock(clock)

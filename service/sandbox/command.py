@@ -39,7 +39,7 @@ Links: from a file (--links links.toml), or while it runs
 \b
 Phones: from this machine, say whose call it is
   curl :8001/track/open -d '{"deepLink": "https://acme.link/hi"}' \\
-    -A okhttp/4.12.0 -H 'X-Forwarded-For: 203.0.113.7' \\
+    -A okhttp/4.12.0 -H 'X-Real-IP: 203.0.113.7' \\
     -H 'X-Vercel-IP-Country: DE'
 
 \b

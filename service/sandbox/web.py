@@ -1,7 +1,8 @@
 """The few HTTP notions that the sandbox shares: who is calling, and an answer as plain bytes.
 
-Headers that say where a person is (`X-Forwarded-For`, `X-Vercel-IP-*`) are believed from a loopback peer
-only: a test speaks for many phones, a stranger on the network only for itself.
+Headers that Dub's edge sets (`X-Real-IP`, `X-Vercel-IP-*`) say where a person is. They are believed from a
+loopback peer only: a test speaks for many phones, a stranger on the network only for itself. Like Dub, the
+sandbox ignores `X-Forwarded-For`.
 """
 
 import hashlib
@@ -117,7 +118,7 @@ def visitor_of(scope: Scope) -> Visitor:
     ask: Callable[[bytes], str] = (lambda name: header(scope, name)) if trusted else (lambda _: "")
     country = ask(b"x-vercel-ip-country").upper() or UNKNOWN
     return Visitor(
-        ip=_forwarded(ask(b"x-forwarded-for")) or (str(peer) if peer else "127.0.0.1"),
+        ip=str(_address(ask(b"x-real-ip")) or peer or "127.0.0.1"),
         user_agent=header(scope, b"user-agent"),
         referer=header(scope, b"referer"),
         country=country,
@@ -134,12 +135,6 @@ def asks_no_track(scope: Scope) -> bool:
         return True
     query = scope["query_string"].decode("latin-1")
     return NO_TRACK in query and any(key == NO_TRACK for key, _ in parse_qsl(query, keep_blank_values=True))
-
-
-def _forwarded(chain: str) -> str:
-    """Return the right-most address of the chain that is not this machine's own; "" when there is none."""
-    hops = (_address(part.strip()) for part in reversed(chain.split(",")))
-    return next((str(hop) for hop in hops if hop and not hop.is_loopback), "")
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -50,7 +50,7 @@ class World:
     async def click(
         self, key: str = "fb-promo", ip: str = HOME, user_agent: str = IPHONE_BROWSER, query: str = ""
     ) -> None:
-        headers = {"Host": "acme.link", "X-Forwarded-For": ip, "User-Agent": user_agent}
+        headers = {"Host": "acme.link", "X-Real-IP": ip, "User-Agent": user_agent}
         reply = await self.dub.get(f"/{key}{query}", headers=headers)
         assert reply.status_code in (200, 302), reply.text
 

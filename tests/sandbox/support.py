@@ -188,7 +188,7 @@ def error_of(response: httpx.Response) -> tuple[int, str, str]:
 
 
 def _phone(ip: str, ua: str) -> dict[str, str]:
-    return {"user-agent": ua, **({"x-forwarded-for": ip} if ip else {})}
+    return {"user-agent": ua, **({"x-real-ip": ip} if ip else {})}
 
 
 def _ok(response: httpx.Response) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_reset_under_the_servers_own_loop() -> None:
 def test_help_teaches() -> None:
     """--help shows how to make links, move the clock and set faults, each on a line of its own."""
     shown = CliRunner().invoke(sandbox_command, ["--help"]).output
-    for lesson in ("/links", "/sandbox/clock", "/sandbox/faults", "/sandbox/calls", "X-Forwarded-For"):
+    for lesson in ("/links", "/sandbox/clock", "/sandbox/faults", "/sandbox/calls", "X-Real-IP"):
         assert lesson in shown
     assert re.search(
         r"^\s*curl :8001/sandbox/clock -H .* -d '\{\"advanceS\": 691200\}'\s*$", shown, re.MULTILINE

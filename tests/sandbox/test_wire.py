@@ -145,9 +145,9 @@ async def test_connection_stays_usable(server: Server) -> None:
     writer.close()
 
 
-async def test_forwarded_country_counts_behind_uvicorn(server: Server) -> None:
+async def test_the_edges_headers_count_behind_uvicorn(server: Server) -> None:
     """Behind uvicorn, loopback may still say whose address and country a call has."""
-    phone = {"x-forwarded-for": "203.0.113.7", "x-vercel-ip-country": "DE"}
+    phone = {"x-real-ip": "203.0.113.7", "x-vercel-ip-country": "DE"}
     await server.http.post("/track/open", content=BODY, headers=phone)
     events = (await server.http.get("/events", headers={"authorization": "Bearer x"})).json()
     assert [(e["click"]["country"], e["click"]["ip"]) for e in events] == [("DE", "")]

@@ -72,7 +72,7 @@ class Sandbox:
     def click(self, ip: str) -> None:
         headers = {
             "Host": "acme.link",
-            "X-Forwarded-For": ip,
+            "X-Real-IP": ip,
             "User-Agent": SAFARI,
         }
         assert self.http.get("/fb-promo", headers=headers).status_code == 302

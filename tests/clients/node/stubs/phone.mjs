@@ -23,7 +23,9 @@ const send = globalThis.fetch;
 
 globalThis.fetch = async (url, options) => {
   if (!phone.online) throw new TypeError('Network request failed');
-  const headers = { ...options.headers, 'User-Agent': AGENTS[phone.os], 'X-Forwarded-For': phone.address };
+  // The service reads a proxy's X-Forwarded-For, the sandbox X-Real-IP, as Dub does.
+  const address = { 'X-Forwarded-For': phone.address, 'X-Real-IP': phone.address };
+  const headers = { ...options.headers, 'User-Agent': AGENTS[phone.os], ...address };
   phone.asked.push(JSON.parse(options.body));
   return send(url, { ...options, headers });
 };
