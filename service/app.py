@@ -20,6 +20,7 @@ from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
+from service.api.outgoing import Outgoing
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
@@ -115,6 +116,7 @@ def create_app(
     return Litestar(
         [ours],
         middleware=[tracing.middleware] if tracing else (),
+        before_send=[Outgoing(parts.metrics)],
         lifespan=[lifespan],
         exception_handlers={Exception: Problems(log)},
         openapi_config=openapi(version("firstopen")),

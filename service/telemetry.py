@@ -179,7 +179,9 @@ class Metrics:
             "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
         )
         self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
+        self.requests = Tally("requests", "Responses, by route template and status.", "route", "status")
         for each in (
+            self.requests,
             self.opens,
             spread,
             self.dub_seconds,

@@ -1,10 +1,11 @@
 """Whose key this is. Keys are compared in constant time, by their hashes under a key of this process."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self, cast
 
+from litestar import Request
 from msgspec import Struct
 
 from service.api.http import LeanRequest
@@ -14,6 +15,8 @@ from service.resolve.identity import TrustedProxies
 from service.resolve.model import App, Caller
 
 KEY_MAX_BYTES = 512
+
+AnyRequest = Request[Any, Any, Any]
 
 
 class AppKeys(Struct, frozen=True):
@@ -48,38 +51,39 @@ class Callers:
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
-    async def identify(self, request: LeanRequest, *, server: bool = False) -> Caller:
-        """Name the caller by its publishable key, or by its server key.
+    # The next four are for a handler's ``before_request``: they run before anything of the body is read. Each
+    # sets the request's caller, or raises ``MissingKey``, ``WrongKey``, ``WrongKind`` for a key of the other
+    # kind, or ``RateLimited`` for too many requests, or failed authentications, from the address.
 
-        Raises ``MissingKey``, ``WrongKey``, or ``WrongKind`` for a key of the other kind; too many of
-        those from one address are ``RateLimited``.
-        """
+    async def publishable(self, request: AnyRequest) -> None:
+        """Identify the caller by its publishable key, and count the request."""
+        await (await self._identify(request, self._with_publishable_key)).enter()
+
+    async def publishable_uncounted(self, request: AnyRequest) -> None:
+        """Identify the caller by its publishable key; the resolver counts what it does not know yet."""
+        await self._identify(request, self._with_publishable_key)
+
+    async def server(self, request: AnyRequest) -> None:
+        """Identify the caller by its server key, and count the request."""
+        await (await self._identify(request, self._with_server_key)).enter()
+
+    async def leads(self, request: AnyRequest) -> None:
+        """Identify who reports a lead: a backend, or the app itself where its settings let it; count it."""
+        await (await self._identify(request, self._with_any_key)).enter()
+
+    async def _identify(self, request: AnyRequest, find: Callable[[LeanRequest], "_Known"]) -> Caller:
+        lean = cast("LeanRequest", request)
         try:
-            known = self._with_server_key(request) if server else self._with_publishable_key(request)
+            known = find(lean)
         except CallerError:
-            await self._failed(request)
+            await self._failed(lean)
             raise
-        return self._caller(known, request)
+        lean.caller = self._caller(known, lean)
+        return lean.caller
 
-    async def admit(self, request: LeanRequest, *, server: bool = False) -> Caller:
-        """Name the caller, and count its request; raises as ``identify``, or ``RateLimited``."""
-        caller = await self.identify(request, server=server)
-        await caller.enter()
-        return caller
-
-    async def of_leads(self, request: LeanRequest) -> Caller:
-        """Name who reports a lead: an app's backend, or the app itself where its settings let it.
-
-        Counts its request; raises as ``admit``.
-        """
-        try:
-            known = self._with_any_key(request)
-        except CallerError:
-            await self._failed(request)
-            raise
-        caller = self._caller(known, request)
-        await caller.enter()
-        return caller
+    def __deepcopy__(self, memo: object) -> Self:
+        """Stay one: Litestar copies its handlers, with the methods that they have from here."""
+        return self
 
     def _with_publishable_key(self, request: LeanRequest) -> _Known:
         return self._found(request, "publishable", self._publishable, self._server)

@@ -5,10 +5,9 @@ so that devices stay apart here too.
 """
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import parse_qsl
 
-from litestar import Response, get, post, route
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from litestar.response.base import ASGIResponse
@@ -18,8 +17,8 @@ from msgspec import Raw, Struct
 from service.api.auth import Callers
 from service.api.dub_wire import TrackLeadRequest, TrackOpenReply, TrackOpenRequest, TrackSaleRequest
 from service.api.event_filters import events_query
-from service.api.http import JSONReply, LeanRequest, counted, strict_body
-from service.api.problems import CORS, RAW_CORS, RAW_EVENTS_CORS, documented
+from service.api.http import JSONReply, LeanRequest, strict_body
+from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.resolve.conversions import Conversions
 from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink, WrongKind
@@ -35,19 +34,18 @@ def dub_routes(
     callers: Callers, resolver: Resolver, conversions: Conversions, feed: EventFeed, budget_ms: int
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of Dub's wire over the parts they need."""
-    routes = [
+    return [
         *_open_routes(callers, resolver, budget_ms),
         *_conversion_routes(callers, conversions, budget_ms),
         *_events_routes(callers, feed),
     ]
-    # Preflights come first: Litestar gives a path its own OPTIONS handler unless there is one already.
-    return [*(_preflight(path) for each in routes for path in each.paths), *routes]
 
 
 def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[HTTPRouteHandler]:
     @post(
         "/track/open",
         status_code=200,
+        before_request=callers.publishable_uncounted,
         dto=strict_body(TrackOpenRequest),
         return_dto=None,
         operation_class=CountedOperation,
@@ -59,7 +57,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
     )
     async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
         """Answer the click and link of an open; 404 for a link that Dub does not know."""
-        report = data.to_report(await callers.identify(request), budget_ms)
+        report = data.to_report(request.caller, budget_ms)
         if _asks_for_no_track(request):
             return await _looked_up(resolver, report)
         opened = (await resolver.settle(report)).open
@@ -75,60 +73,61 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
 def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: int) -> list[HTTPRouteHandler]:
     budget_s = budget_ms / 1000
 
+    def conversion(
+        path: str, body: type[Struct], operation: str, summary: str
+    ) -> Callable[..., HTTPRouteHandler]:
+        from_app = path.endswith("/client")
+        return post(
+            path,
+            status_code=200,
+            before_request=callers.publishable if from_app else callers.server,
+            dto=strict_body(body),
+            return_dto=None,
+            operation_class=CountedOperation,
+            operation_id=operation,
+            summary=summary,
+            security=[{"publishableKey" if from_app else "serverKey": []}],
+            responses=documented(400, 401, 403, 404, 422, 429, 503),
+            tags=["Dub's own wire"],
+        )
+
     async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
-        app = (await callers.admit(request, server=from_server)).app
+        app = request.caller.app
         if not from_server and not app.clients_report_leads:
             raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
         return _converted(*await conversions.report(app, "lead", data.to_dub(), budget_s))
 
-    async def sale(request: LeanRequest, data: TrackSaleRequest, *, from_server: bool) -> Response[Raw]:
-        app = (await callers.admit(request, server=from_server)).app
+    async def sale(request: LeanRequest, data: TrackSaleRequest) -> Response[Raw]:
+        app = request.caller.app
         return _converted(*await conversions.report(app, "sale", data.to_dub(), budget_s))
 
-    @_conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
+    @conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
     async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
         """Record a lead, as a backend reports it."""
         return await lead(request, data, from_server=True)
 
-    @_conversion("/track/lead/client", TrackLeadRequest, "trackClientLead", "Track a lead, from an app")
+    @conversion("/track/lead/client", TrackLeadRequest, "trackClientLead", "Track a lead, from an app")
     async def track_client_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
         """Record a lead, as an app reports it."""
         return await lead(request, data, from_server=False)
 
-    @_conversion("/track/sale", TrackSaleRequest, "trackSale", "Track a sale")
+    @conversion("/track/sale", TrackSaleRequest, "trackSale", "Track a sale")
     async def track_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
         """Record a sale, as a backend reports it."""
-        return await sale(request, data, from_server=True)
+        return await sale(request, data)
 
-    @_conversion("/track/sale/client", TrackSaleRequest, "trackClientSale", "Track a sale, from an app")
+    @conversion("/track/sale/client", TrackSaleRequest, "trackClientSale", "Track a sale, from an app")
     async def track_client_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
         """Record a sale, as an app reports it."""
-        return await sale(request, data, from_server=False)
+        return await sale(request, data)
 
     return [track_lead, track_client_lead, track_sale, track_client_sale]
-
-
-def _conversion(
-    path: str, body: type[Struct], operation: str, summary: str
-) -> Callable[..., HTTPRouteHandler]:
-    key = "publishableKey" if path.endswith("/client") else "serverKey"
-    return post(
-        path,
-        status_code=200,
-        dto=strict_body(body),
-        return_dto=None,
-        operation_class=CountedOperation,
-        operation_id=operation,
-        summary=summary,
-        security=[{key: []}],
-        responses=documented(400, 401, 403, 404, 422, 429, 503),
-        tags=["Dub's own wire"],
-    )
 
 
 def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
     @get(
         "/events",
+        before_request=callers.server,
         operation_class=CountedOperation,
         operation_id="listEvents",
         summary="List events",
@@ -138,29 +137,20 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
     )
     async def list_events(request: LeanRequest) -> ASGIResponse:
         """List clicks, leads or sales of the app's own domains, by Dub's filters."""
-        app = (await callers.admit(request, server=True)).app
+        app = request.caller.app
         given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
-        return PageReply(await feed.page(app, events_query(given, app.domains)), counted(request.scope))
+        return PageReply(await feed.page(app, events_query(given, app.domains)))
 
     return [list_events]
 
 
-def _preflight(path: str) -> HTTPRouteHandler:
-    @route(path, http_method="OPTIONS", include_in_schema=False)
-    async def preflight() -> ASGIResponse:
-        """Tell a browser that it may."""
-        return Preflight(RAW_EVENTS_CORS if path == "/events" else RAW_CORS)
-
-    return preflight
-
-
-def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, pending: bool) -> "DubReply":
+def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, pending: bool) -> JSONReply:
     if link is None and deep_link is not None and not pending:
         raise UnknownLink(f"Deep link not found: {deep_link}")
-    return DubReply(TrackOpenReply(click_id, link))
+    return JSONReply(TrackOpenReply(click_id, link))
 
 
-async def _looked_up(resolver: Resolver, report: OpenReport) -> "DubReply":
+async def _looked_up(resolver: Resolver, report: OpenReport) -> JSONReply:
     """Answer with the link alone; while nobody can say what it is, with nothing."""
     try:
         found = await resolver.look_up(report) if report.deep_link else None
@@ -168,11 +158,11 @@ async def _looked_up(resolver: Resolver, report: OpenReport) -> "DubReply":
         raise UnknownLink(f"Deep link not found: {report.deep_link}") from None
     except DubUnavailable:
         found = None
-    return DubReply(TrackOpenReply(None, found))
+    return JSONReply(TrackOpenReply(None, found))
 
 
-def _converted(answer: bytes, queued: bool) -> "DubReply":  # noqa: FBT001  as ``report`` returns it
-    return DubReply(Raw(answer), headers={"Firstopen-Queued": "true"} if queued else None)
+def _converted(answer: bytes, queued: bool) -> JSONReply:  # noqa: FBT001  as ``report`` returns it
+    return JSONReply(Raw(answer), headers={"Firstopen-Queued": "true"} if queued else None)
 
 
 def _asks_for_no_track(request: LeanRequest) -> bool:
@@ -184,39 +174,12 @@ def _asks_for_no_track(request: LeanRequest) -> bool:
     )
 
 
-class DubReply(JSONReply):
-    """A reply with the headers that let any web page ask."""
-
-    def __init__(
-        self, content: Any, *, status_code: int | None = None, headers: dict[str, str] | None = None, **_: Any
-    ) -> None:
-        super().__init__(content, status_code=status_code, headers={**CORS, **(headers or {})})
-
-
-class Preflight(ASGIResponse):
-    """An empty reply with the headers that let any web page ask."""
-
-    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status_code = 204
-        self._headers = headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Send it."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
 class PageReply(ASGIResponse):
     """A page of events, passed on as it arrives."""
 
-    def __init__(self, page: Page, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, page: Page) -> None:
         self._page = page
-        self._headers = [
-            (b"content-type", b"application/json"),
-            (b"cache-control", b"no-store"),
-            *RAW_EVENTS_CORS,
-            *headers,
-        ]
+        self._headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         self.status_code = 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature

@@ -27,6 +27,7 @@ def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteH
     @post(
         "/v1/installs/forget",
         status_code=200,
+        before_request=callers.server,
         dto=strict_body(ForgetRequest),
         return_dto=None,
         operation_class=CountedOperation,
@@ -38,7 +39,6 @@ def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteH
     )
     async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> Forgotten:
         """Forget an install's answers, claims and what is owed to Dub for it, and say how much that was."""
-        caller = await callers.admit(request, server=True)
-        return await forgetting.forget(caller.app, required_install_id(data.install_id))
+        return await forgetting.forget(request.caller.app, required_install_id(data.install_id))
 
     return [forget_install]

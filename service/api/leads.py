@@ -16,7 +16,6 @@ from service.api.schema import CountedOperation
 from service.api.wire import required_install_id
 from service.resolve.errors import InvalidField
 from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
-from service.resolve.model import App
 
 _ACCEPTED = 202
 
@@ -47,12 +46,10 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
 def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:
     """Build the handlers of ``/v1/leads`` over the parts they need."""
 
-    async def app_of(request: LeanRequest) -> App:
-        return (await callers.of_leads(request)).app
-
     @post(
         "/v1/leads",
         status_code=200,
+        before_request=callers.leads,
         dto=strict_body(LeadRequest),
         return_dto=None,
         operation_class=CountedOperation,
@@ -64,11 +61,12 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
     )
     async def report_lead(request: LeanRequest, data: JSONBody[LeadRequest]) -> Response[LeadAnswer]:
         """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202."""
-        answer = await leads.report(await app_of(request), data.to_report(), budget_ms / 1000)
+        answer = await leads.report(request.caller.app, data.to_report(), budget_ms / 1000)
         return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
 
     @get(
         "/v1/leads/{leadId:str}",
+        before_request=callers.leads,
         operation_class=CountedOperation,
         operation_id="getLead",
         summary="Ask where a lead stands",
@@ -80,7 +78,7 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         request: LeanRequest, lead_id: Annotated[str, PathParameter(name="leadId")]
     ) -> LeadStatus:
         """Say whether a lead is queued, delivered or dead, and why."""
-        return await leads.status(await app_of(request), lead_id)
+        return await leads.status(request.caller.app, lead_id)
 
     return [report_lead, get_lead]
 

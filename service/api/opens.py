@@ -24,6 +24,7 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
     @post(
         "/v1/opens",
         status_code=200,
+        before_request=callers.publishable_uncounted,
         dto=strict_body(OpenRequest),
         return_dto=None,
         operation_class=CountedOperation,
@@ -35,10 +36,11 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
     )
     async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Answer:
         """Answer where this open should land, and which click brought it."""
-        return await resolver.resolve(data.to_report(await callers.identify(request), default_budget_ms))
+        return await resolver.resolve(data.to_report(request.caller, default_budget_ms))
 
     @get(
         "/v1/opens/{openId:str}",
+        before_request=callers.publishable,
         operation_class=CountedOperation,
         operation_id="getOpen",
         summary="Ask for an open's answer again",
@@ -48,8 +50,7 @@ def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -
     )
     async def get_open(request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]) -> Answer:
         """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
-        caller = await callers.admit(request)
-        return await resolver.recall(caller.app, open_id)
+        return await resolver.recall(request.caller.app, open_id)
 
     return [report_open, get_open]
 

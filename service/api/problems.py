@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from service.api.http import JSONReply, standing_headers
+from service.api.http import JSONReply, rate_limit_headers
 from service.api.wire import Problem, ProblemDetail
 from service.resolve.errors import (
     BodyTooLarge,
@@ -73,25 +73,13 @@ _EXAMPLES = {
     413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
     415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
     429: ("Too many calls, here or at Dub.", "rate limit: 20 requests per second from this address"),
-    422: ("A field is missing or out of bounds.", "budgetMs: expected `int` >= 100"),
+    422: ("A field is missing or out of bounds.", "customerExternalId: expected text of 1 to 100 characters"),
     503: ("Not ready.", "stopping: no new requests, please"),
 }
 
 _DOCS = "https://dub.co/docs/api-reference/errors#"
 _OURS = 500
 _KEY_REFUSED = 401
-_DUB_PATHS = ("/track/", "/events")
-
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "POST, OPTIONS",
-    "Access-Control-Allow-Headers": "Content-Type, Authorization",
-}
-EVENTS_CORS = {**CORS, "Access-Control-Allow-Methods": "GET, OPTIONS"}
-RAW_CORS, RAW_EVENTS_CORS = (
-    [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    for headers in (CORS, EVENTS_CORS)
-)
 
 
 def problem(status: int, message: str) -> Problem:
@@ -116,7 +104,7 @@ def _retry_after(seconds: float) -> dict[str, str]:
 def _headers(exc: CallerError) -> dict[str, str] | None:
     match exc:
         case RateLimited(standing=standing):
-            return {**_retry_after(standing.reset_s), **standing_headers(standing)}
+            return {**_retry_after(standing.reset_s), **rate_limit_headers(standing)}
         case OverBudget(retry_after_s=retry_after_s):
             return _retry_after(retry_after_s)
     return None
@@ -143,13 +131,6 @@ class Problems:
 
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
-        reply = self._reply(request, exc)
-        path = request.scope["path"]
-        if path.startswith(_DUB_PATHS):
-            reply.headers.update(EVENTS_CORS if path.startswith("/events") else CORS)
-        return reply
-
-    def _reply(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         if isinstance(exc, CallerError):
             return problem_reply(STATUS_OF[type(exc)], str(exc), _headers(exc))
         if isinstance(exc, FirstopenError):
@@ -187,9 +168,8 @@ class Problems:
             case 404:
                 return problem_reply(404, "there is nothing at this path")
             case 405:
-                allow = _allowed(request)
-                headers = {"Allow": allow} if allow else None
-                return problem_reply(405, f"this path does not take {request.method}", headers)
+                allow = ", ".join(sorted((exc.headers or {}).get("allow", "").split(", ")))
+                return problem_reply(405, f"this path does not take {request.method}", {"Allow": allow})
             case 413:
                 return problem_reply(413, "body: is too large")
             case 400 if "host" in exc.detail.lower():
@@ -202,16 +182,3 @@ class Problems:
 def _template(request: Request[Any, Any, Any]) -> str:
     """Name the route without what the caller put into it."""
     return str(request.scope.get("path_template") or "unrouted")
-
-
-def _allowed(request: Request[Any, Any, Any]) -> str:
-    """List the methods of a path, for the Allow header that a 405 must carry."""
-    parts = [part for part in request.scope["path"].split("/") if part]
-    methods: set[str] = set()
-    for route in request.app.routes:
-        known = route.path_components
-        if len(known) == len(parts) and all(
-            not isinstance(here, str) or here == part for here, part in zip(known, parts, strict=True)
-        ):
-            methods.update(getattr(route, "methods", ()))
-    return ", ".join(sorted(methods))

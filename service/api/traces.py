@@ -63,6 +63,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
 
     @get(
         "/v1/opens/{openId:str}/trace",
+        before_request=callers.server,
         operation_class=CountedOperation,
         operation_id="getTrace",
         summary="Ask why an open was answered as it was",
@@ -74,13 +75,13 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]
     ) -> TraceReply:
         """Say what each piece of evidence said; remembered for the latest opens."""
-        caller = await callers.admit(request, server=True)
-        answer, trace = await resolver.trace(caller.app, open_id)
+        answer, trace = await resolver.trace(request.caller.app, open_id)
         return _reply(answer, trace)
 
     @post(
         "/v1/opens/dry-run",
         status_code=200,
+        before_request=callers.server,
         dto=strict_body(DryRunRequest),
         return_dto=None,
         operation_class=CountedOperation,
@@ -92,7 +93,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
     )
     async def dry_run(request: LeanRequest, data: JSONBody[DryRunRequest]) -> DryRunReply:
         """Decide an open without recording or claiming anything, here or at Dub."""
-        report = data.to_dry_report(await callers.admit(request, server=True), default_budget_ms)
+        report = data.to_dry_report(request.caller, default_budget_ms)
         answer, trace = await resolver.dry_run(report)
         return DryRunReply(answer, _reply(answer, trace))
 

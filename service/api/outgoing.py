@@ -1,0 +1,70 @@
+"""What every response has in common: CORS headers, rate-limit headers, and a count.
+
+It is Litestar's ``before_send`` hook, so it sees each response: answers, errors, preflights, 404s of paths
+that do not exist. Preflights are answered by Litestar's own ``OPTIONS`` handlers, which need no key.
+"""
+
+from typing import Any, cast
+
+from litestar.types import Message, Scope
+
+from service.api.http import ADMISSION, rate_limit_headers
+from service.resolve.admission import Admission
+from service.telemetry import Metrics
+
+_PREFLIGHT_MAX_AGE_S = b"86400"
+_READABLE = b"Firstopen-Ignored, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def _cors(methods: bytes, headers: bytes) -> Headers:
+    """Let any web page ask, without cookies: keys are sent in a header, by scripts that know them."""
+    return [
+        (b"access-control-allow-origin", b"*"),
+        (b"access-control-allow-methods", methods),
+        (b"access-control-allow-headers", headers),
+    ]
+
+
+_OURS = [
+    *_cors(b"GET, POST, OPTIONS", b"Content-Type, Authorization, Idempotency-Key"),
+    (b"access-control-expose-headers", _READABLE),
+]
+_DUBS = _cors(b"POST, OPTIONS", b"Content-Type, Authorization")
+_DUBS_EVENTS = _cors(b"GET, OPTIONS", b"Content-Type, Authorization")
+
+
+class Outgoing:
+    """The hook; one per app."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._requests = metrics.requests
+
+    async def __call__(self, message: Message, scope: Scope) -> None:
+        """Complete the headers of a response that is about to be sent, and count it."""
+        if message["type"] != "http.response.start":
+            return
+        context = cast("dict[str, Any]", scope)
+        self._requests.add(context.get("path_template") or "unrouted", str(message["status"]))
+        headers = cors_headers(context["path"])
+        if context["method"] == "OPTIONS" and headers:
+            headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
+        admission: Admission | None = context.get(ADMISSION)
+        if admission is not None and admission.standing is not None:
+            counted = rate_limit_headers(admission.standing)
+            headers = [
+                *headers,
+                *((name.lower().encode(), value.encode()) for name, value in counted.items()),
+            ]
+        if headers:
+            message["headers"] = [*message["headers"], *headers]
+
+
+def cors_headers(path: str) -> Headers:
+    """Return the CORS headers of a path; none where web pages have no business."""
+    if path.startswith("/v1/"):
+        return _OURS
+    if path.startswith("/track/"):
+        return _DUBS
+    return _DUBS_EVENTS if path.startswith("/events") else []
