@@ -64,9 +64,6 @@ DIFFERENCES = {
     "an Authorization that is no Bearer token": Difference(
         400, 401, "dub-api.md says 401 for a missing key and nothing of this one; to the service it is none"
     ),
-    "a body that is no JSON, without a key": Difference(
-        401, 400, "the service reads a body before it looks at the key; both refuse, and say nothing more"
-    ),
     "a body that is not called JSON": Difference(
         200, 415, "Dub reads any body as JSON; the service wants a JSON type, or none: no form posts to it"
     ),

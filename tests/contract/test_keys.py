@@ -26,9 +26,8 @@ async def test_no_key(shared: Target, path: str) -> None:
 
 @pytest.mark.parametrize("path", CONVERSIONS)
 async def test_no_key_and_no_json(shared: Target, path: str) -> None:
-    """A body that cannot be read, from somebody without a key, is refused for the one or the other."""
-    response = await shared.ask("POST", path, key=None, body=b"{")
-    assert response.status_code == shared.expects("a body that is no JSON, without a key")
+    """A body that cannot be read, from somebody without a key, is a 401: the key comes first."""
+    assert error_of(await shared.ask("POST", path, key=None, body=b"{")) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("path", KEYED)
