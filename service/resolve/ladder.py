@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl, unquote
 from msgspec import Struct
 
 from service.resolve.errors import InvalidField
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink, parse_deep_link
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink
 from service.resolve.model import App, OpenReport
+from service.resolve.wrapped_links import find_deep_link
 
 Evidence = Literal["deep_link", "install_referrer", "clipboard", "ip"]
 
@@ -68,9 +69,10 @@ def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
     rungs = [] if link is None else [Rung("deep_link", link)]
     skipped: list[Skipped] = []
     if report.install_referrer is not None:
-        _take("install_referrer", link_in_referrer(report.install_referrer), app, rungs, skipped)
+        text = link_in_referrer(report.install_referrer) or report.install_referrer
+        _take("install_referrer", text, app, rungs, skipped)
     if report.clipboard is not None:
-        _take("clipboard", report.clipboard.strip(), app, rungs, skipped)
+        _take("clipboard", report.clipboard, app, rungs, skipped)
     if not target:
         target = (
             f"{rungs[0].evidence}:{rungs[0].link.target}" if rungs and rungs[0].link else f"first:{domain}"
@@ -93,15 +95,12 @@ def link_in_referrer(text: str) -> str | None:
     return None
 
 
-def _take(evidence: Evidence, text: str | None, app: App, rungs: list[Rung], skipped: list[Skipped]) -> None:
+def _take(evidence: Evidence, text: str, app: App, rungs: list[Rung], skipped: list[Skipped]) -> None:
     """Add a rung for a link on one of the app's domains; anything else is skipped."""
-    if not text:
-        skipped.append(Skipped(evidence, "holds no link"))
-        return
     try:
-        link = parse_deep_link(text, evidence)
+        link = find_deep_link(text, app.domains, evidence)
     except InvalidField:
-        skipped.append(Skipped(evidence, "is not a link"))
+        skipped.append(Skipped(evidence, "holds no link"))
         return
     if link.domain not in app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
         skipped.append(Skipped(evidence, "is not a link on one of this app's domains"))

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from service.resolve.case import Case, own_domain
 from service.resolve.climb import Climber
 from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, ParsedLinks
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import Identity, TrustedProxies, answer_key
 from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
@@ -24,6 +24,7 @@ from service.resolve.ports import Journal, Memory
 from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
+from service.resolve.wrapped_links import ParsedLinks
 from service.telemetry import Event, Log, Metrics, where
 
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
@@ -191,7 +192,7 @@ class Resolver:
             app_version=owed.app_version,
             budget_ms=0,
         )
-        link = structs.replace(self._parsed_links.parse(owed.deep_link), no_track=owed.no_track)
+        link = structs.replace(self._parsed_links.parse(owed.deep_link, app.domains), no_track=owed.no_track)
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
@@ -216,7 +217,7 @@ class Resolver:
         link = ladder = None
         own = False
         if report.deep_link is not None:
-            link = self._parsed_links.parse(report.deep_link)
+            link = self._parsed_links.parse(report.deep_link, app.domains)
             own = link.domain in app.domains
             target = f"link:{link.target if own else link.href}"
         else:
@@ -282,7 +283,7 @@ class Resolver:
         if known is not None and not case.says_more_than(known):
             if known.repeat_until > self._clock():
                 if known.link is not None:
-                    self._parsed_links.remember(case.report.deep_link, case.link)
+                    self._parsed_links.remember(case.report.deep_link, case.app.domains, case.link)
                 return known
             flight = self._flights.under_way(case.key)
             if self._still_owed(known) and flight is not None and not flight.late:
@@ -330,7 +331,7 @@ class Resolver:
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id)
         if opened.link is not None:
-            self._parsed_links.remember(case.report.deep_link, case.link)
+            self._parsed_links.remember(case.report.deep_link, case.app.domains, case.link)
         known = opened.link is not None or case.link is None
         event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
         link_id = opened.link and opened.link.id

@@ -22,7 +22,10 @@ NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscr
 _ROUTES_REMEMBERED = 4096
 _LONG_ROUTES_REMEMBERED = 64
 _LONGEST_USUAL_CHARS = 2048  # of longer URLs fewer are remembered: memory stays bounded
-_VERSION = re.compile(r"v?(\d{1,18}(?:\.\d{1,18})*)(?:[-+ (_].*)?", re.IGNORECASE | re.DOTALL)
+_VERSION = re.compile(
+    r"v?(\d{1,18}(?:\.\d{1,18})*)(?:[-+ (_].*|\.?[a-z].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 Reason = Literal["matched", "default", "update_required", "unlisted"]
 
@@ -65,10 +68,10 @@ class _Compiled(Struct, frozen=True):
 
 @lru_cache(1024)
 def parse_version(text: str) -> tuple[int, ...] | None:
-    """Read a dotted version as numbers, trailing zeros dropped (``2.10`` > ``2.9``, ``2.0`` = ``2``).
+    """Return a version's leading numbers, trailing zeros dropped (``2.10`` > ``2.9``, ``2.0`` = ``2``).
 
-    A build or pre-release suffix (``2.4.1+45``, ``2.4-beta``, ``2.4 (345)``) is not compared.
-    ``None`` if there is no version to read.
+    A build or pre-release suffix is not compared (``2.4.1+45``, ``2.4-beta``, ``2.4 (345)``, ``1.9rc1``,
+    ``2.2.9.RELEASE``). Return ``None`` if the text does not start with a version.
     """
     found = _VERSION.fullmatch(text.strip())
     if found is None:

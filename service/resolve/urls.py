@@ -1,15 +1,50 @@
-"""URLs as text: which query parameters are Dub's own, and which are handed on.
+"""URLs as text: which forms are the same, which query parameters are Dub's own, and what is handed on.
 
 What can go wrong: a link's password (``pw``) that reaches the app, a log or a website; a parameter that is
-removed although it only looks like one of Dub's.
+removed although it only looks like one of Dub's; a canonical form that is not its own canonical form.
 """
 
-from urllib.parse import unquote_plus
+import re
+from urllib.parse import unquote
 
 NO_TRACK = "dub-no-track"
 DUB_PARAMETERS = frozenset(
     {"skip_deeplink_preview", "qr", "redir_url", "pw", "dub-client-reference-id", NO_TRACK}
 )
+
+_MAY_NAME_ONE = re.compile(rf"(?:^|&)(?:{'|'.join(DUB_PARAMETERS)}|[^=&]*%)")
+_LAST_DOT = re.compile(r"(?<=[^.])\.\Z")
+_LEADING_WWW = re.compile(r"(?:www\.)+(?=.)")
+_SLASHES = re.compile("//+")
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def canonical_host(host: str) -> str:
+    """Return a parsed host without the root's dot at its end and without any leading ``www.``."""
+    host = _LAST_DOT.sub("", host)
+    www = _LEADING_WWW.match(host)
+    return host[www.end() :] if www else host
+
+
+def canonical_path(path: str) -> str:
+    """Return a parsed path as Dub's redirect reads it: no doubled slashes, and none at the end but the first.
+
+    Escapes are written in one way (RFC 3986, 6.2.2): ``%c3%a9`` as ``%C3%A9``, ``%61`` as ``a``.
+    """
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
+    return canonical_escapes(path).rstrip("/") or "/"
+
+
+def canonical_escapes(text: str) -> str:
+    """Return a text with its percent-escapes in upper case, and none of a character that needs none."""
+    return _ESCAPE.sub(_canonical_escape, text) if "%" in text else text
+
+
+def _canonical_escape(escape: re.Match[str]) -> str:
+    char = chr(int(escape[0][1:], 16))
+    return char if char in _UNRESERVED else escape[0].upper()
 
 
 def without_dub_parameters(query: str) -> str:
@@ -17,16 +52,18 @@ def without_dub_parameters(query: str) -> str:
 
     Dub does not hand these on to the destination either. Neither argument nor result has a leading ``?``.
     """
-    if not query:
-        return ""
+    if not _MAY_NAME_ONE.search(query):
+        return query
     return "&".join(pair for pair in query.split("&") if _name_of(pair) not in DUB_PARAMETERS)
 
 
 def has_parameter(query: str, name: str) -> bool:
     """Return True if a query names this parameter, with any value or none."""
-    return any(_name_of(pair) == name for pair in query.split("&"))
+    return _MAY_NAME_ONE.search(query) is not None and any(
+        _name_of(pair) == name for pair in query.split("&")
+    )
 
 
 def _name_of(pair: str) -> str:
     name = pair.partition("=")[0]
-    return unquote_plus(name) if "%" in name or "+" in name else name
+    return unquote(name) if "%" in name else name
