@@ -46,6 +46,9 @@ DIFFERENCES = {
     "a link of somebody else's domain": Difference(
         200, 404, "Dub knows every team's links; a deep link that is not the app's own never goes to Dub"
     ),
+    "a link with a slash too many": Difference(
+        404, 200, "a browser that follows the link is redirected to the right one; the service asks for that"
+    ),
     "an open for somebody else's domain": Difference(
         200, 403, "Dub takes any text, and * for any domain; the service holds it to the app's list"
     ),

@@ -26,9 +26,7 @@ async def test_a_known_link_answers_its_click_and_itself(shared: Target) -> None
     [
         UNKNOWN,
         "acme.link/unknown?utm_source=ig",
-        "https://acme.link/fb-promo/",
         "https://acme.link/fb-promo/more",
-        "https://acme.link//fb-promo",
         "https://WWW.acme.link/Unknown#top",
         "https://nobody.example/fb-promo",
         "acme://product/5",
@@ -40,6 +38,13 @@ async def test_an_unknown_link_is_dubs_404(shared: Target, deep_link: str) -> No
     assert error_of(response) == (404, "not_found")
     assert response.json()["error"]["message"] == f"Deep link not found: {deep_link}"
     assert await shared.clicks() == []
+
+
+@pytest.mark.parametrize("deep_link", ["https://acme.link/fb-promo/", "https://acme.link//fb-promo"])
+async def test_a_slash_too_many(shared: Target, deep_link: str) -> None:
+    """Dub takes the path without its first slash as the key; the service finds what a browser would."""
+    response = await shared.ask_open(deepLink=deep_link)
+    assert response.status_code == shared.expects("a link with a slash too many")
 
 
 async def test_an_unknown_link_never_falls_back(shared: Target) -> None:
