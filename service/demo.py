@@ -24,6 +24,7 @@ dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["{DOMAIN}"]
 default_screen = "home"
 schemes = ["acme"]
+leads = "client"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"

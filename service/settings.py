@@ -46,7 +46,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     server_keys_env: str | None = None
     dub_api_key_env: str | None = None
     schemes: tuple[str, ...] = ()
-    leads: Literal["client", "server"] = "client"
+    leads: Literal["client", "server"] = "server"  # the publishable key is in every copy of the app
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
     match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour

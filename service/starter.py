@@ -16,7 +16,9 @@ default_screen = "home"
 # dub_api_key_env = "ACME_DUB_API_KEY"     # the Dub API key of this app's workspace, from the environment
 # update_screen = "update"                 # for builds too old for a route, unless the route has a fallback
 # schemes = ["acme"]                       # the app's own URL schemes: such destinations are handed out too
-# leads = "client"                         # "server": only server keys may report leads
+# leads = "server"                         # server keys report leads and sales. With "client", publishable
+#                                          # keys do, too: anybody who takes one out of the app can report
+#                                          # any customer with any click
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
 # match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
 # crowd_limit = 3                          # more installs than this on one network: nobody is matched there

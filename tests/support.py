@@ -34,6 +34,7 @@ dub_api_key_env = "ACME_DUB_API_KEY"
 server_keys_env = "ACME_SERVER_KEYS"
 domains = ["acme.link", "go.acme.com"]
 default_screen = "home"
+leads = "client"
 schemes = ["acme"]
 ip_matching = "off"
 
@@ -64,6 +65,7 @@ screen = "promo"
 publishable_keys = ["dub_pk_globex"]
 domains = ["globex.link"]
 default_screen = "start"
+leads = "client"
 """
 
 _QUICK_TURNS = 2000

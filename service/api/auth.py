@@ -51,7 +51,7 @@ class Callers:
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
-    # The next four are for a handler's ``before_request``: they run before anything of the body is read. Each
+    # The next five are for a handler's ``before_request``: they run before anything of the body is read. Each
     # sets the request's caller, or raises ``MissingKey``, ``WrongKey``, ``WrongKind`` for a key of the other
     # kind, or ``RateLimited`` for too many requests, or failed authentications, from the address.
 
@@ -70,6 +70,10 @@ class Callers:
     async def leads(self, request: AnyRequest) -> None:
         """Identify who reports a lead: a backend, or the app itself where its settings let it; count it."""
         await (await self._identify(request, self._with_any_key)).enter()
+
+    async def client_leads(self, request: AnyRequest) -> None:
+        """Identify an app that reports leads or sales itself, where its settings let it; count it."""
+        await (await self._identify(request, self._with_leads_key)).enter()
 
     async def _identify(self, request: AnyRequest, find: Callable[[LeanRequest], "_Known"]) -> Caller:
         lean = cast("LeanRequest", request)
@@ -107,9 +111,10 @@ class Callers:
         known = self._server.get(digest) or self._publishable.get(digest)
         if known is None:
             raise WrongKey("Authorization: no app has this key")
-        if not known.server and not known.app.clients_report_leads:
-            raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
-        return known
+        return known if known.server else _reporting_leads(known)
+
+    def _with_leads_key(self, request: LeanRequest) -> _Known:
+        return _reporting_leads(self._with_publishable_key(request))
 
     def _caller(self, known: _Known, request: LeanRequest) -> Caller:
         app, server, name = known
@@ -141,6 +146,13 @@ class Callers:
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, key=self._salt, digest_size=16).digest()
+
+
+def _reporting_leads(known: _Known) -> _Known:
+    """Return the owner of a publishable key; raises ``WrongKind`` if its backend reports its leads."""
+    if not known.app.clients_report_leads:
+        raise WrongKind('Authorization: leads and sales of this app need a server key (leads = "server")')
+    return known
 
 
 def _key_of(request: LeanRequest, kind: str) -> bytes:

@@ -21,7 +21,7 @@ from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.resolve.conversions import Conversions
-from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink, WrongKind
+from service.resolve.errors import DubUnavailable, LinkUnknown, UnknownLink
 from service.resolve.events import EventFeed, Page
 from service.resolve.model import Link, OpenReport
 from service.resolve.resolver import Resolver
@@ -80,7 +80,7 @@ def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: in
         return post(
             path,
             status_code=200,
-            before_request=callers.publishable if from_app else callers.server,
+            before_request=callers.client_leads if from_app else callers.server,
             dto=strict_body(body),
             return_dto=None,
             operation_class=CountedOperation,
@@ -91,10 +91,8 @@ def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: in
             tags=["Dub's own wire"],
         )
 
-    async def lead(request: LeanRequest, data: TrackLeadRequest, *, from_server: bool) -> Response[Raw]:
+    async def lead(request: LeanRequest, data: TrackLeadRequest) -> Response[Raw]:
         app = request.caller.app
-        if not from_server and not app.clients_report_leads:
-            raise WrongKind("Authorization: this app's leads are reported by its backend, with a server key")
         return _converted(*await conversions.report(app, "lead", data.to_dub(), budget_s))
 
     async def sale(request: LeanRequest, data: TrackSaleRequest) -> Response[Raw]:
@@ -104,12 +102,12 @@ def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: in
     @conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
     async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
         """Record a lead, as a backend reports it."""
-        return await lead(request, data, from_server=True)
+        return await lead(request, data)
 
     @conversion("/track/lead/client", TrackLeadRequest, "trackClientLead", "Track a lead, from an app")
     async def track_client_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
         """Record a lead, as an app reports it."""
-        return await lead(request, data, from_server=False)
+        return await lead(request, data)
 
     @conversion("/track/sale", TrackSaleRequest, "trackSale", "Track a sale")
     async def track_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:

@@ -60,7 +60,10 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         tags=["Leads"],
     )
     async def report_lead(request: LeanRequest, data: JSONBody[LeadRequest]) -> Response[LeadAnswer]:
-        """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202."""
+        """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202.
+
+        A publishable key may do this only where the app's settings say `leads = "client"`.
+        """
         answer = await leads.report(request.caller.app, data.to_report(), budget_ms / 1000)
         return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
 

@@ -23,7 +23,7 @@ class App(Struct, frozen=True, eq=False):
     domains: tuple[str, ...]
     router: Router
     trusts_forwarded_ip: bool = False
-    clients_report_leads: bool = True
+    clients_report_leads: bool = False
     dub_api_key: str = ""
     analytics_calls_per_s: int = 2
     ip_matching: Literal["on", "off", "consented"] = "on"

@@ -21,6 +21,7 @@ CONFIG = """
 publishable_keys = ["dub_pk_acme"]
 domains = ["acme.link"]
 default_screen = "home"
+leads = "client"
 dub_api_key_env = "BENCH_DUB_API_KEY"
 
 [[apps.acme.routes]]

@@ -31,6 +31,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["{DOMAIN}"]
 default_screen = "home"
+leads = "client"
 analytics_calls_per_s = 100
 
 [[apps.acme.routes]]

@@ -101,6 +101,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link", "go.acme.com"]
 default_screen = "home"
+leads = "client"
 analytics_calls_per_s = 100
 
 [apps.globex]
@@ -109,6 +110,7 @@ server_keys_env = "GLOBEX_SERVER_KEYS"
 dub_api_key_env = "GLOBEX_DUB_API_KEY"
 domains = ["globex.link"]
 default_screen = "start"
+leads = "client"
 """
 ENV = {
     "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",

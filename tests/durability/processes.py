@@ -27,6 +27,7 @@ server_keys_env = "ACME_SERVER_KEYS"
 dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link"]
 default_screen = "home"
+leads = "client"
 trusts_forwarded_ip = true
 
 [dub]

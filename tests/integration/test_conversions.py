@@ -187,13 +187,28 @@ async def test_an_app_without_a_dub_key_says_so(service: Service, dub: FakeDub) 
 
 @pytest.fixture
 async def strict_service(dub: FakeDub, clock: FakeClock, logs: LogLines) -> AsyncIterator[Service]:  # noqa: ARG001
-    config = CONFIG.replace('default_screen = "home"', 'default_screen = "home"\nleads = "server"')
+    """Serve apps that do not say who may report leads: the default is their backends."""
+    config = CONFIG.replace('leads = "client"\n', "")
     async with running(create_app(parse(config, ENV), transport=dub, clock=clock)) as service:
         yield service
 
 
-async def test_an_app_may_keep_leads_to_its_backend(strict_service: Service, dub: FakeDub) -> None:
-    """With leads = "server", a publishable key reports none."""
-    reply = await strict_service.post("/track/lead/client", json=LEAD, headers=AS_APP)
+@pytest.mark.parametrize(("path", "body", "key"), [*CLIENT_PATHS, ("/v1/leads", LEAD, AS_APP)])
+async def test_leads_and_sales_need_a_server_key(
+    strict_service: Service, dub: FakeDub, path: str, body: dict[str, Any], key: dict[str, str]
+) -> None:
+    """A publishable key is in every copy of the app: it reports nothing unless the settings let it.
+
+    The answer is a 403 in Dub's shape, as Dub's client routes give it (dub-api.md, "Errors and limits").
+    """
+    reply = await strict_service.post(path, json=body, headers=key)
     assert reply.status_code == 403
+    error = reply.json()["error"]
+    assert (error["code"], error["doc_url"]) == (
+        "forbidden",
+        "https://dub.co/docs/api-reference/errors#forbidden",
+    )
+    assert 'leads = "server"' in error["message"]
     assert dub.requests == []
+    backend = await strict_service.post(path.removesuffix("/client"), json=body, headers=AS_SERVER)
+    assert backend.status_code == 200

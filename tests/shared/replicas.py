@@ -23,6 +23,7 @@ publishable_keys = ["dub_pk_acme"]
 dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link"]
 default_screen = "home"
+leads = "client"
 crowd_limit = 1000
 ambiguous = "latest"
 analytics_calls_per_s = 50

@@ -108,7 +108,7 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.dub_base_url == "https://api.dub.co"
     assert (app.update_screen, app.leads, app.ip_matching, app.trusts_forwarded_ip) == (
         "update",
-        "client",
+        "server",
         "on",
         False,
     )
