@@ -16,7 +16,9 @@ _MAY_NAME_ONE = re.compile(rf"(?:^|&)(?:{'|'.join(DUB_PARAMETERS)}|[^=&]*%)")
 _LAST_DOT = re.compile(r"(?<=[^.])\.\Z")
 _LEADING_WWW = re.compile(r"(?:www\.)+(?=.)")
 _SLASHES = re.compile("//+")
-_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_LOOSE_ESCAPE = re.compile(  # of a letter, a digit or one of -._~; in lower case; or a % that begins none
+    "%(?:2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee]|[0-9A-F][a-f]|[a-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{2}))"
+)
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -38,11 +40,16 @@ def canonical_path(path: str) -> str:
 
 
 def canonical_escapes(text: str) -> str:
-    """Return a text with its percent-escapes in upper case, and none of a character that needs none."""
-    return _ESCAPE.sub(_canonical_escape, text) if "%" in text else text
+    """Return a text with its percent-escapes in upper case, and none of a character that needs none.
+
+    A ``%`` that begins no escape is escaped itself, or it might begin one afterwards.
+    """
+    return _LOOSE_ESCAPE.sub(_canonical_escape, text) if "%" in text else text
 
 
 def _canonical_escape(escape: re.Match[str]) -> str:
+    if escape[0] == "%":
+        return "%25"
     char = chr(int(escape[0][1:], 16))
     return char if char in _UNRESERVED else escape[0].upper()
 

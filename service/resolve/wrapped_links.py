@@ -15,6 +15,7 @@ import ada_url
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import ZERO_WIDTH, DeepLink, parse_deep_link, trimmed
 
+_SEARCHED_MAX_CHARS = 8192  # as long as an install referrer may be; a longer text is not looked into
 _PARAMETERS_MAX = 50  # of a wrapping URL: more are not looked into
 _FOUND_MAX = 10  # links in a text: more are not tried
 _REMEMBERED_MAX = 4096  # parsed links
@@ -31,15 +32,18 @@ def find_deep_link(text: str, domains: tuple[str, ...], field: str = "deepLink")
     """Parse a deep link; a short link on one of ``domains`` that it wraps is taken in its place.
 
     Found one level deep: an encoded link; one in a parameter (``https://l.facebook.com/l.php?u=…``,
-    ``acme://open?link=…``); one behind another scheme (``acme://acme.link/fb-promo``); one in a text. Takes
-    time linear in the text's length. Raises ``InvalidField`` if the text is no link and holds none of ours.
+    ``acme://open?link=…``); one behind another scheme (``acme://acme.link/fb-promo``); one in a text of up to
+    8,192 characters. Takes time linear in the text's length.
+
+    Raises ``InvalidField`` if the text is no link and holds none of ours.
     """
     link = _parsed(text)
     if link is not None and link.domain in domains and not _HOLDS_MORE.search(link.key):
         return link
-    for inner in map(_parsed, _inner_texts(trimmed(text), link, domains)):
-        if inner is not None and inner.domain in domains:
-            return inner
+    if len(text) <= _SEARCHED_MAX_CHARS:
+        for inner in map(_parsed, _inner_texts(trimmed(text), link, domains)):
+            if inner is not None and inner.domain in domains:
+                return inner
     return link or parse_deep_link(text, field)  # which says what is wrong with it
 
 

@@ -129,6 +129,7 @@ def test_every_form_of_a_link_has_one_name(
 @example("https://www.com")
 @example("HTTP:\\\\www.A.b\\c?d#e")
 @example("xn--a.b/%")
+@example("https://a/%%32e")
 @example("https://1../x")
 @example("https://www../x")
 @example("https://a/%2e%2e%2e//%2e/")

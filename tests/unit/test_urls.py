@@ -1,10 +1,15 @@
-"""URLs as text: Dub's own parameters."""
+"""URLs as text: Dub's own parameters, escapes."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.urls import DUB_PARAMETERS, has_parameter, without_dub_parameters
+from service.resolve.urls import (
+    DUB_PARAMETERS,
+    canonical_escapes,
+    has_parameter,
+    without_dub_parameters,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,21 @@ def test_nothing_but_dubs_own_parameters_is_removed(pairs: list[str]) -> None:
     assert [each for each in left.split("&") if each] == [
         each for each in pairs if each and each not in DUB_PARAMETERS and each != "%70w=x"
     ]
+
+
+def test_each_escape_has_one_form() -> None:
+    """RFC 3986, 6.2.2: in upper case, and none of a character that needs none."""
+    for code in range(256):
+        char = chr(code)
+        plain = char if char.isascii() and (char.isalnum() or char in "-._~") else f"%{code:02X}"
+        assert canonical_escapes(f"a%{code:02x}b%{code:02X}") == f"a{plain}b{plain}"
+
+
+@given(
+    st.lists(st.sampled_from(["%", "%2", "%2e", "%7E", "%c3", "%32", "%65", "a", "F", "2", "5", "~"])).map(
+        "".join
+    )
+)
+def test_escapes_are_written_once_and_for_all(text: str) -> None:
+    """Writing them in one way twice changes nothing more."""
+    assert canonical_escapes(canonical_escapes(text)) == canonical_escapes(text)
