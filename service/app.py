@@ -179,7 +179,8 @@ class _Parts:
             claims=self.stores.claims,
             entries=self.stores.entries,
         )
-        self._replays = Replays(self.resolver, apps)
+        guard = self.guards["/track/open"]
+        self._replays = Replays(self.resolver, apps, lambda: self._clock() - guard.answered_at, self._wall)
 
     def _conversions(
         self,
@@ -205,7 +206,7 @@ class _Parts:
         outbox = DurableOutbox(
             self.stores.entries,
             apps=apps,
-            held=lambda kind, app: self.guards[_ENDPOINT_OF[kind]].retry_in_s(app),
+            held=self._held,
             policy=outbox_policy(self._settings),
             wall=self._wall,
             log=self._log,
@@ -213,6 +214,11 @@ class _Parts:
         )
         self.guards.tell(outbox.dub_is_back)
         return outbox
+
+    def _held(self, kind: Kind, app: str) -> float:
+        """Return for how many seconds the outbox sends nothing of this kind for this app."""
+        guard = self.guards[_ENDPOINT_OF[kind]]
+        return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
 
     def _first_launches(self, apps: Mapping[str, App], dub: DubClient) -> FirstLaunches:
         matching = {

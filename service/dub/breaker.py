@@ -1,7 +1,9 @@
-"""A circuit breaker: stops asking who does not answer, and lets one call through to see whether that is over.
+"""A circuit breaker: stops calling an endpoint that does not answer, and probes it with one call.
 
-What can go wrong: a crowd gets through half-open; an old call's outcome closes or opens it again; slow
-calls look like good ones. So only the one probe's outcome counts half-open, and slow counts as failed.
+What can go wrong: a crowd gets through half-open, or an old call's outcome closes or opens it again (only the
+one probe's outcome counts then); slow calls look like good ones (slow counts as failed); no live call ever
+comes to probe, and the outbox waits for ever (an open breaker that no call has met for a while closes by
+itself).
 """
 
 from collections.abc import Callable
@@ -21,6 +23,9 @@ class BreakerPolicy(Struct, frozen=True, kw_only=True):
     open_s: float  # then one probe
 
 
+_LAPSES_AFTER = 12  # times ``open_s`` without a probe: it protects live calls, and there are none
+
+
 class Breaker:
     """One per endpoint. ``clock`` counts seconds and never goes back."""
 
@@ -35,18 +40,23 @@ class Breaker:
     @property
     def state(self) -> State:
         """Say where it stands now."""
-        if self._opened_at is None:
+        if self.closed or self._opened_at is None:
             return "closed"
         return "open" if self._clock() < self._opened_at + self._policy.open_s else "half_open"
 
     @property
     def closed(self) -> bool:
         """Whether calls go through."""
-        return self._opened_at is None
+        if self._opened_at is None:
+            return True
+        if self._probing or self._clock() < self._opened_at + _LAPSES_AFTER * self._policy.open_s:
+            return False
+        self._close()
+        return True
 
     def retry_in_s(self) -> float:
         """Return after how many seconds a probe may go; 0 if a call may go now."""
-        if self._opened_at is None:
+        if self.closed or self._opened_at is None:
             return 0
         left = self._opened_at + self._policy.open_s - self._clock()
         return left if left > 0 else 0 if not self._probing else self._policy.open_s
@@ -61,9 +71,7 @@ class Breaker:
     def succeeded(self, *, probe: bool) -> None:
         """Count a call that was answered in time."""
         if probe:
-            self._probing = False
-            self._opened_at = None
-            self._calls = self._failures = self._calls_before = self._failures_before = 0
+            self._close()
         elif self._opened_at is None:
             self._count(failed=False)
 
@@ -83,6 +91,11 @@ class Breaker:
         """Forget a call that says nothing about Dub: given up by us, or told to wait."""
         if probe:
             self._probing = False
+
+    def _close(self) -> None:
+        self._probing = False
+        self._opened_at = None
+        self._calls = self._failures = self._calls_before = self._failures_before = 0
 
     def _count(self, *, failed: bool) -> None:
         """Count in the running half of the window; the half before it counts too."""

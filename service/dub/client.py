@@ -86,6 +86,7 @@ class DubClient:
         ip: str | None,
         patience_s: float,
         no_track: bool = False,
+        replay: bool = False,
     ) -> OpenedLink:
         """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
 
@@ -98,7 +99,9 @@ class DubClient:
         if no_track:
             headers["dub-no-track"] = "true"
         body = encode(TrackOpen(deep_link=deep_link))
-        return await self._ask(self._opens, app, patience_s, self._open_url, headers, body, self._opened)
+        return await self._ask(
+            self._opens, app, patience_s, self._open_url, headers, body, self._opened, replay=replay
+        )
 
     async def track_first_open(
         self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
@@ -163,9 +166,11 @@ class DubClient:
         headers: Mapping[str, str],
         body: bytes,
         read: Callable[[Answer], T],
+        *,
+        replay: bool = False,
     ) -> T:
         """Post one request behind its guard, and read its whole answer."""
-        call = await guard.enter(app, patience_s)
+        call = await guard.enter(app, patience_s, replay=replay)
         answered = None
         try:
             with self._bounded() as bounded:
@@ -181,11 +186,17 @@ class DubClient:
             guard.leave(call, answered=answered)
 
     def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
-        """Say what an error means for Dub's health; a 429 is the app's, and holds its calls back."""
+        """Say what an error means for Dub's health, as ``Guard.leave`` takes it.
+
+        A 429 holds back the app's calls. ``/track/open`` takes no key, so there it is our address that Dub
+        limits, and with it every app.
+        """
         if isinstance(exc, DubThrottled):
             guard.hold(app, exc.retry_after_s)
-            return None
-        return not isinstance(exc, DubUnavailable)
+            return False if guard is self._opens else None
+        if isinstance(exc, DubUnavailable):
+            return False if exc.is_outage else None
+        return True
 
     def _opened(self, answer: Answer) -> OpenedLink:
         if answer.status == _OK:

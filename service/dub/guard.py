@@ -1,9 +1,13 @@
-"""What stands before each of Dub's endpoints: a circuit breaker, a bulkhead, the waits that Dub asked for.
+"""What stands before each of Dub's endpoints: a circuit breaker, a bulkhead, and Dub's own rate limits.
 
-Around the network call only: an answer from memory never meets it. What can go wrong: a slot that is
-never given back; calls queueing longer than anybody waits; stalled calls that fill every slot and are
-counted only when they end. So a call's slot goes with its end however it ends, a queue that is too long
-for its newest is not joined, and a call counts as failed once it is slow, not when it ends.
+It is around the network call only: an answer from memory never meets it. A live call is one that a caller
+waits for; a replay is one that the outbox makes.
+
+What can go wrong: a place that is never given back (it goes with the end of its call, however that ends);
+calls that queue for longer than their callers wait (a queue that is too long for its newest is not joined);
+stalled calls that fill every place and are counted only when they end (a call counts as failed once it is
+slow); one app's storm that takes every place (apps that wait take turns); replays that compete with live
+calls, or speak for them (they have few places, never wait, never probe, and change no breaker).
 """
 
 import asyncio
@@ -21,21 +25,24 @@ from service.telemetry import Metrics
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
 _AWAY_AFTER = 3  # failures in a row: one entry that always fails is no outage
+_PLACES_PER_REPLAY = 10  # one place in so many is open to replays
+_REPLAY_PAUSE_S = 1.0  # between two looks of the outbox whether the breaker has closed
 
 
 class Call(Struct, gc=False, eq=False):
     """One call in flight."""
 
     began: float
-    probe: bool
-    counted: bool = False
+    probe: bool = False
+    replay: bool = False
+    counted: bool = False  # the breaker has its outcome
 
 
 class Guard:
-    """One per endpoint. ``on_back`` is called when Dub answers again after it had not.
+    """One per endpoint.
 
-    ``took`` hears how many seconds each call took. ``in_flight_max`` bounds calls in flight, ``slow_s``
-    is when one counts as failed, in seconds.
+    ``on_back`` is called when Dub answers again after it had not, ``took`` with the seconds that each call
+    took. ``in_flight_max`` bounds calls in flight; after ``slow_s`` seconds a call counts as failed.
     """
 
     def __init__(
@@ -52,7 +59,10 @@ class Guard:
         self.endpoint = endpoint
         self.breaker = Breaker(policy, clock)
         self.in_flight = 0
+        self.answered_at = float("-inf")  # when Dub last gave a good answer, on the clock
         self._in_flight_max = in_flight_max
+        self._replays_max = max(in_flight_max // _PLACES_PER_REPLAY, 1)
+        self._replays = 0
         self._slow_s = slow_s
         self._clock = clock
         self._on_back = on_back
@@ -60,20 +70,25 @@ class Guard:
         self._failures = 0  # in a row
         self._held: dict[str, float] = {}
         self._calls: dict[Call, None] = {}
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by app, the next to be served first
         self._deadlines = Deadlines()
         self._usual_s = 0.05
 
     def retry_in_s(self, app: str) -> float:
-        """Return for how many seconds calls of this app are held back; 0 if they are not.
+        """Return for how many seconds live calls of this app are held back; 0 if they are not.
 
-        Who only looks finds a stalled probe out too: the outbox may be the only one that waits for Dub.
+        Asking also finds a stalled probe: the outbox may be the only one that waits for Dub.
         """
         now = self._clock()
         self._count_slow(now)
         return max(self._held.get(app, 0) - now, self.breaker.retry_in_s(), 0)
 
-    async def enter(self, app: str, patience_s: float) -> Call:
+    def replay_in_s(self, app: str) -> float:
+        """Return after how many seconds a replay of this app is worth trying; 0 if one may go now."""
+        wait_s = self.retry_in_s(app)
+        return wait_s if self.breaker.closed else max(wait_s, _REPLAY_PAUSE_S)
+
+    async def enter(self, app: str, patience_s: float, *, replay: bool = False) -> Call:
         """Take a place for a call, waiting for up to ``patience_s`` seconds; ``leave`` gives it back.
 
         Raises ``DubThrottled``, ``DubHeldBack`` or ``DubCrowded``, none of which asked Dub.
@@ -81,40 +96,59 @@ class Guard:
         now = self._clock()
         self._count_slow(now)
         self._refuse_held(app, now)
+        if replay:
+            return self._enter_replay(now)
         probe = self._admit()
         if self.in_flight < self._in_flight_max or probe:
             self.in_flight += 1
         else:
-            await self._wait_for_a_place(patience_s)
+            await self._wait_for_a_place(app, patience_s)
             try:
                 now = self._clock()
                 self._refuse_held(app, now)
                 probe = self._admit()
             except DubUnavailable:
-                self._give_on()
+                self._pass_place_on()
                 raise
         call = Call(now, probe)
         self._calls[call] = None
         return call
 
     def leave(self, call: Call, *, answered: bool | None) -> None:
-        """Give a place back; ``answered`` is ``None`` for a call that says nothing about Dub's health."""
+        """Give a place back.
+
+        ``answered``: True for a good answer, False for one that cost time or never came, None for a call that
+        says nothing about Dub's health.
+        """
         now = self._clock()
         self._count_slow(now)
-        took_s = now - call.began
-        self._took(took_s)
-        self._usual_s += _SMOOTHING * (took_s - self._usual_s)
-        if not call.counted:
-            del self._calls[call]
-            self._count(call, answered=answered)
-        self._give_on()
+        self._took(now - call.began)
+        if answered:
+            self.answered_at = now
+        if call.replay:
+            self._replays -= 1
+        else:
+            self._usual_s += _SMOOTHING * (now - call.began - self._usual_s)
+            if not call.counted:
+                del self._calls[call]
+                self._count(call, answered=answered)
+        self._pass_place_on()
 
     def hold(self, app: str, seconds: float) -> None:
         """Hold this app's calls back, as Dub asked, for a minute at most."""
         self._held[app] = self._clock() + min(seconds, HOLD_MAX_S)
 
+    def _enter_replay(self, now: float) -> Call:
+        if not self.breaker.closed:
+            raise DubHeldBack("circuit breaker open")
+        if self._replays >= self._replays_max or self._waiting or self.in_flight >= self._in_flight_max:
+            raise DubCrowded("no place for a replay beside live calls")
+        self._replays += 1
+        self.in_flight += 1
+        return Call(now, replay=True)
+
     def _admit(self) -> bool:
-        """Say whether this is a probe; raises ``DubHeldBack``."""
+        """Say whether this call is a probe; raises ``DubHeldBack``."""
         if self.breaker.closed:
             return False
         if self.breaker.admits_probe():
@@ -129,18 +163,20 @@ class Guard:
             raise DubThrottled(until - now)
         del self._held[app]
 
-    async def _wait_for_a_place(self, patience_s: float) -> None:
-        expected_s = (len(self._queue) + 1) * self._usual_s / self._in_flight_max
+    async def _wait_for_a_place(self, app: str, patience_s: float) -> None:
+        ahead = len(self._waiting.get(app, ()))
+        apps = len(self._waiting.keys() | {app})  # they take turns
+        expected_s = (ahead + 1) * apps * self._usual_s / self._in_flight_max
         if expected_s > patience_s:
-            raise DubCrowded(f"{len(self._queue)} calls are waiting already")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        ticket = self._deadlines.add(patience_s, partial(_give_up, turn))
+            raise DubCrowded(f"{ahead} calls of this app are waiting already")
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(app, deque()).append(place)
+        ticket = self._deadlines.add(patience_s, partial(_give_up, place))
         try:
-            await turn
+            await place
         except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._give_on()  # it was ours, and goes to the next
+            if not place.cancelled():
+                self._pass_place_on()  # it was given to this call meanwhile
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -148,12 +184,20 @@ class Guard:
         finally:
             self._deadlines.take_back(ticket)
 
-    def _give_on(self) -> None:
-        """Give a place to whoever waits longest; it stays counted, so that nobody else takes it meanwhile."""
-        while self._queue and self.in_flight <= self._in_flight_max:  # more only with a probe
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
+    def _pass_place_on(self) -> None:
+        """Give a free place to the app whose turn it is.
+
+        The place stays counted, so that no other call takes it meanwhile. With a probe there may be one more
+        call than there are places: then it is not passed on.
+        """
+        while self._waiting and self.in_flight <= self._in_flight_max:
+            app = next(iter(self._waiting))
+            places = self._waiting.pop(app)
+            place = places.popleft()
+            if places:
+                self._waiting[app] = places  # behind the other apps
+            if not place.done():
+                place.set_result(None)
                 return
         self.in_flight -= 1
 
@@ -181,8 +225,8 @@ class Guard:
             self.breaker.failed(probe=call.probe)
 
 
-def _give_up(turn: asyncio.Future[None]) -> None:
-    turn.cancel()
+def _give_up(place: asyncio.Future[None]) -> None:
+    place.cancel()
 
 
 class Guards:
@@ -198,7 +242,7 @@ class Guards:
         clock: Callable[[], float],
         metrics: Metrics,
     ) -> None:
-        self._on_back: Callable[[], None] = _nobody
+        self._on_back: Callable[[], None] = _ignore
         self._guards = {
             endpoint: Guard(
                 endpoint,
@@ -232,5 +276,5 @@ class Guards:
         return [endpoint for endpoint, guard in self._guards.items() if not guard.breaker.closed]
 
 
-def _nobody() -> None:
-    """Nobody listens yet."""
+def _ignore() -> None:
+    """Do nothing, until a listener is set."""

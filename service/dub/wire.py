@@ -28,7 +28,7 @@ class _Opened(Struct, frozen=True, rename="camel", gc=False):
 
 class _Error(Struct, frozen=True):
     code: Annotated[str, Meta(max_length=256)]
-    message: Annotated[str, Meta(max_length=10_000)] = ""
+    message: str = ""  # of any length: Dub repeats the link that it does not know
 
 
 class DubError(Struct, frozen=True):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from service.outbox.policy import OutboxPolicy
-from service.resolve.errors import DubHeldBack, FirstopenError, StoreFailed
+from service.resolve.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
     Dead,
     Deliver,
@@ -367,7 +367,7 @@ class DurableOutbox:
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
-            case Later(error=DubHeldBack()):
+            case Later(error=DubHeldBack() | DubCrowded()):
                 self._entries.set_down(entry.id)  # it never left: it goes when the breaker lets it
             case Later():
                 next_try = now + self._policy.delay_s(entry, verdict, self._jitter())

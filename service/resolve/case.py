@@ -24,6 +24,7 @@ class Case(Struct, gc=False, eq=False):
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
     owes: bool = False  # it was answered before, without Dub
+    replay: bool = False  # made by the outbox: no caller waits for it
     network: int | None = None  # a keyed hash, once somebody has looked at the address
 
     @property

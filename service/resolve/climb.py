@@ -11,8 +11,17 @@ from collections.abc import Callable
 from functools import partial
 
 from service.resolve.case import Case
-from service.resolve.errors import DubTimedOut, DubUnavailable, LinkUnknown, StoreFailed
+from service.resolve.errors import (
+    DubFailed,
+    DubGarbled,
+    DubTimedOut,
+    DubUnavailable,
+    LinkFailing,
+    LinkUnknown,
+    StoreFailed,
+)
 from service.resolve.evidence import DeepLink
+from service.resolve.failing_links import FailingLinks
 from service.resolve.identity import Identity, answer_key, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
@@ -48,6 +57,7 @@ class Climber:
         self._recent = recent
         self._openings = openings
         self._clock = clock
+        self._failing = FailingLinks(clock)
         self.breaker = breaker
 
     async def climb(
@@ -202,13 +212,38 @@ class Climber:
     async def _track(
         self, case: Case, link: DeepLink, patience_s: float, *, no_track: bool = False
     ) -> OpenedLink:
+        """Ask Dub about a link that it did not answer badly a moment ago; raises as ``_track_twice``."""
+        pause_s = self._failing.pause_s(link.domain, link.key)
+        if pause_s > 0:
+            raise LinkFailing(f"Dub answers badly for this link: not asked for {pause_s:.0f} s")
+        try:
+            found = await self._track_twice(case, link, patience_s, no_track=no_track)
+        except (DubFailed, DubGarbled) as exc:
+            if not exc.is_outage:
+                self._failing.failed(link.domain, link.key)
+            raise
+        except LinkUnknown:
+            self._failing.answered(link.domain, link.key)
+            raise
+        self._failing.answered(link.domain, link.key)
+        return found
+
+    async def _track_twice(
+        self, case: Case, link: DeepLink, patience_s: float, *, no_track: bool
+    ) -> OpenedLink:
         """Ask Dub about the link as this device; once more where that is safe and there is time for it."""
         caller = case.report.caller
         until = self._clock() + patience_s
         user_agent = upstream_user_agent(caller.user_agent, case.device)
         ip = case.ip if case.app.trusts_forwarded_ip else None
         ask = partial(
-            self._dub.track_open, case.app.name, link.at_dub, user_agent=user_agent, ip=ip, no_track=no_track
+            self._dub.track_open,
+            case.app.name,
+            link.at_dub,
+            user_agent=user_agent,
+            ip=ip,
+            no_track=no_track,
+            replay=case.replay,
         )
         try:
             return await ask(patience_s=patience_s)

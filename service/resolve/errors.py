@@ -24,13 +24,15 @@ FirstopenError
     ├── DubThrottled         a 429, or the time that an earlier one asked for
     ├── DubFailed            a status that is no answer, as ``status``
     ├── DubGarbled           a 200 or 404 that does not read as Dub's
+    ├── LinkFailing          Dub answered badly for this link a moment ago: it was not asked again
     ├── DubHeldBack          the circuit breaker is open: Dub was not asked
     └── DubCrowded           too many calls in flight: Dub was not asked
 """
 
 from service.resolve.admission import By, Standing
 
-_PASSING = frozenset({502, 503, 504})  # a gateway's word that nobody answered: asking again is safe
+_UNAVAILABLE = 503
+_PASSING = frozenset({502, _UNAVAILABLE, 504})  # a gateway's word that nobody answered: asking again is safe
 
 
 class FirstopenError(Exception):
@@ -129,18 +131,24 @@ class DubUnavailable(FirstopenError):
     """Dub gave no usable answer in time; its message is safe to log.
 
     ``retry_in_s`` is after how many seconds asking once more is worth it, within one caller's budget;
-    ``None`` if it is not.
+    ``None`` if it is not. ``is_outage``: it cost time or Dub could not be reached, which the circuit breaker
+    counts; a quick bad answer says something about its own call only.
     """
 
     retry_in_s: float | None = None
+    is_outage = False
 
 
 class DubTimedOut(DubUnavailable):
     """The time for this call ran out."""
 
+    is_outage = True
+
 
 class DubUnreachable(DubUnavailable):
     """The connection was refused, reset or could not be secured; ``answered``: after an answer had begun."""
+
+    is_outage = True
 
     def __init__(self, detail: str, *, answered: bool = False) -> None:
         super().__init__(detail)
@@ -150,6 +158,8 @@ class DubUnreachable(DubUnavailable):
 
 class DubThrottled(DubUnavailable):
     """Dub's 429; ``retry_after_s`` is how long it asked us to wait."""
+
+    is_outage = True
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"status 429, for {retry_after_s:.0f} s")
@@ -162,12 +172,17 @@ class DubFailed(DubUnavailable):
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
         self.status = status
+        self.is_outage = status == _UNAVAILABLE
         if status in _PASSING:
             self.retry_in_s = 0
 
 
 class DubGarbled(DubUnavailable):
     """A 200 or 404 that does not read as Dub's."""
+
+
+class LinkFailing(DubUnavailable):
+    """Dub answered badly for this link a moment ago, more than once: it is left alone for a while."""
 
 
 class DubHeldBack(DubUnavailable):

@@ -20,8 +20,11 @@ class Dub(Protocol):
         ip: str | None,
         patience_s: float,
         no_track: bool = False,
+        replay: bool = False,
     ) -> OpenedLink:
         """Report an app's deep-link open (or, with ``no_track``, ask without a trace).
+
+        A ``replay`` gives way to live calls and says nothing about Dub's health.
 
         Waits up to ``patience_s`` seconds for its turn. Raises ``LinkUnknown`` or a ``DubUnavailable``.
         """

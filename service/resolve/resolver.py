@@ -196,6 +196,7 @@ class Resolver:
         rung = Rung(owed.evidence, link)
         ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
         case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
+        case.replay = True
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)

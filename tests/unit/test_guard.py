@@ -320,8 +320,54 @@ async def test_a_429_holds_a_minute_at_most(guard: Guard, clock: FakeClock) -> N
     await enter(guard)
 
 
+async def test_a_replay_gives_way_and_says_nothing(guard: Guard, clock: FakeClock) -> None:
+    """A replay takes one of few places, waits for none, never probes, and its outcome opens no breaker."""
+    for _ in range(100):
+        guard.leave(await guard.enter("acme", 0, replay=True), answered=False)
+    assert guard.breaker.closed
+    replay = await guard.enter("acme", 0, replay=True)
+    with pytest.raises(DubCrowded):
+        await guard.enter("acme", 0, replay=True)
+    guard.leave(replay, answered=True)
+    calls = [await enter(guard) for _ in range(PLACES)]
+    with pytest.raises(DubCrowded):
+        await guard.enter("acme", 0, replay=True)
+    for call in calls:
+        guard.leave(call, answered=True)
+    await break_it(guard)
+    clock.advance(POLICY.open_s)
+    with pytest.raises(DubHeldBack):
+        await guard.enter("acme", 0, replay=True)
+    assert guard.replay_in_s("acme") > 0
+    assert (await enter(guard)).probe
+
+
+async def test_an_open_breaker_that_no_live_call_meets_lapses(guard: Guard, clock: FakeClock) -> None:
+    """With no live call to probe for them, replays go again a minute after the breaker opened."""
+    await break_it(guard)
+    clock.advance(12 * POLICY.open_s)
+    assert guard.replay_in_s("acme") == 0
+    guard.leave(await guard.enter("acme", 0, replay=True), answered=True)
+
+
+async def test_apps_take_turns(guard: Guard) -> None:
+    """Behind one app's storm another app's call has the next place but one."""
+    calls = [await enter(guard) for _ in range(PLACES)]
+    storm = [await waiting(guard) for _ in range(50)]
+    other = await waiting(guard, app="globex")
+    guard.leave(calls[0], answered=True)
+    guard.leave(calls[1], answered=True)
+    await asyncio.sleep(0)
+    assert storm[0].done()
+    assert other.done()
+    assert not storm[1].done()
+    for task in storm[1:]:
+        task.cancel()
+    await asyncio.gather(*storm, return_exceptions=True)
+
+
 async def test_a_429_says_nothing_about_health(guard: Guard) -> None:
-    """A throttled call does not open the breaker: Dub is well."""
+    """Where a key is throttled, the breaker of everybody's calls stays closed."""
     for _ in range(100):
         await asked(guard, answered=None)
     assert guard.breaker.closed
