@@ -90,7 +90,7 @@ class LeadFields(Struct, frozen=True, kw_only=True, rename="camel"):
 class TrackLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
     """A lead on Dub's wire. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
 
-    click_id: str = ""
+    click_id: str | None = None
     customer_external_id: CustomerId | None = None
     external_id: CustomerId | None = None
     customer_id: CustomerId | None = None
@@ -98,7 +98,7 @@ class TrackLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
     def to_dub(self) -> dict[str, Any]:
         """Check what a type cannot say, and return Dub's fields; raises ``InvalidField``."""
         customer = _customer(self.customer_external_id, self.external_id, self.customer_id)
-        return {"clickId": self.click_id.strip(), **self.checked(customer)}
+        return {"clickId": (self.click_id or "").strip(), **self.checked(customer)}
 
 
 class TrackSaleRequest(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -178,40 +178,35 @@ class Conversions:
         return await self._dub.track_lead(app, _encode(body), patience_s=_PATIENCE_S)
 
     async def _sell(self, app: App, entry: Entry, body: dict[str, Any]) -> Verdict:
-        """Send a sale; without an invoiceId it gets the entry's, so that sending it twice counts once."""
+        """Send a sale; without an invoiceId it gets the entry's, so that sending it twice counts once.
+
+        A repeated invoiceId gets Dub's first answer again, so an answer without a customer has two reasons:
+        an amount of 0, which Dub never records, and a customer whom Dub does not know, or not yet.
+        """
         sale = {"invoiceId": entry.id, **body}
         answer = await self._dub.track_sale(app, _encode(sale), patience_s=_PATIENCE_S)
-        if _decode_json(answer)["customer"] is not None:
+        if body["amount"] <= 0 or _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
-        error, still_new = UnknownCustomer("Dub knows no such customer yet"), self._still_new(entry)
-        if (entry.attempts or not still_new) and await self._knows_customer(app, body):
-            return Delivered(answer)
-        if still_new:
-            return Later(error, _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)], answer)
+        error = UnknownCustomer("Dub knows no such customer yet")
+        if self._still_new(entry):
+            return Later(error, _customer_after_s(entry), answer)
         return Dead("Dub knows no such customer", error)
 
-    async def _knows_customer(self, app: App, body: dict[str, Any]) -> bool:
-        """Tell a repeat from a sale of nobody: Dub answers both with nulls.
-
-        A deferred lead without a click records nothing, and is refused for a customer whom Dub does not
-        know. If it does know them, it had taken the sale before, and only its answer was lost.
-        """
-        whose = {name: body[name] for name in ("customerExternalId", "eventName")}
-        asked = _encode({"clickId": "", "mode": "deferred", **whose})
-        try:
-            await self._dub.track_lead(app, asked, patience_s=_PATIENCE_S)
-        except DubRefused:
-            return False
-        return True
-
     def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
-        if exc.status in _OURS_TO_MEND or (exc.status == _NOT_FOUND and self._still_new(entry)):
-            return Later(exc, _LOOK_AGAIN_EVERY_S if exc.status == _NOT_FOUND else None)
+        if exc.status in _OURS_TO_MEND:
+            return Later(exc)
+        if exc.status == _NOT_FOUND and self._still_new(entry):
+            return Later(exc, _customer_after_s(entry) if entry.kind == "sale" else _LOOK_AGAIN_EVERY_S)
         return Dead(f"Dub refused it: {exc}", exc)
 
     def _still_new(self, entry: Entry) -> bool:
         """Whether Dub may only not have seen its click yet; a lead delivered late has waited long enough."""
         return self._wall() - entry.created < LOOK_AGAIN_S
+
+
+def _customer_after_s(entry: Entry) -> float:
+    """Return in how many seconds to ask again whether Dub knows a sale's customer, and a lead of theirs."""
+    return _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)]
 
 
 def _without_our_invoice(answer: bytes, body: dict[str, Any], entry_id: str) -> bytes:

@@ -67,7 +67,7 @@ def create_sandbox(
         route_handlers=[
             *open_routes(book, clicks),
             *lead_routes(gate, people, book),
-            *sale_routes(gate, people),
+            *sale_routes(gate, people, book),
             *event_routes(gate, store, book, now, held),
             *link_routes(gate, book),
             *control_routes(now, calls, faults, held),

@@ -4,6 +4,7 @@ What can go wrong: a sandbox kinder than Dub, which keeps the deduplication key 
 (so that a retry is answered 200 and lost); a `deferred` call that reads or burns that key; a repeat counted.
 """
 
+from sqlite3 import Row
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -26,20 +27,32 @@ QUANTITY_MAX = 100
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
-class LeadRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The body of both lead routes; `externalId` and `customerId` are older names of `customerExternalId`."""
+class LeadFields(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the bodies of both lead routes have in common."""
 
     event_name: str
-    click_id: str = ""
-    customer_external_id: str | None = None
-    external_id: str | None = None
-    customer_id: str | None = None
     customer_name: Name | None = None
     customer_email: str | None = None
     customer_avatar: str | None = None
     mode: Literal["async", "wait", "deferred"] = "async"
     event_quantity: float | None = None
     metadata: dict[str, Any] | None = None
+
+
+class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
+    """The body of `/track/lead`; `externalId` and `customerId` are older names of `customerExternalId`."""
+
+    click_id: str | None = None
+    customer_external_id: str | None = None
+    external_id: str | None = None
+    customer_id: str | None = None
+
+
+class ClientLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
+    """The body of `/track/lead/client`: the clickId is required, and older names are unknown."""
+
+    click_id: str
+    customer_external_id: str
 
 
 class Lead(msgspec.Struct, frozen=True):
@@ -61,13 +74,16 @@ def lead_routes(gate: Gate, people: People, links: LinkBook) -> list[HTTPRouteHa
     async def track_lead(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """Record a lead that a server reports."""
         workspace = gate.conversions(request)
-        return desk.track(workspace, _checked(await request.body()))
+        report = fields_of(await request.body(), LeadRequest)
+        ids = (report.customer_external_id, report.external_id, report.customer_id)
+        return desk.track(workspace, _checked(report, report.click_id, *ids))
 
     @post("/track/lead/client", status_code=HTTP_200_OK)
     async def track_client_lead(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """Record a lead that an app reports."""
         workspace = gate.client_conversions(request)
-        return desk.track(workspace, _checked(await request.body()))
+        report = fields_of(await request.body(), ClientLeadRequest)
+        return desk.track(workspace, _checked(report, report.click_id, report.customer_external_id))
 
     return [track_lead, track_client_lead]
 
@@ -88,9 +104,7 @@ class LeadDesk:
         if not lead.deferred and not self._is_first(workspace, lead):
             return _reply(click_id, None, (customer or lead.customer).view())
         click = self._people.click(workspace, click_id)
-        link = self._links.by_id(click["link_id"])
-        if link is None or link.spec.disabled:
-            raise DubError("not_found", f"the link of click {click_id} is gone or disabled")
+        link = link_of(self._links, click)
         with self._people.store.together():
             customer = customer or self._people.create(workspace, lead.customer, click)
             for _ in range(0 if lead.deferred else lead.quantity):
@@ -109,18 +123,25 @@ class LeadDesk:
         return touched == 1
 
 
-def _checked(body: bytes) -> Lead:
+def link_of(links: LinkBook, click: Row) -> Link:
+    """Return the link of a click; 404 when it was deleted or is disabled."""
+    link = links.by_id(click["link_id"])
+    if link is None or link.spec.disabled:
+        raise DubError("not_found", f"the link of click {click['id']} is deleted or disabled")
+    return link
+
+
+def _checked(report: LeadFields, click_id: str | None, *customer_ids: str | None) -> Lead:
     """Hold a request to Dub's limits."""
-    report = fields_of(body, LeadRequest)
     event_name = report.event_name.strip()
     if not 1 <= len(event_name) <= EVENT_NAME_MAX_CHARS:
         raise unprocessable(f"eventName: expected 1 to {EVENT_NAME_MAX_CHARS} characters")
     quantity = whole(report.event_quantity, "eventQuantity", 1, QUANTITY_MAX)
     return Lead(
         event_name=event_name,
-        click_id=report.click_id.strip(),
+        click_id=(click_id or "").strip(),
         customer=CustomerFields(
-            external_id_of(report.customer_external_id, report.external_id, report.customer_id),
+            external_id_of(*customer_ids),
             report.customer_name,
             email(report.customer_email),
             report.customer_avatar,

@@ -57,10 +57,12 @@ CREATE TABLE IF NOT EXISTS sales (
     link_id TEXT NOT NULL, customer_id TEXT NOT NULL, name TEXT NOT NULL, amount INTEGER NOT NULL,
     currency TEXT NOT NULL, processor TEXT NOT NULL, invoice_id TEXT, metadata TEXT,
     recurring INTEGER NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS sales_by_invoice ON sales (workspace, invoice_id)
-    WHERE invoice_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS sales_by_customer ON sales (customer_id);
 CREATE INDEX IF NOT EXISTS sales_by_time ON sales (at);
+
+CREATE TABLE IF NOT EXISTS invoices (
+    workspace TEXT NOT NULL, invoice_id TEXT NOT NULL, at INTEGER NOT NULL, answer TEXT NOT NULL,
+    PRIMARY KEY (workspace, invoice_id)) WITHOUT ROWID;
 """
 
 

@@ -40,6 +40,12 @@ DIFFERENCES = {
         200,
         "the service reports what apps say with the team's secret key, which has the plan's own limit",
     ),
+    "an older field name from an app": Difference(
+        422, 200, "the service sends what apps say to Dub's route for backends, which takes older names"
+    ),
+    "a lead of an app without a clickId": Difference(
+        422, 200, "the service sends it to Dub's route for backends: the customer's own click counts there"
+    ),
     "an open needs a key": Difference(
         200, 401, "Dub checks none; the service finds the app by it, and with it the domains and the routes"
     ),

@@ -203,9 +203,13 @@ async def test_deferred_burns_no_key(shared: Target) -> None:
     assert len(await leads(shared)) == 1
 
 
-@pytest.mark.parametrize("given", [{"clickId": ""}, {"clickId": "  "}, {}], ids=["empty", "blank", "missing"])
-async def test_a_known_customers_own_click(shared: Target, given: dict[str, str]) -> None:
-    """Without a clickId the one that the customer came by counts."""
+@pytest.mark.parametrize(
+    "given",
+    [{"clickId": ""}, {"clickId": "  "}, {"clickId": None}, {}],
+    ids=["empty", "blank", "null", "missing"],
+)
+async def test_a_known_customers_own_click(shared: Target, given: dict[str, str | None]) -> None:
+    """Without a clickId (null is without, by dub-api.md) the one that the customer came by counts."""
     click_id = await shared.click_id()
     await shared.lead(click_id, mode="deferred")
     body = {"eventName": "Sign up", "customerExternalId": shared.customer} | given

@@ -147,12 +147,10 @@ async def test_a_sale_sent_twice_counts_once(service: Service, dub: SandboxedDub
     assert len(await dub.events("sales")) == 1
 
 
-async def test_a_repeat_that_dub_answers_with_null_is_delivered(
+async def test_a_sale_whose_answer_was_lost_is_delivered(
     service: Service, dub: SandboxedDub, clock: FakeClock
 ) -> None:
-    """Dub answers a repeated invoice with nulls, as it does for a customer that it does not know: after the
-    first answer was lost, that is no reason to bury a sale that counts already.
-    """
+    """Sent again, Dub answers it as it did the first time (dub-api.md, POST /track/sale): it is done."""
     await track(service, await click_of(service))
     dub.loses = {SALE}
     await sell(service, invoiceId="in_1")
@@ -160,6 +158,94 @@ async def test_a_repeat_that_dub_answers_with_null_is_delivered(
     clock.advance(61)
     await all_gone(but={"lead delivered": 1, "sale delivered": 1})
     assert len(await dub.events("sales")) == 1
+
+
+async def test_a_sale_of_nothing_holds_up_no_other(service: Service, dub: SandboxedDub) -> None:
+    """Dub answers an amount of 0 with nulls and records nothing (dub-api.md, POST /track/sale).
+
+    Such a sale is done: the customer's next one is sent, and answered, at once.
+    """
+    await track(service, await click_of(service))
+    free = await sell(service, amount=0, invoiceId="in_0")
+    assert (free.status_code, "firstopen-queued" in free.headers) == (200, False)
+    assert free.json() == {"eventName": "Purchase", "customer": None, "sale": None}
+    paid = await sell(service, amount=1000)
+    assert paid.json()["sale"]["amount"] == 1000
+    assert "firstopen-queued" not in paid.headers
+    await all_gone(but={"lead delivered": 1, "sale delivered": 2})
+    assert [event["sale"]["amount"] for event in await dub.events("sales")] == [1000]
+
+
+async def test_a_sale_of_nothing_to_a_stranger_is_done_too(service: Service) -> None:
+    """It waits for no customer: Dub would record nothing once they are known, either."""
+    reply = await sell(service, "stranger", amount=0)
+    assert (reply.json()["customer"], "firstopen-queued" in reply.headers) == (None, False)
+    await all_gone(but={"sale delivered": 1})
+
+
+async def test_a_repeated_invoice_gets_the_first_answer(service: Service, dub: SandboxedDub) -> None:
+    """Whatever the repeat says, the answer is the first one, and one sale is recorded."""
+    await track(service, await click_of(service))
+    first = await sell(service, invoiceId="in_1")
+    again = await sell(service, invoiceId="in_1", amount=900, eventName="Renewal")
+    assert again.json() == first.json()
+    assert len(await dub.events("sales")) == 1
+
+
+async def test_a_sale_before_any_lead_is_dubs_404(service: Service, dub: SandboxedDub) -> None:
+    """A customer who has only a deferred lead cannot buy yet: 404 (dub-api.md, POST /track/sale).
+
+    Whoever waits for the answer gets it, and nothing is kept; after the lead the sale is taken.
+    """
+    click_id = await click_of(service)
+    await track(service, click_id, mode="deferred")
+    reply = await sell(service, invoiceId="in_1")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    await all_gone(but={"lead delivered": 1})
+    await track(service, click_id)
+    assert (await sell(service, invoiceId="in_1")).json()["sale"]["amount"] == 500
+    assert len(await dub.events("sales")) == 1
+
+
+async def queued_before_its_lead(service: Service, dub: SandboxedDub) -> str:
+    """Let a sale of a customer without a lead be answered as queued; return the customer's click."""
+    click_id = await click_of(service)
+    await track(service, click_id, mode="deferred")
+    dub.gate = asyncio.Event()
+    assert (await sell(service)).headers["firstopen-queued"] == "true"
+    dub.gate.set()
+    await until(lambda: any(path == SALE for path, _ in dub.calls))
+    return click_id
+
+
+async def test_a_queued_sale_waits_for_its_lead(
+    service: Service, dub: SandboxedDub, clock: FakeClock
+) -> None:
+    """Answered 404 behind its caller's back, it is sent again, and counts once the lead is there.
+
+    Sales of other customers are not held up meanwhile.
+    """
+    click_id = await queued_before_its_lead(service, dub)
+    await track(service, click_id, "ben")
+    assert (await sell(service, "ben")).json()["sale"] is not None
+    lead = {"clickId": click_id, "eventName": "Sign up", "customerExternalId": "anna"}
+    await dub.http.post(LEAD, json=lead, headers={"Authorization": "Bearer dub_secret_of_acme"})
+    clock.advance(3)
+    await all_gone(but={"lead delivered": 2, "sale delivered": 2})
+
+
+async def test_a_queued_sale_waits_a_minute_for_its_lead(
+    service: Service, dub: SandboxedDub, clock: FakeClock
+) -> None:
+    """Without a lead it ends as a dead letter after a minute, and has cost few calls."""
+    await queued_before_its_lead(service, dub)
+    for _ in range(400):
+        if await left_over() == {"lead delivered": 1, "sale dead": 1}:
+            break
+        clock.advance(0.5)
+    else:
+        raise AssertionError(await left_over())
+    assert 2 <= sum(path == SALE for path, _ in dub.calls) <= 5
 
 
 async def test_a_sale_shows_no_invoice_of_ours(service: Service, dub: SandboxedDub) -> None:

@@ -121,7 +121,6 @@ async def test_just_inside_a_limit(sandbox: Sandbox, click_id: str, fields: dict
         ({"metadata": {"k": "x" * 9_993}}, "metadata"),
         ({"metadata": ["x"]}, "metadata"),
         ({"mode": "later"}, "mode"),
-        ({"clickId": None}, "clickId"),
         ({"clickId": 7}, "clickId"),
     ],
 )
