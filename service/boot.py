@@ -74,7 +74,7 @@ def _serve_alone(configured: Settings, workers: int) -> None:
 
 def _serve_demo(env: Mapping[str, str]) -> None:
     from service.sandbox import create_sandbox
-    from service.sandbox.demo import demo_links
+    from service.sandbox.demo import demo_domain, demo_links
 
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
@@ -86,7 +86,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     links = demo_links()
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
-    sandbox = create_sandbox(links, data=sandbox_dir / _SANDBOX_FILE)
+    sandbox = create_sandbox(links, domains=[demo_domain()], data=sandbox_dir / _SANDBOX_FILE)
     sock, sandbox_sock = listen(demo.HOST, configured.port), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
     unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from service.sandbox.app import create_sandbox
+    from service.sandbox.domains import SandboxDomain
     from service.sandbox.limits import SandboxSettings
     from service.sandbox.links import SandboxLink
 
-__all__ = ["SandboxLink", "SandboxSettings", "create_sandbox"]
+__all__ = ["SandboxDomain", "SandboxLink", "SandboxSettings", "create_sandbox"]
 
-_HOMES = {"create_sandbox": "app", "SandboxSettings": "limits", "SandboxLink": "links"}
+_HOMES = {
+    "create_sandbox": "app",
+    "SandboxDomain": "domains",
+    "SandboxSettings": "limits",
+    "SandboxLink": "links",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from service.sandbox.calls import CallLog
 from service.sandbox.clicks import ClickLog
 from service.sandbox.clock import SandboxClock
 from service.sandbox.control import control_routes
+from service.sandbox.domains import DomainBook, SandboxDomain
 from service.sandbox.errors import DubError, on_error
 from service.sandbox.events import event_routes
 from service.sandbox.faults import FaultBook, Sleep
@@ -35,6 +36,7 @@ from service.sandbox.store import Store
 def create_sandbox(
     links: Sequence[SandboxLink] = (),
     *,
+    domains: Sequence[SandboxDomain] = (),
     data: Path | None = None,
     api_keys: Sequence[str] = (),
     publishable_keys: Sequence[str] = (),
@@ -45,7 +47,8 @@ def create_sandbox(
 ) -> Litestar:
     """Build an embedded Dub as an ASGI application.
 
-    `links` are put in (or brought up to date, when `data` is a file that holds them already). With no keys
+    `links` and `domains` are put in (or brought up to date, when `data` is a file that holds them already); a
+    domain that only its links name is one with nothing set up. With no keys
     given, any key is accepted where Dub wants one. `hosts` are names that it answers for besides IP
     addresses, `localhost`, `*.localhost`, `api.dub.co` and its links' domains; any other `Host` is a 403.
 
@@ -56,7 +59,10 @@ def create_sandbox(
     held = msgspec.structs.replace(settings) if settings else SandboxSettings()
     now = SandboxClock(clock)
     store = Store(data)
-    book = LinkBook(store, now, held.case_sensitive_domains)
+    domain_book = DomainBook(store)
+    for spec in domains:
+        domain_book.put(spec)
+    book = LinkBook(store, now, domain_book, held.case_sensitive_domains)
     book.seed(links)
     clicks = ClickLog(store, now)
     people = People(store, now, held)
@@ -69,14 +75,14 @@ def create_sandbox(
             *lead_routes(gate, people, book),
             *sale_routes(gate, people, book),
             *event_routes(gate, store, book, now, held),
-            *link_routes(gate, book),
-            *control_routes(now, calls, faults, held),
+            *link_routes(gate, book, domain_book),
+            *control_routes(now, calls, faults, held, domain_book),
         ],
         exception_handlers={DubError: on_error, HTTPException: on_error, Exception: on_error},
         on_shutdown=[store.close],
         openapi_config=None,
         logging_config=None,
     )
-    redirector = Redirector(book, clicks, now)
-    app.asgi_handler = Front(app.asgi_handler, redirector, book, calls, faults, hosts=hosts)
+    redirector = Redirector(book, domain_book, clicks, now)
+    app.asgi_handler = Front(app.asgi_handler, redirector, domain_book, calls, faults, hosts=hosts)
     return app

@@ -10,6 +10,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from litestar import Litestar
 
+    from service.sandbox.domains import SandboxDomain
     from service.sandbox.links import SandboxLink
 
 STOP_S = 1  # a call that a fault stalls may never end: waiting for it longer helps nobody
@@ -30,6 +31,10 @@ Links: from a file (--links links.toml), or while it runs
   key = "fb-promo"
   url = "https://acme.com/product/123"
   ios = "https://apps.apple.com/app/id123"  # optional; so is android
+  [[domains]]
+  domain = "acme.link"
+  deepView = true           # phones get the page that copies the link
+  localDestinations = true  # show where Dub would redirect, stay here
 
 \b
   curl :8001/links -H 'Authorization: Bearer dub_x' -d '{"key": "hi",
@@ -102,7 +107,7 @@ What was asked of it (DELETE forgets)
     "links_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
-    help="Links to start with: TOML ([[links]] tables) or JSON (a list).",
+    help="Links and domains to start with: TOML ([[links]], [[domains]]) or JSON (a list of links).",
 )
 @click.option(
     "--demo/--no-demo", default=True, show_default=True, help="Start with four links of acme.localhost."
@@ -113,24 +118,29 @@ def sandbox_command(
     """Serve an embedded Dub until told to stop."""
     # Late, so that the commands beside this one start without a web framework.
     from service.sandbox.app import create_sandbox  # noqa: PLC0415
-    from service.sandbox.demo import demo_links  # noqa: PLC0415
+    from service.sandbox.demo import demo_domain, demo_links  # noqa: PLC0415
 
-    links = [*(demo_links() if demo else ()), *(_read_links(links_file) if links_file else ())]
+    own_links, own_domains = _read_links(links_file) if links_file else ([], [])
+    links = [*(demo_links() if demo else ()), *own_links]
+    domains = [*([demo_domain()] if demo else ()), *own_domains]
     sock = _listen(host, port)
-    _serve(create_sandbox(links, data=data, hosts=(host, *hosts)), sock, links)
+    _serve(create_sandbox(links, domains=domains, data=data, hosts=(host, *hosts)), sock, links)
 
 
-def _read_links(path: Path) -> Sequence["SandboxLink"]:
-    """Read a file of links; a mistake in it ends the command with its place."""
+def _read_links(path: Path) -> tuple[list["SandboxLink"], list["SandboxDomain"]]:
+    """Read a file of links and domains; a mistake in it ends the command with its place."""
     import msgspec  # noqa: PLC0415
 
+    from service.sandbox.domains import SandboxDomain  # noqa: PLC0415
     from service.sandbox.links import SandboxLink  # noqa: PLC0415
 
     decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
     try:
         body = decode(path.read_bytes())
-        links = body.get("links", []) if isinstance(body, dict) else body
-        return msgspec.convert(links, list[SandboxLink])
+        if not isinstance(body, dict):
+            body = {"links": body}
+        links = msgspec.convert(body.get("links", []), list[SandboxLink])
+        return links, msgspec.convert(body.get("domains", []), list[SandboxDomain])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _stop(f"{path}: {error}")
 

@@ -8,16 +8,17 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, delete, get, patch, post
+from litestar import Request, delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.status_codes import HTTP_200_OK
 
 from service.sandbox.calls import CallLog
 from service.sandbox.clock import SandboxClock, iso
+from service.sandbox.domains import DomainBook, SandboxDomain
 from service.sandbox.errors import unprocessable
 from service.sandbox.faults import Fault, FaultBook
-from service.sandbox.fields import fields_of
+from service.sandbox.fields import convert, fields_of, json_of
 from service.sandbox.limits import PlanName, SandboxSettings
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -39,10 +40,16 @@ class SettingsChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown
 
 
 def control_routes(
-    clock: SandboxClock, calls: CallLog, faults: FaultBook, settings: SandboxSettings
+    clock: SandboxClock, calls: CallLog, faults: FaultBook, settings: SandboxSettings, domains: DomainBook
 ) -> list[HTTPRouteHandler]:
     """Build the control routes."""
-    return [*_clock_routes(clock), *_call_routes(calls), *_fault_routes(faults), *_settings_routes(settings)]
+    return [
+        *_clock_routes(clock),
+        *_call_routes(calls),
+        *_fault_routes(faults),
+        *_settings_routes(settings),
+        *_domain_routes(domains),
+    ]
 
 
 def _clock_routes(clock: SandboxClock) -> list[HTTPRouteHandler]:
@@ -141,3 +148,20 @@ def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
         return shown()
 
     return [read_settings, change_settings]
+
+
+def _domain_routes(domains: DomainBook) -> list[HTTPRouteHandler]:
+    @get("/sandbox/domains")
+    async def list_domains() -> list[SandboxDomain]:
+        """Return the domains, and how each is set up."""
+        return domains.all()
+
+    @put("/sandbox/domains/{domain:str}")
+    async def set_domain_up(request: Request[Any, Any, Any], domain: FromPath[str]) -> SandboxDomain:
+        """Set a domain up anew: what the body leaves out is not set up."""
+        body = json_of(await request.body())
+        if not isinstance(body, dict):
+            raise unprocessable("expected an object")
+        return domains.put(convert(body | {"domain": domain}, SandboxDomain))
+
+    return [list_domains, set_domain_up]

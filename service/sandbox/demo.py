@@ -1,10 +1,33 @@
-"""Links to try the sandbox with: browsers resolve `*.localhost` to this machine."""
+"""A domain and links to try the sandbox with: browsers resolve `*.localhost` to this machine."""
 
+from service.sandbox.domains import SandboxDomain
 from service.sandbox.links import SandboxLink
 
 DOMAIN = "acme.localhost"
 APP_STORE = "https://apps.apple.com/us/app/acme/id1234567890"
 PLAY_STORE = "https://play.google.com/store/apps/details?id=com.acme.app"
+
+
+def demo_domain() -> SandboxDomain:
+    """Return the demo's domain: set up for deep links, and never leading to a real website."""
+    return SandboxDomain(
+        domain=DOMAIN,
+        deep_view=True,
+        local_destinations=True,
+        apple_app_site_association={
+            "applinks": {"details": [{"appIDs": ["ABCDE12345.com.acme.app"], "components": [{"/": "*"}]}]}
+        },
+        asset_links=[
+            {
+                "relation": ["delegate_permission/common.handle_all_urls"],
+                "target": {
+                    "namespace": "android_app",
+                    "package_name": "com.acme.app",
+                    "sha256_cert_fingerprints": [":".join(["00"] * 32)],
+                },
+            }
+        ],
+    )
 
 
 def demo_links() -> list[SandboxLink]:

@@ -1,7 +1,7 @@
 """The sandbox's door: every request passes here before it is an API call or a click.
 
 It refuses what a web page may have forged (see `hosts`), tells clicks from API calls (a `GET` on a domain
-that has links is a click, whatever its path), notes the call, lets a fault take it, and puts Dub's CORS
+of links is a click, whatever its path), notes the call, lets a fault take it, and puts Dub's CORS
 headers on answers. Control calls (`/sandbox/*`) are neither noted nor failed, so that a fault on `*` can
 always be taken away again.
 """
@@ -12,10 +12,10 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.sandbox.calls import Call, CallLog
+from service.sandbox.domains import DomainBook
 from service.sandbox.errors import DubError
 from service.sandbox.faults import FaultBook
 from service.sandbox.hosts import check_control, check_host
-from service.sandbox.links import LinkBook
 from service.sandbox.web import host_of, method_of, read_body, send_reply
 from service.sandbox.wire import Wire, replay, reply_of
 
@@ -31,7 +31,7 @@ class Front:
         self,
         api: ASGIApp,
         redirector: ASGIApp,
-        links: LinkBook,
+        domains: DomainBook,
         calls: CallLog,
         faults: FaultBook,
         *,
@@ -40,7 +40,7 @@ class Front:
         """`hosts` are the names that the sandbox answers for besides this machine and the links' domains."""
         self._api = api
         self._redirector = redirector
-        self._links = links
+        self._domains = domains
         self._calls = calls
         self._faults = faults
         self._hosts = frozenset(name.lower() for name in hosts)
@@ -52,10 +52,10 @@ class Front:
             return
         host = host_of(scope)
         method, path = method_of(scope), scope["path"]
-        clicked = method in {"GET", "HEAD"} and host in self._links.domains
+        clicked = method in {"GET", "HEAD"} and host in self._domains
         control = not clicked and path.startswith(CONTROL)
         try:
-            check_host(host, self._hosts, self._links.domains)
+            check_host(host, self._hosts, self._domains)
             if control:
                 check_control(scope)
         except DubError as refusal:

@@ -6,7 +6,7 @@ page's own name is made to resolve to 127.0.0.1, so that its scripts may read wh
 rebinding). The first shows in `Origin` and `Content-Type`, the second in `Host`.
 """
 
-from collections.abc import Collection
+from collections.abc import Container
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -21,7 +21,7 @@ _ALWAYS = frozenset({"localhost", "api.dub.co"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-def check_host(host: str, hosts: Collection[str], domains: Collection[str]) -> None:
+def check_host(host: str, hosts: Container[str], domains: Container[str]) -> None:
     """Raise a 403 unless `host` is this machine, one of `hosts`, or a link's domain.
 
     Any IP address is taken: a rebound page sends its own name, never an address, and phones and emulators

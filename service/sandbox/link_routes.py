@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK
 
+from service.sandbox.domains import DomainBook
 from service.sandbox.errors import DubError, unprocessable
 from service.sandbox.fields import convert, json_of
 from service.sandbox.limits import Gate
@@ -19,7 +20,7 @@ from service.sandbox.links import KEY_CHARS, Link, LinkBook, SandboxLink, random
 _KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(SandboxLink)) - {"id", "workspace"}
 
 
-def link_routes(gate: Gate, links: LinkBook) -> list[HTTPRouteHandler]:
+def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRouteHandler]:
     """Build the link routes."""
 
     def held(workspace: str, link: Link | None) -> Link:
@@ -33,7 +34,7 @@ def link_routes(gate: Gate, links: LinkBook) -> list[HTTPRouteHandler]:
         workspace = gate.links(request)
         fields = _fields(json_of(await request.body()))
         fields.setdefault("key", random_text(KEY_CHARS))
-        fields.setdefault("domain", min(links.domains, default="dub.sh"))
+        fields.setdefault("domain", next((spec.domain for spec in domains.all()), "dub.sh"))
         return links.view(links.add(convert(fields | {"workspace": workspace}, SandboxLink)).id)
 
     @get("/links/info")

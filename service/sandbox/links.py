@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import msgspec
 
 from service.sandbox.clock import SandboxClock, iso
+from service.sandbox.domains import DomainBook, plain_domain
 from service.sandbox.errors import DubError
 from service.sandbox.store import Store
 from service.sandbox.urls import ROOT_KEY, short_link
@@ -79,13 +80,18 @@ class Link(msgspec.Struct, frozen=True):
 class LinkBook:
     """Every link, found by (domain, key), by id or by the team's own id."""
 
-    def __init__(self, store: Store, clock: SandboxClock, case_sensitive: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: SandboxClock,
+        domains: DomainBook,
+        case_sensitive: Collection[str] = (),
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._domains = domains
         self._case_sensitive = frozenset(case_sensitive)
         self._decoder = msgspec.json.Decoder(SandboxLink)
-        # A domain stays one after its last link is gone, as it does in a workspace.
-        self.domains = {row["domain"] for row in store.all("SELECT DISTINCT domain FROM links")}
 
     def find(self, domain: str, key: str) -> Link | None:
         """Return the link, whatever its key's case unless the domain is case-sensitive."""
@@ -124,7 +130,7 @@ class LinkBook:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (link_id, *self._columns(spec), now, now),
         )
-        self.domains.add(spec.domain)
+        self._domains.ensure(spec.domain)
         return Link(link_id, spec)
 
     def change(self, link_id: str, spec: SandboxLink) -> Link:
@@ -138,7 +144,7 @@ class LinkBook:
             " WHERE id = ?",
             (*self._columns(spec), self._clock.now_ms(), link_id),
         )
-        self.domains.add(spec.domain)
+        self._domains.ensure(spec.domain)
         return Link(link_id, spec)
 
     def delete(self, link_id: str) -> None:
@@ -157,7 +163,7 @@ class LinkBook:
 
     def _cleaned(self, spec: SandboxLink) -> SandboxLink:
         key = _plain_key(spec.key)
-        return msgspec.structs.replace(spec, domain=spec.domain.lower().removeprefix("www."), key=key)
+        return msgspec.structs.replace(spec, domain=plain_domain(spec.domain), key=key)
 
     def _columns(self, spec: SandboxLink) -> tuple[str, ...]:
         lookup = self._lookup(spec.domain, spec.key)

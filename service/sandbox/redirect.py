@@ -1,19 +1,31 @@
 """The web side of a short link: what a browser gets that follows it.
 
-What can go wrong: a crawler's preview counted as a person; the link handed through the store so encoded that
-the app reads something else back; a target with a newline in it ending up as a second header.
+What can go wrong: a crawler's preview counted as a person; a parameter meant for Dub (a link's password)
+handed on to the destination; the link handed through the store so encoded that the app reads something else
+back; a target with a newline in it ending up as a second header.
 """
 
-from html import escape
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
+import msgspec
 from litestar.types import Receive, Scope, Send
 
 from service.sandbox.agents import agent_of
 from service.sandbox.clicks import ClickLog
 from service.sandbox.clock import HOUR_S, SandboxClock
-from service.sandbox.links import Link, LinkBook, SandboxLink
+from service.sandbox.domains import DomainBook, SandboxDomain
+from service.sandbox.links import Link, LinkBook
+from service.sandbox.pages import (
+    DEEP_LINK_PATH,
+    DESTINATION_PATH,
+    NOT_FOUND_PATH,
+    deep_link_page,
+    destination_page,
+    destination_path,
+    message_page,
+    password_page,
+)
 from service.sandbox.urls import (
     ROOT_KEY,
     Query,
@@ -21,103 +33,176 @@ from service.sandbox.urls import (
     is_app_store,
     is_play_store,
     lay_over,
-    short_link,
+    link_path,
+    query_value,
     with_install_referrer,
 )
 from service.sandbox.web import (
     NO_TRACK,
+    Headers,
     Reply,
     Visitor,
+    header,
     host_of,
-    html_reply,
+    json_reply,
     method_of,
     send_reply,
     visitor_of,
 )
 
-OURS = frozenset({"qr", "pw", NO_TRACK})  # parameters meant for the redirect, not for the destination
+SKIP_DEEP_LINK_PAGE = "skip_deeplink_preview"
+# Parameters that say something to Dub; the destination never sees them.
+FOR_DUB = frozenset(
+    {SKIP_DEEP_LINK_PAGE, NO_TRACK, "qr", "pw", "redir_url", "dub-client-reference-id"},
+)
+POWERED_BY = (b"x-powered-by", b"Dub (an embedded sandbox)")
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><body>{body}</body></html>
-"""
-_CLIPBOARD_BODY = """<h1>Get the app</h1>
-<p>This copies the link, so that the app can open at the right place.</p>
-<input id="short-link" readonly value="{link}">
-<a id="store" href="{store}">Get the app</a>
-<script>
-document.getElementById("store").addEventListener("click", () =>
-  navigator.clipboard.writeText(document.getElementById("short-link").value));
-</script>"""
-_LOCKED_BODY = """<form method="get"><label>Password <input name="pw" type="password"></label>
-<button>Open</button></form>"""
+
+class Visit(msgspec.Struct, frozen=True):
+    """One request on a link's domain; its links begin with `origin`, as a browser reaches them."""
+
+    domain: SandboxDomain
+    origin: str
+    key: str
+    query: Query
+    visitor: Visitor
+    counted: bool
+
+    def asks(self, name: str) -> str:
+        """Return a parameter's last value; "" when it was not sent."""
+        return dict(self.query).get(name, "")
+
+    def short_link(self, *, skips_page: bool) -> str:
+        """Return the link as it was followed; with `skips_page` it leads to the store."""
+        query = [pair for pair in self.query if not skips_page or pair[0] != SKIP_DEEP_LINK_PAGE]
+        query += [(SKIP_DEEP_LINK_PAGE, "1")] if skips_page else []
+        return self.origin + link_path(self.key) + (f"?{urlencode(query)}" if query else "")
 
 
 class Redirector:
     """An ASGI application that answers `GET` and `HEAD` on a link's domain."""
 
-    def __init__(self, links: LinkBook, clicks: ClickLog, clock: SandboxClock) -> None:
+    def __init__(self, links: LinkBook, domains: DomainBook, clicks: ClickLog, clock: SandboxClock) -> None:
         self._links = links
+        self._domains = domains
         self._clicks = clicks
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one click."""
+        """Answer one request."""
         del receive  # a click has no body
-        await send_reply(send, self.visit(scope), head_only=method_of(scope) == "HEAD")
+        await send_reply(send, self.answer(scope), head_only=method_of(scope) == "HEAD")
 
-    def visit(self, scope: Scope) -> Reply:
+    def answer(self, scope: Scope) -> Reply:
+        """Return one of the domain's own files and pages, or follow a link."""
+        path = scope["path"]
+        visit = self._visit(scope, path.removeprefix(DEEP_LINK_PATH))
+        file = visit.domain.well_known(path)
+        if file is not None:
+            return json_reply(200, file)
+        if path == NOT_FOUND_PATH:
+            return message_page(404, "This link was disabled")
+        if path == DESTINATION_PATH:
+            return destination_page(visit.asks("url"))
+        link = self._links.find(visit.domain.domain, visit.key)
+        if link is None:
+            return message_page(404, "Link not found")
+        return _deep_link_page(link, visit) if path.startswith(DEEP_LINK_PATH) else self._follow(link, visit)
+
+    def _visit(self, scope: Scope, path: str) -> Visit:
+        domain = self._domains.get(host_of(scope))
+        # On this machine a link is reached by port, without TLS; elsewhere a test only says so in `Host`.
+        local = domain.domain.endswith(".localhost")
+        return Visit(
+            domain=domain,
+            origin=f"http://{header(scope, b'host')}" if local else f"https://{domain.domain}",
+            key=path.strip("/") or ROOT_KEY,
+            query=parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True),
+            visitor=visitor_of(scope),
+            counted=method_of(scope) == "GET",
+        )
+
+    def _follow(self, link: Link, visit: Visit) -> Reply:
         """Record the click, unless nobody made it, and send its maker on."""
-        key = scope["path"].strip("/") or ROOT_KEY
-        link = self._links.find(host_of(scope), key)
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        closed = self._closed(link.spec, dict(query)) if link else _page(404, "Link not found")
-        if link is None or closed is not None:
-            return closed or _page(404, "Link not found")
-        return self._follow(link, query, visitor_of(scope), counted=method_of(scope) == "GET")
-
-    def _closed(self, spec: SandboxLink, query: dict[str, str]) -> Reply | None:
-        """Return what a visitor gets instead of the destination, if the link is not open to them."""
-        if spec.disabled:
-            return _page(404, "This link was disabled")
-        if spec.expired(self._clock.now_s()):
-            return _moved(spec.expired_url) if spec.expired_url else _page(410, "This link has expired")
-        if spec.password is not None and query.get("pw") != spec.password:
-            return _page(200, "Password required", _LOCKED_BODY)
-        return None
-
-    def _follow(self, link: Link, query: Query, visitor: Visitor, *, counted: bool) -> Reply:
         spec = link.spec
-        agent = agent_of(visitor.user_agent)
-        passed_on = [(name, value) for name, value in query if name not in OURS]
-        by_system = {"iOS": spec.ios, "Android": spec.android}
-        target = lay_over(by_system.get(agent.os) or spec.url, passed_on)
-        store_bound = is_app_store(target) or is_play_store(target)
-        headers: list[tuple[bytes, bytes]] = []
-        counted = counted and not agent.bot and not visitor.no_track
-        if counted:
-            key = spec.key if spec.key == ROOT_KEY else spec.key.lower()
-            trigger = "qr" if dict(query).get("qr") == "1" else "link"
-            click_id, new = self._clicks.record(link, key, visitor, trigger=trigger, url=target)
-            if new and store_bound:
-                self._clicks.remember_for_first_open(link, click_id, visitor)
-            if spec.track_conversion:
-                target = lay_over(target, [("dub_id", click_id)])
-            cookie = f"dub_id_{spec.domain}_{quote(spec.key, safe='')}={click_id}; Path=/; Max-Age={HOUR_S}"
-            headers.append((b"set-cookie", cookie.encode()))
-        address = short_link(spec.domain, spec.key, passed_on)
-        if is_play_store(target):
-            target = with_install_referrer(target, address)
-        if is_app_store(target) and agent.os == "iOS" and not agent.bot:
-            body = _CLIPBOARD_BODY.format(link=escape(address), store=escape(header_safe(target)))
-            return _page(200, "Get the app", body, headers)
-        return _moved(target, headers)
+        if spec.disabled:
+            return _redirect(NOT_FOUND_PATH, 307)
+        if spec.expired(self._clock.now_s()):
+            if spec.expired_url is None:
+                return message_page(410, "This link has expired")
+            return _redirect(_shown(spec.expired_url, visit.domain), 302)
+        if spec.password is not None and visit.asks("pw") != spec.password:
+            return password_page()
+        status = 301 if spec.key == ROOT_KEY else 302
+        agent = agent_of(visit.visitor.user_agent)
+        passed_on = [(name, value) for name, value in visit.query if name not in FOR_DUB]
+        target = lay_over(target_of(link, agent.os), passed_on)
+        cookies: Headers = ()
+        if visit.counted and not agent.bot and not visit.visitor.no_track:
+            click_id = self._record(link, visit, target)
+            cookies = (_click_cookie(link, click_id),)
+            target = _with_credit(link, target, click_id)
+        phone = agent.os in {"iOS", "Android"} and not agent.bot
+        if visit.domain.deep_view and _is_store(target):
+            if phone and visit.asks(SKIP_DEEP_LINK_PAGE) != "1":
+                page = DEEP_LINK_PATH + visit.short_link(skips_page=False).removeprefix(f"{visit.origin}/")
+                return _redirect(page, status, cookies)
+            if is_play_store(target):
+                target = with_install_referrer(target, visit.short_link(skips_page=True))
+        return _redirect(_shown(target, visit.domain), status, cookies)
+
+    def _record(self, link: Link, visit: Visit, target: str) -> str:
+        """Record the click; return its id."""
+        key = link.spec.key if link.spec.key == ROOT_KEY else link.spec.key.lower()
+        trigger = "qr" if visit.asks("qr") == "1" else "link"
+        click_id, new = self._clicks.record(link, key, visit.visitor, trigger=trigger, url=target)
+        if new and _is_store(target):
+            self._clicks.remember_for_first_open(link, click_id, visit.visitor)
+        return click_id
 
 
-def _moved(url: str, headers: Any = ()) -> Reply:
-    return Reply(302, ((b"location", header_safe(url).encode()), *headers))
+def target_of(link: Link, system: str) -> str:
+    """Return where a link leads on this operating system."""
+    spec = link.spec
+    return {"iOS": spec.ios, "Android": spec.android}.get(system) or spec.url
 
 
-def _page(status: int, title: str, body: str = "", headers: Any = ()) -> Reply:
-    body = body or f"<h1>{escape(title)}</h1>"
-    return html_reply(status, _PAGE.format(title=escape(title), body=body), headers)
+def _deep_link_page(link: Link, visit: Visit) -> Reply:
+    """Return the page before the store; on Android its button goes there by an `intent://` URL."""
+    system = agent_of(visit.visitor.user_agent).os
+    onward = visit.short_link(skips_page=True)
+    app = query_value(target_of(link, system), "id")
+    scheme, _, rest = onward.partition("://")
+    fallback = quote(onward, safe="")
+    intent = f"intent://{rest}#Intent;scheme={scheme};package={app};S.browser_fallback_url={fallback};end"
+    return deep_link_page(
+        visit.short_link(skips_page=False), onward, intent if system == "Android" and app else ""
+    )
+
+
+def _with_credit(link: Link, target: str, click_id: str) -> str:
+    """Hand the click to a destination that may report conversions."""
+    spec = link.spec
+    if spec.partner_id:
+        return lay_over(target, [("dub_id", click_id), ("via", spec.key)])
+    return lay_over(target, [("dub_id", click_id)]) if spec.track_conversion else target
+
+
+def _click_cookie(link: Link, click_id: str) -> tuple[bytes, bytes]:
+    spec = link.spec
+    path = f"/{quote(spec.key)}"
+    cookie = f"dub_id_{spec.domain}_{quote(spec.key, safe='')}={click_id}; Path={path}; Max-Age={HOUR_S}"
+    return b"set-cookie", cookie.encode()
+
+
+def _shown(url: str, domain: SandboxDomain) -> str:
+    """Return where a browser is sent: to the destination, or to the page that stands in for it."""
+    return destination_path(url) if domain.local_destinations else url
+
+
+def _is_store(url: str) -> bool:
+    return is_app_store(url) or is_play_store(url)
+
+
+def _redirect(url: str, status: int, headers: Any = ()) -> Reply:
+    return Reply(status, ((b"location", header_safe(url).encode()), POWERED_BY, *headers))

@@ -17,6 +17,8 @@ from service.sandbox.metadata_query import metadata_matches
 from service.sandbox.urls import query_value
 
 SCHEMA = """
+CREATE TABLE IF NOT EXISTS domains (domain TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS links (
     id TEXT PRIMARY KEY, workspace TEXT NOT NULL, domain TEXT NOT NULL, key TEXT NOT NULL,
     lookup TEXT NOT NULL, doc TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,

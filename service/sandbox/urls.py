@@ -27,10 +27,14 @@ def split_deep_link(text: str) -> tuple[str, str] | None:
     return domain, url.pathname.removeprefix("/") or ROOT_KEY
 
 
-def short_link(domain: str, key: str, query: Query | None = None) -> str:
-    """Write a short link in full, as the clipboard page copies it."""
-    path = "" if key == ROOT_KEY else quote(key, safe="/:@!$&'()*+,;=~-._")
-    return f"https://{domain}/{path}" + (f"?{urlencode(query)}" if query else "")
+def short_link(domain: str, key: str) -> str:
+    """Write a short link as Dub's API shows it."""
+    return f"https://{domain}{link_path(key)}"
+
+
+def link_path(key: str) -> str:
+    """Return the path of a link's key, percent-encoded where it must be."""
+    return "/" if key == ROOT_KEY else "/" + quote(key, safe="/:@!$&'()*+,;=~-._")
 
 
 def lay_over(url: str, query: Query) -> str:
@@ -53,11 +57,14 @@ def is_play_store(url: str) -> bool:
 
 
 def with_install_referrer(play_url: str, link: str) -> str:
-    """Hand the short link through the Play Store: an app reads it back through the Install Referrer API."""
+    """Hand the short link through the Play Store: an app reads it back through the Install Referrer API.
+
+    It comes last: a referrer that the store's URL has already stays before it.
+    """
     parts = urlsplit(play_url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     deep_link = f"deepLink={quote(link, safe='')}"
-    query["referrer"] = "&".join(part for part in (deep_link, query.get("referrer", "")) if part)
+    query["referrer"] = "&".join(part for part in (query.get("referrer", ""), deep_link) if part)
     return parts._replace(query=urlencode(query, quote_via=quote, safe="")).geturl()
 
 

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 from litestar import Litestar
 
-from service.sandbox import SandboxLink, SandboxSettings, create_sandbox
+from service.sandbox import SandboxDomain, SandboxLink, SandboxSettings, create_sandbox
 
 DOMAIN = "acme.link"
 PROMO = "https://acme.link/fb-promo"
@@ -125,8 +125,12 @@ class Sandbox:
         return listed
 
     async def link(self, link_id: str = "link_promo") -> dict[str, Any]:
+        return await self.link_info(linkId=link_id)
+
+    async def link_info(self, **params: str) -> dict[str, Any]:
+        """Look a link up by id, or by domain and key."""
         response = await self.http.get(
-            "/links/info", params={"linkId": link_id}, headers={"authorization": "Bearer dub_test"}
+            "/links/info", params=params, headers={"authorization": "Bearer dub_test"}
         )
         return _ok(response)
 
@@ -146,6 +150,11 @@ class Sandbox:
         assert response.status_code == 201, response.text
         return str(response.json()["id"])
 
+    async def set_up(self, domain: str = DOMAIN, **fields: Any) -> None:
+        """Set a domain up in the dashboard, which must be accepted."""
+        response = await self.http.put(f"/sandbox/domains/{domain}", json=fields)
+        assert response.status_code == 200, response.text
+
     async def settings(self, **fields: Any) -> None:
         response = await self.http.patch("/sandbox/settings", json=fields)
         assert response.status_code == 200, response.text
@@ -160,13 +169,16 @@ def build(
     clock: FakeClock,
     *,
     links: Sequence[SandboxLink] = LINKS,
+    domains: Sequence[SandboxDomain] = (),
     peer: str = "127.0.0.1",
     data: Path | None = None,
     sleep: FakeSleep | None = None,
     settings: SandboxSettings | None = None,
 ) -> Sandbox:
     """Build a sandbox with its client; `peer` is the address that calls come from."""
-    app = create_sandbox(links, clock=clock, data=data, sleep=sleep or FakeSleep(), settings=settings)
+    app = create_sandbox(
+        links, domains=domains, clock=clock, data=data, sleep=sleep or FakeSleep(), settings=settings
+    )
     return Sandbox(app, client_of(app, peer))
 
 

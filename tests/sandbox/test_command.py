@@ -69,7 +69,7 @@ def test_greeting_and_demo_links() -> None:
         answer = httpx.post(found[1], content=found[2], timeout=10)
         assert answer.json()["link"]["key"] == "fb-promo"
         click = httpx.get(f"{sandbox.base}/press", headers={"host": "acme.localhost:1"}, timeout=10)
-        assert click.headers["location"] == "https://acme.com/press/2026"
+        assert click.headers["location"] == "/sandbox/destination?url=https://acme.com/press/2026"
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,23 @@
 """What a browser gets that follows a short link."""
 
-import re
-from html import unescape
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 
 from service.sandbox import SandboxLink, SandboxSettings
-from tests.sandbox.support import APP_STORE, IPHONE, LINKS, MAC, PIXEL, FakeClock, Sandbox, build
+from tests.sandbox.support import (
+    APP_STORE,
+    IPHONE,
+    LINKS,
+    MAC,
+    PIXEL,
+    PLAY_STORE,
+    FakeClock,
+    Sandbox,
+    build,
+)
 
 IPAD = IPHONE.replace("iPhone;", "iPad;")
-
-
-def shown(page: httpx.Response, element: str, attribute: str) -> str:
-    """Return an attribute of an element of a page, as a browser would read it."""
-    found = re.search(rf'id="{element}"[^>]* {attribute}="([^"]*)"', page.text)
-    assert found is not None, page.text
-    return unescape(found[1])
 
 
 async def test_desktop_goes_to_the_destination(sandbox: Sandbox) -> None:
@@ -62,26 +61,25 @@ async def test_clicked_query_overrides_the_destinations(sandbox: Sandbox) -> Non
     assert response.headers["location"] == "https://acme.com/product/123?ref=ig&size=42&utm_source=a+b"
 
 
-async def test_our_own_parameters_are_not_passed_on(sandbox: Sandbox) -> None:
-    """`qr`, `pw` and `dub-no-track` are for the redirect and stay out of the destination."""
-    response = await sandbox.click("/plain?qr=1&pw=x&dub-no-track=1")
-    assert response.headers["location"] == "https://acme.com/plain"
+async def test_dubs_parameters_are_not_handed_on(sandbox: Sandbox) -> None:
+    """What a link says to Dub, a password among it, never reaches the destination.
+
+    dub-api.md, "What the web side of a link does".
+    """
+    for_dub = "skip_deeplink_preview=1&qr=1&redir_url=x&dub-no-track=1&pw=x&dub-client-reference-id=y"
+    response = await sandbox.click(f"/plain?{for_dub}&utm_source=ig")
+    assert response.headers["location"] == "https://acme.com/plain?utm_source=ig"
 
 
-async def test_iphone_gets_the_clipboard_page(sandbox: Sandbox) -> None:
-    """An iPhone on its way to the App Store is shown a page with the full short link and the store."""
-    page = await sandbox.click("/fb-promo?ref=ig", ua=IPHONE)
-    assert page.status_code == 200
-    assert page.headers["content-type"].startswith("text/html")
-    assert shown(page, "short-link", "value") == "https://acme.link/fb-promo?ref=ig"
-    assert shown(page, "store", "href") == f"{APP_STORE}?ref=ig"
+@pytest.mark.parametrize(("ua", "store"), [(IPHONE, APP_STORE), (PIXEL, PLAY_STORE)])
+async def test_a_domain_with_nothing_set_up(sandbox: Sandbox, ua: str, store: str) -> None:
+    """A phone goes straight to the store, with no referrer and no page that fills the clipboard.
 
-
-async def test_clipboard_page_cannot_be_broken_out_of(sandbox: Sandbox) -> None:
-    """Whatever a query holds stays inside the page's attributes."""
-    page = await sandbox.click('/fb-promo?x="><script>alert(1)</script>', ua=IPHONE)
-    assert "<script>alert" not in page.text
-    assert "alert" in shown(page, "short-link", "value")
+    dub-api.md, "What the web side of a link does".
+    """
+    for path in ("/fb-promo", "/fb-promo?skip_deeplink_preview=1"):
+        response = await sandbox.click(path, ua=ua)
+        assert (response.status_code, response.headers["location"]) == (302, store)
 
 
 @pytest.mark.parametrize("ua", [IPHONE, IPAD])
@@ -91,28 +89,6 @@ async def test_ios_target_that_is_no_store(sandbox: Sandbox, ua: str) -> None:
     response = await sandbox.click(ua=ua)
     assert (response.status_code, response.headers["location"]) == (302, "https://acme.com/ios")
     assert await sandbox.first_open() == {"clickId": None, "link": None}
-
-
-async def test_android_gets_the_install_referrer(sandbox: Sandbox) -> None:
-    """Play gets `referrer=deepLink%3D<url-encoded short link>`; the app reads back what Dub's page shows."""
-    response = await sandbox.click("/fb-promo", ua=PIXEL)
-    location = response.headers["location"]
-    assert "referrer=deepLink%3Dhttps%253A%252F%252Facme.link%252Ffb-promo" in location
-    assert parse_qs(urlsplit(location).query) == {
-        "id": ["com.acme"],
-        "referrer": ["deepLink=https%3A%2F%2Facme.link%2Ffb-promo"],
-    }
-
-
-async def test_install_referrer_is_merged(sandbox: Sandbox) -> None:
-    """A referrer that was there already stays, behind the deep link."""
-    await sandbox.change_link(
-        android="https://play.google.com/store/apps/details?id=com.acme&referrer=utm_source%3Dx"
-    )
-    location = (await sandbox.click("/fb-promo", ua=PIXEL)).headers["location"]
-    assert parse_qs(urlsplit(location).query)["referrer"] == [
-        "deepLink=https%3A%2F%2Facme.link%2Ffb-promo&utm_source=x"
-    ]
 
 
 async def test_same_click_inside_the_hour(sandbox: Sandbox, clock: FakeClock) -> None:
@@ -195,8 +171,50 @@ async def test_qr_code(sandbox: Sandbox) -> None:
 
 
 async def test_root(sandbox: Sandbox) -> None:
-    """`GET /` is the link `_root` of its domain."""
-    assert (await sandbox.click("/")).headers["location"] == "https://acme.com/"
+    """`GET /` is the link `_root` of its domain, and the one redirect that is permanent."""
+    response = await sandbox.click("/")
+    assert (response.status_code, response.headers["location"]) == (301, "https://acme.com/")
+
+
+async def test_a_disabled_link_leads_to_a_page(sandbox: Sandbox) -> None:
+    """A disabled link's 307 goes to a page that says "not found", the root link's too.
+
+    dub-api.md, "What the web side of a link does".
+    """
+    await sandbox.change_link("link_root", disabled=True)
+    response = await sandbox.click("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/sandbox/not-found")
+    assert (await sandbox.click(response.headers["location"])).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/plain", "/fb-promo", "/off"])
+async def test_every_redirect_names_who_sends_it(sandbox: Sandbox, path: str) -> None:
+    """`x-powered-by` is on each redirect. dub-api.md, "What the web side of a link does"."""
+    await sandbox.post(
+        "/links", {"domain": "acme.link", "key": "off", "url": "https://acme.com/", "disabled": True}
+    )
+    response = await sandbox.click(path)
+    assert response.is_redirect
+    assert response.headers["x-powered-by"].startswith("Dub")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "cookie_path"),
+    [
+        ("/fb-promo", "dub_id_acme.link_fb-promo", "/fb-promo"),
+        ("/", "dub_id_acme.link__root", "/_root"),
+        ("/a/b%C3%A9", "dub_id_acme.link_a%2Fb%C3%A9", "/a/b%C3%A9"),
+    ],
+)
+async def test_click_cookie(sandbox: Sandbox, path: str, name: str, cookie_path: str) -> None:
+    """The click cookie is named for the domain and the key, and goes back to that key only.
+
+    dub-api.md, "What the web side of a link does".
+    """
+    await sandbox.post("/links", {"domain": "acme.link", "key": "a/bé", "url": "https://acme.com/"})
+    cookie = (await sandbox.click(path)).headers["set-cookie"]
+    (event,) = await sandbox.events()
+    assert cookie == f"{name}={event['click']['id']}; Path={cookie_path}; Max-Age=3600"
 
 
 @pytest.mark.parametrize("path", ["/nope", "/sandbox/calls", "/track/open"])
@@ -235,7 +253,7 @@ async def test_keys_with_slashes_and_letters_of_any_alphabet(sandbox: Sandbox) -
 @pytest.mark.parametrize(
     ("closed", "path", "status", "location"),
     [
-        ({"disabled": True}, "/plain", 404, None),
+        ({"disabled": True}, "/plain", 307, "/sandbox/not-found"),
         ({"expiresAt": "2026-08-01T11:59:59Z"}, "/plain", 410, None),
         (
             {"expiresAt": "2026-08-01T11:59:59Z", "expiredUrl": "https://acme.com/late"},
@@ -259,13 +277,33 @@ async def test_closed_links(
     assert len(await sandbox.events()) == (1 if location == "https://acme.com/plain" else 0)
 
 
-async def test_conversion_tracking_adds_the_click_id(sandbox: Sandbox) -> None:
-    """A link that tracks conversions hands the clickId to the destination as `dub_id`."""
-    await sandbox.change_link("link_plain", trackConversion=True)
+@pytest.mark.parametrize(
+    ("fields", "added"),
+    [
+        ({"trackConversion": True}, "?dub_id={}"),
+        ({"partnerId": "pn_1"}, "?dub_id={}&via=plain"),
+        ({"partnerId": "pn_1", "trackConversion": True}, "?dub_id={}&via=plain"),
+        ({}, ""),
+    ],
+)
+async def test_the_click_in_the_destination(sandbox: Sandbox, fields: dict[str, Any], added: str) -> None:
+    """A link with conversion tracking, or a partner's, hands its click to the destination.
+
+    dub-api.md, "What the web side of a link does": `dub_id=<clickId>`, and `via=<key>` for partners.
+    """
+    await sandbox.change_link("link_plain", **fields)
     response = await sandbox.click("/plain")
     (event,) = await sandbox.events()
-    assert response.headers["location"] == f"https://acme.com/plain?dub_id={event['click']['id']}"
+    assert response.headers["location"] == "https://acme.com/plain" + added.format(event["click"]["id"])
     assert event["click"]["url"] == "https://acme.com/plain"
+
+
+async def test_no_click_in_the_destination_where_none_was_recorded(sandbox: Sandbox) -> None:
+    """`dub-no-track` records no click, so that a partner's destination gets none either."""
+    await sandbox.change_link("link_plain", partnerId="pn_1", trackConversion=True)
+    response = await sandbox.click("/plain?dub-no-track=1")
+    assert response.headers["location"] == "https://acme.com/plain"
+    assert "set-cookie" not in response.headers
 
 
 async def test_location_is_one_header(clock: FakeClock) -> None:

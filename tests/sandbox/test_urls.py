@@ -3,7 +3,7 @@
 from statistics import median
 from time import perf_counter
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,13 +31,16 @@ def test_laid_over_values_are_there(query: list[tuple[str, str]]) -> None:
 
 @given(queries, st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=20))
 def test_install_referrer_round_trip(query: list[tuple[str, str]], existing: str) -> None:
-    """What an app decodes from the Install Referrer is the short link that was clicked."""
-    link = short_link(DOMAIN, "fb-promo", query)
+    """An app decodes the short link that was clicked, behind the referrer that was there already.
+
+    dub-api.md, "What the web side of a link does".
+    """
+    link = f"{short_link(DOMAIN, 'fb-promo')}?{urlencode(query)}"
     url = with_install_referrer(lay_over(PLAY_STORE, [("referrer", existing)]), link)
     (referrer,) = parse_qs(urlsplit(url).query, keep_blank_values=True)["referrer"]
-    deep_link, _, rest = referrer.partition("&")
-    assert unquote(deep_link.removeprefix("deepLink=")) == link
-    assert rest == existing
+    before, _, deep_link = referrer.rpartition("deepLink=")
+    assert unquote(deep_link) == link
+    assert before == (f"{existing}&" if existing else "")
 
 
 @given(st.text())
