@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
 from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule
+from service.resolve.sightings import CROWD_LIMIT_MAX
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
@@ -50,7 +51,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
     match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour
-    crowd_limit: Annotated[int, Meta(ge=1, le=100_000)] = 3  # installs on one network within the window
+    crowd_limit: Annotated[int, Meta(ge=1, le=CROWD_LIMIT_MAX)] = 3  # installs on one network in the window
     ambiguous: Literal["refuse", "latest"] = "refuse"
     shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched
     rate_limit: str | None = None  # of each key of this app, in place of limits.per_key

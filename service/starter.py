@@ -21,8 +21,8 @@ default_screen = "home"
 #                                          # any customer with any click
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
 # match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
-# crowd_limit = 3                          # more installs than this on one network: nobody is matched there
-# ambiguous = "refuse"                     # or "latest": the latest click, with its odds
+# crowd_limit = 3                          # more installs than this (to 1000) on one network: no match there
+# ambiguous = "refuse"                     # between clicks of several links; or "latest": the latest one
 # shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
 # trusts_forwarded_ip = false              # true for a self-hosted Dub (VERCEL=1) that believes our X-Real-IP
 # rate_limit = "500/second"                # of each key of this app, in place of limits.per_key

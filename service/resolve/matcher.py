@@ -22,6 +22,8 @@ from service.resolve.networks import Network, Networks
 from service.resolve.sightings import Crowds, Retirements
 from service.resolve.window import ClickWindow
 
+_TAKEN = {Rejection.CLAIMED, Rejection.USED_UP}
+
 
 class Claims(Protocol):
     """Which install a click was given to: durable, and one install's alone."""
@@ -62,7 +64,7 @@ class Matcher:
         self._rules = rules
         self._crowd = crowd
         self._refused = refused  # hears of each open that came too late for a click
-        self._crowds = Crowds(window.window_s)
+        self._crowds = Crowds(window.window_s, rules.crowd_limit)
         self._retirements = Retirements(window.window_s)
 
     def saw(self, ip: str | None, install: str, at_ms: int) -> int | None:
@@ -88,7 +90,7 @@ class Matcher:
             decision = await self._decide(network, opened, told, lost, elsewhere)
             click = decision.click
             if click is None:
-                if lost or any(each.rejected == Rejection.CLAIMED for each in decision.considered):
+                if lost or any(each.rejected in _TAKEN for each in decision.considered):
                     self._refused()
                 return decision
             if await self._claims.claim(click.id, opened.install):

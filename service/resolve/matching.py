@@ -1,9 +1,13 @@
 """Which click, if any, brought an install that opened with no link: pure rules over a network's clicks.
 
-What can go wrong: a click given to the wrong install because it was the latest (crowds and several links
-are refused, or answered with their odds); one that cannot be its own (another system, later than the
-open, a deep link's); an answer surer of itself than it was right (the confidence never rises when a
-candidate is added or the click gets older).
+What can go wrong:
+
+- A click is given to the wrong install because it was the latest: crowds and several links are refused.
+- A click is given that cannot be the install's own: another system's, one later than the open, a deep link's.
+- A phone clicks twice, in an in-app browser and in the system's, and a room-mate's install is given the
+  second click: it is used up with the first one, and later clicks of others lower the confidence.
+- An answer is surer of itself than it was right: the confidence does not rise when a click is added or gets
+  older, when more installs open, or when another install was given one of the clicks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +19,12 @@ from msgspec import Struct, structs
 
 from service.resolve.model import Link
 from service.resolve.networks import Unmatchable
-from service.resolve.traits import Fit, Misfit, Traits, compare
+from service.resolve.traits import Fit, Misfit, Traits, compare, may_be_one_device
 
 CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
+# Who ends up in an in-app browser tries the link again in the system's within minutes. A longer span would
+# take more of the clicks of people who were sent the same link.
+SECOND_CLICK_S = 300
 
 Ambiguous = Literal["refuse", "latest"]
 NoMatch = Literal[
@@ -48,6 +55,7 @@ class Rejection(StrEnum):
     TOO_OLD = "it is older than the window"
     DOMAIN = "it is on another domain than was asked for"
     CLAIMED = "it is claimed by another install"
+    USED_UP = "another install was given a click made minutes from it, likely on the same phone"
     RETIRED = "an install found by stronger evidence used its link"
 
 
@@ -83,8 +91,8 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     window_s: int = 3600
     crowd_limit: int = 3  # distinct installs on one network within the window
-    ambiguous: Ambiguous = "refuse"
-    min_confidence: float = 0.5  # "refuse" refuses what is more likely wrong than right, too
+    ambiguous: Ambiguous = "refuse"  # between clicks of several links: none of them, or the latest
+    min_confidence: float = 0.5  # what is more likely wrong than right is refused
 
 
 class Retirement(Struct, frozen=True, gc=False):
@@ -150,21 +158,41 @@ def decide(
     chosen whatever the others are: an install that asks again gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
+    claimed = [
+        click
+        for click in clicks
+        if not click.opened_app and owners.get(click.id, opened.install) != opened.install
+    ]
     candidates: list[Candidate] = []
+    rivals: list[Candidate] = []
     considered: list[TracedClick] = []
     for click in sorted(clicks, key=_newest_first):
-        fit = _fit(opened, click, rules, owners, retired)
-        if isinstance(fit, Fit):
-            candidates.append(Candidate(click, fit, _age_s(opened, click)))
-        considered.append(_traced(opened, click, None if isinstance(fit, Fit) else fit))
+        fit = _fit(opened, click, rules)
+        if not isinstance(fit, Fit):
+            considered.append(_traced(opened, click, fit))
+            continue
+        candidate = Candidate(click, fit, _age_s(opened, click))
+        covered = any(each.covers(click) for each in retired)
+        if click.id in owners:
+            taken = None if owners[click.id] == opened.install else Rejection.CLAIMED
+        elif covered:
+            taken = Rejection.RETIRED
+        else:
+            used_up = any(_is_second_click(candidate, each, opened.device) for each in claimed)
+            taken = Rejection.USED_UP if used_up else None
+        if taken is None:
+            candidates.append(candidate)
+        elif not covered:  # another install's by a guess, which may be wrong
+            rivals.append(candidate)
+        considered.append(_traced(opened, click, taken))
     own = [each for each in candidates if owners.get(each.click.id) == opened.install]
     best = own or _best(candidates)
     looked_at = Decision(candidates=len(candidates), installs=installs, considered=tuple(considered))
     if not best:
         return structs.replace(looked_at, reason=_no_candidate(opened, clicks))
     chosen = best[0]
-    sure = confidence(chosen, (each for each in candidates if each is not chosen), installs)
-    reason = None if own or rules.ambiguous == "latest" else _ambiguous(rules, installs, best, sure)
+    sure = confidence([*candidates, *rivals], installs)
+    reason = None if own else _ambiguous(rules, installs, best, sure)
     if reason is not None:
         return structs.replace(looked_at, reason=reason)
     return structs.replace(looked_at, click=chosen.click, age_s=int(chosen.age_s), confidence=sure)
@@ -181,21 +209,23 @@ ODDS_AGAINST: Mapping[Fit, float] = {
 ODDS_PER_INSTALL = 0.001  # of a click just made
 ODDS_OF_AN_HOUR = 0.6  # for each install; they grow with the square of the age up to there, then slowly
 ODDS_PER_DOUBLED_AGE = 0.05
-ODDS_OF_RIVAL = 0.05  # at least, for each further candidate
+ODDS_OF_RIVAL = 0.05  # at least, for each further click that fits
 _HOUR_S = 3600
 
 
-def confidence(chosen: Candidate, rivals: Iterable[Candidate], installs: int) -> float:
-    """Return how likely the chosen click is the right one: 1 / (1 + the odds against it), in thousandths.
+def confidence(fitting: Sequence[Candidate], installs: int) -> float:
+    """Return how likely the right click is chosen: 1 / (1 + the odds against it), in thousandths.
 
     A click has odds against it from how well its device fits, and from its age: those once for each
-    install that opened from its network. The chosen click's and every other candidate's add up. So a
-    click that gets older, one more install and one more candidate (even one that is chosen instead)
-    never make the answer surer.
+    install that opened from its network. The odds of all clicks that fit add up, chosen or not, and those
+    that another install was given, too: each counts at least ``ODDS_OF_RIVAL``, but for the likeliest. So a
+    click that gets older, one more install, one more click, and a click that somebody else is given never
+    make the answer surer.
     """
-    odds = odds_against(chosen, installs)
-    odds += sum(max(odds_against(each, installs), ODDS_OF_RIVAL) for each in rivals)
-    return round(1 / (1 + odds), 3)
+    odds = [odds_against(each, installs) for each in fitting]
+    least = min(odds)
+    total = sum(max(each, ODDS_OF_RIVAL) for each in odds) - max(least, ODDS_OF_RIVAL) + least
+    return round(1 / (1 + total), 3)
 
 
 def odds_against(candidate: Candidate, installs: int) -> float:
@@ -220,23 +250,26 @@ def told_by_dub(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> C
     return Click(click_id, opened.at_ms - age_s * 1000, link, "", Traits(opened.device.system))
 
 
-def _fit(
-    opened: FirstOpen,
-    click: Click,
-    rules: Rules,
-    owners: Mapping[str, str],
-    retired: Sequence[Retirement],
-) -> Fit | Rejection:
-    """Return how well a click fits, or the first rule that it breaks."""
+def _fit(opened: FirstOpen, click: Click, rules: Rules) -> Fit | Rejection:
+    """Return how well a click fits, whoever it was given to, or the first rule that it breaks."""
     out_of_reach = _out_of_reach(opened, click, rules)
     if out_of_reach is not None:
         return out_of_reach
     fit = compare(opened.device, click.device)
-    if not isinstance(fit, Fit):
-        return _MISFITS[fit]
-    if owners.get(click.id, opened.install) != opened.install:
-        return Rejection.CLAIMED
-    return Rejection.RETIRED if any(each.covers(click) for each in retired) else fit
+    return fit if isinstance(fit, Fit) else _MISFITS[fit]
+
+
+def _is_second_click(candidate: Candidate, claimed: Click, device: Traits) -> bool:
+    """Return whether the phone that made a claimed click is likely to have made this one, too.
+
+    Not if it names the very model of the install that asks, and the claimed one does not.
+    """
+    click = candidate.click
+    if click.link.id != claimed.link.id or abs(click.at_ms - claimed.at_ms) > SECOND_CLICK_S * 1000:
+        return False
+    if candidate.fit is Fit.MODEL and compare(device, claimed.device) is not Fit.MODEL:
+        return False
+    return may_be_one_device(click.device, claimed.device)
 
 
 def _out_of_reach(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | None:
@@ -274,10 +307,10 @@ def _no_candidate(opened: FirstOpen, clicks: Sequence[Click]) -> NoMatch:
 
 
 def _ambiguous(rules: Rules, installs: int, best: Sequence[Candidate], sure: float) -> NoMatch | None:
-    """Return why the best candidates are not good enough for an app that refuses to guess."""
+    """Return why the best candidates are not good enough."""
     if installs > rules.crowd_limit:
         return "crowd"
-    if len({each.click.link.id for each in best}) > 1:
+    if rules.ambiguous == "refuse" and len({each.click.link.id for each in best}) > 1:
         return "several_links"
     return "unlikely" if sure < rules.min_confidence else None
 

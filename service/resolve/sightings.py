@@ -15,7 +15,8 @@ from service.resolve.matching import CLOCK_DIFFERENCE_S, Retirement
 from service.resolve.traits import Traits
 
 INSTALLS_MAX = 1_000_000
-INSTALLS_PER_NETWORK_MAX = 64  # a network with more is a crowd, whoever opens from it
+INSTALLS_PER_NETWORK = 64  # so many are told apart, or as many as an app's crowd_limit needs
+CROWD_LIMIT_MAX = 1000  # beyond it, one network's rows would take long to read
 
 # Network, install, Unix ms, steps back to its network's row before (0: none), link, device.
 _ROW = Layout("<Q16sqIHH")
@@ -24,11 +25,13 @@ _SHARDS = 256  # a dictionary that grows copies itself: none may be large
 _MINUTE_MS = 60_000
 _SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
 _SEEN_AGAIN = 60  # one part of a window in so many: an install is noted anew no more often
-_LOOKED_BACK = 8  # rows, for an install that was noted already; of a network that has many, as many as count
-_READ_MAX = 1024  # rows of one network
+_LOOKED_BACK = 8  # rows, for an install that was noted already; of a network that has many, these:
+_LOOKED_BACK_OF_MANY = 64
+_READ_MAX = 1024  # rows of one network, where few installs are told apart
+_READ_MAX_PER_INSTALL = 4  # where many are: regulars have several rows each
 _GIVEN_UP_EVERY = 16  # rows
 _GIVEN_UP_AT_A_TIME = 64
-_DEPTH_BITS = 7
+_DEPTH_BITS = 10  # CROWD_LIMIT_MAX fits in
 _DEPTH_MAX = 2**_DEPTH_BITS - 1
 _NOT_SAID = Traits()
 
@@ -60,11 +63,16 @@ class _Block:
 
 
 class NetworkLog:
-    """Sightings of the last ``kept_ms`` by network, ``rows_max`` of them or a few more."""
+    """Sightings of the last ``kept_ms`` by network, ``rows_max`` of them or a few more.
 
-    def __init__(self, kept_ms: int, rows_max: int) -> None:
+    Of a network, the last ``installs`` are told apart.
+    """
+
+    def __init__(self, kept_ms: int, rows_max: int, installs: int = INSTALLS_PER_NETWORK) -> None:
         self.kept_ms = kept_ms
         self._rows_max = rows_max
+        self._installs = installs
+        self._read_max = max(_READ_MAX, _READ_MAX_PER_INSTALL * installs)
         self._first = 0  # the number of the oldest row
         self._next = 0
         self._blocks: deque[_Block] = deque()
@@ -90,7 +98,7 @@ class NetworkLog:
         else:
             steps = number - (newest >> _DEPTH_BITS)
             depth = newest & _DEPTH_MAX
-            if depth < INSTALLS_PER_NETWORK_MAX:
+            if depth < self._installs:
                 depth += 1
             elif self._is_busy(network, at_ms):
                 return
@@ -109,7 +117,7 @@ class NetworkLog:
         """Return install, Unix ms, link and device of a network's sightings, the last noted first."""
         newest = self._newest[network % _SHARDS].get(network)
         number = -1 if newest is None else newest >> _DEPTH_BITS
-        for _ in range(_READ_MAX):
+        for _ in range(self._read_max):
             if number < self._first:
                 return
             block = self._blocks[number // _ROWS - self._first // _ROWS]
@@ -126,7 +134,7 @@ class NetworkLog:
         if newest is None:
             return False
         number, depth = newest >> _DEPTH_BITS, newest & _DEPTH_MAX
-        for _ in range(_LOOKED_BACK if depth < INSTALLS_PER_NETWORK_MAX else INSTALLS_PER_NETWORK_MAX):
+        for _ in range(_LOOKED_BACK if depth < self._installs else _LOOKED_BACK_OF_MANY):
             if number < self._first:
                 break
             block = self._blocks[number // _ROWS - self._first // _ROWS]
@@ -146,7 +154,7 @@ class NetworkLog:
             self._minute = minute
             self._busy.clear()
         count = self._busy[network] = self._busy.get(network, 0) + 1
-        return count > INSTALLS_PER_NETWORK_MAX
+        return count > self._installs
 
     def _give_up(self, before_ms: int) -> None:
         """Give up a few of the oldest rows, if they are from before then or there are too many."""
@@ -166,12 +174,14 @@ class NetworkLog:
 class Crowds:
     """How many installs open from a network: every open is noted here, or as a retirement.
 
-    Noting is idempotent, so what a store remembers can be noted again after a start.
+    Noting is idempotent, so what a store remembers can be noted again after a start. Up to ``crowd_limit``
+    installs (at most ``CROWD_LIMIT_MAX``) and one more are counted on a network.
     """
 
-    def __init__(self, window_s: int, *, installs_max: int = INSTALLS_MAX) -> None:
+    def __init__(self, window_s: int, crowd_limit: int = 0, *, installs_max: int = INSTALLS_MAX) -> None:
         self._window_ms = window_s * 1000
-        self._log = NetworkLog((window_s + _SLACK_S) * 1000, installs_max)
+        self._counted = max(INSTALLS_PER_NETWORK, crowd_limit)
+        self._log = NetworkLog((window_s + _SLACK_S) * 1000, installs_max, self._counted)
 
     def __len__(self) -> int:
         return len(self._log)
@@ -184,15 +194,14 @@ class Crowds:
     def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
         """Return how many distinct installs opened within the window before ``at_ms``, with this one.
 
-        Who is retired on the network has opened from it, too. What is over ``INSTALLS_PER_NETWORK_MAX`` need
-        not be told apart.
+        Who is retired on the network has opened from it, too. Counting stops one after the limit.
         """
         since_ms = at_ms - self._window_ms
         installs = {each.install.encode() for each in retirements if each.at_ms >= since_ms}
         installs.add(install.encode())
         for noted, _, _, _ in self._log.of(network, since_ms):
             installs.add(noted)
-            if len(installs) > INSTALLS_PER_NETWORK_MAX:
+            if len(installs) > self._counted:
                 break
         return len(installs)
 
@@ -218,7 +227,7 @@ class Retirements:
         found: dict[tuple[bytes, str], Retirement] = {}
         for install, noted_ms, link_id, device in self._log.of(network, at_ms - self._log.kept_ms):
             known = found.get((install, link_id))
-            if known is None and len(found) == INSTALLS_PER_NETWORK_MAX:
+            if known is None and len(found) == INSTALLS_PER_NETWORK:
                 break
             if known is None or known.at_ms < noted_ms:
                 found[install, link_id] = Retirement(install.decode(), link_id, noted_ms, device)

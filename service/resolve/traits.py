@@ -154,6 +154,11 @@ def compare(opened: Traits, clicked: Traits) -> Fit | Misfit:
     return Fit.VERSION if versions_said else Fit.SYSTEM
 
 
+def may_be_one_device(one: Traits, other: Traits) -> bool:
+    """Return whether two clicks may have been made on one device, in two of its browsers."""
+    return isinstance(compare(one, other), Fit) or isinstance(compare(other, one), Fit)
+
+
 _UNKNOWN = Traits()
 _IOS = Traits("ios")
 _ANDROID_ONLY = Traits("android")

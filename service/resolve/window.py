@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
+from service.resolve.matching import SECOND_CLICK_S, Click
 from service.resolve.model import Link
 
 CLICKS_MAX = 1_000_000
@@ -26,7 +26,7 @@ EXPIRED_AT_A_TIME = 500
 
 _SHARDS = 256  # a dictionary that grows copies itself: none may be large
 _SLICE_MS = 60_000
-_SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
+_SLACK_S = SECOND_CLICK_S  # a click that was claimed uses up those that are so much younger
 _QUERY_BYTES = 64  # of any string, beside its characters
 _LINK_BYTES = 400  # of a link and its strings, beside their characters
 _SHED_AT_A_TIME = 64

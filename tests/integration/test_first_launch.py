@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.app import create_app
+from service.resolve.matching import Rejection
 from service.sandbox import create_sandbox
 from service.settings import parse
 from tests.integration.world import AS_SERVER, HOME, LINKS, MATCHING, PIXEL_BROWSER, World, build
@@ -135,6 +136,72 @@ async def test_several_links_are_not_guessed_at(world: World) -> None:
     await world.click("invite")
     answer = await world.launch()
     assert (answer.match.type, answer.match.reason) == ("none", "several_links")
+
+
+IN_APP_BROWSER = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    " Mobile/15E148 [FBAN/FBIOS;FBAV/450.0;FBDV/iPhone14,5;FBMD/iPhone;FBSN/iOS;FBSV/18.0]"
+)
+
+
+async def test_a_phones_second_click_is_not_a_room_mates(world: World) -> None:
+    """Who clicked in an in-app browser and again in Safari has used both clicks up; the trace says so."""
+    await world.click(user_agent=IN_APP_BROWSER)
+    world.clock.advance(90)
+    await world.click()
+    world.clock.advance(30)
+    anna = await world.launch(ANNA)
+    assert (anna.match.type, anna.match.candidates) == ("ip", 2)
+    ben = await world.launch(BEN)
+    assert (ben.match.type, ben.match.reason) == ("none", "no_candidate")
+    trace = await world.service.get(f"/v1/opens/{ben.open_id}/trace", headers=AS_SERVER)
+    rejected = {each["rejected"] for each in trace.json()["candidates"]}
+    assert rejected == {Rejection.CLAIMED, Rejection.USED_UP}
+
+
+async def test_two_people_who_clicked_are_told_apart_by_time(world: World) -> None:
+    """A click of ten minutes before may be another person's; that it may not be lowers the confidence."""
+    await world.click(user_agent=IN_APP_BROWSER)
+    world.clock.advance(600)
+    await world.click()
+    anna = await world.launch(ANNA)
+    ben = await world.launch(BEN)
+    assert anna.click_id
+    assert ben.click_id not in (None, anna.click_id)
+    assert (ben.match.confidence or 1) < (anna.match.confidence or 0)
+
+
+async def test_latest_decides_between_links_only(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
+    """It takes the latest of several links' clicks; a crowd and a guess are refused as ever."""
+    config = MATCHING.replace("analytics", 'ambiguous = "latest"\nanalytics', 1)
+    async for world in build(clock, config):
+        await world.click("fb-promo")
+        clock.advance(1)
+        await world.click("invite")
+        latest = await world.launch(ANNA)
+        assert latest.link is not None
+        assert latest.link.key == "invite"
+        clock.advance(3590)
+        unlikely = await world.launch(BEN)
+        assert (unlikely.match.type, unlikely.match.reason) == ("none", "unlikely")
+        for number in range(3):
+            await world.launch(f"install-{number}")
+        await world.click()
+        crowded = await world.launch("install-new")
+        assert (crowded.match.type, crowded.match.reason) == ("none", "crowd")
+
+
+async def test_a_large_crowd_limit_is_counted(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
+    """The 71st install is refused where 70 are allowed, and the 70th is not."""
+    config = MATCHING.replace("analytics", "crowd_limit = 70\nanalytics", 1)
+    async for world in build(clock, config):
+        for number in range(69):
+            await world.launch(f"install-{number}")
+        await world.click()
+        assert (await world.launch(ANNA)).match.type == "ip"
+        await world.click("invite")
+        crowded = await world.launch(BEN)
+        assert (crowded.match.type, crowded.match.reason) == ("none", "crowd")
 
 
 async def test_a_crowd_is_refused(world: World) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.resolve.matcher import Matcher
-from service.resolve.matching import Ambiguous, Click, FirstOpen, Rules, told_by_dub
+from service.resolve.matching import SECOND_CLICK_S, Ambiguous, Click, FirstOpen, Rules, told_by_dub
 from service.resolve.model import Link
 from service.resolve.networks import Networks
 from service.resolve.traits import Traits
@@ -39,11 +39,11 @@ class FakeClaims:
 class World:
     """One app's matcher, with clicks put into its window."""
 
-    def __init__(self, ambiguous: Ambiguous = "refuse") -> None:
+    def __init__(self, ambiguous: Ambiguous = "refuse", crowd_limit: int = 3) -> None:
         self.claims = FakeClaims()
         self.networks = Networks(b"a secret for tests")
         self.window = ClickWindow(3600)
-        rules = Rules(ambiguous=ambiguous)
+        rules = Rules(ambiguous=ambiguous, crowd_limit=crowd_limit)
         self.matcher = Matcher(networks=self.networks, window=self.window, claims=self.claims, rules=rules)
 
     def click(self, click_id: str, age_s: int = 42, ip: str = HOME, link: Link = PROMO) -> None:
@@ -71,12 +71,34 @@ async def test_a_click_is_given_once() -> None:
 
 async def test_who_asks_at_once_shares_nothing() -> None:
     """Installs that open in the same instant get different clicks, or none."""
-    world = World("latest")
+    world = World(crowd_limit=5)
     for number in range(3):
-        world.click(f"click {number}", 40 + number)
+        world.click(f"click {number}", 40 + number * (SECOND_CLICK_S + 1))
     given_out = await asyncio.gather(*(world.match(f"install {number}") for number in range(5)))
     found = [click for click in given_out if click is not None]
     assert sorted(found) == ["click 0", "click 1", "click 2"]
+
+
+async def test_a_phones_second_click_is_nobody_elses() -> None:
+    """Whether Dub shows it before the match or after it; once the claim is released, it is free."""
+    world = World()
+    world.click("first", 100)
+    world.click("second", 60)
+    assert await world.match("anna") == "second"
+    world.click("third, shown late", 30)
+    assert await world.match("ben") is None
+    assert await world.match("anna") == "second"
+    del world.claims.owner["second"]
+    assert await world.match("ben") == "third, shown late"
+
+
+async def test_of_two_who_ask_at_once_one_gets_the_phones_clicks() -> None:
+    """The loser of a race for a click is not given the other one."""
+    world = World()
+    world.click("first", 100)
+    world.click("second", 60)
+    given_out = await asyncio.gather(*(world.match(install) for install in ("anna", "ben")))
+    assert sorted(given_out, key=str) == [None, "second"]
 
 
 async def test_another_network_is_another_home() -> None:

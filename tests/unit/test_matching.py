@@ -12,6 +12,7 @@ from service.resolve.matching import (
     CLOCK_DIFFERENCE_S,
     EXPLANATIONS,
     ODDS_AGAINST,
+    SECOND_CLICK_S,
     Candidate,
     Click,
     Decision,
@@ -25,7 +26,7 @@ from service.resolve.matching import (
     told_by_dub,
 )
 from service.resolve.model import Link
-from service.resolve.traits import Fit, Traits
+from service.resolve.traits import Fit, Traits, may_be_one_device
 
 NOW_MS = 1_785_585_600_000
 IOS, ANDROID = Traits("ios", "", 17), Traits("android")
@@ -161,7 +162,7 @@ def test_a_crowd_is_refused(installs: int, reason: str | None) -> None:
     """More than crowd_limit installs on one network, and no click from it is anybody's for sure."""
     decision = decided(a_click(), installs=installs)
     assert (decision.reason, decision.installs) == (reason, installs)
-    assert decided(a_click(), installs=installs, rules=LATEST).click is not None
+    assert decided(a_click(), installs=installs, rules=LATEST).reason == reason
 
 
 def test_the_limit_of_a_crowd_is_the_apps() -> None:
@@ -219,7 +220,81 @@ def test_more_likely_wrong_than_right_is_refused() -> None:
     assert decided(old).click == old
     decision = decided(old, installs=3)
     assert (decision.click, decision.reason) == (None, "unlikely")
+    assert decided(old, installs=3, rules=LATEST).reason == "unlikely"
     assert decided(old, installs=3, rules=Rules(min_confidence=0)).click == old
+
+
+# One phone's click in an in-app browser, and another one in the system's, two minutes later.
+IN_APP = a_click(180, "in-app", device=Traits("ios", "iphone14,5", 17))
+IN_SAFARI = a_click(60, "in-safari", device=IPHONE)
+
+
+def test_a_phones_second_click_is_used_up_with_its_first() -> None:
+    """A room-mate's install is given neither; released, both clicks are free again."""
+    anna = decided(IN_APP, IN_SAFARI)
+    assert (anna.click, anna.candidates) == (IN_SAFARI, 2)
+    ben = an_open(install=BEN)
+    decision = decided(IN_APP, IN_SAFARI, opened=ben, owners={IN_SAFARI.id: ANNA}, installs=2)
+    assert (decision.click, decision.reason) == (None, "no_candidate")
+    assert [each.rejected for each in decision.considered] == [Rejection.CLAIMED, Rejection.USED_UP]
+    assert decided(IN_APP, IN_SAFARI, opened=ben, installs=2).click == IN_SAFARI
+
+
+@pytest.mark.parametrize(
+    ("click", "rejected"),
+    [
+        (a_click(60 + SECOND_CLICK_S, "other"), Rejection.USED_UP),
+        (a_click(60.001 + SECOND_CLICK_S, "other"), None),
+        (a_click(60 - SECOND_CLICK_S, "other"), Rejection.LATER),
+        (a_click(0, "other"), Rejection.USED_UP),
+        (a_click(42, "other", link=link("other")), None),
+        (a_click(42, "other", device=Traits("ios", "ipad", 17)), None),
+        (a_click(42, "other", device=MAC), None),  # no iPhone calls itself a Mac
+        (a_click(42, "other", device=Traits("ios", "iphone", 16)), Rejection.VERSION),
+    ],
+)
+def test_what_a_claimed_click_uses_up(click: Click, rejected: Rejection | None) -> None:
+    """Clicks on its link within minutes that the phone which made it may have made, too."""
+    decision = decided(click, IN_SAFARI, opened=an_open(install=BEN), owners={IN_SAFARI.id: ANNA})
+    (considered,) = [each for each in decision.considered if each.click_id == "other"]
+    assert considered.rejected == rejected
+
+
+def test_a_click_that_names_the_very_model_is_not_used_up() -> None:
+    """Chrome does not say which Android it is on: the click from a Pixel 8 is the Pixel 8's install's."""
+    pixel = Traits("android", "pixel 8", 14)
+    clicks = (a_click(60, "chrome", device=ANDROID), a_click(90, "pixel", device=pixel))
+    owners = {"chrome": ANNA}
+    assert decided(*clicks, opened=an_open(install=BEN, device=pixel), owners=owners).click == clicks[1]
+    assert decided(*clicks, opened=an_open(install=BEN, device=ANDROID), owners=owners).click is None
+    both = (a_click(60, "chrome", device=pixel), clicks[1])
+    assert decided(*both, opened=an_open(install=BEN, device=pixel), owners=owners).click is None
+
+
+def test_an_install_keeps_its_own_click_beside_anothers() -> None:
+    """Two people who clicked within minutes and were both given a click are both given it again."""
+    owners = {IN_APP.id: ANNA, IN_SAFARI.id: BEN}
+    assert decided(IN_APP, IN_SAFARI, owners=owners).click == IN_APP
+    assert decided(IN_APP, IN_SAFARI, owners=owners, retirements=(a_retirement(),)).click == IN_APP
+
+
+def test_a_click_left_over_is_no_surer() -> None:
+    """Who is given what another install left is told that either may be the other's."""
+    clicks = (a_click(42), a_click(42 + 2 * SECOND_CLICK_S, "older"))
+    anna = decided(*clicks)
+    ben = decided(*clicks, opened=an_open(install=BEN), owners={"click": ANNA}, installs=2)
+    assert (anna.click, ben.click) == clicks
+    assert ben.confidence < anna.confidence
+    assert ben.confidence < decided(clicks[1], opened=an_open(install=BEN), installs=2).confidence
+
+
+def test_a_click_that_stronger_evidence_uses_up_is_nobodys_rival() -> None:
+    """It is known whose it is: it says nothing against another link's click."""
+    clicks = (a_click(), a_click(60, "other", link=link("other")))
+    for owners in ({}, {"click": BEN}):
+        decision = decided(*clicks, owners=owners, retirements=(a_retirement(),))
+        assert decision.click == clicks[1]
+        assert decision.confidence == decided(clicks[1]).confidence
 
 
 def a_retirement(**fields: Any) -> Retirement:
@@ -320,26 +395,58 @@ def test_one_more_candidate_adds_no_confidence(
         assert after.confidence <= before.confidence
 
 
-@given(candidates, st.lists(candidates, max_size=5), st.integers(1, 64), st.floats(0, 100_000), st.data())
-def test_confidence_never_rises(
-    chosen: Candidate, rivals: list[Candidate], installs: int, older_s: float, data: st.DataObject
+@given(several, opens, rules, st.integers(1, 6), owners, st.sampled_from("abcdefghij"))
+def test_what_another_install_is_given_adds_no_confidence(
+    seen: list[Click],
+    opened: FirstOpen,
+    rules: Rules,
+    installs: int,
+    owners: dict[str, str],
+    claimed: str,
 ) -> None:
-    """Not with age, not with one more candidate, not with one more install, not with a poorer fit."""
-    before = confidence(chosen, rivals, installs)
-    assert 0 < before <= 1
-    assert (
-        confidence(msgspec.structs.replace(chosen, age_s=chosen.age_s + older_s), rivals, installs) <= before
+    """Where there is an answer before and after a click is given to another install."""
+    before = decided(*seen, opened=opened, rules=rules, installs=installs, owners=owners)
+    after = decided(*seen, opened=opened, rules=rules, installs=installs, owners={**owners, claimed: BEN})
+    if before.click is not None and after.click is not None:
+        assert after.confidence <= before.confidence
+
+
+@given(several, opens, rules, st.integers(1, 6))
+def test_who_comes_second_is_no_surer(
+    seen: list[Click], opened: FirstOpen, rules: Rules, installs: int
+) -> None:
+    """Of two installs on devices that say the same, the second is given a click with no more confidence."""
+    first = decided(*seen, opened=opened, rules=rules, installs=installs)
+    if first.click is None:
+        return
+    after = msgspec.structs.replace(opened, install=BEN)
+    second = decided(
+        *seen, opened=after, rules=rules, installs=installs + 1, owners={first.click.id: opened.install}
     )
-    assert confidence(chosen, [*rivals, data.draw(candidates)], installs) <= before
-    assert confidence(chosen, rivals, installs + 1) <= before
-    poorer = data.draw(st.sampled_from([fit for fit in Fit if fit <= chosen.fit]))
-    assert confidence(msgspec.structs.replace(chosen, fit=poorer), rivals, installs) <= before
+    assert second.click is None or second.confidence <= first.confidence
+    assert second.click is None or not (
+        second.click.link == first.click.link
+        and abs(second.click.at_ms - first.click.at_ms) <= SECOND_CLICK_S * 1000
+        and may_be_one_device(second.click.device, first.click.device)
+        and second.click.device.model != opened.device.model
+    )
 
 
-@given(candidates, candidates, st.integers(1, 64))
-def test_a_new_choice_is_no_surer(old: Candidate, new: Candidate, installs: int) -> None:
-    """A candidate that is chosen in place of another leaves the other as its rival."""
-    assert confidence(new, [old], installs) <= confidence(old, [], installs)
+@given(st.lists(candidates, min_size=1, max_size=6), st.integers(1, 64), st.floats(0, 100_000), st.data())
+def test_confidence_never_rises(
+    fitting: list[Candidate], installs: int, older_s: float, data: st.DataObject
+) -> None:
+    """Not with age, not with one more click, not with one more install, not with a poorer fit."""
+    before = confidence(fitting, installs)
+    assert 0 < before <= 1
+    assert confidence([*fitting, data.draw(candidates)], installs) <= before
+    assert confidence(fitting, installs + 1) <= before
+    changed = data.draw(st.sampled_from(fitting))
+    others = [each for each in fitting if each is not changed]
+    older = msgspec.structs.replace(changed, age_s=changed.age_s + older_s)
+    assert confidence([*others, older], installs) <= before
+    poorer = data.draw(st.sampled_from([fit for fit in Fit if fit <= changed.fit]))
+    assert confidence([*others, msgspec.structs.replace(changed, fit=poorer)], installs) <= before
 
 
 def test_odds_fall_with_the_fit() -> None:

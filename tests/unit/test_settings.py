@@ -52,6 +52,7 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
             r"apps.acme.routes\[0\]: object contains unknown field `minversion`",
         ),
         (MINIMAL + "[cache]\nanswer_ttl_s = 0", "cache.answer_ttl_s: expected `float` >= 1"),
+        (MINIMAL + "crowd_limit = 1001", "apps.acme.crowd_limit: expected `int` <= 1000"),
         (MINIMAL + TWIN, "apps.twin.domains: 'acme.link' is claimed by apps.acme already"),
         (
             MINIMAL + TWIN.replace("acme.link", "www.ACME.link"),

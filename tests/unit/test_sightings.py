@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.resolve.matching import Retirement
-from service.resolve.sightings import INSTALLS_PER_NETWORK_MAX, Crowds, Retirements
+from service.resolve.sightings import CROWD_LIMIT_MAX, INSTALLS_PER_NETWORK, Crowds, Retirements
 from service.resolve.traits import Traits
 
 NOW_MS = 1_785_585_600_000
@@ -53,8 +53,8 @@ def test_crowds_are_bounded() -> None:
     crowds = Crowds(3600, installs_max=1000)
     for number in range(500):
         crowds.note(HOME, f"{number}", NOW_MS + number)
-    assert crowds.count(HOME, "x", NOW_MS + 500) == INSTALLS_PER_NETWORK_MAX + 1
-    assert len(crowds) <= 2 * INSTALLS_PER_NETWORK_MAX + 1
+    assert crowds.count(HOME, "x", NOW_MS + 500) == INSTALLS_PER_NETWORK + 1
+    assert len(crowds) <= 2 * INSTALLS_PER_NETWORK + 1
     for number in range(15_000):
         crowds.note(number, "anna", NOW_MS + number)
         assert len(crowds) <= 1016
@@ -63,6 +63,19 @@ def test_crowds_are_bounded() -> None:
         crowds.note(OFFICE, "anna", NOW_MS + 10 * HOUR_MS + number * MINUTE_MS)
     assert 63 <= len(crowds) < 63 + 16  # an hour's, and the slack's
     assert crowds.count(14_100, "x", NOW_MS) == 1
+
+
+@pytest.mark.parametrize("crowd_limit", [64, 65, 300, CROWD_LIMIT_MAX])
+def test_as_many_are_counted_as_the_limit_needs(crowd_limit: int) -> None:
+    """One install more than crowd_limit is counted, however the opens of a busy hour are mixed."""
+    crowds = Crowds(3600, crowd_limit)
+    for number in range(crowd_limit):
+        crowds.note(HOME, f"{number}", NOW_MS + number)
+    assert crowds.count(HOME, "0", NOW_MS + crowd_limit) == crowd_limit
+    assert crowds.count(HOME, "one more", NOW_MS + crowd_limit) == crowd_limit + 1
+    for number in range(2 * crowd_limit):
+        crowds.note(HOME, f"{number * 7 % (2 * crowd_limit)}", NOW_MS + number * 500)
+    assert crowds.count(HOME, "0", NOW_MS + crowd_limit * 1000) == crowd_limit + 1
 
 
 def test_a_busy_network_goes_on_being_noted() -> None:
@@ -167,7 +180,7 @@ def test_a_minutes_edge_lets_no_more_in() -> None:
     crowds, edge_ms = Crowds(3600), NOW_MS // MINUTE_MS * MINUTE_MS
     for number in range(5000):
         crowds.note(HOME, f"{number}", edge_ms - number % 2)
-    assert len(crowds) <= 3 * INSTALLS_PER_NETWORK_MAX
+    assert len(crowds) <= 3 * INSTALLS_PER_NETWORK
 
 
 def test_who_is_retired_counts() -> None:
@@ -187,5 +200,5 @@ def test_at_most_so_many_retirements_are_asked_for() -> None:
     for number in range(100):
         retirements.note(HOME, Retirement(f"{number}", "link_promo", NOW_MS + number, IPHONE))
     assert [each.install for each in retirements.of(HOME, NOW_MS)] == [
-        f"{number}" for number in range(99, 99 - INSTALLS_PER_NETWORK_MAX, -1)
+        f"{number}" for number in range(99, 99 - INSTALLS_PER_NETWORK, -1)
     ]
