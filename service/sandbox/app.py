@@ -27,6 +27,7 @@ from service.sandbox.limits import Gate, SandboxSettings
 from service.sandbox.link_routes import link_routes
 from service.sandbox.links import LinkBook, SandboxLink
 from service.sandbox.opens import open_routes
+from service.sandbox.page_routes import page_routes
 from service.sandbox.people import People
 from service.sandbox.redirect import Redirector
 from service.sandbox.sales import sale_routes
@@ -72,6 +73,7 @@ def create_sandbox(
     app = Litestar(
         route_handlers=[
             *open_routes(book, clicks),
+            *page_routes(gate, book, clicks),
             *lead_routes(gate, people, book),
             *sale_routes(gate, people, book),
             *event_routes(gate, store, book, now, held),

@@ -19,8 +19,8 @@ STOP_S = 1  # a call that a fault stalls may never end: waiting for it longer he
 HELP = """\
 Run a Dub small enough for a laptop or a CI job, and true enough to test an app against.
 
-It answers /track/open, /track/click, /track/lead, /track/lead/client, /track/sale,
-/track/sale/client, /events and /links as Dub does, and GET on a link's domain is a click.
+It answers /track/open, /track/click, /track/visit, /track/lead(/client),
+/track/sale(/client), /events and /links as Dub does, and GET on a link's domain is a click.
 Any API key will do. It is for loopback and CI only: /sandbox/* asks for no key.
 Point an SDK's base URL at it, or try it by hand:
 
@@ -73,6 +73,7 @@ Dub's own slowness and limits: PATCH /sandbox/settings
     -d '{"leadLookupDelayS": 3}'
   or {"eventsDelayS": 5}    events show up late
   or {"plan": "pro"}        403 and 429 as on that plan
+  or {"allowedHostnames": ["acme.com"]}   403 for other web pages, and apps
 
 \b
 What was asked of it (DELETE forgets)

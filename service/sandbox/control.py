@@ -37,6 +37,7 @@ class SettingsChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown
     plan: PlanName | msgspec.UnsetType | None = msgspec.UNSET
     events_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
     lead_lookup_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
+    allowed_hostnames: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def control_routes(
@@ -131,6 +132,7 @@ def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
             "plan": settings.plan,
             "eventsDelayS": settings.events_delay_s,
             "leadLookupDelayS": settings.lead_lookup_delay_s,
+            "allowedHostnames": settings.allowed_hostnames,
         }
 
     @get("/sandbox/settings")

@@ -13,11 +13,12 @@ from litestar import Request
 from service.sandbox.clock import SandboxClock
 from service.sandbox.errors import DubError
 from service.sandbox.links import WORKSPACE
-from service.sandbox.web import Headers
+from service.sandbox.urls import hostname
+from service.sandbox.web import Headers, header
 
 MINUTE_MS = 60_000
 SECOND_MS = 1_000
-CLIENT_LEADS_PER_MIN = 600
+CLIENT_CALLS_PER_MIN = 600  # of leads and sales together
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -43,12 +44,15 @@ class SandboxSettings(msgspec.Struct, kw_only=True):
 
     `plan` None: no limits. `events_delay_s`: how long an event takes to show up in `/events`.
     `lead_lookup_delay_s`: how long a web click takes to be found by a lead (an app's open is found at once).
+    `allowed_hostnames`: whose web pages may report clicks, leads and sales without a secret key (`acme.com`,
+    or `*.acme.com` for its subdomains); with none listed, everybody may.
     `workspaces` maps API keys to workspaces; every other key belongs to "ws_sandbox".
     """
 
     plan: PlanName | None = None
     events_delay_s: float = 0.0
     lead_lookup_delay_s: float = 0.0
+    allowed_hostnames: tuple[str, ...] = ()
     case_sensitive_domains: frozenset[str] = frozenset()
     workspaces: dict[str, str] = {}
 
@@ -102,10 +106,18 @@ class Gate:
     def client_conversions(self, request: Request[Any, Any, Any]) -> str:
         """Let a publishable key report leads and sales; return its workspace."""
         key = _known_key(request, self._publishable_keys)
-        if self._plan is not None and request.scope["path"] == "/track/lead/client":
-            self._spend(key, MINUTE_MS, CLIENT_LEADS_PER_MIN)
+        self.page(request)
+        if self._plan is not None:
+            self._spend(key, MINUTE_MS, CLIENT_CALLS_PER_MIN)
         self._require_business()
         return self._workspace(key)
+
+    def page(self, request: Request[Any, Any, Any]) -> None:
+        """Let a web page report what its visitors do, if the workspace lists its host, or none at all."""
+        allowed = self._settings.allowed_hostnames
+        page = header(request.scope, b"referer") or header(request.scope, b"origin")
+        if allowed and not any(_covers(pattern, hostname(page)) for pattern in allowed):
+            raise DubError("forbidden", f"the workspace does not allow requests from {page or 'no page'}")
 
     def analytics(self, request: Request[Any, Any, Any]) -> str:
         """Let a secret key read events; return its workspace."""
@@ -134,6 +146,13 @@ class Gate:
         if count >= limit:
             raise throttled(limit, (window + 1) * window_ms)
         self._spent[key, window_ms] = (window, count + 1)
+
+
+def _covers(pattern: str, host: str) -> bool:
+    """Return True if an allowed hostname covers a page's host; `*.` stands for one subdomain or more."""
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:])
+    return host == pattern.removeprefix("www.")
 
 
 def _known_key(request: Request[Any, Any, Any], keys: frozenset[str]) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from secrets import token_bytes
 from sqlite3 import Row
 from string import ascii_letters, digits
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import msgspec
@@ -23,6 +23,15 @@ from service.sandbox.urls import ROOT_KEY, short_link
 WORKSPACE = "ws_sandbox"
 KEY_CHARS = 7
 _ALPHABET = ascii_letters + digits
+
+
+class SandboxDiscount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """What a partner's link gives its customers: percent, or cents; `max_duration` in months."""
+
+    id: str
+    amount: int
+    type: Literal["percentage", "flat"] = "percentage"
+    max_duration: int | None = None
 
 
 class SandboxLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -44,6 +53,7 @@ class SandboxLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
     tenant_id: str | None = None
     program_id: str | None = None
     partner_id: str | None = None
+    discount: SandboxDiscount | None = None
     folder_id: str | None = None
     group_id: str | None = None
     tag_ids: tuple[str, ...] = ()
@@ -187,7 +197,7 @@ def _plain_key(key: str) -> str:
 def _view(row: Row, spec: SandboxLink) -> dict[str, Any]:
     """Write a link with every field that Dub's clients require, null where the sandbox has no such thing."""
     shown: dict[str, Any] = msgspec.to_builtins(spec)
-    for ours in ("workspace", "disabled", "tagIds", "groupId"):
+    for ours in ("workspace", "disabled", "tagIds", "groupId", "discount"):
         del shown[ours]
     address = short_link(spec.domain, spec.key)
     last_clicked = row["last_clicked"]

@@ -1,4 +1,4 @@
-"""`POST /track/open` and `POST /track/click`: what an app, or a page's script, reports.
+"""`POST /track/open`: what an app reports.
 
 What can go wrong: an unknown deep link quietly answered from the domain's cache instead of its own 404; a
 body refused that Dub would take (or the other way round); an open that asked not to be tracked, recorded.
@@ -15,8 +15,8 @@ from litestar.status_codes import HTTP_200_OK
 from service.sandbox.clicks import ClickLog, OpenedLink
 from service.sandbox.errors import DubError, unprocessable
 from service.sandbox.fields import fields_of
-from service.sandbox.links import Link, LinkBook
-from service.sandbox.urls import ROOT_KEY, split_deep_link
+from service.sandbox.links import LinkBook
+from service.sandbox.urls import split_deep_link
 from service.sandbox.web import Visitor, visitor_of
 
 DEEP_LINK_MAX_CHARS = 32_000
@@ -36,23 +36,8 @@ class OpenReply(msgspec.Struct, frozen=True, rename="camel"):
     link: OpenedLink | None
 
 
-class ClickRequest(msgspec.Struct, frozen=True):
-    """The body of `/track/click`."""
-
-    domain: str
-    key: str
-    url: str | None = None
-    referrer: str | None = None
-
-
-class ClickReply(msgspec.Struct, frozen=True, rename="camel"):
-    """The answer of `/track/click`."""
-
-    click_id: str | None
-
-
 def open_routes(links: LinkBook, clicks: ClickLog) -> list[HTTPRouteHandler]:
-    """Build the two routes that need no key."""
+    """Build the route that apps report opens to; it needs no key."""
 
     @post("/track/open", status_code=HTTP_200_OK)
     async def track_open(request: Request[Any, Any, Any]) -> OpenReply:
@@ -66,21 +51,7 @@ def open_routes(links: LinkBook, clicks: ClickLog) -> list[HTTPRouteHandler]:
         found = clicks.first_open(visitor, report.dub_domain)
         return OpenReply(found.click_id, found.link) if found else OpenReply(None, None)
 
-    @post("/track/click", status_code=HTTP_200_OK)
-    async def track_click(request: Request[Any, Any, Any]) -> ClickReply:
-        """Record the view of a page that a link stands for."""
-        report = fields_of(await request.body(), ClickRequest)
-        visitor = visitor_of(request.scope)
-        link = _known(links, report)
-        if visitor.no_track:
-            return ClickReply(None)
-        if report.referrer is not None:
-            visitor = msgspec.structs.replace(visitor, referer=report.referrer)
-        url = report.url or link.spec.url
-        click_id, _ = clicks.record(link, link.spec.key, visitor, trigger="pageview", url=url)
-        return ClickReply(click_id)
-
-    return [track_open, track_click]
+    return [track_open]
 
 
 def _by_deep_link(links: LinkBook, clicks: ClickLog, deep_link: str, visitor: Visitor) -> OpenReply:
@@ -96,10 +67,3 @@ def _by_deep_link(links: LinkBook, clicks: ClickLog, deep_link: str, visitor: Vi
         return OpenReply(None, opened)
     click_id, _ = clicks.record(link, key, visitor, trigger="deeplink", url=link.spec.url)
     return OpenReply(click_id, opened)
-
-
-def _known(links: LinkBook, report: ClickRequest) -> Link:
-    link = links.find(report.domain.lower(), report.key or ROOT_KEY)
-    if link is None:
-        raise DubError("not_found", f"no link {report.domain}/{report.key}")
-    return link

@@ -62,10 +62,16 @@ async def test_triggers(target: Target, query: str, trigger: str, *, qr: bool) -
 
 
 async def test_a_page_view(target: Target) -> None:
-    """What a page's script reports is `pageview`."""
-    await target.at_dub("POST", "/track/click", {"domain": "acme.link", "key": "plain"})
+    """A page that a browser's script saw is `pageview`, a click that it noticed is `link`.
+
+    dub-api.md, "Other routes that Dub's packages call".
+    """
+    await target.at_dub("POST", "/track/visit", {"domain": "acme.link", "url": "https://acme.com/plain"})
     (event,) = await target.events()
     assert event["click"]["trigger"] == "pageview"
+    await target.at_dub("POST", "/track/click", {"domain": "go.acme.com", "key": "Deal"})
+    (event,) = await target.events(domain="go.acme.com")
+    assert event["click"]["trigger"] == "link"
 
 
 @pytest.mark.parametrize(("country", "shown"), [("DE", ""), ("FR", ""), ("US", ANNA.ip), ("GB", ANNA.ip)])

@@ -97,6 +97,7 @@ async def test_settings_are_shown_and_checked(sandbox: Sandbox) -> None:
         "plan": None,
         "eventsDelayS": 2.5,
         "leadLookupDelayS": 0.0,
+        "allowedHostnames": [],
     }
 
 

@@ -62,6 +62,21 @@ async def test_calls_per_minute(clock: FakeClock, plan: str, path: str, per_min:
         assert (await sandbox.post(path, LEAD)).status_code != 429
 
 
+async def test_client_calls_share_a_limit(clock: FakeClock) -> None:
+    """An app's key has 600 calls a minute for leads and sales together, not 600 for each.
+
+    dub-api.md, "POST /track/lead (and /track/lead/client)".
+    """
+    sandbox = on_plan(clock, "business")
+    async with sandbox.http:
+        for _ in range(300):
+            assert (await sandbox.post("/track/lead/client", LEAD)).status_code != 429
+            assert (await sandbox.post("/track/sale/client", LEAD)).status_code != 429
+        for path in ("/track/lead/client", "/track/sale/client"):
+            assert (await sandbox.post(path, LEAD)).status_code == 429
+        assert (await sandbox.post("/track/sale/client", LEAD, key="dub_pk_other")).status_code != 429
+
+
 async def test_plan_can_change(sandbox: Sandbox) -> None:
     """A plan set while the sandbox runs counts from then on, and null lifts it."""
     assert (await sandbox.ask_events()).status_code == 200

@@ -1,4 +1,4 @@
-"""`/track/open` and `/track/click`."""
+"""`/track/open`."""
 
 import re
 from typing import Any
@@ -280,71 +280,6 @@ async def test_domain_is_a_glob(sandbox: Sandbox) -> None:
     """`*` as dubDomain matches every domain, as at Dub: whoever passes it on unchecked finds out here."""
     await sandbox.click(ua=PIXEL)
     assert (await sandbox.first_open("*"))["clickId"]
-
-
-async def test_page_view(sandbox: Sandbox) -> None:
-    """`/track/click` records a pageview with the page's own URL and referrer, once an hour per device."""
-    body = {
-        "domain": "ACME.link",
-        "key": "plain",
-        "url": "https://acme.com/p",
-        "referrer": "https://www.news.com/1",
-    }
-    first = await sandbox.post("/track/click", body, key=None)
-    again = await sandbox.post("/track/click", body, key=None)
-    assert first.status_code == 200
-    assert first.json() == again.json()
-    (event,) = await sandbox.events()
-    click = event["click"]
-    assert (click["id"], click["trigger"]) == (first.json()["clickId"], "pageview")
-    assert (click["url"], click["referer"], click["refererUrl"]) == (
-        "https://acme.com/p",
-        "news.com",
-        "https://www.news.com/1",
-    )
-
-
-async def test_page_view_of_nothing(sandbox: Sandbox) -> None:
-    """`/track/click` on an unknown link is a 404; untracked, it records nothing."""
-    unknown = await sandbox.post("/track/click", {"domain": DOMAIN, "key": "nope"})
-    assert error_of(unknown)[:2] == (404, "not_found")
-    untracked = await sandbox.post("/track/click", {"domain": DOMAIN, "key": "plain"}, dub_no_track="1")
-    assert untracked.json() == {"clickId": None}
-    assert await sandbox.events() == []
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("OPTIONS", "/track/open", 204),
-        ("OPTIONS", "/track/lead", 204),
-        ("OPTIONS", "/track/lead/client", 204),
-        ("OPTIONS", "/track/sale", 204),
-        ("OPTIONS", "/track/sale/client", 204),
-        ("GET", "/track/open", 405),
-        ("POST", "/track/open", 400),
-        ("POST", "/track/lead", 401),
-        ("POST", "/track/nowhere", 404),
-    ],
-)
-async def test_cors(sandbox: Sandbox, method: str, path: str, status: int) -> None:
-    """Every answer under /track carries Dub's three CORS headers, errors and OPTIONS included."""
-    response = await sandbox.http.request(method, path)
-    assert response.status_code == status
-    assert response.headers["access-control-allow-origin"] == "*"
-    assert response.headers["access-control-allow-methods"] == "POST, OPTIONS"
-    assert response.headers["access-control-allow-headers"] == "Content-Type, Authorization"
-    if status == 204:
-        assert response.content == b""
-    else:
-        assert error_of(response)[0] == status
-
-
-async def test_options_of_events(sandbox: Sandbox) -> None:
-    """`OPTIONS /events` is a 204 that names GET."""
-    response = await sandbox.http.options("/events")
-    assert response.status_code == 204
-    assert response.headers["access-control-allow-methods"] == "GET, OPTIONS"
 
 
 async def test_content_type_does_not_matter(sandbox: Sandbox) -> None:
