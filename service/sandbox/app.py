@@ -48,10 +48,10 @@ def create_sandbox(
 ) -> Litestar:
     """Build an embedded Dub as an ASGI application.
 
-    `links` and `domains` are put in (or brought up to date, when `data` is a file that holds them already); a
-    domain that only its links name is one with nothing set up. With no keys
-    given, any key is accepted where Dub wants one. `hosts` are names that it answers for besides IP
-    addresses, `localhost`, `*.localhost`, `api.dub.co` and its links' domains; any other `Host` is a 403.
+    `links` and `domains` are put in (or brought up to date, when `data` is a file that holds them already). A
+    domain that only links name has nothing set up. With no keys given, any key is accepted where Dub wants
+    one. `hosts` are names that it answers for besides IP addresses, `localhost`, `*.localhost`, `api.dub.co`
+    and its links' domains; any other `Host` is a 403.
 
     `clock` is Unix time in seconds; `sleep` is what a fault's delay waits with. Serve it with uvicorn's
     `proxy_headers=False`, so that the peer is the address that the connection came from. It needs no lifespan

@@ -5,6 +5,7 @@ link was compared; a store-bound click handed to somebody on another address or 
 """
 
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -84,16 +85,24 @@ class ClickLog:
         )
 
     def first_open(self, visitor: Visitor, domain: str) -> Deferred | None:
-        """Return the last store-bound click from this address on `domain` within the hour; it stays.
+        """Return a store-bound click from this address on `domain` within the hour; it stays.
 
-        `domain` is a glob, because at Dub it reaches one: `*` would match every domain.
+        Of clicks on several links it is any one, not the last: Dub takes the first key that a scan meets. Of
+        clicks on one link it is the last. `domain` is a glob, as at Dub: `*` would match every domain.
         """
         rows = self._store.all(
             "SELECT domain, click_id, link FROM deferred WHERE ip = ? AND at > ?"
             " ORDER BY at DESC, rowid DESC",
             (visitor.ip, self._clock.now_ms() - DEFERRED_S * 1_000),
         )
-        for row in rows:
-            if fnmatchcase(row["domain"], domain):
-                return Deferred(row["click_id"], msgspec.json.decode(row["link"], type=OpenedLink))
-        return None
+        found = (
+            Deferred(row["click_id"], msgspec.json.decode(row["link"], type=OpenedLink))
+            for row in rows
+            if fnmatchcase(row["domain"], domain)
+        )
+        return min(found, key=lambda deferred: _scan_order(visitor.ip, deferred.link), default=None)
+
+
+def _scan_order(ip: str, link: OpenedLink) -> bytes:
+    """Return where a scan meets this address's click on a link: anywhere, but always there."""
+    return sha256(f"{ip}:{link.domain}:{link.key}".encode()).digest()

@@ -52,9 +52,7 @@ from service.sandbox.web import (
 
 SKIP_DEEP_LINK_PAGE = "skip_deeplink_preview"
 # Parameters that say something to Dub; the destination never sees them.
-FOR_DUB = frozenset(
-    {SKIP_DEEP_LINK_PAGE, NO_TRACK, "qr", "pw", "redir_url", "dub-client-reference-id"},
-)
+FOR_DUB = frozenset({SKIP_DEEP_LINK_PAGE, NO_TRACK, "qr", "pw", "redir_url", "dub-client-reference-id"})
 POWERED_BY = (b"x-powered-by", b"Dub (an embedded sandbox)")
 
 
@@ -68,7 +66,7 @@ class Visit(msgspec.Struct, frozen=True):
     visitor: Visitor
     counted: bool
 
-    def asks(self, name: str) -> str:
+    def parameter(self, name: str) -> str:
         """Return a parameter's last value; "" when it was not sent."""
         return dict(self.query).get(name, "")
 
@@ -103,7 +101,7 @@ class Redirector:
         if path == NOT_FOUND_PATH:
             return message_page(404, "This link was disabled")
         if path == DESTINATION_PATH:
-            return destination_page(visit.asks("url"))
+            return destination_page(visit.parameter("url"))
         link = self._links.find(visit.domain.domain, visit.key)
         if link is None:
             return message_page(404, "Link not found")
@@ -131,7 +129,7 @@ class Redirector:
             if spec.expired_url is None:
                 return message_page(410, "This link has expired")
             return _redirect(_shown(spec.expired_url, visit.domain), 302)
-        if spec.password is not None and visit.asks("pw") != spec.password:
+        if spec.password is not None and visit.parameter("pw") != spec.password:
             return password_page()
         status = 301 if spec.key == ROOT_KEY else 302
         agent = agent_of(visit.visitor.user_agent)
@@ -144,7 +142,7 @@ class Redirector:
             target = _with_credit(link, target, click_id)
         phone = agent.os in {"iOS", "Android"} and not agent.bot
         if visit.domain.deep_view and _is_store(target):
-            if phone and visit.asks(SKIP_DEEP_LINK_PAGE) != "1":
+            if phone and visit.parameter(SKIP_DEEP_LINK_PAGE) != "1":
                 page = DEEP_LINK_PATH + visit.short_link(skips_page=False).removeprefix(f"{visit.origin}/")
                 return _redirect(page, status, cookies)
             if is_play_store(target):
@@ -154,7 +152,7 @@ class Redirector:
     def _record(self, link: Link, visit: Visit, target: str) -> str:
         """Record the click; return its id."""
         key = link.spec.key if link.spec.key == ROOT_KEY else link.spec.key.lower()
-        trigger = "qr" if visit.asks("qr") == "1" else "link"
+        trigger = "qr" if visit.parameter("qr") == "1" else "link"
         click_id, new = self._clicks.record(link, key, visit.visitor, trigger=trigger, url=target)
         if new and _is_store(target):
             self._clicks.remember_for_first_open(link, click_id, visit.visitor)
