@@ -36,6 +36,7 @@ from service.dub.client import DubClient
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox
 from service.peers import Peers
+from service.resolve.cases import Cases
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
@@ -226,7 +227,7 @@ class _Parts:
             for name, app in apps.items()
             if app.ip_matching != "off"
         }
-        return FirstLaunches(matching, dub, self._clock, self._wall)
+        return FirstLaunches(matching, dub, self._wall)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
@@ -273,6 +274,7 @@ class _Parts:
             first_launch=self.first_launch,
             memory=memory,
             journal=self.stores.journal,
+            claims=self.stores.claims,
             identity=identity,
             recent=recent,
             openings=openings,
@@ -287,7 +289,7 @@ class _Parts:
             memory=memory,
             journal=self.stores.journal,
             outbox=self.outbox,
-            identity=identity,
+            cases=Cases(identity, self._clock, self._wall),
             openings=openings,
             second_looks=self._second_looks,
             lifetimes=lifetimes(self._settings),

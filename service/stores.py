@@ -8,9 +8,9 @@ from service.compiled import DAY_S, claims_ttl_s, memory_limits
 from service.resolve.click_feed import Together
 from service.resolve.events import Budget
 from service.resolve.forgetting import Kept, Opens
-from service.resolve.matcher import Claims, Crowd
+from service.resolve.matcher import Crowd
 from service.resolve.owed import Entries
-from service.resolve.ports import Journal, Memory
+from service.resolve.ports import Claims, Journal, Memory
 from service.settings import Settings, SettingsError
 from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database

@@ -143,7 +143,7 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
 
 
 def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, pending: bool) -> JSONReply:
-    if link is None and deep_link is not None and not pending:
+    if link is None and click_id is None and deep_link is not None and not pending:
         raise UnknownLink(f"Deep link not found: {deep_link}")
     return JSONReply(TrackOpenReply(click_id, link))
 

@@ -15,7 +15,8 @@ DeepLinkText = Annotated[
     str,
     Meta(
         max_length=DEEP_LINK_MAX_CHARS,
-        description="The URL that opened the app.",
+        description="The URL that opened the app. The app lands where it says, also if the credit goes to"
+        " other evidence. A `dub_id` in it names its click.",
         examples=["https://acme.link/fb-promo?ref=ig"],
     ),
 ]

@@ -2,17 +2,20 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from service.resolve.errors import ForeignDomain, InvalidField
-from service.resolve.evidence import DeepLink, canonical_domain
+from service.resolve.evidence import DeepLink
 from service.resolve.identity import answer_key
-from service.resolve.ladder import Ladder, Rung, evidence_mask, ladder_of
+from service.resolve.ladder import STRENGTH, Ladder, Rung, evidence_mask, ladder_of
 from service.resolve.model import App, Open, OpenReport
 from service.resolve.owed import OwedOpen
 from service.resolve.trace import Steps
 
 
 class Case(Struct, gc=False, eq=False):
-    """One open being decided. ``link`` is its deep link; ``own``: on one of the app's domains."""
+    """One open being decided.
+
+    ``link`` is its deep link; ``own``: on one of the app's domains. Any other URL that the app was opened
+    with is ``url``, which is routed as it is (without the ``dub_id`` that Dub added).
+    """
 
     report: OpenReport
     app: App
@@ -21,6 +24,9 @@ class Case(Struct, gc=False, eq=False):
     own: bool
     device: str
     key: bytes
+    opened_at: float  # Unix seconds
+    url: str | None = None
+    dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
     owes: bool = False  # it was answered before, without Dub
@@ -38,7 +44,7 @@ class Case(Struct, gc=False, eq=False):
     def ladder(self) -> Ladder:
         """Return its evidence, strongest first; sorted when it is first asked for."""
         if self.climbed is None:
-            self.climbed = ladder_of(self.report, self.link if self.own else None, self.domain)
+            self.climbed = ladder_of(self.report, self.domain, self.link, own=self.own, dub_id=self.dub_id)
         return self.climbed
 
     @property
@@ -52,9 +58,9 @@ class Case(Struct, gc=False, eq=False):
         return answer_key(self.app.name, self.device, "first launch")
 
     @property
-    def first_link(self) -> Rung | None:
-        """Return its strongest evidence that is a link."""
-        return next((rung for rung in self.ladder.rungs if rung.link is not None), None)
+    def first_to_report(self) -> Rung | None:
+        """Return its strongest evidence that can be reported later: a link or a click."""
+        return next((rung for rung in self.ladder.rungs if rung.evidence != "ip"), None)
 
     @property
     def links(self) -> list[tuple[str, str]]:
@@ -67,54 +73,46 @@ class Case(Struct, gc=False, eq=False):
         return {"app": self.app.name, "open_id": open_id, "platform": self.report.platform}
 
     def says_more_than(self, known: Open) -> bool:
-        """Whether this report has evidence that one remembered had not: its "none" is no answer then."""
-        if known.click_id is not None or known.link is not None or known.pending:
+        """Return True if this report has evidence that is stronger than what found the remembered answer."""
+        found = STRENGTH[known.match.type]
+        if found == STRENGTH["deep_link"]:
             return False
-        return bool(evidence_mask(self.ladder) & ~known.evidence)
+        return (evidence_mask(self.ladder) & ~known.evidence) >> (found + 1) > 0
+
+    def explain_skipped(self, steps: Steps) -> None:
+        """Say in a trace which evidence is none."""
+        for skipped in self.ladder.skipped:
+            steps.add(skipped.evidence, "skipped", skipped.why)
 
     def explain_at_once(self, opened: Open, steps: Steps) -> None:
-        """Say what needed no asking."""
-        if self.link is not None:
-            if not self.own:
-                steps.add("deep_link", "skipped", "is on none of this app's domains: routed as it is")
-            elif opened.pending:
-                steps.add("deep_link", "unavailable", "the budget was over before the open had its turn")
-            else:
-                steps.add("deep_link", "unknown", "is longer than any link of Dub's")
-        if self.own or self.link is None:
-            for skipped in self.ladder.skipped:
-                steps.add(skipped.evidence, "skipped", skipped.why)
+        """Say in a trace what needed no asking."""
+        self.explain_skipped(steps)
+        if opened.pending and self.ladder.rungs:
+            why = "the budget was over before the open had its turn"
+            steps.add(self.ladder.rungs[0].evidence, "unavailable", why)
 
     def owed(self, open_id: str, rung: Rung, now: float) -> OwedOpen:
         """Return what it takes to report this open to Dub later, by this rung's link, or to match it.
 
         ``now`` is Unix seconds.
         """
-        report = self.report
+        report, link = self.report, rung.link
+        if link is None and self.own:
+            link = self.link
         return OwedOpen(
             open_id=open_id,
             app=self.app.name,
             key=self.key,
             device=self.device,
             evidence=rung.evidence,
-            deep_link=rung.link.url if rung.link else "",
-            no_track=rung.link is not None and rung.link.no_track,
+            deep_link=link.url if link else "",
+            url=self.url,
+            click_id=rung.click_id,
+            no_track=link is not None and link.no_track,
             user_agent=report.caller.user_agent,
             ip=self.ip,
-            by_address=self.ladder.rungs[-1].link is None,
+            by_address=self.ladder.rungs[-1].evidence == "ip",
             arrived=now,
             platform=report.platform,
             app_version=report.app_version,
         )
-
-
-def own_domain(app: App, domain: str | None) -> str:
-    """Return the domain asked for, or the app's first; raises ``InvalidField`` or ``ForeignDomain``."""
-    if domain is None:
-        return app.domains[0]
-    if not domain.strip():
-        raise InvalidField("dubDomain", "must not be blank")
-    canonical = canonical_domain(domain)
-    if canonical not in app.domains:
-        raise ForeignDomain("dubDomain: is not one of this app's domains")
-    return canonical

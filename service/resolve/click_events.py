@@ -32,7 +32,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]
 _PARAMETERS_MAX = 50
 _TARGETS_MAX = 10_000
-_NOT_CARRIED = DUB_PARAMETERS | {"referrer", "dub_id"}  # added on the way: by Play's link, and by Dub
+_NOT_CARRIED = DUB_PARAMETERS | {"referrer"}  # what Dub and Play's link add on the way
 _APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
 
 

@@ -26,7 +26,7 @@ from service.resolve.identity import Identity, answer_key, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
-from service.resolve.ports import Dub, FirstLaunch, Journal, Memory
+from service.resolve.ports import Claims, Dub, FirstLaunch, Journal, Memory
 from service.resolve.recent import RecentClicks
 from service.resolve.trace import Outcome, Steps
 
@@ -43,6 +43,7 @@ class Climber:
         first_launch: FirstLaunch,
         memory: Memory,
         journal: Journal,
+        claims: Claims,
         identity: Identity,
         recent: RecentClicks,
         openings: Openings,
@@ -53,6 +54,7 @@ class Climber:
         self._first_launch = first_launch
         self._memory = memory
         self._journal = journal
+        self._claims = claims
         self._identity = identity
         self._recent = recent
         self._openings = openings
@@ -68,43 +70,80 @@ class Climber:
         ``steps`` hears what each rung said, and at which the climb is.
         """
         until = self._clock() + patience_s
-        ladder = case.ladder
-        for skipped in ladder.skipped:
-            steps.add(skipped.evidence, "skipped", skipped.why)
-        earlier: list[Open] = []
-        if case.link is None and not dry:
-            earlier = await self._earlier(case)
-            again = _first_launch_again(earlier, case.offered)
-            if again is not None:
-                self._first_launch.saw(case)
-                return self._openings.again(again, case)
+        case.explain_skipped(steps)
+        earlier: list[Open] | None = [] if dry else None  # not recalled yet
         unknown_s: float | None = None
-        for rung in ladder.rungs:
+        for rung in case.ladder.rungs:
             steps.at(rung, self._clock())
-            if rung.link is None:
-                opened = await self._by_address(open_id, case, earlier, until, steps, dry=dry)
-                return opened if unknown_s is None else self._openings.no_longer(opened, unknown_s)
-            try:
-                found = await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
-            except DubUnavailable:
-                if not dry:
-                    self._first_launch.saw(case)
-                raise
+            if earlier is None and STRENGTH[rung.evidence] in FIRST_LAUNCH:
+                earlier = await self._earlier(case)
+            opened = None if earlier is None else self._known(open_id, case, rung, earlier, steps)
+            found = opened or await self._asked(open_id, case, rung, until, steps, dry=dry)
             if isinstance(found, Open):
-                return found
-            unknown_s = found if unknown_s is None else min(unknown_s, found)
+                return found if unknown_s is None else self._openings.no_longer(found, unknown_s)
+            if found is not None:
+                unknown_s = found if unknown_s is None else min(unknown_s, found)
         return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
+
+    async def _asked(
+        self, open_id: str, case: Case, rung: Rung, until: float, steps: Steps, *, dry: bool
+    ) -> Open | float | None:
+        """Ask about one piece of evidence.
+
+        Returns the open that it decides; for how many seconds Dub's "no such link" stands; or ``None``.
+        """
+        match rung.evidence:
+            case "dub_id":
+                return await self._by_click(open_id, case, rung, steps, dry=dry)
+            case "ip":
+                return await self._by_address(open_id, case, until, steps, dry=dry)
+        try:
+            return await self._by_link(open_id, case, rung, until - self._clock(), steps, dry=dry)
+        except DubUnavailable:
+            if not dry:
+                self._first_launch.saw(case)
+            raise
+
+    def known_at_once(self, open_id: str, case: Case, steps: Steps) -> Open | None:
+        """Decide an open by what this process remembers of its install, if nothing need be asked."""
+        if case.url is None or case.report.install_id is None:
+            return None
+        latest = self._memory.answer(case.first_launch_key)
+        if latest is None:
+            return None
+        case.explain_skipped(steps)
+        return self._known(open_id, case, case.ladder.rungs[0], [latest], steps)
+
+    def _known(self, open_id: str, case: Case, rung: Rung, earlier: list[Open], steps: Steps) -> Open | None:
+        """Decide a first launch that this install has had already, by evidence as strong as this.
+
+        Evidence of a first launch counts once. An open with no link (or none that Dub knows) is that same
+        open again. One with a URL of its own is another; as long as the first launch is not over, it came by
+        the same click.
+        """
+        strength = STRENGTH[rung.evidence]
+        if strength not in FIRST_LAUNCH or not earlier:
+            return None
+        had = _first_launch_again(earlier, strength)
+        if had is None and (strength > STRENGTH["ip"] or not _has_click(earlier)):
+            return None
+        self._first_launch.saw(case)
+        if had is not None and case.link is None and case.url is None:
+            return self._openings.again(had, case)
+        steps.add(rung.evidence, "skipped", "this install was answered before: it is no first launch")
+        if had is None:
+            return self._openings.unmatched(open_id, case, source=steps.source)
+        return self._openings.later(open_id, case, had, source=steps.source)
 
     def refused(self, case: Case, steps: Steps) -> bool:
         """Whether the climb would end at its first rung, Dub being held back; ``steps`` hears it then."""
         rung = case.ladder.rungs[0]
         link = rung.link
-        if link is None or case.link is None or self.breaker() != "open":
+        if link is None or rung.evidence != "deep_link" or self.breaker() != "open":
             return False
         if self._memory.unknown_for_s(link.domain, link.key) > 0:
             return False
-        for skipped in case.ladder.skipped:
-            steps.add(skipped.evidence, "skipped", skipped.why)
+        case.explain_skipped(steps)
         steps.at(rung, self._clock())
         self._first_launch.saw(case)
         return True
@@ -171,15 +210,25 @@ class Climber:
                 self._first_launch.found(case, found.link)
         return opened
 
-    async def _by_address(
-        self, open_id: str, case: Case, earlier: list[Open], until: float, steps: Steps, *, dry: bool
-    ) -> Open:
-        if case.link is not None and not dry:
-            earlier = await self._earlier(case)
-        if any(not each.pending and (each.click_id or each.offered in FIRST_LAUNCH) for each in earlier):
+    async def _by_click(
+        self, open_id: str, case: Case, rung: Rung, steps: Steps, *, dry: bool
+    ) -> Open | None:
+        """Claim the click that the opened URL names; raises ``StoreFailed``."""
+        click_id, began = rung.click_id, self._clock()
+        if dry:
+            is_own = (await self._claims.owners([click_id])).get(click_id, case.device) == case.device
+        else:
+            is_own = await self._claims.claim(click_id, case.device)
+        took_s = self._clock() - began
+        if not is_own:
+            steps.add(rung.evidence, "none", f"click {click_id} is claimed by another install", took_s)
+            return None
+        steps.add(rung.evidence, "resolved", f"click {click_id}", took_s)
+        if not dry:
             self._first_launch.saw(case)
-            steps.add("ip", "skipped", "this install was answered before: it is no first launch")
-            return self._openings.unmatched(open_id, case, source=steps.source)
+        return self._openings.clicked(open_id, case, rung)
+
+    async def _by_address(self, open_id: str, case: Case, until: float, steps: Steps, *, dry: bool) -> Open:
         began = self._clock()
         look = await self._first_launch.look(
             case,
@@ -255,6 +304,10 @@ class Climber:
                 raise
         await asyncio.sleep(pause_s)
         return await ask(patience_s=max(until - self._clock(), 0))
+
+
+def _has_click(earlier: list[Open]) -> bool:
+    return any(opened.click_id and not opened.pending for opened in earlier)
 
 
 def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:

@@ -50,18 +50,16 @@ class AppMatching(Struct, frozen=True):
 
 
 class FirstLaunches:
-    """Fills ``resolve.ports.FirstLaunch``. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
+    """Fills ``resolve.ports.FirstLaunch``. ``wall`` is Unix seconds."""
 
     def __init__(
         self,
         apps: Mapping[str, AppMatching],
         dub: DubFirstOpens,
-        clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._apps = apps
         self._dub = dub
-        self._clock = clock
         self._wall = wall
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -86,7 +84,7 @@ class FirstLaunches:
         """Note an open: it counts towards how crowded its network is."""
         app = self._apps.get(case.app.name)
         if app is not None:
-            case.network = app.matcher.saw(case.ip, case.device, self._opened_ms(case))
+            case.network = app.matcher.saw(case.ip, case.device, int(case.opened_at * 1000))
 
     def found(self, case: Case, link: Link) -> None:
         """Use up, soon, the web clicks of an install that came by this link."""
@@ -172,11 +170,7 @@ class FirstLaunches:
         report = case.report
         traits = traits_of_open(report.platform, report.caller.user_agent)
         domain = case.domain if report.domain is not None else None
-        return FirstOpen(case.device, self._opened_ms(case), traits, domain)
-
-    def _opened_ms(self, case: Case) -> int:
-        """Return when the app was opened, in Unix milliseconds: a look may come later."""
-        return int((self._wall() - (self._clock() - case.report.caller.arrived)) * 1000)
+        return FirstOpen(case.device, int(case.opened_at * 1000), traits, domain)
 
 
 def _looked(decision: Decision, outcome: Outcome) -> Look:

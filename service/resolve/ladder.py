@@ -1,4 +1,4 @@
-"""What an open has to go by, strongest first: deep link, install referrer, clipboard, then the address.
+"""What an open has to go by, strongest first: deep link, ``dub_id``, referrer, clipboard, then the address.
 
 What can go wrong: a referrer that is encoded once more than expected, or is a whole store URL; clipboard
 text that is somebody's letter, or looks like a link of ours on another host; weaker evidence taken for
@@ -15,10 +15,17 @@ from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink
 from service.resolve.model import App, OpenReport
 from service.resolve.wrapped_links import find_deep_link
 
-Evidence = Literal["deep_link", "install_referrer", "clipboard", "ip"]
+Evidence = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"]
 
-STRENGTH: dict[str, int] = {"deep_link": 4, "install_referrer": 3, "clipboard": 2, "ip": 1, "none": 0}
-FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["deep_link"])  # evidence that counts once per install
+STRENGTH: dict[str, int] = {
+    "deep_link": 5,
+    "dub_id": 4,
+    "install_referrer": 3,
+    "clipboard": 2,
+    "ip": 1,
+    "none": 0,
+}
+FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["dub_id"])  # evidence that counts once per install
 
 _DEEP_LINK = "deepLink"
 _STORE_REFERRER = "referrer"
@@ -26,10 +33,11 @@ _UNWRAPPINGS = 3  # a store URL, its parameter, and one encoding too many
 
 
 class Rung(Struct, frozen=True, gc=False):
-    """One piece of evidence that may be asked about; ``link`` is ``None`` for the address."""
+    """One piece of evidence that may be asked about: a link, a click (``dub_id``), or else the address."""
 
     evidence: Evidence
     link: DeepLink | None = None
+    click_id: str = ""
 
 
 class Skipped(Struct, frozen=True, gc=False):
@@ -60,27 +68,47 @@ def evidence_mask(ladder: Ladder) -> int:
     return sum(1 << STRENGTH[rung.evidence] for rung in ladder.rungs)
 
 
-def ladder_of(report: OpenReport, link: DeepLink | None, domain: str) -> Ladder:
-    """Sort what a report says, strongest first. ``link`` is its deep link, on one of the app's domains."""
+def ladder_of(
+    report: OpenReport,
+    domain: str,
+    link: DeepLink | None = None,
+    *,
+    own: bool = False,
+    dub_id: str | None = None,
+) -> Ladder:
+    """Sort what a report says, strongest first.
+
+    ``link`` is what it opened, ``own`` if that is on one of the app's domains; ``dub_id`` is the click that
+    the opened URL names, "" if it is malformed.
+    """
     app = report.caller.app
-    target = "" if link is None else f"link:{link.target}"
-    if link is not None and report.install_referrer is report.clipboard is None and not _may_match(report):
-        return Ladder((Rung("deep_link", link),), (), target)
-    rungs = [] if link is None else [Rung("deep_link", link)]
+    rungs: list[Rung] = []
     skipped: list[Skipped] = []
+    if link is not None and not own:
+        skipped.append(Skipped("deep_link", "is on none of this app's domains: routed as it is"))
+    elif link is not None and len(link.at_dub) > DEEP_LINK_MAX_CHARS:  # once percent-encoded
+        skipped.append(Skipped("deep_link", "is longer than any link of Dub's"))
+    elif link is not None:
+        rungs.append(Rung("deep_link", link))
+    if dub_id:
+        rungs.append(Rung("dub_id", click_id=dub_id))
+    elif dub_id is not None:
+        skipped.append(Skipped("dub_id", "is no clickId: 16 letters and digits"))
     if report.install_referrer is not None:
         text = link_in_referrer(report.install_referrer) or report.install_referrer
         _take("install_referrer", text, app, rungs, skipped)
     if report.clipboard is not None:
         _take("clipboard", report.clipboard, app, rungs, skipped)
-    if not target:
+    if link is not None:
+        target = f"link:{link.target if own else link.href}"
+    else:
         target = (
             f"{rungs[0].evidence}:{rungs[0].link.target}" if rungs and rungs[0].link else f"first:{domain}"
         )
-    if _may_match(report):
+    if (why := _why_not_matched(report, opened_as_it_is=link is not None and not own)) is None:
         rungs.append(_BY_ADDRESS)
     else:
-        skipped.append(Skipped("ip", _why_not_matched(app)))
+        skipped.append(Skipped("ip", why))
     return Ladder(tuple(rungs), tuple(skipped), target)
 
 
@@ -119,16 +147,17 @@ def _decoded(text: str) -> str:
     return text
 
 
-def _may_match(report: OpenReport) -> bool:
+def _why_not_matched(report: OpenReport, *, opened_as_it_is: bool) -> str | None:
+    """Return why an open is not matched by its address; ``None`` if it may be.
+
+    An app that is opened through a URL of its own is rarely opened for the first time; only its installId
+    tells whether it is.
+    """
     match report.caller.app.ip_matching:
-        case "on":
-            return True
-        case "consented":
-            return report.consent is True
-    return False
-
-
-def _why_not_matched(app: App) -> str:
-    if app.ip_matching == "off":
-        return "matching by address is off for this app"
-    return "matching by address needs consent, and the report has none"
+        case "off":
+            return "matching by address is off for this app"
+        case "consented" if report.consent is not True:
+            return "matching by address needs consent, and the report has none"
+    if opened_as_it_is and report.install_id is None:
+        return "the report has no installId, which would tell a first launch from a later one"
+    return None

@@ -20,7 +20,7 @@ def lay_out(
     return Answer(
         open_id=opened.open_id,
         click_id=opened.click_id,
-        link=_safe_link(opened.link, route),
+        link=_safe_link(app, opened, route),
         route=route,
         match=opened.match,
         source=source,
@@ -29,8 +29,9 @@ def lay_out(
     )
 
 
-def _safe_link(link: Link | None, route: Route) -> Link | None:
+def _safe_link(app: App, opened: Open, route: Route) -> Link | None:
     """Blank a destination that must not be handed out (``javascript:``, say)."""
-    if link is None or route.url is not None:
+    link = opened.link
+    if link is None or (route if opened.url is None else app.router.route(link.url)).url is not None:
         return link
     return structs.replace(link, url=None)

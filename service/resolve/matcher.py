@@ -19,22 +19,11 @@ from service.resolve.matching import (
     nothing,
 )
 from service.resolve.networks import Network, Networks
+from service.resolve.ports import Claims
 from service.resolve.sightings import Crowds, Retirements
 from service.resolve.window import ClickWindow
 
 _TAKEN = {Rejection.CLAIMED, Rejection.USED_UP}
-
-
-class Claims(Protocol):
-    """Which install a click was given to: durable, and one install's alone."""
-
-    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
-        """Return the installs that have claimed any of these clicks, by click."""
-        ...
-
-    async def claim(self, click_id: str, install: str) -> bool:
-        """Give a click to an install, if it is free or its own already; returns whether it is its own."""
-        ...
 
 
 class Crowd(Protocol):

@@ -12,7 +12,7 @@ from service.resolve.admission import Admission
 from service.resolve.identity import Platform, TrustedProxies
 from service.resolve.routing import Route, Router
 
-MatchType = Literal["deep_link", "install_referrer", "clipboard", "ip", "none"]
+MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip", "none"]
 Source = Literal["dub", "cache", "stale", "parsed"]
 
 
@@ -54,6 +54,7 @@ class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
 
 
 BY_DEEP_LINK = Match("deep_link", guaranteed=True)
+BY_DUB_ID = Match("dub_id", guaranteed=True)
 BY_REFERRER = Match("install_referrer", guaranteed=True)
 BY_CLIPBOARD = Match("clipboard", guaranteed=True)
 NO_MATCH = Match("none", guaranteed=False)
@@ -107,16 +108,24 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     open_id: str
     click_id: str | None = None
     link: Link | None = None
-    destination: str | None = None
-    query: str = ""
+    url: str | None = None  # the URL that the app was opened with, if that is routed as it is
+    query: str = ""  # of the clicked link, laid over the link's destination
     match: Match = NO_MATCH
     source: Source = "parsed"
     pending: bool = False
     looked_for: bool = False  # its click may still show up, and who answered it looks for it
     app_version: str | None = None
     offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
-    evidence: int = 0  # the kinds that were offered and found nothing, see ``ladder.evidence_mask``
+    evidence: int = 0  # the kinds that were offered, see ``ladder.evidence_mask``
+    opened_at: float  # Unix seconds
     repeat_until: float  # monotonic seconds
+
+    @property
+    def destination(self) -> str | None:
+        """Return what is routed: the URL that was opened, else where the clicked link leads."""
+        if self.url is not None:
+            return self.url
+        return None if self.link is None else self.link.url
 
 
 class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):

@@ -11,8 +11,10 @@ from service.resolve.ladder import STRENGTH, Rung, evidence_mask
 from service.resolve.model import (
     BY_CLIPBOARD,
     BY_DEEP_LINK,
+    BY_DUB_ID,
     BY_REFERRER,
     NO_MATCH,
+    Link,
     Match,
     Open,
     OpenedLink,
@@ -22,6 +24,7 @@ from service.resolve.ports import Memory
 from service.resolve.trace import Look
 
 _MATCHED_BY = {"deep_link": BY_DEEP_LINK, "install_referrer": BY_REFERRER, "clipboard": BY_CLIPBOARD}
+_NO_CLICK = (None, None, "")
 _ADDRESS_TTL_S = 60.0  # of an answer by address to nobody in particular
 
 
@@ -48,75 +51,56 @@ class Openings:
         described = found.link
         if described is not None and remember:
             described = self._memory.keep_link(link.domain, link.key, described)
-        return Open(
-            app=case.app.name,
-            open_id=open_id,
-            click_id=found.click_id,
-            link=described,
-            destination=None if described is None else described.url,
-            query=link.query,
-            match=NO_MATCH if described is None else _MATCHED_BY[rung.evidence],
+        return self._open(
+            open_id,
+            case,
             source="dub",
-            app_version=shared(case.report.app_version),
             offered=STRENGTH[rung.evidence],
-            repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
+            match=NO_MATCH if described is None else _MATCHED_BY[rung.evidence],
+            click=(found.click_id, described, link.query),
+        )
+
+    def clicked(self, open_id: str, case: Case, rung: Rung) -> Open:
+        """Build the open of a URL that names its click; it is routed as it is, also if it is a short link."""
+        offered = STRENGTH[rung.evidence]
+        url = None if case.link is None else case.link.url
+        click = (rung.click_id, None, "")
+        return self._open(
+            open_id, case, source="parsed", offered=offered, match=BY_DUB_ID, click=click, url=url
         )
 
     def degraded(self, open_id: str, case: Case, rung: Rung | None) -> Open:
         """Answer without Dub: from what it once said of the link, else from the URL itself."""
         link = None if rung is None else rung.link
         known = None if link is None else self._memory.link(link.domain, link.key)
+        ttl_s = self._lifetimes.pending_ttl_s
         if rung is None or link is None or known is None:
-            url = None if link is None else link.url
-            return self.parsed(open_id, case, url, self._lifetimes.pending_ttl_s, pending=True)
-        return Open(
-            app=case.app.name,
-            open_id=open_id,
-            link=known,
-            destination=known.url,
-            query=link.query,
-            match=_MATCHED_BY[rung.evidence],
+            return self.parsed(open_id, case, None if link is None else link.url, ttl_s, pending=True)
+        return self._open(
+            open_id,
+            case,
             source="stale",
-            pending=True,
-            app_version=shared(case.report.app_version),
             offered=STRENGTH[rung.evidence],
-            repeat_until=self._clock() + self._lifetimes.pending_ttl_s,
+            match=_MATCHED_BY[rung.evidence],
+            click=(None, known, link.query),
+            pending=True,
+            ttl_s=ttl_s,
         )
 
     def parsed(
         self, open_id: str, case: Case, url: str | None, ttl_s: float | None = None, *, pending: bool = False
     ) -> Open:
-        """Route the URL as it is; with none at all, to the default screen."""
-        if ttl_s is None:
-            ttl_s = self._lifetimes.answer_ttl_s
-        return Open(
-            app=case.app.name,
-            open_id=open_id,
-            destination=url,
-            source="parsed",
-            pending=pending,
-            app_version=shared(case.report.app_version),
-            offered=case.offered if case.link is None else STRENGTH["deep_link"],
-            evidence=evidence_mask(case.ladder),
-            repeat_until=self._clock() + ttl_s,
+        """Route a URL as it is: the one that was opened, else ``url``; with none, to the default screen."""
+        return self._open(
+            open_id, case, source="parsed", offered=case.offered, url=url, pending=pending, ttl_s=ttl_s
         )
 
-    def unmatched(
-        self, open_id: str, case: Case, *, source: Source, ttl_s: float | None = None, match: Match = NO_MATCH
-    ) -> Open:
-        """Land on the default screen: an unknown link may be somebody's clipboard, so it is not routed."""
-        if ttl_s is None:
-            ttl_s = self._lifetimes.answer_ttl_s
-        return Open(
-            app=case.app.name,
-            open_id=open_id,
-            source=source,
-            match=match,
-            app_version=shared(case.report.app_version),
-            offered=case.offered,
-            evidence=evidence_mask(case.ladder),
-            repeat_until=self._clock() + ttl_s,
-        )
+    def unmatched(self, open_id: str, case: Case, *, source: Source, ttl_s: float | None = None) -> Open:
+        """Build the open of an install without a click.
+
+        A short link that Dub does not know may be somebody's clipboard: it lands on the default screen.
+        """
+        return self._open(open_id, case, source=source, offered=case.offered, ttl_s=ttl_s)
 
     def again(self, earlier: Open, case: Case) -> Open:
         """Repeat what an install was told at its first launch."""
@@ -124,6 +108,24 @@ class Openings:
             earlier,
             app_version=shared(case.report.app_version),
             repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
+        )
+
+    def later(self, open_id: str, case: Case, first: Open, *, source: Source) -> Open:
+        """Build another open of an install that has had its ``first`` launch.
+
+        It shares that launch's click for as long as Dub repeats one; after that, evidence of the first launch
+        says nothing about it.
+        """
+        is_over = case.opened_at - first.opened_at > self._lifetimes.answer_ttl_s
+        if is_over or first.click_id is None:
+            return self._open(open_id, case, source=source, offered=STRENGTH["none"])
+        return self._open(
+            open_id,
+            case,
+            source=first.source,
+            offered=STRENGTH["none"],
+            match=first.match,
+            click=(first.click_id, first.link, first.query),
         )
 
     def no_longer(self, opened: Open, ttl_s: float) -> Open:
@@ -134,28 +136,62 @@ class Openings:
 
     def by_address(self, open_id: str, case: Case, look: Look, source: Source) -> Open:
         """Build the open of an install that was looked for by its address."""
+        ttl_s = None
         if look.pending:
             ttl_s = self._lifetimes.pending_ttl_s
         elif case.report.install_id is None:
             ttl_s = _ADDRESS_TTL_S
-        else:
-            ttl_s = self._lifetimes.answer_ttl_s
-        click_id, link, query = look.click or (None, None, "")
+        return self._open(
+            open_id,
+            case,
+            source="dub" if look.click else source,
+            offered=STRENGTH["ip"],
+            match=look.match,
+            click=look.click or _NO_CLICK,
+            pending=look.pending,
+            looked_for=look.again,
+            ttl_s=ttl_s,
+        )
+
+    def _open(
+        self,
+        open_id: str,
+        case: Case,
+        *,
+        source: Source,
+        offered: int,
+        match: Match = NO_MATCH,
+        click: tuple[str | None, Link | None, str] = _NO_CLICK,
+        url: str | None = None,
+        pending: bool = False,
+        looked_for: bool = False,
+        ttl_s: float | None = None,
+    ) -> Open:
+        """Build an open that is repeated for ``ttl_s`` seconds, or for as long as answers usually are.
+
+        ``click`` is its id, its link and the query that it was clicked with. ``url`` is routed as it is, and
+        the URL that was opened goes before it.
+        """
+        click_id, link, query = click
+        if case.url is not None:
+            url, query = case.url, ""
+            source = source if link is not None else "parsed"
         return Open(
             app=case.app.name,
             open_id=open_id,
             click_id=click_id,
             link=link,
-            destination=None if link is None else link.url,
+            url=url,
             query=query,
-            match=look.match,
-            source="dub" if look.click else source,
-            pending=look.pending,
-            looked_for=look.again,
+            match=match,
+            source=source,
+            pending=pending,
+            looked_for=looked_for,
             app_version=shared(case.report.app_version),
-            offered=STRENGTH["ip"],
+            offered=offered,
             evidence=evidence_mask(case.ladder),
-            repeat_until=self._clock() + ttl_s,
+            opened_at=case.opened_at,
+            repeat_until=self._clock() + (self._lifetimes.answer_ttl_s if ttl_s is None else ttl_s),
         )
 
 

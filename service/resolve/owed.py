@@ -34,8 +34,10 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     app: str
     key: bytes
     device: str
-    evidence: Literal["deep_link", "install_referrer", "clipboard", "ip"] = "deep_link"
+    evidence: Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
+    url: str | None = None  # that was opened, and is routed as it is
+    click_id: str = ""  # that the opened URL names
     no_track: bool = False  # to be asked about only
     user_agent: str
     ip: str | None

@@ -1,6 +1,6 @@
 """What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from service.resolve.case import Case
@@ -138,6 +138,18 @@ class Journal(Protocol):
 
     async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
         """Return which networks an app's installs opened from since then (Unix seconds), with the time."""
+        ...
+
+
+class Claims(Protocol):
+    """Which install a click was given to: durable, and one install's alone; raises ``StoreFailed``."""
+
+    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the installs that have claimed any of these clicks, by click."""
+        ...
+
+    async def claim(self, click_id: str, install: str) -> bool:
+        """Give a click to an install, if it is free or its own already; returns whether it is its own."""
         ...
 
 

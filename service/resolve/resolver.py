@@ -9,13 +9,21 @@ from collections.abc import Callable
 
 from msgspec import Struct, structs
 
-from service.resolve.case import Case, own_domain
+from service.resolve.case import Case
+from service.resolve.cases import Cases
 from service.resolve.climb import Climber
-from service.resolve.errors import DubCrowded, DubHeldBack, DubUnavailable, LinkUnknown, UnknownOpen
+from service.resolve.errors import (
+    DubCrowded,
+    DubHeldBack,
+    DubUnavailable,
+    LinkUnknown,
+    StoreFailed,
+    UnknownOpen,
+)
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS
 from service.resolve.flights import Flight, Flights
-from service.resolve.identity import Identity, TrustedProxies, answer_key
-from service.resolve.ladder import FIRST_LAUNCH, Ladder, Rung, ladder_of
+from service.resolve.identity import TrustedProxies
+from service.resolve.ladder import FIRST_LAUNCH, Rung
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
@@ -24,7 +32,6 @@ from service.resolve.ports import Journal, Memory
 from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
-from service.resolve.wrapped_links import ParsedLinks
 from service.telemetry import Event, Log, Metrics, where
 
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
@@ -49,7 +56,7 @@ class Resolver:
         memory: Memory,
         journal: Journal,
         outbox: Outbox,
-        identity: Identity,
+        cases: Cases,
         openings: Openings,
         second_looks: SecondLooks,
         lifetimes: Lifetimes,
@@ -63,7 +70,7 @@ class Resolver:
         self._memory = memory
         self._journal = journal
         self._outbox = outbox
-        self._identity = identity
+        self._cases = cases
         self._openings = openings
         self._second_looks = second_looks
         self._lifetimes = lifetimes
@@ -74,7 +81,6 @@ class Resolver:
         self._metrics = metrics
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
-        self._parsed_links = ParsedLinks()
         self._traces = Traces()
 
     async def resolve(self, report: OpenReport) -> Answer:
@@ -101,7 +107,7 @@ class Resolver:
         return settled
 
     async def _settle(self, report: OpenReport) -> Settled:
-        case = self._case(report)
+        case = self._cases.of(report)
         flight = self._flights.under_way(case.key)
         if flight is not None:
             return Settled(await self._wait(flight, case), repeat=True)
@@ -121,7 +127,7 @@ class Resolver:
             steps = Steps(self._clock())
             settled = self._settle_at_once(open_id, case)
             if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
-                settled = self._without_dub(open_id, case, steps, DubHeldBack("circuit breaker open"))
+                settled = self._degraded(open_id, case, steps, DubHeldBack("circuit breaker open"))
             if settled is not None:
                 return Settled(settled, repeat=owed)
             work = self._decide(open_id, case, steps)
@@ -134,7 +140,7 @@ class Resolver:
 
         Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
         """
-        case = self._case(report)
+        case = self._cases.of(report)
         link = case.link
         if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
             raise LinkUnknown
@@ -146,7 +152,7 @@ class Resolver:
 
         Raises ``InvalidField`` or ``ForeignDomain``.
         """
-        case = self._case(report)
+        case = self._cases.of(report)
         steps = Steps(self._clock())
         opened = self._at_once("dry-run", case, dry=True)
         if opened is not None:
@@ -156,7 +162,7 @@ class Resolver:
             try:
                 async with asyncio.timeout(left_s):
                     opened = await self._climber.climb("dry-run", case, left_s, steps, dry=True)
-            except (DubUnavailable, TimeoutError) as exc:
+            except (DubUnavailable, StoreFailed, TimeoutError) as exc:
                 steps.fail(str(exc), self._clock())
                 opened = self._openings.degraded("dry-run", case, steps.rung)
         self._end(case, steps, "not asked: a dry run")
@@ -187,16 +193,11 @@ class Resolver:
         caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
         report = OpenReport(
             caller=caller,
-            deep_link=owed.deep_link,
             platform=owed.platform,
             app_version=owed.app_version,
             budget_ms=0,
         )
-        link = structs.replace(self._parsed_links.parse(owed.deep_link, app.domains), no_track=owed.no_track)
-        rung = Rung(owed.evidence, link)
-        ladder = Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), "")
-        case = Case(report, app, app.domains[0], rung.link, True, owed.device, owed.key, ladder)  # noqa: FBT003
-        case.replay = True
+        case = self._cases.of_owed(report, owed)
         steps = Steps(self._clock())
         opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
         self._keep(case, opened)
@@ -211,47 +212,26 @@ class Resolver:
         """Let opens under way settle for up to ``grace_s`` seconds, then give them up."""
         await self._flights.close(grace_s)
 
-    def _case(self, report: OpenReport) -> Case:
-        caller = report.caller
-        app = caller.app
-        domain = own_domain(app, report.domain)
-        link = ladder = None
-        own = False
-        if report.deep_link is not None:
-            link = self._parsed_links.parse(report.deep_link, app.domains)
-            own = link.domain in app.domains
-            target = f"link:{link.target if own else link.href}"
-        else:
-            ladder = ladder_of(report, None, domain)
-            target = ladder.target
-        ip = caller.ip if report.install_id is None else None
-        device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
-        key = answer_key(app.name, device, target)
-        return Case(report, app, domain, link, own, device, key, ladder)
-
     def _at_once(self, open_id: str, case: Case, *, dry: bool = False) -> Open | None:
         """Decide what needs nobody else, and what there is no time for."""
-        link = case.link
-        if link is not None and not case.own:
-            return self._openings.parsed(open_id, case, link.href)
-        if link is not None and len(link.at_dub) > DEEP_LINK_MAX_CHARS:
-            # once percent-encoded: no link of Dub's is that long
-            return self._openings.unmatched(open_id, case, source="parsed")
         if not case.ladder.rungs:
             return self._openings.parsed(open_id, case, None)
         if dry or self._left_s(case.report) > 0:
             return None
         self._metrics.shed.inc()
         self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
-        return self._owing(open_id, case, case.first_link)
+        return self._owing(open_id, case, case.first_to_report)
 
     def _settle_at_once(self, open_id: str, case: Case) -> Open | None:
         """Decide and remember what needs nobody else."""
+        steps = Steps(case.report.caller.arrived)
         opened = self._at_once(open_id, case)
         if opened is not None:
-            self._keep(case, opened)
-            steps = Steps(case.report.caller.arrived)
             case.explain_at_once(opened, steps)
+        else:
+            opened = self._climber.known_at_once(open_id, case, steps)
+        if opened is not None:
+            self._keep(case, opened)
             self._explain(open_id, case, steps)
         return opened
 
@@ -268,10 +248,12 @@ class Resolver:
         if (settled := await flight.wait(self._left_s(case.report))) is not None:
             return settled
         if flight.late:
-            late = self._openings.degraded(flight.open_id, case, case.first_link)
+            late = self._openings.degraded(flight.open_id, case, case.first_to_report)
         else:
             flight.late = True
-            late = self._owing(flight.open_id, case, case.first_link, not_before_s=self._lifetimes.call_s)
+            late = self._owing(
+                flight.open_id, case, case.first_to_report, not_before_s=self._lifetimes.call_s
+            )
             budget_ms = case.report.budget_ms
             self._log.info(Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=budget_ms)
         self._keep(case, late)
@@ -279,12 +261,12 @@ class Resolver:
 
     async def _decide_with_others(self, open_id: str, case: Case) -> Open:
         """Repeat what another replica answered; what none of them knows is decided here, if admitted."""
-        first_launch = case.first_launch_key if case.link is None else None
+        first_launch = None if case.offered not in FIRST_LAUNCH else case.first_launch_key
         known = await self._memory.shared(case.key, first_launch, case.links)
         if known is not None and not case.says_more_than(known):
             if known.repeat_until > self._clock():
                 if known.link is not None:
-                    self._parsed_links.remember(case.report.deep_link, case.app.domains, case.link)
+                    self._cases.remember(case)
                 return known
             flight = self._flights.under_way(case.key)
             if self._still_owed(known) and flight is not None and not flight.late:
@@ -299,8 +281,8 @@ class Resolver:
         whose = case.whose(open_id)
         try:
             opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
-        except DubUnavailable as exc:
-            return self._without_dub(open_id, case, steps, exc)
+        except (DubUnavailable, StoreFailed) as exc:
+            return self._degraded(open_id, case, steps, exc)
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
             steps.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
             opened = self._owing(open_id, case, steps.rung)
@@ -314,8 +296,8 @@ class Resolver:
             self._explain(open_id, case, steps)
         return opened
 
-    def _without_dub(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable) -> Open:
-        """Degrade an open for which Dub gave no answer."""
+    def _degraded(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable | StoreFailed) -> Open:
+        """Degrade an open for which Dub gave no answer, or whose click cannot be claimed."""
         if isinstance(exc, DubCrowded):
             self._metrics.shed.inc()
         steps.fail(str(exc), self._clock())
@@ -332,9 +314,9 @@ class Resolver:
         if (case.owes or (flight is not None and flight.late)) and not opened.pending:
             self._outbox.paid(opened.open_id)
         if opened.link is not None:
-            self._parsed_links.remember(case.report.deep_link, case.app.domains, case.link)
-        known = opened.link is not None or case.link is None
-        event = Event.OPEN_RESOLVED if known else Event.OPEN_UNKNOWN_LINK
+            self._cases.remember(case)
+        unknown = case.own and opened.link is None and opened.click_id is None
+        event = Event.OPEN_UNKNOWN_LINK if unknown else Event.OPEN_RESOLVED
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
 
@@ -350,7 +332,7 @@ class Resolver:
         """Degrade an open, and see to it that Dub hears of it later."""
         opened = self._openings.degraded(open_id, case, rung)
         self._keep(case, opened)
-        if rung is not None and rung.link is not None:
+        if rung is not None and rung.evidence != "ip":
             self._outbox.owe(case.owed(open_id, rung, self._wall()), not_before_s=not_before_s)
         return opened
 

@@ -63,6 +63,7 @@ class BadRule(FirstopenError):
 class _Compiled(Struct, frozen=True):
     rule: RouteRule
     pattern: URLPattern
+    place: URLPattern  # where its URLs are: its scheme, and on the web its host
     min_version: tuple[int, ...]
 
 
@@ -170,6 +171,25 @@ class Router:
             return None
         return str(url.href)
 
+    def covers(self, url: str) -> bool:
+        """Return True for a URL with a scheme of the app's own, or on a host that one of its routes names.
+
+        With or without ``www.``.
+        """
+        try:
+            parsed = ada_url.URL(url)
+        except ValueError:
+            return False
+        scheme, host = str(parsed.protocol).removesuffix(":"), str(parsed.hostname)
+        if scheme in self._schemes - WEB_SCHEMES:
+            return True
+        hosts = {host, f"www.{host}", host.removeprefix("www.")}
+        return any(
+            compiled.place.test({"protocol": scheme, "hostname": each})
+            for compiled in self._compiled
+            for each in hosts
+        )
+
     def first_match(self, url: str) -> tuple[_Compiled, dict[str, str]] | None:
         """Return the first rule whose pattern matches the URL, with its named groups, percent-decoded."""
         for compiled in self._compiled:
@@ -187,7 +207,10 @@ def _compile(index: int, rule: RouteRule) -> _Compiled:
     minimum = parse_version(rule.min_version or "0")
     if minimum is None:
         raise BadRule(index, "min_version", "expected dotted numbers, such as 2.10")
-    return _Compiled(rule, pattern, minimum)
+    place = URLPattern({"protocol": pattern.protocol})
+    if any(place.test({"protocol": scheme}) for scheme in WEB_SCHEMES):
+        place = URLPattern({"protocol": pattern.protocol, "hostname": pattern.hostname})
+    return _Compiled(rule, pattern, place, minimum)
 
 
 def _named_groups(result: Mapping[str, object]) -> dict[str, str]:

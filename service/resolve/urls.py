@@ -1,17 +1,20 @@
 """URLs as text: which forms are the same, which query parameters are Dub's own, and what is handed on.
 
 What can go wrong: a link's password (``pw``) that reaches the app, a log or a website; a parameter that is
-removed although it only looks like one of Dub's; a canonical form that is not its own canonical form.
+removed although it only looks like one of Dub's; a canonical form that is not its own canonical form; a
+``dub_id`` that is no click's.
 """
 
 import re
 from urllib.parse import unquote
 
 NO_TRACK = "dub-no-track"
+DUB_ID = "dub_id"
 DUB_PARAMETERS = frozenset(
-    {"skip_deeplink_preview", "qr", "redir_url", "pw", "dub-client-reference-id", NO_TRACK}
+    {"skip_deeplink_preview", "qr", "redir_url", "pw", "dub-client-reference-id", NO_TRACK, DUB_ID}
 )
 
+_CLICK_ID = re.compile(r"[A-Za-z0-9]{16}")
 _MAY_NAME_ONE = re.compile(rf"(?:^|&)(?:{'|'.join(DUB_PARAMETERS)}|[^=&]*%)")
 _LAST_DOT = re.compile(r"(?<=[^.])\.\Z")
 _LEADING_WWW = re.compile(r"(?:www\.)+(?=.)")
@@ -62,6 +65,25 @@ def without_dub_parameters(query: str) -> str:
     if not _MAY_NAME_ONE.search(query):
         return query
     return "&".join(pair for pair in query.split("&") if _name_of(pair) not in DUB_PARAMETERS)
+
+
+def split_dub_id(url: str) -> tuple[str, str | None]:
+    """Return a URL without its ``dub_id``, and the click that this names.
+
+    The click is "" if it is no clickId, ``None`` if there is no ``dub_id``. Dub adds one to the destinations
+    of links with conversion tracking. The rest of the URL stays as it is written.
+    """
+    if DUB_ID not in url:
+        return url, None
+    before, hash_mark, fragment = url.partition("#")
+    base, question_mark, query = before.partition("?")
+    pairs = query.split("&")
+    others = [pair for pair in pairs if _name_of(pair) != DUB_ID]
+    if len(others) == len(pairs):
+        return url, None
+    values = (unquote(pair.partition("=")[2]) for pair in pairs if _name_of(pair) == DUB_ID)
+    click_id = next((value for value in values if _CLICK_ID.fullmatch(value)), "")
+    return f"{base}{question_mark if others else ''}{'&'.join(others)}{hash_mark}{fragment}", click_id
 
 
 def has_parameter(query: str, name: str) -> bool:

@@ -21,7 +21,7 @@ _OWNER = "SELECT device FROM claims WHERE click_id = ?"
 
 
 class SqliteClaims:
-    """Fills ``resolve.matcher.Claims``; its methods raise ``StoreFailed``. ``wall`` is Unix seconds."""
+    """Fills ``resolve.ports.Claims``; its methods raise ``StoreFailed``. ``wall`` is Unix seconds."""
 
     def __init__(self, database: Database, wall: Callable[[], float]) -> None:
         self._database = database

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import structs
 
-from service.resolve.ladder import FIRST_LAUNCH
+from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
 from service.resolve.model import Open
 from service.store.sealing import SEALED, Seal, Unsealable
 
@@ -31,7 +31,7 @@ class Records:
     def of(self, opened: Open) -> bytes:
         """Write an open: MessagePack, or sealed MessagePack."""
         record = _encode(opened)
-        says = opened.query or (opened.link is None and opened.destination is not None)
+        says = opened.query or opened.url is not None
         return self._seal.seal(record) if says else record
 
     def plain(self, record: bytes) -> Open | None:
@@ -50,7 +50,7 @@ class Records:
         opened = self.plain(record)
         if opened is None:
             return None
-        patience_s = _LOOKED_FOR_S if opened.link is None and opened.destination is None else _OWED_S
+        patience_s = _LOOKED_FOR_S if opened.offered <= STRENGTH["ip"] else _OWED_S
         age_s = self._wall() - at
         return structs.replace(
             opened,

@@ -247,7 +247,7 @@ class Hearing:
 
 
 class SharedClaims:
-    """Fills ``resolve.matcher.Claims``, raising ``StoreFailed``. A claim lasts ``ttl_s`` seconds."""
+    """Fills ``resolve.ports.Claims``, raising ``StoreFailed``. A claim lasts ``ttl_s`` seconds."""
 
     def __init__(self, valkey: Valkey, behind: Behind, ttl_s: float) -> None:
         self._valkey = valkey

@@ -28,6 +28,7 @@ def opened(name: str, match: Match = NO_MATCH, *, pending: str | None = None) ->
         match=match,
         pending=pending is not None,
         offered=STRENGTH[pending or match.type],
+        opened_at=0,
         repeat_until=0,
     )
 

@@ -21,7 +21,8 @@ def store(clock: FakeClock) -> MemoryStore:
 
 
 def an_open(open_id: str = "id-1", **fields: object) -> Open:
-    return Open(**{"app": "acme", "open_id": open_id, "repeat_until": 5000.0, **fields})  # type: ignore[arg-type]
+    known = {"app": "acme", "open_id": open_id, "opened_at": 0.0, "repeat_until": 5000.0}
+    return Open(**{**known, **fields})  # type: ignore[arg-type]
 
 
 def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
@@ -36,8 +37,8 @@ def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
 @pytest.mark.parametrize("second", ["https://a.c", "https://a.c/" + "y" * 1100])
 def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, second: str) -> None:
     """Whatever the lengths of their URLs, a later open replaces an earlier one, both ways."""
-    store.keep(b"key", an_open(destination=first, pending=True))
-    store.keep(b"key", an_open(destination=second))
+    store.keep(b"key", an_open(url=first, pending=True))
+    store.keep(b"key", an_open(url=second))
     for found in (store.answer(b"key"), store.opened("id-1")):
         assert found is not None
         assert (found.destination, found.pending) == (second, False)

@@ -1,0 +1,96 @@
+"""From a report, or from an open that is owed to Dub, to the case that is decided."""
+
+from collections.abc import Callable
+
+from msgspec import structs
+
+from service.resolve.case import Case
+from service.resolve.errors import ForeignDomain, InvalidField
+from service.resolve.evidence import canonical_domain
+from service.resolve.identity import Identity, answer_key
+from service.resolve.ladder import Ladder, Rung, ladder_of
+from service.resolve.model import App, OpenReport
+from service.resolve.owed import OwedOpen
+from service.resolve.urls import DUB_ID, split_dub_id
+from service.resolve.wrapped_links import ParsedLinks
+
+
+class Cases:
+    """Builds cases. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
+
+    def __init__(self, identity: Identity, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._wall = wall
+        self._links = ParsedLinks()
+
+    def of(self, report: OpenReport) -> Case:
+        """Build the case of a report; raises ``InvalidField`` or ``ForeignDomain``."""
+        caller = report.caller
+        app = caller.app
+        domain = own_domain(app, report.domain)
+        link = url = dub_id = ladder = None
+        own = False
+        if report.deep_link is not None:
+            link = self._links.parse(report.deep_link, app.domains)
+            own = link.domain in app.domains
+            target = f"link:{link.target if own else link.href}"
+            url = link.href
+            if DUB_ID in url and (own or app.router.covers(url)):
+                url, dub_id = split_dub_id(url)
+        else:
+            ladder = ladder_of(report, domain)
+            target = ladder.target
+        ip = caller.ip if report.install_id is None else None
+        device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
+        return Case(
+            report=report,
+            app=app,
+            domain=domain,
+            link=link,
+            own=own,
+            device=device,
+            key=answer_key(app.name, device, target),
+            opened_at=self._wall() - (self._clock() - caller.arrived),
+            url=None if own else url,
+            dub_id=dub_id,
+            climbed=ladder,
+        )
+
+    def of_owed(self, report: OpenReport, owed: OwedOpen) -> Case:
+        """Build the case of an open that is owed to Dub, with the evidence that is still open."""
+        app = report.caller.app
+        link = None
+        if owed.deep_link:
+            link = structs.replace(self._links.parse(owed.deep_link, app.domains), no_track=owed.no_track)
+        rung = Rung(owed.evidence, None if owed.evidence == "dub_id" else link, owed.click_id)
+        return Case(
+            report=report,
+            app=app,
+            domain=app.domains[0],
+            link=link,
+            own=owed.url is None,
+            device=owed.device,
+            key=owed.key,
+            opened_at=owed.arrived,
+            url=owed.url,
+            climbed=Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), ""),
+            replay=True,
+        )
+
+    def remember(self, case: Case) -> None:
+        """Remember how a short link is parsed that Dub knows."""
+        if case.own:
+            self._links.remember(case.report.deep_link, case.app.domains, case.link)
+
+
+def own_domain(app: App, domain: str | None) -> str:
+    """Return the domain asked for, or the app's first; raises ``InvalidField`` or ``ForeignDomain``."""
+    if domain is None:
+        return app.domains[0]
+    if not domain.strip():
+        raise InvalidField("dubDomain", "must not be blank")
+    canonical = canonical_domain(domain)
+    if canonical not in app.domains:
+        raise ForeignDomain("dubDomain: is not one of this app's domains")
+    return canonical
