@@ -301,7 +301,8 @@ async def test_nothing_personal_is_logged_when_things_go_wrong(
     dub.script = fail
     await service.open(private, install_id=BEN, headers=headers)
     dub.script = explode
-    await service.open(private, install_id="install-carl", headers=headers)
+    another = private.replace("text", "note")  # the first is not asked about again: Dub answers badly for it
+    await service.open(another, install_id="install-carl", headers=headers)
     for event in ("open.late", "open.degraded", "open.failed", "open.version_unreadable"):
         assert logs.events(event), event
     for secret in ("203.0.113.7", "CFNetwork", "somebodys", "anna", "acme.link", ANNA, BEN, KEY):
