@@ -104,7 +104,7 @@ def create_app(
     ours = Router(
         "/",
         route_handlers=[
-            *opens_routes(callers, parts.resolver, budget_ms),
+            *opens_routes(callers, parts.resolver, budget_ms, parts.metrics),
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),

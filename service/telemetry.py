@@ -186,8 +186,10 @@ class Metrics:
         )
         self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
         self.requests = Tally("requests", "Responses, by route template and status.", "route", "status")
+        self.ignored_fields = Tally("ignored_fields", "Fields of opens that could not be used.", "field")
         for each in (
             self.requests,
+            self.ignored_fields,
             self.opens,
             spread,
             self.dub_seconds,

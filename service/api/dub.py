@@ -31,7 +31,11 @@ _NO_TRACK_HEADER = _NO_TRACK.encode()
 
 
 def dub_routes(
-    callers: Callers, resolver: Resolver, conversions: Conversions, feed: EventFeed, budget_ms: int
+    callers: Callers,
+    resolver: Resolver,
+    conversions: Conversions,
+    feed: EventFeed,
+    budget_ms: int,
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of Dub's wire over the parts they need."""
     return [
@@ -57,7 +61,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
     )
     async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
         """Answer the click and link of an open; 404 for a link that Dub does not know."""
-        report = data.to_report(request.caller, budget_ms)
+        report = data.to_report(request.caller, budget_ms, resolver.parse_link)
         if _asks_for_no_track(request):
             return await _looked_up(resolver, report)
         opened = (await resolver.settle(report)).open

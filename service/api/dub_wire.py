@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from service.api.fields import ParseLink
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS
 from service.resolve.identity import platform_of
@@ -38,14 +39,15 @@ class TrackOpenRequest(Struct, frozen=True, rename="camel"):
     deep_link: Annotated[str, Meta(max_length=DEEP_LINK_MAX_CHARS)] | None = None
     dub_domain: Annotated[str, Meta(max_length=253)] | None = None
 
-    def to_report(self, caller: Caller, budget_ms: int) -> OpenReport:
-        """Hand over; raises ``InvalidField`` if there is nothing to go by."""
+    def to_report(self, caller: Caller, budget_ms: int, parse_link: ParseLink) -> OpenReport:
+        """Hand over; raises ``InvalidField`` if there is nothing to go by, or no URL in ``deepLink``."""
         deep_link, domain = self.deep_link or None, self.dub_domain or None
         if deep_link is None and domain is None:
             raise InvalidField("deepLink", "is required (or dubDomain)")
         return OpenReport(
             caller=caller,
             deep_link=deep_link,
+            link=None if deep_link is None else parse_link(deep_link, caller.app.domains),
             domain=domain,
             platform=platform_of(caller.user_agent),
             budget_ms=budget_ms,

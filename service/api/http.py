@@ -152,7 +152,7 @@ def rate_limit_headers(standing: Standing) -> dict[str, str]:
 
 
 class BodyDTO(MsgspecDTO[Any]):
-    """Decodes a body straight into its Struct: use as ``dto=strict_body(Model)``."""
+    """Decodes a body straight into its Struct: see ``strict_body`` and ``lenient_body``."""
 
     decode: Callable[[bytes], Struct]
 
@@ -186,6 +186,27 @@ def strict_body(model: type[Struct]) -> type[BodyDTO]:
             _refuse(body, model, exc)
 
     return _body_dto(model, decode_strictly)
+
+
+def lenient_body(model: type[Struct]) -> type[BodyDTO]:
+    """Return the DTO that decodes any JSON object: a field that does not fit the model is kept as it is.
+
+    The Struct's annotations are no promise then: each field is checked where it is read. Raises
+    ``MalformedBody``.
+    """
+    decode = msgspec.json.Decoder(model).decode
+    names = {field.encode_name: field.name for field in msgspec.structs.fields(model)}
+
+    def decode_leniently(body: bytes) -> Struct:
+        try:
+            return decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            given = parse_json(body)
+        if not isinstance(given, dict):
+            raise MalformedBody("body: expected a JSON object")
+        return model(**{names[name]: value for name, value in given.items() if name in names})
+
+    return _body_dto(model, decode_leniently)
 
 
 def _body_dto(model: type[Struct], decode: Callable[[bytes], Struct]) -> type[BodyDTO]:

@@ -3,40 +3,49 @@
 from typing import Annotated
 
 import msgspec
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import JSONBody, PathParameter
 
 from service.api.auth import Callers
-from service.api.http import LeanRequest, strict_body
+from service.api.http import JSONReply, LeanRequest, lenient_body
 from service.api.problems import documented
-from service.api.schema import CountedOperation
+from service.api.schema import CountedOperation, OpenOperation
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
 from service.resolve.model import Answer
 from service.resolve.resolver import Resolver
+from service.telemetry import Metrics
 
 
-def opens_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -> list[HTTPRouteHandler]:
+def opens_routes(
+    callers: Callers, resolver: Resolver, default_budget_ms: int, metrics: Metrics
+) -> list[HTTPRouteHandler]:
     """Build the handlers of ``/v1/opens`` over the parts they need."""
 
     @post(
         "/v1/opens",
         status_code=200,
         before_request=callers.publishable_uncounted,
-        dto=strict_body(OpenRequest),
+        dto=lenient_body(OpenRequest),
         return_dto=None,
-        operation_class=CountedOperation,
+        operation_class=OpenOperation,
         operation_id="reportOpen",
         summary="Report an app open",
         security=[{"publishableKey": []}],
-        responses={**_answered(), **documented(400, 401, 403, 413, 415, 422, 429)},
+        responses={**_answered(), **documented(400, 401, 403, 413, 415, 429)},
         tags=["Opens"],
     )
-    async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Answer:
+    async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Response[Answer]:
         """Answer where this open should land, and which click brought it."""
-        return await resolver.resolve(data.to_report(request.caller, default_budget_ms))
+        report = data.to_report(request.caller, default_budget_ms, resolver.parse_link)
+        reply = JSONReply(await resolver.resolve(report))
+        if report.ignored:
+            reply.headers["Firstopen-Ignored"] = ", ".join(report.ignored)
+            for field in report.ignored:
+                metrics.ignored_fields.add(field)
+        return reply
 
     @get(
         "/v1/opens/{openId:str}",

@@ -45,6 +45,22 @@ class CountedOperation(Operation):
                 response.headers = {**(response.headers or {}), **headers}
 
 
+@dataclass
+class OpenOperation(CountedOperation):
+    """An operation that drops the fields it cannot use, and names them in a header."""
+
+    def __post_init__(self) -> None:
+        """Describe the headers."""
+        super().__post_init__()
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse):
+            meaning = (
+                "Fields that were given and cannot be used, comma-separated: the open is answered without."
+            )
+            ignored = OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=meaning)
+            answer.headers = {**(answer.headers or {}), "Firstopen-Ignored": ignored}
+
+
 def _whole_number(meaning: str) -> OpenAPIHeader:
     return OpenAPIHeader(schema=Schema(type=OpenAPIType.INTEGER), description=meaning)
 

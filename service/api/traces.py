@@ -8,7 +8,8 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct, structs
 
 from service.api.auth import Callers
-from service.api.http import LeanRequest, strict_body
+from service.api.fields import FieldReader, ParseLink
+from service.api.http import LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import OpenRequest
@@ -18,24 +19,33 @@ from service.resolve.model import Answer, Caller, OpenReport
 from service.resolve.resolver import Resolver
 from service.resolve.trace import CandidateTrace, RungTrace, Trace
 
+IP_MAX_CHARS = 64
+USER_AGENT_MAX_CHARS = 2048
+
 _NO_PROXIES = TrustedProxies(())
 
 
 class DryRunRequest(OpenRequest, frozen=True, gc=False, kw_only=True, rename="camel"):
     """An open as it might be reported, and from where. Nothing is recorded or claimed, here or at Dub."""
 
-    ip: Annotated[str, Meta(max_length=64, description="The device's address.")] | None = None
-    user_agent: Annotated[str, Meta(max_length=2048, description="The device's User-Agent.")] | None = None
+    ip: Annotated[str, Meta(max_length=IP_MAX_CHARS, description="The device's address.")] | None = None
+    user_agent: (
+        Annotated[str, Meta(max_length=USER_AGENT_MAX_CHARS, description="The device's User-Agent.")] | None
+    ) = None
 
-    def to_dry_report(self, caller: Caller, default_budget_ms: int) -> OpenReport:
-        """Check and hand over, as if the device itself had asked; raises ``InvalidField``."""
-        ip = None if self.ip is None else normal_ip(self.ip)
-        if self.ip is not None and ip is None:
+    def to_dry_report(self, caller: Caller, default_budget_ms: int, parse_link: ParseLink) -> OpenReport:
+        """Read each field as if the device itself had asked; raises ``InvalidField`` for ``ip``."""
+        read = FieldReader()
+        ip = read.text("ip", self.ip, IP_MAX_CHARS)
+        normal = None if ip is None else normal_ip(ip)
+        if read.ignored or (ip is not None and normal is None):
             raise InvalidField("ip", "expected an IPv4 or IPv6 address")
+        user_agent = read.text("userAgent", self.user_agent, USER_AGENT_MAX_CHARS) or ""
         device = structs.replace(
-            caller, peer=ip, forwarded_for="", user_agent=self.user_agent or "", proxies=_NO_PROXIES
+            caller, peer=normal, forwarded_for="", user_agent=user_agent, proxies=_NO_PROXIES
         )
-        return self.to_report(device, default_budget_ms)
+        report = self.to_report(device, default_budget_ms, parse_link)
+        return structs.replace(report, ignored=(*report.ignored, *read.ignored))
 
 
 class TraceReply(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -45,6 +55,7 @@ class TraceReply(Struct, frozen=True, kw_only=True, rename="camel"):
     answer: Answer
     rungs: tuple[RungTrace, ...]
     candidates: tuple[CandidateTrace, ...]
+    ignored: tuple[str, ...]
     cache: str
     breaker: str
     budget_ms: int
@@ -82,7 +93,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         "/v1/opens/dry-run",
         status_code=200,
         before_request=callers.server,
-        dto=strict_body(DryRunRequest),
+        dto=lenient_body(DryRunRequest),
         return_dto=None,
         operation_class=CountedOperation,
         operation_id="dryRunOpen",
@@ -93,7 +104,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
     )
     async def dry_run(request: LeanRequest, data: JSONBody[DryRunRequest]) -> DryRunReply:
         """Decide an open without recording or claiming anything, here or at Dub."""
-        report = data.to_dry_report(request.caller, default_budget_ms)
+        report = data.to_dry_report(request.caller, default_budget_ms, resolver.parse_link)
         answer, trace = await resolver.dry_run(report)
         return DryRunReply(answer, _reply(answer, trace))
 
@@ -106,6 +117,7 @@ def _reply(answer: Answer, trace: Trace) -> TraceReply:
         answer=answer,
         rungs=trace.rungs,
         candidates=trace.candidates,
+        ignored=trace.ignored,
         cache=trace.cache,
         breaker=trace.breaker,
         budget_ms=trace.budget_ms,

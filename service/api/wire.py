@@ -1,15 +1,24 @@
-"""The public bodies, as the wire contract has them: camelCase, unknown fields ignored, null is absent."""
+"""The public bodies, as the wire contract has them: camelCase, unknown fields ignored, null is absent.
+
+An open is never lost for an optional field: ``lenient_body`` hands fields over that may be of any type, and
+``FieldReader`` reads them. The annotations say what should be sent.
+"""
 
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from service.api.fields import FieldReader, ParseLink
 from service.resolve.errors import InvalidField
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS, control_free
-from service.resolve.identity import Platform, canonical_install_id, platform_of
+from service.resolve.evidence import DEEP_LINK_MAX_CHARS
+from service.resolve.identity import Platform, canonical_install_id
 from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
 from service.resolve.routing import Route
 from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
+
+REFERRER_MAX_CHARS = 8192
+CLIPBOARD_MAX_CHARS = 2048
+APP_VERSION_MAX_CHARS = 64
 
 DeepLinkText = Annotated[
     str,
@@ -21,12 +30,16 @@ DeepLinkText = Annotated[
     ),
 ]
 ReferrerText = Annotated[
-    str, Meta(max_length=8192, description="The raw string of Android's Play Install Referrer API.")
+    str,
+    Meta(
+        max_length=REFERRER_MAX_CHARS,
+        description="The raw string of Android's Play Install Referrer API.",
+    ),
 ]
 ClipboardText = Annotated[
     str,
     Meta(
-        max_length=2048,
+        max_length=CLIPBOARD_MAX_CHARS,
         description="Looked at only for a URL on one of the app's domains; never kept, never logged.",
     ),
 ]
@@ -34,7 +47,7 @@ DomainText = Annotated[
     str,
     Meta(
         max_length=253,
-        description="One of the app's domains; its first one if left out.",
+        description="One of the app's domains; its first if left out. Another's is refused with 403.",
         examples=["acme.link"],
     ),
 ]
@@ -48,10 +61,17 @@ InstallId = Annotated[
         examples=["8d7e6f5a-1234-4abc-9def-001122334455"],
     ),
 ]
+PlatformName = Annotated[
+    Platform,
+    Meta(
+        description="In any case; read from the User-Agent if left out."
+        " Any other text (`macos`, `ohos`) is a platform that firstopen does not know, and is not ignored."
+    ),
+]
 AppVersion = Annotated[
     str,
     Meta(
-        max_length=64,
+        max_length=APP_VERSION_MAX_CHARS,
         description="For routes with a min_version; left out, it is new enough.",
         examples=["2.4.1"],
     ),
@@ -61,13 +81,11 @@ BudgetMs = Annotated[
     Meta(
         ge=BUDGET_MIN_MS,
         le=BUDGET_MAX_MS,
-        description="How long the launch screen can wait, in milliseconds.",
+        description="How long the launch screen can wait, in milliseconds. What lies outside of the bounds is"
+        " taken as the nearer bound.",
         examples=[1500],
     ),
 ]
-Timestamp = float | str
-
-_MILLISECONDS_ABOVE = 1e11
 
 EXAMPLE_ANSWER = Answer(
     open_id="0f8fad5bd9cb469fa16570867728950e",
@@ -82,86 +100,57 @@ EXAMPLE_ANSWER = Answer(
 
 
 class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """An app was just opened. At least one of deepLink, installReferrer, clipboard and dubDomain is given."""
+    """An app was just opened. Everything is optional: with nothing given it is a first launch without a link.
+
+    A field that cannot be used (of another type, too long, unreadable) is dropped, and named in the response
+    header `Firstopen-Ignored`; it never costs the open. Numbers may arrive as text.
+    """
 
     deep_link: DeepLinkText | None = None
     install_referrer: ReferrerText | None = None
     clipboard: ClipboardText | None = None
     dub_domain: DomainText | None = None
     install_id: InstallId | None = None
-    platform: Annotated[Platform | None, Meta(description="Read from the User-Agent if left out.")] = None
+    platform: PlatformName | None = None
     app_version: AppVersion | None = None
     budget_ms: BudgetMs | None = None
     consent: Annotated[
         bool | None, Meta(description="For apps that match by IP address only with consent.")
     ] = None
     installed_at: Annotated[
-        Timestamp | None,
+        float | None,
         Meta(description="When the app was installed: Unix seconds (milliseconds are recognised)."),
     ] = None
     referrer_clicked_at: Annotated[
-        Timestamp | None, Meta(description="Google Play's referrerClickTimestampSeconds.")
+        float | None, Meta(description="Google Play's referrerClickTimestampSeconds.")
     ] = None
     install_began_at: Annotated[
-        Timestamp | None, Meta(description="Google Play's installBeginTimestampSeconds.")
+        float | None, Meta(description="Google Play's installBeginTimestampSeconds.")
     ] = None
 
-    def to_report(self, caller: Caller, default_budget_ms: int) -> OpenReport:
-        """Check what a type cannot say, and hand over; raises ``InvalidField``.
-
-        The clipboard may hold anything. The deep link is checked where it is parsed, once.
-        """
-        if self.deep_link is self.install_referrer is self.clipboard is self.dub_domain is None:
-            raise InvalidField(
-                "deepLink",
-                "is required (or one of installReferrer, clipboard and dubDomain: nothing to go by)",
-            )
-        if self.install_referrer is not None:
-            _refuse_controls("installReferrer", self.install_referrer)
-        if self.dub_domain is not None:
-            _refuse_controls("dubDomain", self.dub_domain)
-        if self.install_id is not None:
-            _refuse_controls("installId", self.install_id)
-        if self.app_version is not None:
-            _refuse_controls("appVersion", self.app_version)
-        times = {
-            "installedAt": self.installed_at,
-            "referrerClickedAt": self.referrer_clicked_at,
-            "installBeganAt": self.install_began_at,
-        }
-        read = {name: read_timestamp(given) for name, given in times.items()}
+    def to_report(self, caller: Caller, default_budget_ms: int, parse_link: ParseLink) -> OpenReport:
+        """Read each field; ``ignored`` of the report names those that cannot be used. Raises nothing."""
+        read = FieldReader()
+        app = caller.app
+        deep_link, link = read.link("deepLink", self.deep_link, DEEP_LINK_MAX_CHARS, app, parse_link)
         return OpenReport(
             caller=caller,
-            deep_link=self.deep_link,
-            install_referrer=self.install_referrer,
-            clipboard=self.clipboard,
-            domain=self.dub_domain,
-            install_id=None if self.install_id is None else canonical_install_id(self.install_id),
-            platform=self.platform or platform_of(caller.user_agent),
-            app_version=self.app_version,
-            budget_ms=default_budget_ms if self.budget_ms is None else self.budget_ms,
-            consent=self.consent,
-            installed_at=read["installedAt"],
-            referrer_clicked_at=read["referrerClickedAt"],
-            install_began_at=read["installBeganAt"],
-            ignored=tuple(
-                name for name, given in times.items() if given not in (None, "") and read[name] is None
-            ),
+            deep_link=deep_link,
+            link=link,
+            install_referrer=read.any_text("installReferrer", self.install_referrer, REFERRER_MAX_CHARS),
+            clipboard=read.any_text("clipboard", self.clipboard, CLIPBOARD_MAX_CHARS),
+            domain=read.domain("dubDomain", self.dub_domain, app),
+            install_id=read.install_id("installId", self.install_id),
+            platform=read.platform("platform", self.platform, caller.user_agent),
+            app_version=read.version("appVersion", self.app_version, APP_VERSION_MAX_CHARS),
+            budget_ms=read.bounded("budgetMs", self.budget_ms, BUDGET_MIN_MS, BUDGET_MAX_MS)
+            or default_budget_ms,
+            consent=read.boolean("consent", self.consent),
+            installed_at=read.timestamp("installedAt", self.installed_at),
+            referrer_clicked_at=read.timestamp("referrerClickedAt", self.referrer_clicked_at),
+            install_began_at=read.timestamp("installBeganAt", self.install_began_at),
+            ignored=tuple(read.ignored),
         )
-
-
-def read_timestamp(given: float | str | None) -> float | None:
-    """Return Unix seconds from a number or a numeric string; ``None`` if there is no time in it.
-
-    Values above 1e11 are milliseconds: as seconds they would lie beyond the year 5000. Zero and negative
-    values are no times: Google Play's API returns 0 where it does not know.
-    """
-    try:
-        value = float(given or 0)
-    except ValueError:
-        return None
-    seconds = value / 1000 if value > _MILLISECONDS_ABOVE else value
-    return seconds if 0 < seconds <= _MILLISECONDS_ABOVE else None
 
 
 class ProblemDetail(Struct, frozen=True):
@@ -184,8 +173,3 @@ def required_install_id(text: str) -> str:
     if install_id is None:
         raise InvalidField("installId", "does not tell installs apart (a placeholder, or too short)")
     return install_id
-
-
-def _refuse_controls(field: str, text: str) -> None:
-    if not control_free(text):
-        raise InvalidField(field, "must not contain control characters")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from service.resolve.case import Case
-from service.resolve.errors import ForeignDomain, InvalidField
+from service.resolve.errors import ForeignDomain
 from service.resolve.evidence import canonical_domain
 from service.resolve.identity import Identity, answer_key
 from service.resolve.ladder import Ladder, Rung, ladder_of
@@ -23,16 +23,17 @@ class Cases:
         self._clock = clock
         self._wall = wall
         self._links = ParsedLinks()
+        self.parse_link = self._links.parse
 
     def of(self, report: OpenReport) -> Case:
-        """Build the case of a report; raises ``InvalidField`` or ``ForeignDomain``."""
+        """Build the case of a report; raises ``ForeignDomain``."""
         caller = report.caller
         app = caller.app
         domain = own_domain(app, report.domain)
-        link = url = dub_id = ladder = None
+        link = report.link
+        url = dub_id = ladder = None
         own = False
-        if report.deep_link is not None:
-            link = self._links.parse(report.deep_link, app.domains)
+        if link is not None:
             own = link.domain in app.domains
             target = f"link:{link.target if own else link.href}"
             url = link.href
@@ -85,11 +86,11 @@ class Cases:
 
 
 def own_domain(app: App, domain: str | None) -> str:
-    """Return the domain asked for, or the app's first; raises ``InvalidField`` or ``ForeignDomain``."""
+    """Return the domain asked for, or the app's first; raises ``ForeignDomain`` for any other."""
     if domain is None:
         return app.domains[0]
-    if not domain.strip():
-        raise InvalidField("dubDomain", "must not be blank")
+    if domain in app.domains:
+        return domain
     canonical = canonical_domain(domain)
     if canonical not in app.domains:
         raise ForeignDomain("dubDomain: is not one of this app's domains")

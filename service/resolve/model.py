@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from service.resolve.admission import Admission
+from service.resolve.evidence import DeepLink
 from service.resolve.identity import Platform, TrustedProxies
 from service.resolve.routing import Route, Router
 
@@ -83,10 +84,11 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
-    """An app was just opened. Bounds are checked before this is built; null means absent."""
+    """An app was just opened. Fields are checked before this is built; ``None`` is absent."""
 
     caller: Caller
     deep_link: str | None = None
+    link: DeepLink | None = None  # the deep link as parsed
     install_referrer: str | None = None
     clipboard: str | None = None
     domain: str | None = None

@@ -82,9 +82,10 @@ class Resolver:
         self.in_flight = 0
         self._flights: Flights[Open] = Flights()
         self._traces = Traces()
+        self.parse_link = cases.parse_link
 
     async def resolve(self, report: OpenReport) -> Answer:
-        """Answer an open inside its budget; raises ``InvalidField``, ``ForeignDomain`` or ``RateLimited``."""
+        """Answer an open inside its budget; raises ``ForeignDomain`` or ``RateLimited``."""
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
@@ -150,7 +151,7 @@ class Resolver:
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
         """Answer as ``resolve`` would if nothing were remembered of this open; records and claims nothing.
 
-        Raises ``InvalidField`` or ``ForeignDomain``.
+        Raises ``ForeignDomain``.
         """
         case = self._cases.of(report)
         steps = Steps(self._clock())
@@ -351,7 +352,8 @@ class Resolver:
 
     def _end(self, case: Case, steps: Steps, cache: str) -> None:
         breaker, budget_ms = self._climber.breaker(), case.report.budget_ms
-        steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms)
+        ignored = case.report.ignored
+        steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
 
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)

@@ -48,6 +48,7 @@ class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
     open_id: str
     rungs: tuple[RungTrace, ...]
     candidates: tuple[CandidateTrace, ...] = ()
+    ignored: tuple[str, ...] = ()  # fields that were given and could not be used
     cache: str
     breaker: str
     budget_ms: int
@@ -61,6 +62,7 @@ class Steps:
         "_breaker",
         "_budget_ms",
         "_cache",
+        "_ignored",
         "_rung_began",
         "_took_s",
         "began",
@@ -94,10 +96,11 @@ class Steps:
         if self.rung is not None:
             self.add(self.rung.evidence, "unavailable", detail, now - self._rung_began)
 
-    def end(self, now: float, *, cache: str, breaker: str, budget_ms: int) -> None:
+    def end(self, now: float, *, cache: str, breaker: str, budget_ms: int, ignored: tuple[str, ...]) -> None:
         """Note that the open is decided, and let go of its link: it may be somebody's clipboard."""
         self._took_s = now - self.began
         self._cache, self._breaker, self._budget_ms = cache, breaker, budget_ms
+        self._ignored = ignored
         self.rung = None
 
     def trace(self, open_id: str) -> "Trace":
@@ -106,6 +109,7 @@ class Steps:
             open_id=open_id,
             rungs=tuple(self.rungs),
             candidates=self.candidates,
+            ignored=self._ignored,
             cache=self._cache,
             breaker=self._breaker,
             budget_ms=self._budget_ms,

@@ -446,7 +446,9 @@ async def test_the_schema_names_the_contract(service: Service) -> None:
     assert report["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/OpenRequest")
     assert report["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Answer")
     assert "examples" in report["responses"]["200"]["content"]["application/json"]
-    for status in ("400", "401", "403", "413", "415", "422"):
+    assert "Firstopen-Ignored" in report["responses"]["200"]["headers"]
+    assert set(report["responses"]) == {"200", "400", "401", "403", "413", "415", "429"}
+    for status in ("400", "401", "403", "413", "415", "429"):
         content = report["responses"][status]["content"]["application/json"]
         assert content["schema"]["$ref"].endswith("/Problem")
     fields = schema["components"]["schemas"]["OpenRequest"]["properties"]
