@@ -44,11 +44,11 @@ async def test_an_open_breaker_shows(service: Service, dub: FakeDub) -> None:
     """Metrics and readiness name the endpoint that is held back; opens are answered all the same."""
 
     async def away(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(500)
+        return httpx.Response(503)
 
     dub.script = away
     for number in range(20):
-        assert (await service.open(FB_PROMO, install_id=f"install-{number}")).pending
+        assert (await service.open(f"{FB_PROMO}-{number}", install_id=ANNA)).pending
     assert dub.calls("/track/open") == 10
     assert (await scraped(service))['firstopen_breaker_open{endpoint="/track/open"}'] == 1
     assert (
