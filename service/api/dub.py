@@ -134,7 +134,7 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
         operation_id="listEvents",
         summary="List events",
         security=[{"serverKey": []}],
-        responses=documented(401, 403, 422, 429, 503),
+        responses=documented(401, 403, 404, 422, 429, 503),
         tags=["Dub's own wire"],
     )
     async def list_events(request: LeanRequest) -> ASGIResponse:

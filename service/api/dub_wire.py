@@ -8,7 +8,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.api.fields import ParseLink
 from service.resolve.errors import InvalidField
@@ -34,10 +34,10 @@ Processor = Literal["stripe", "shopify", "polar", "paddle", "apple", "revenuecat
 
 
 class TrackOpenRequest(Struct, frozen=True, rename="camel"):
-    """An open, as Dub's SDKs report it; a blank deepLink is none."""
+    """An open, as Dub's SDKs report it. A blank or null field is refused, as at Dub."""
 
-    deep_link: Annotated[str, Meta(max_length=DEEP_LINK_MAX_CHARS)] | None = None
-    dub_domain: Annotated[str, Meta(max_length=253)] | None = None
+    deep_link: Annotated[str, Meta(min_length=1, max_length=DEEP_LINK_MAX_CHARS)] | UnsetType = UNSET
+    dub_domain: Annotated[str, Meta(min_length=1, max_length=253)] | UnsetType = UNSET
 
     def to_report(self, caller: Caller, budget_ms: int, parse_link: ParseLink) -> OpenReport:
         """Hand over; raises ``InvalidField`` if there is nothing to go by, or no URL in ``deepLink``."""

@@ -72,7 +72,7 @@ def create_sandbox(
     faults = FaultBook(now, sleep)
     app = Litestar(
         route_handlers=[
-            *open_routes(book, clicks),
+            *open_routes(book, clicks, held),
             *page_routes(gate, book, clicks),
             *lead_routes(gate, people, book),
             *sale_routes(gate, people, book),

@@ -43,6 +43,12 @@ class SandboxClock:
 
 
 def iso(at_ms: int) -> str:
-    """Write a time as Dub does: UTC, milliseconds, `Z`."""
+    """Write a time as ISO 8601: UTC, with milliseconds and a `Z`."""
     moment = datetime.fromtimestamp(at_ms / 1_000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def javascript_text(at_ms: int) -> str:
+    """Write a time as JavaScript's `String(date)` does on a server in UTC, which drops the milliseconds."""
+    moment = datetime.fromtimestamp(at_ms / 1_000, UTC)
+    return moment.strftime("%a %b %d %Y %H:%M:%S GMT+0000 (Coordinated Universal Time)")

@@ -73,6 +73,7 @@ Dub's own slowness and limits: PATCH /sandbox/settings
     -d '{"leadLookupDelayS": 3}'
   or {"eventsDelayS": 5}    events show up late
   or {"plan": "pro"}        403 and 429 as on that plan
+  or {"usageExceeded": true}    /events is 403 until the month is over
   or {"allowedHostnames": ["acme.com"]}   403 for other web pages, and apps
 
 \b

@@ -35,6 +35,8 @@ class SettingsChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown
     """What may change while the sandbox runs; `plan` null lifts every limit."""
 
     plan: PlanName | msgspec.UnsetType | None = msgspec.UNSET
+    usage_exceeded: bool | msgspec.UnsetType = msgspec.UNSET
+    first_opens_unfound: bool | msgspec.UnsetType = msgspec.UNSET
     events_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
     lead_lookup_delay_s: Seconds | msgspec.UnsetType = msgspec.UNSET
     allowed_hostnames: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
@@ -130,6 +132,8 @@ def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
     def shown() -> dict[str, Any]:
         return {
             "plan": settings.plan,
+            "usageExceeded": settings.usage_exceeded,
+            "firstOpensUnfound": settings.first_opens_unfound,
             "eventsDelayS": settings.events_delay_s,
             "leadLookupDelayS": settings.lead_lookup_delay_s,
             "allowedHostnames": settings.allowed_hostnames,

@@ -1,7 +1,8 @@
 """From the query string of `GET /events` to SQL.
 
 What can go wrong: a filter that is silently ignored and so matches everything; an exclusion that drops
-events which have no value at all; a value that ends up as SQL (values are only ever bound, never written).
+events which have no value at all; a value that ends up as SQL (values are only ever bound, never written);
+a default that is the published page's and not Dub's (100 events of the last 30 days).
 """
 
 import re
@@ -10,14 +11,15 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from service.sandbox.errors import unprocessable
+from service.sandbox.errors import DubError, unprocessable
 from service.sandbox.event_times import period
+from service.sandbox.links import LinkBook
 from service.sandbox.metadata_query import parse_query
 from service.sandbox.urls import ROOT_KEY
 
 EventKind = Literal["clicks", "leads", "sales"]
 LIMIT_MAX = 1_000
-LIMIT_DEFAULT = 50
+LIMIT_DEFAULT = 100
 PAGE_MAX = 1_000_000
 CONTINENTS = frozenset({"AF", "AN", "AS", "EU", "NA", "OC", "SA"})
 TRIGGERS = frozenset({"link", "qr", "pageview", "deeplink"})
@@ -93,8 +95,10 @@ class EventsQuery(msgspec.Struct, frozen=True):
     offset: int
 
 
-def parse_events_query(params: Params, workspace: str, now_ms: int, visible_to_ms: int) -> EventsQuery:
-    """Check every parameter of the published page; 422 with the name of the first that does not fit."""
+def parse_events_query(
+    params: Params, workspace: str, links: LinkBook, now_ms: int, visible_to_ms: int
+) -> EventsQuery:
+    """Check every parameter: 422 names the first that does not fit, 404 is a `key` that no link has."""
     kind = _choice(params, "event", get_args(EventKind), "clicks")
     _choice(params, "sortBy", ("timestamp",), "timestamp")
     order = _choice(params, "sortOrder", ("asc", "desc"), _choice(params, "order", ("asc", "desc"), "desc"))
@@ -108,7 +112,7 @@ def parse_events_query(params: Params, workspace: str, now_ms: int, visible_to_m
     for name, column in COLUMNS.items():
         if params.get(name):
             _add_filter(where, name, column, params[name])
-    _add_link_filters(where, params)
+    _add_link_filters(where, params, workspace, links)
     _add_event_filters(where, params, kind)
     return EventsQuery(kind, where, order == "desc", limit, (page - 1) * limit)
 
@@ -121,7 +125,7 @@ def _add_filter(where: Conditions, name: str, column: str, given: str) -> None:
     where.add(f"COALESCE({column}, '') {operator} ({_marks(bound)})", *bound)
 
 
-def _add_link_filters(where: Conditions, params: Params) -> None:
+def _add_link_filters(where: Conditions, params: Params, workspace: str, links: LinkBook) -> None:
     """Add the filters on links that are not one column."""
     key, own_id, tags = (
         params.get("key"),
@@ -129,9 +133,13 @@ def _add_link_filters(where: Conditions, params: Params) -> None:
         params.get("tagId") or params.get("tagIds"),
     )
     if key:
-        if not params.get("domain"):
+        domain = params.get("domain", "").lower()
+        if not domain:
             raise unprocessable("key: expected domain with it")
-        where.add("lower(l.key) = lower(?)", key)
+        link = links.find(domain, key)
+        if link is None or link.spec.workspace != workspace:
+            raise DubError("not_found", f"no link {domain}/{key}")
+        where.add("l.id = ?", link.id)
     if own_id:
         if not own_id.startswith(OWN_ID_PREFIX):
             raise unprocessable(f"externalId: expected the prefix {OWN_ID_PREFIX}")

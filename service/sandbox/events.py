@@ -1,7 +1,8 @@
 """`GET /events`: clicks, leads and sales, read back.
 
 What can go wrong: an event shown before it is visible; a page filled up after deleted links' events were
-dropped (Dub drops them after paging, so a short page is not the last one); an address of somebody in the EU.
+dropped (Dub drops them after paging, so a short page is not the last one); an address of somebody in the EU;
+an ISO `timestamp` at the top level, where Dub writes a JavaScript date text (`click.timestamp` is ISO).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 
 from service.sandbox.agents import agent_of
-from service.sandbox.clock import SandboxClock, iso
+from service.sandbox.clock import SandboxClock, iso, javascript_text
 from service.sandbox.event_query import EventsQuery, parse_events_query
 from service.sandbox.limits import Gate, SandboxSettings
 from service.sandbox.links import LinkBook
@@ -60,7 +61,8 @@ def event_routes(
         workspace = gate.analytics(request)
         now_ms = clock.now_ms()
         visible_to_ms = now_ms - int(settings.events_delay_s * 1_000)
-        query = parse_events_query(_first_values(request), workspace, now_ms, visible_to_ms)
+        params = _first_values(request)
+        query = parse_events_query(params, workspace, links, now_ms, visible_to_ms)
         view = lru_cache(maxsize=None)(links.view)
         return [_event(query, row, view) for row in _page(store, query) if not row["deleted"]]
 
@@ -85,8 +87,12 @@ def _page(store: Store, query: EventsQuery) -> list[Row]:
 def _event(query: EventsQuery, row: Row, view: LinkView) -> dict[str, Any]:
     """Write one event, with the flat fields that Dub calls deprecated and its SDKs still require."""
     click, link = _click(row), view(row["link_id"])
-    event: dict[str, Any] = {"event": query.kind.removesuffix("s"), "timestamp": iso(row["at"])}
-    event |= {"click": click, "link": link}
+    event: dict[str, Any] = {
+        "event": query.kind.removesuffix("s"),
+        "timestamp": javascript_text(row["at"]),
+        "click": click,
+        "link": link,
+    }
     if query.kind != "clicks":
         stored = row["metadata"]
         event |= {

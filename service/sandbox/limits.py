@@ -42,7 +42,9 @@ PLANS: dict[PlanName, Plan] = {
 class SandboxSettings(msgspec.Struct, kw_only=True):
     """How the sandbox behaves where Dub's behaviour depends on an account, or on luck.
 
-    `plan` None: no limits. `events_delay_s`: how long an event takes to show up in `/events`.
+    `plan` None: no limits. `usage_exceeded`: the workspace has had more clicks this month than its plan
+    allows, so `/events` is refused. `first_opens_unfound`: an open without a deep link finds no click, as it
+    may happen in Dub's large Redis. `events_delay_s`: how long an event takes to show up in `/events`.
     `lead_lookup_delay_s`: how long a web click takes to be found by a lead (an app's open is found at once).
     `allowed_hostnames`: whose web pages may report clicks, leads and sales without a secret key (`acme.com`,
     or `*.acme.com` for its subdomains); with none listed, everybody may.
@@ -50,6 +52,8 @@ class SandboxSettings(msgspec.Struct, kw_only=True):
     """
 
     plan: PlanName | None = None
+    usage_exceeded: bool = False
+    first_opens_unfound: bool = False
     events_delay_s: float = 0.0
     lead_lookup_delay_s: float = 0.0
     allowed_hostnames: tuple[str, ...] = ()
@@ -123,6 +127,8 @@ class Gate:
         """Let a secret key read events; return its workspace."""
         key = _known_key(request, self._api_keys)
         self._require_business()
+        if self._settings.usage_exceeded:
+            raise DubError("exceeded_limit", "this month's clicks are over the limit of the plan")
         if self._plan is not None:
             self._spend(key, SECOND_MS, self._plan.analytics_per_s)
         return self._workspace(key)

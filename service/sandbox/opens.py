@@ -11,10 +11,12 @@ import msgspec
 from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.status_codes import HTTP_200_OK
+from msgspec import UNSET, UnsetType
 
 from service.sandbox.clicks import ClickLog, OpenedLink
 from service.sandbox.errors import DubError, unprocessable
 from service.sandbox.fields import fields_of
+from service.sandbox.limits import SandboxSettings
 from service.sandbox.links import LinkBook
 from service.sandbox.urls import split_deep_link
 from service.sandbox.web import Visitor, visitor_of
@@ -23,10 +25,10 @@ DEEP_LINK_MAX_CHARS = 32_000
 
 
 class OpenRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """The body of `/track/open`; an empty string is a field left blank."""
+    """The body of `/track/open`; a field that is null or empty is refused, not taken as left out."""
 
-    deep_link: Annotated[str, msgspec.Meta(max_length=DEEP_LINK_MAX_CHARS)] | None = None
-    dub_domain: str | None = None
+    deep_link: Annotated[str, msgspec.Meta(min_length=1, max_length=DEEP_LINK_MAX_CHARS)] | UnsetType = UNSET
+    dub_domain: Annotated[str, msgspec.Meta(min_length=1)] | UnsetType = UNSET
 
 
 class OpenReply(msgspec.Struct, frozen=True, rename="camel"):
@@ -36,7 +38,7 @@ class OpenReply(msgspec.Struct, frozen=True, rename="camel"):
     link: OpenedLink | None
 
 
-def open_routes(links: LinkBook, clicks: ClickLog) -> list[HTTPRouteHandler]:
+def open_routes(links: LinkBook, clicks: ClickLog, settings: SandboxSettings) -> list[HTTPRouteHandler]:
     """Build the route that apps report opens to; it needs no key."""
 
     @post("/track/open", status_code=HTTP_200_OK)
@@ -48,7 +50,7 @@ def open_routes(links: LinkBook, clicks: ClickLog) -> list[HTTPRouteHandler]:
             return _by_deep_link(links, clicks, report.deep_link, visitor)
         if not report.dub_domain:
             raise unprocessable("deepLink: expected deepLink, or dubDomain without it")
-        found = clicks.first_open(visitor, report.dub_domain)
+        found = None if settings.first_opens_unfound else clicks.first_open(visitor, report.dub_domain)
         return OpenReply(found.click_id, found.link) if found else OpenReply(None, None)
 
     return [track_open]

@@ -117,12 +117,13 @@ def visitor_of(scope: Scope) -> Visitor:
     trusted = peer is None or peer.is_loopback
     ask: Callable[[bytes], str] = (lambda name: header(scope, name)) if trusted else (lambda _: "")
     country = ask(b"x-vercel-ip-country").upper() or UNKNOWN
+    region = ask(b"x-vercel-ip-country-region").upper()
     return Visitor(
         ip=str(_address(ask(b"x-real-ip")) or peer or "127.0.0.1"),
         user_agent=header(scope, b"user-agent"),
         referer=header(scope, b"referer"),
         country=country,
-        region=ask(b"x-vercel-ip-country-region") or UNKNOWN,
+        region=f"{country}-{region}" if region else UNKNOWN,
         city=unquote(ask(b"x-vercel-ip-city")) or UNKNOWN,
         continent=ask(b"x-vercel-ip-continent").upper() or ("EU" if country in EU else UNKNOWN),
         no_track=asks_no_track(scope),

@@ -1,10 +1,17 @@
-"""Where the service is not the sandbox, on purpose: the whole list, each with its reason.
+"""The two lists of what differs: the service from the sandbox, and Dub's source from Dub's published pages.
 
-A test asks ``target.expects("…")`` for a value that differs, and is otherwise the same for both. The
-sandbox is Dub, so its column is Dub's behaviour by ``dub-api.md``; whatever is not listed here is alike.
+DIFFERENCES: where the service is not the sandbox, on purpose, each with its reason. A test asks
+``target.expects("…")`` for a value that differs, and is otherwise the same for both. The sandbox is Dub, so
+its column is Dub's behaviour by ``dub-api.md``; whatever is not listed here is alike.
+
+PAGES: where a published page says one thing and Dub's source (``dub-api.md``) does another. The source wins,
+in ``schemas/`` and in the sandbox; ``make contract-sources`` holds this list against the pages.
 """
 
 from typing import Any, NamedTuple
+
+ANY = "*"
+Known = dict[tuple[str, str, str, str], str]
 
 
 class Difference(NamedTuple):
@@ -88,4 +95,54 @@ DIFFERENCES = {
     "whose address an open came from": Difference(
         "the phone's", "the service's", "Dub sees the service's own, unless it believes X-Real-IP"
     ),
+}
+
+_OLDER = "dub-api.md: externalId and customerId are older names of it, still accepted"
+_BY_DUBS_CLIENT = "Dub's client on PyPI sends it; the page leaves it out"
+_BLANK_CLICK = "dub-api.md: missing is as good as empty"
+_BLANK = "dub-api.md: blank is a 422, and not left out"
+_NULL_CLICK = "dub-api.md: null is as good as missing"
+_EVERYWHERE = "dub-api.md: every error has all three"
+
+# (form and endpoint of the page, part, field, what of it) -> who is right, and why it is not the page.
+PAGES: Known = {
+    ("openapi /track/open", "request", "", "alternatives"): "dub-api.md: neither of the two is a 422",
+    ("openapi /track/open", "request", "deepLink", "minLength"): _BLANK,
+    ("openapi /track/open", "request", "dubDomain", "minLength"): _BLANK,
+    ("openapi /track/lead", "request", "", "alternatives"): _OLDER,
+    ("openapi /track/lead", "request", "externalId", "field"): _OLDER,
+    ("openapi /track/lead", "request", "customerId", "field"): _OLDER,
+    ("openapi /track/lead", "request", "customerExternalId", "required"): _OLDER,
+    ("openapi /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
+    ("openapi /track/lead", "request", "clickId", "nullable"): _NULL_CLICK,
+    ("openapi /track/lead", "request", "eventName", "pattern"): "dub-api.md: counted after trimming",
+    ("openapi /track/lead", "request", "eventQuantity", "type"): "dub-api.md: an integer from 1 to 100",
+    ("openapi /track/lead", "request", "eventQuantity", "minimum"): "dub-api.md: an integer from 1 to 100",
+    ("openapi /track/lead", "request", "eventQuantity", "maximum"): "dub-api.md: an integer from 1 to 100",
+    ("text /track/lead", "request", "externalId", "field"): _OLDER,
+    ("text /track/lead", "request", "customerId", "field"): _OLDER,
+    ("text /track/lead", "request", "customerExternalId", "required"): _OLDER,
+    ("text /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
+    ("text /track/lead", "request", "customerEmail", "example"): "the text of the page hides the address",
+    ("table /track/lead", "request", "customerExternalId", "field"): "an older page: the newer ones have it",
+    ("table /track/lead", "request", "customerId", "field"): _OLDER,
+    ("table /track/lead", "request", "externalId", "required"): _OLDER,
+    ("table /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
+    (ANY, "403", "error.code", "enum"): "dub-api.md: 403 is forbidden or exceeded_limit",
+    (ANY, ANY, "error.doc_url", "required"): _EVERYWHERE,
+    ("text /events", "request", "event", "required"): "the page gives it a default, too",
+    ("text /events", "request", "interval", "enum"): (
+        "dub-api.md: 1h and all_unfiltered are refused; Dub's client on PyPI knows mtd and qtd, too"
+    ),
+    ("text /events", "click", "timestamp", "example"): "dub-api.md: a JavaScript date as text, not ISO 8601",
+    ("text /events", "request", "interval", "default"): "dub-api.md: 30d",
+    ("text /events", "request", "limit", "default"): "dub-api.md: 100",
+    ("text /events", "request", "trigger", "x-values"): "dub-api.md: deeplink is one, too",
+    ("text /events", "request", "programId", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "request", "qr", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "request", "eventName", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "request", "partnerTagId", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "request", "tagIds", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "request", "order", "field"): _BY_DUBS_CLIENT,
+    ("text /events", "click", "click", "example"): "shortened: dub-api.md has timestamp, ua and trigger, too",
 }

@@ -13,10 +13,9 @@ from typing import Any
 from msgspec import Struct
 
 from tests.contract import pages, shapes
+from tests.contract.differences import ANY, PAGES, Known
 
 DEFAULT_FOLDER = Path("../shared/seeds")
-ANY = "*"
-Known = dict[tuple[str, str, str, str], str]
 _SHOWN_CHARS = 100
 _LISTED, _NOT_LISTED = "listed", "not listed"
 
@@ -47,46 +46,6 @@ PARTS = {
     "Sale Event": "sale",
 }
 NOT_FIELDS = {"Endpoint", "Authentication"}
-
-_OLDER = "dub-api.md: externalId and customerId are older names of it, still accepted"
-_BY_DUBS_CLIENT = "Dub's client on PyPI sends it; the page leaves it out"
-_BLANK_CLICK = "dub-api.md: missing is as good as empty"
-_EVERYWHERE = "dub-api.md: every error has all three"
-
-# (form and endpoint of the page, part, field, what of it) -> who is right, and why it is not the page.
-KNOWN: Known = {
-    ("openapi /track/open", "request", "", "alternatives"): "dub-api.md: neither of the two is a 422",
-    ("openapi /track/lead", "request", "", "alternatives"): _OLDER,
-    ("openapi /track/lead", "request", "externalId", "field"): _OLDER,
-    ("openapi /track/lead", "request", "customerId", "field"): _OLDER,
-    ("openapi /track/lead", "request", "customerExternalId", "required"): _OLDER,
-    ("openapi /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
-    ("openapi /track/lead", "request", "eventName", "pattern"): "dub-api.md: counted after trimming",
-    ("openapi /track/lead", "request", "eventQuantity", "type"): "dub-api.md: an integer from 1 to 100",
-    ("openapi /track/lead", "request", "eventQuantity", "minimum"): "dub-api.md: an integer from 1 to 100",
-    ("openapi /track/lead", "request", "eventQuantity", "maximum"): "dub-api.md: an integer from 1 to 100",
-    ("text /track/lead", "request", "externalId", "field"): _OLDER,
-    ("text /track/lead", "request", "customerId", "field"): _OLDER,
-    ("text /track/lead", "request", "customerExternalId", "required"): _OLDER,
-    ("text /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
-    ("text /track/lead", "request", "customerEmail", "example"): "the text of the page hides the address",
-    ("table /track/lead", "request", "customerExternalId", "field"): "an older page: the newer ones have it",
-    ("table /track/lead", "request", "customerId", "field"): _OLDER,
-    ("table /track/lead", "request", "externalId", "required"): _OLDER,
-    ("table /track/lead", "request", "clickId", "required"): _BLANK_CLICK,
-    (ANY, "403", "error.code", "enum"): "dub-api.md: 403 is forbidden or exceeded_limit",
-    (ANY, ANY, "error.doc_url", "required"): _EVERYWHERE,
-    ("text /events", "request", "event", "required"): "the page gives it a default, too",
-    ("text /events", "request", "interval", "enum"): "Dub's client on PyPI knows mtd and qtd, too",
-    ("text /events", "request", "trigger", "x-values"): "dub-api.md: deeplink is one, too",
-    ("text /events", "request", "programId", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "request", "qr", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "request", "eventName", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "request", "partnerTagId", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "request", "tagIds", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "request", "order", "field"): _BY_DUBS_CLIENT,
-    ("text /events", "click", "click", "example"): "shortened: dub-api.md has timestamp, ua and trigger, too",
-}
 
 
 class Difference(Struct, frozen=True):
@@ -213,7 +172,7 @@ def main(arguments: list[str], known: Known | None = None) -> int:
             comparison.take(pages.read(path.name, path.read_text(encoding="utf-8")))
         except ValueError as exc:
             unread.append(f"{path.name}: cannot be compared: {exc}")
-    return _report(comparison, unread, KNOWN if known is None else known)
+    return _report(comparison, unread, PAGES if known is None else known)
 
 
 def _report(comparison: Comparison, unread: list[str], known: Known) -> int:

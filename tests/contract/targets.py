@@ -239,9 +239,10 @@ class Target:
         return cast("list[dict[str, Any]]", response.json())
 
     async def clicks(self) -> list[dict[str, Any]]:
-        """List the clicks since this case began, newest first."""
-        began = datetime.fromtimestamp(self.began_s, UTC).isoformat()
-        return await self.events(start=began, limit=1_000)
+        """List the clicks since this case began, newest first: Dub itself returns whole days."""
+        began = datetime.fromtimestamp(self.began_s, UTC)
+        listed = await self.events(start=began.isoformat(), limit=1_000)
+        return [event for event in listed if datetime.fromisoformat(event["click"]["timestamp"]) >= began]
 
     async def click(self, url: str = PROMO, *, ip: str = ANNA.ip, ua: str = MAC, **headers: str) -> str:
         """Follow a link in a browser, straight at Dub; return the click that the cookie names."""

@@ -97,8 +97,7 @@ async def test_pages(past: Target, params: dict[str, Any], expected: list[int]) 
 @pytest.mark.parametrize(
     ("params", "oldest"),
     [
-        ({}, "night"),
-        ({"interval": "1h"}, "hour"),
+        ({}, "day"),
         ({"interval": "24h"}, "night"),
         ({"interval": "7d"}, "day"),
         ({"interval": "30d"}, "day"),
@@ -106,40 +105,78 @@ async def test_pages(past: Target, params: dict[str, Any], expected: list[int]) 
         ({"interval": "1y"}, "year"),
         ({"interval": "mtd"}, "hour"),
         ({"interval": "mtd", "timezone": "Asia/Tokyo"}, "night"),
+        ({"interval": "mtd", "timezone": "Asia/Calcutta"}, "night"),
         ({"interval": "qtd"}, "day"),
         ({"interval": "ytd"}, "month"),
         ({"interval": "all"}, "ages"),
-        ({"interval": "all_unfiltered"}, "ages"),
-        ({"start": "2026-07-31T22:00:00Z"}, "night"),
-        ({"start": "2026-07-31T22:00:00.001Z"}, "hour"),
-        ({"start": "2026-07-31T18:00:00-04:00", "interval": "1h"}, "night"),
-        ({"start": "2026-07-31T17:00:00", "timezone": "Asia/Tokyo"}, "day"),
-        ({"start": "2026-07-31T17:00:00"}, "night"),
-        ({"start": "2026-07-31"}, "day"),
-        ({"end": "2026-07-01T00:00:00Z"}, "night"),
-        ({"timezone": "America/New_York"}, "night"),
+        ({"end": "2026-07-01T00:00:00Z"}, "day"),
+        ({"timezone": "America/New_York"}, "day"),
     ],
     ids=str,
 )
-async def test_how_far_back(past: Target, params: dict[str, str], oldest: str) -> None:
-    """24 hours, an interval, or from `start`, which goes before it; the first moment belongs to it."""
-    names = list(AGES_S)
-    assert await aged(past, sortOrder="asc", **params) == names[names.index(oldest) :]
+async def test_intervals(past: Target, params: dict[str, str], oldest: str) -> None:
+    """30 days (dub-api.md, GET /events; the published page says 24 hours), or an interval up to now."""
+    assert await aged(past, sortOrder="asc", **params) == since(oldest)
+
+
+@pytest.mark.parametrize(
+    ("params", "oldest"),
+    [
+        ({"start": "2026-07-31"}, "day"),
+        ({"start": "2026-07-31T00:00:00Z"}, "day"),
+        ({"start": "2026-07-31T23:59:59.999Z"}, "day"),
+        ({"start": "2026-07-31T23:00:00Z", "interval": "24h"}, "day"),
+        ({"start": "2026-08-01T00:00:00Z"}, "hour"),
+        ({"start": "2026-08-01T11:59:59"}, "hour"),
+        ({"start": "2026-08-01T02:00:00+02:00"}, "hour"),
+        ({"start": "2026-08-01T01:59:59+02:00"}, "day"),
+        ({"start": "2026-07-31T22:00:00Z", "timezone": "Asia/Tokyo"}, "night"),
+        ({"start": "2026-08-01T23:00:00", "timezone": "Asia/Tokyo"}, "night"),
+        ({"start": "2026-08-01T02:00:00Z", "timezone": "America/New_York"}, "day"),
+        ({"start": "2027-01-01"}, "hour"),
+    ],
+    ids=str,
+)
+async def test_from_the_start_of_a_day(past: Target, params: dict[str, str], oldest: str) -> None:
+    """`start` means the beginning of its day in `timezone`, and goes before `interval`.
+
+    dub-api.md, GET /events. Without `end` it is put in order with now.
+    """
+    assert await aged(past, sortOrder="asc", **params) == since(oldest)
 
 
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({"start": "2026-07-01", "end": "2026-07-31T22:00:00Z"}, ["day", "night"]),
-        ({"start": "2026-07-01", "end": "2026-07-31T21:59:59Z", "interval": "all"}, ["day"]),
-        ({"start": "2026-07-31T22:00:00Z", "end": "2026-07-31T22:00:00Z"}, ["night"]),
-        ({"start": "2027-01-01"}, []),
+        ({"start": "2026-07-01", "end": "2026-07-31T00:00:00Z"}, ["day", "night"]),
+        ({"start": "2026-07-01", "end": "2026-07-30T23:59:59Z", "interval": "all"}, []),
+        ({"start": "2026-07-31T22:00:00Z", "end": "2026-07-31T09:00:00Z"}, ["day", "night"]),
+        ({"start": "2026-07-01", "end": "2026-07-31", "timezone": "Asia/Tokyo"}, ["day"]),
     ],
     ids=str,
 )
-async def test_until_when(past: Target, params: dict[str, str], expected: list[str]) -> None:
-    """`end` counts with a `start`; the last moment belongs to it; a future has no events."""
+async def test_until_the_end_of_a_day(past: Target, params: dict[str, str], expected: list[str]) -> None:
+    """`end` counts with a `start`, and means the end of its day in `timezone` (dub-api.md, GET /events)."""
     assert await aged(past, sortOrder="asc", **params) == expected
+
+
+async def test_a_start_after_the_end(past: Target) -> None:
+    """The two are swapped (dub-api.md, GET /events), then widened to whole days."""
+    swapped = await aged(past, sortOrder="asc", start="2026-07-31", end="2026-06-20")
+    assert swapped == ["month", "day", "night"]
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "undefined", "GMT+25", "../../etc/passwd", "x" * 300])
+async def test_an_unknown_timezone(past: Target, zone: str) -> None:
+    """It falls back to UTC (dub-api.md, GET /events): the month and the day begin there."""
+    assert await aged(past, sortOrder="asc", interval="mtd", timezone=zone) == since("hour")
+    assert await aged(past, sortOrder="asc", start="2026-08-01", timezone=zone) == since("hour")
+
+
+def since(oldest: str) -> list[str]:
+    """Return this age and every later one."""
+    names = list(AGES_S)
+    return names[names.index(oldest) :]
 
 
 @pytest.mark.parametrize(

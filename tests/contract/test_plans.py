@@ -18,6 +18,17 @@ async def test_a_lower_plan(target: Target, path: str, plan: str) -> None:
     assert (await target.open())["clickId"]
 
 
+async def test_over_this_months_usage(target: Target) -> None:
+    """403 also means that the month's clicks are used up (dub-api.md, GET /events), by its own code.
+
+    Opens and leads are answered all the same.
+    """
+    await target.at_dub("PATCH", "/sandbox/settings", {"plan": "business", "usageExceeded": True})
+    response = await target.ask_events()
+    assert error_of(response) == (403, "exceeded_limit")
+    assert (await target.lead(await target.click_id()))["link"]
+
+
 def throttled(target: Target, response: httpx.Response, over_s: float) -> None:
     """Fail unless this is a 429 that says, in this target's form, that it is over at this moment."""
     assert error_of(response) == (429, "rate_limit_exceeded")

@@ -1,11 +1,16 @@
-"""`GET /events`: checked, held to the app's own domains, coalesced, within a budget, streamed."""
+"""`GET /events`: held to the app's own domains, coalesced, within a budget, streamed."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from service.api.event_filters import events_query
+from service.resolve.errors import ForeignDomain, InvalidField
 from tests.support import ENV, KEY, SERVER_KEY, FakeClock, FakeDub, Service, until
 
 AS_SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
@@ -69,32 +74,50 @@ async def test_a_foreign_domain_is_403(service: Service, dub: FakeDub, asked: st
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("asked", "named"),
     [
-        ("event", "opens"),
-        ("limit", "0"),
-        ("limit", "1001"),
-        ("page", "0"),
-        ("page", "1.5"),
-        ("sortOrder", "up"),
-        ("interval", "3h"),
-        ("country", "USA"),
-        ("continent", "XX"),
-        ("trigger", "nfc"),
-        ("start", "yesterday"),
-        ("timezone", "Mars/Base"),
-        ("externalId", "5"),
-        ("key", "fb-promo"),
-        ("domain", "-acme.link,-go.acme.com"),
-        ("city", "x" * 10_001),
+        ({"domain": "-acme.link,-go.acme.com"}, "domain"),
+        ({"key": "fb-promo"}, "key"),
     ],
 )
-async def test_a_wrong_filter_is_422(service: Service, dub: FakeDub, name: str, value: str) -> None:
-    """It costs no analytics call, and the message names the filter."""
-    reply = await events(service, **{name: value})
+async def test_a_query_that_dub_could_not_refuse(
+    service: Service, dub: FakeDub, asked: dict[str, str], named: str
+) -> None:
+    """Without a domain of the app left, or with a key and no domain, nothing is asked: 422 names why."""
+    reply = await events(service, **asked)
     assert reply.status_code == 422
-    assert reply.json()["error"]["message"].startswith(name)
+    assert reply.json()["error"]["message"].startswith(named)
     assert dub.requests == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"timezone": "undefined"},
+        {"timezone": "Asia/Calcutta", "start": "2026-08-02", "end": "2026-08-01"},
+        {"interval": "1h"},
+        {"limit": "none", "country": "Germany"},
+        {"city": "São Paulo", "url": "https://acme.com/?a=b&c=d#e"},
+    ],
+)
+async def test_values_are_dubs_to_check(service: Service, dub: FakeDub, asked: dict[str, str]) -> None:
+    """They go on as they came, right or wrong, within the app's domains and as one call."""
+    assert (await events(service, **asked)).status_code == 200
+    assert query_of(dub) == asked | {"domain": "acme.link,go.acme.com"}
+    assert dub.calls("/events") == 1
+
+
+@given(st.dictionaries(st.sampled_from(["domain", "key", "linkId", "event", "domains"]), st.text()))
+def test_no_query_leaves_the_apps_domains(given_params: dict[str, str]) -> None:
+    """Whatever is asked is refused, or names the app's own domains and nothing that is not on the list."""
+    try:
+        query = events_query(given_params, ("acme.link", "go.acme.com"))
+    except (ForeignDomain, InvalidField):
+        return
+    sent = parse_qs(query, strict_parsing=True)
+    assert set(sent) <= {"domain", "key", "linkId", "event"}
+    (domains,) = sent["domain"]
+    assert set(domains.split(",")) <= {"acme.link", "go.acme.com"}
 
 
 async def test_only_a_server_key_reads_events(service: Service) -> None:
@@ -127,17 +150,26 @@ async def test_identical_queries_in_flight_are_asked_once(service: Service, dub:
     assert dub.calls("/events") == 1
 
 
-async def test_a_refusal_of_dubs_is_passed_on(service: Service, dub: FakeDub) -> None:
-    """A plan without events is Dub's own 403."""
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "forbidden"),
+        (403, "exceeded_limit"),
+        (404, "not_found"),
+        (422, "unprocessable_entity"),
+    ],
+)
+async def test_a_refusal_of_dubs_is_passed_on(service: Service, dub: FakeDub, status: int, code: str) -> None:
+    """A plan without events, a month's clicks used up, an unknown key, a wrong value: in Dub's own words."""
 
     async def script(_: httpx.Request) -> httpx.Response:
-        error = {"code": "forbidden", "message": "You need a Business plan.", "doc_url": "x"}
-        return httpx.Response(403, json={"error": error})
+        error = {"code": code, "message": "Dub says why.", "doc_url": "x"}
+        return httpx.Response(status, json={"error": error})
 
     dub.script = script
     reply = await events(service)
-    assert reply.status_code == 403
-    assert reply.json()["error"]["message"] == "You need a Business plan."
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["message"]) == (status, code, "Dub says why.")
 
 
 class _Cut(httpx.AsyncByteStream):

@@ -88,6 +88,7 @@ async def test_settings_are_shown_and_checked(sandbox: Sandbox) -> None:
     await sandbox.settings(eventsDelayS=2.5)
     for bad in (
         {"plan": "gold"},
+        {"usageExceeded": 1},
         {"eventsDelayS": -1},
         {"delay": 1},
         {"plan": "pro", "leadLookupDelayS": "3"},
@@ -95,6 +96,8 @@ async def test_settings_are_shown_and_checked(sandbox: Sandbox) -> None:
         assert error_of(await sandbox.http.patch("/sandbox/settings", json=bad))[0] == 422
     assert (await sandbox.http.get("/sandbox/settings")).json() == {
         "plan": None,
+        "usageExceeded": False,
+        "firstOpensUnfound": False,
         "eventsDelayS": 2.5,
         "leadLookupDelayS": 0.0,
         "allowedHostnames": [],

@@ -39,7 +39,7 @@ async def test_desktop_goes_to_the_destination(sandbox: Sandbox) -> None:
         "url": "https://acme.com/product/123?ref=mail&size=42",
         "country": "US",
         "city": "New York",
-        "region": "NY",
+        "region": "US-NY",
         "continent": "NA",
         "device": "Desktop",
         "browser": "Chrome",
