@@ -28,11 +28,13 @@ default_screen = "home"
 # rate_limit = "500/second"                # of each key of this app, in place of limits.per_key
 # analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
 
-# Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params.
+# Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params. A
+# query does not matter unless a pattern names it, nor do http, www. and a slash at the end (docs/routes.md).
 # Try one with: firstopen routes 'https://acme.com/product/123'
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"
 screen = "product"
+# query = ["color"]                        # parameters that become params too, where the URL has them
 # min_version = "2.3"                      # older builds get the fallback
 # fallback = "update_product"
 

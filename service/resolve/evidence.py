@@ -11,9 +11,9 @@ import ada_url
 from msgspec import Struct
 
 from service.resolve.errors import InvalidField
-from service.resolve.routing import WEB_SCHEMES
 from service.resolve.urls import (
     NO_TRACK,
+    WEB_SCHEMES,
     canonical_host,
     canonical_path,
     has_parameter,
@@ -26,6 +26,7 @@ ZERO_WIDTH = "".join(
 )
 
 _INVISIBLE = "".join(map(chr, range(0x20))) + "\x7f" + ZERO_WIDTH
+_BEHIND_PATH = re.compile("[?#]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -41,6 +42,7 @@ class DeepLink(Struct, frozen=True, gc=False):
     domain: str
     key: str
     query: str  # without its ``?`` and without the parameters that are meant for Dub
+    fragment: str = ""  # without its ``#``
     no_track: bool = False  # ``dub-no-track``: Dub describes the link and records nothing
 
     @property
@@ -49,9 +51,14 @@ class DeepLink(Struct, frozen=True, gc=False):
         return f"{self.url} {NO_TRACK}" if self.no_track else self.url
 
     @property
+    def carried(self) -> str:
+        """Return what is merged with the destination: the query, and the fragment behind a ``#``."""
+        return f"{self.query}#{self.fragment}" if self.fragment else self.query
+
+    @property
     def at_dub(self) -> str:
-        """What Dub is asked for: without the query, which it ignores."""
-        return self.url.partition("?")[0]
+        """Return what Dub is asked for: without the query, which it ignores, and the fragment."""
+        return _BEHIND_PATH.split(self.url, maxsplit=1)[0]
 
 
 def canonical_domain(text: str) -> str:
@@ -104,13 +111,16 @@ def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
     href = str(url.href)
     if str(url.protocol).removesuffix(":") not in WEB_SCHEMES:
         return DeepLink(href, href, "", "", "")
-    return _canonical(str(url.hostname), str(url.pathname), str(url.search), href)
+    return _canonical(url, href)
 
 
-def _canonical(hostname: str, path: str, search: str, href: str) -> DeepLink:
-    domain = canonical_host(hostname)
-    key = canonical_path(path)[1:] or "_root"
-    query = without_dub_parameters(search[1:])
-    shown = "" if key == "_root" else key
-    url = f"https://{domain}/{shown}" + (f"?{query}" if query else "")
-    return DeepLink(url, href, domain, key, query, has_parameter(search[1:], NO_TRACK))
+def _canonical(url: ada_url.URL, href: str) -> DeepLink:
+    domain = canonical_host(str(url.hostname))
+    path = canonical_path(str(url.pathname))
+    key = path[1:] or "_root"
+    search = str(url.search)[1:]
+    query = without_dub_parameters(search)
+    fragment = str(url.hash)[1:]
+    canonical = f"https://{domain}{'/' if key == '_root' else path}"
+    canonical += (f"?{query}" if query else "") + (f"#{fragment}" if fragment else "")
+    return DeepLink(canonical, href, domain, key, query, fragment, has_parameter(search, NO_TRACK))

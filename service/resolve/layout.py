@@ -12,7 +12,7 @@ def lay_out(
 ) -> Answer:
     """Route an open for the build that asks. Never raises: our own mistakes land on the default screen."""
     try:
-        route = app.router.route(opened.destination, opened.query, app_version)
+        route = app.router.route(opened.destination, opened.carried, app_version)
     except Exception as exc:  # noqa: BLE001  a route always: the default screen, and the log names our mistake
         whose = {"app": app.name, "open_id": opened.open_id}
         log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **whose)

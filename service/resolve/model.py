@@ -111,7 +111,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     click_id: str | None = None
     link: Link | None = None
     url: str | None = None  # the URL that the app was opened with, if that is routed as it is
-    query: str = ""  # of the clicked link, laid over the link's destination
+    carried: str = ""  # by the clicked link: its query, and its fragment behind a ``#``
     match: Match = NO_MATCH
     source: Source = "parsed"
     pending: bool = False

@@ -57,7 +57,7 @@ class Openings:
             source="dub",
             offered=STRENGTH[rung.evidence],
             match=NO_MATCH if described is None else _MATCHED_BY[rung.evidence],
-            click=(found.click_id, described, link.query),
+            click=(found.click_id, described, link.carried),
         )
 
     def clicked(self, open_id: str, case: Case, rung: Rung) -> Open:
@@ -82,7 +82,7 @@ class Openings:
             source="stale",
             offered=STRENGTH[rung.evidence],
             match=_MATCHED_BY[rung.evidence],
-            click=(None, known, link.query),
+            click=(None, known, link.carried),
             pending=True,
             ttl_s=ttl_s,
         )
@@ -125,7 +125,7 @@ class Openings:
             source=first.source,
             offered=STRENGTH["none"],
             match=first.match,
-            click=(first.click_id, first.link, first.query),
+            click=(first.click_id, first.link, first.carried),
         )
 
     def no_longer(self, opened: Open, ttl_s: float) -> Open:
@@ -169,12 +169,12 @@ class Openings:
     ) -> Open:
         """Build an open that is repeated for ``ttl_s`` seconds, or for as long as answers usually are.
 
-        ``click`` is its id, its link and the query that it was clicked with. ``url`` is routed as it is, and
+        ``click`` is its id, its link and what that carried. ``url`` is routed as it is, and
         the URL that was opened goes before it.
         """
-        click_id, link, query = click
+        click_id, link, carried = click
         if case.url is not None:
-            url, query = case.url, ""
+            url, carried = case.url, ""
             source = source if link is not None else "parsed"
         return Open(
             app=case.app.name,
@@ -182,7 +182,7 @@ class Openings:
             click_id=click_id,
             link=link,
             url=url,
-            query=query,
+            carried=carried,
             match=match,
             source=source,
             pending=pending,

@@ -1,22 +1,21 @@
 """From a destination URL to a screen of the app.
 
-Patterns are WHATWG URLPatterns, compiled once at boot; the first that matches wins. Routes are
-remembered per (destination, query, version), so a hot link is matched once and its ``Route`` shared.
+Patterns are WHATWG URLPatterns, compiled once at boot; the first that matches wins. Routes are remembered
+per (destination, what the link carried, version), so a hot link is matched once and its ``Route`` shared.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, unquote, urlencode
 
 import ada_url
 from msgspec import Meta, Struct
-from urlpattern import URLPattern
 
 from service.resolve.errors import FirstopenError
+from service.resolve.patterns import Pattern, compile_pattern, forms_of, percent_decoded
+from service.resolve.urls import WEB_SCHEMES, merge
 
-WEB_SCHEMES = frozenset({"http", "https"})
 NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscript"})
 
 _ROUTES_REMEMBERED = 4096
@@ -47,6 +46,7 @@ class RouteRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     pattern: NonEmpty
     screen: NonEmpty
+    query: tuple[NonEmpty, ...] = ()  # parameters of the URL that become params, where it has them
     min_version: NonEmpty | None = None
     fallback: NonEmpty | None = None
 
@@ -60,10 +60,12 @@ class BadRule(FirstopenError):
         self.field = field
 
 
-class _Compiled(Struct, frozen=True):
+class CompiledRoute(Struct, frozen=True):
+    """A route that is ready to be matched. ``index`` counts from 0."""
+
+    index: int
     rule: RouteRule
-    pattern: URLPattern
-    place: URLPattern  # where its URLs are: its scheme, and on the web its host
+    pattern: Pattern
     min_version: tuple[int, ...]
 
 
@@ -88,34 +90,6 @@ def shape_of_version(version: str) -> str:
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
 
 
-def lay_over(destination: str, query: str) -> str:
-    """Override the destination's query parameters with those of the clicked link, as Dub does on the web.
-
-    Both queries are read as forms are (bytes that are no UTF-8 become U+FFFD). A parameter that both
-    have takes the clicked link's last value, once, in its old place; others are appended. Fragments stay.
-    """
-    if not query:
-        return destination
-    before, hash_mark, fragment = destination.partition("#")
-    base, _, own = before.partition("?")
-    clicked = dict(_form(query))
-    merged: set[str] = set()
-    pairs: list[tuple[str, str]] = []
-    for name, value in _form(own):
-        if name not in clicked:
-            pairs.append((name, value))
-        elif name not in merged:
-            merged.add(name)
-            pairs.append((name, clicked[name]))
-    pairs += [(name, value) for name, value in clicked.items() if name not in merged]
-    written = urlencode(pairs, safe="*").replace("~", "%7E")
-    return f"{base}?{written}{hash_mark}{fragment}" if written else f"{base}{hash_mark}{fragment}"
-
-
-def _form(query: str) -> list[tuple[str, str]]:
-    return parse_qsl(query, keep_blank_values=True, errors="replace")
-
-
 class Router:
     """One app's routes, compiled; raises ``BadRule`` for one that cannot be."""
 
@@ -129,37 +103,37 @@ class Router:
     ) -> None:
         self.default_screen = default_screen
         self.update_screen = update_screen
-        self._schemes = WEB_SCHEMES | {scheme.lower() for scheme in schemes}
-        self._compiled = [_compile(index, rule) for index, rule in enumerate(rules)]
+        self._schemes = WEB_SCHEMES.union(schemes)
+        self.routes = [_compile(index, rule, schemes) for index, rule in enumerate(rules)]
         self.nowhere = Route(default_screen, {}, None, "default")
         self._remembered = lru_cache(_ROUTES_REMEMBERED)(self._route)
         self._remembered_long = lru_cache(_LONG_ROUTES_REMEMBERED)(self._route)
 
-    def route(self, destination: str | None, query: str = "", app_version: str | None = None) -> Route:
-        """Decide the screen for a destination with the clicked link's query (no ``?``) laid over it.
+    def route(self, destination: str | None, carried: str = "", app_version: str | None = None) -> Route:
+        """Decide the screen for a destination merged with what the clicked link carried (see ``merge``).
 
         A missing or unreadable ``app_version`` is new enough for every route. A destination that is no
         URL, carries user info, or has any scheme but http, https and the app's own is never handed out.
         """
         if destination is None:
             return self.nowhere
-        if len(destination) + len(query) > _LONGEST_USUAL_CHARS:
-            return self._remembered_long(destination, query, app_version)
-        return self._remembered(destination, query, app_version)
+        if len(destination) + len(carried) > _LONGEST_USUAL_CHARS:
+            return self._remembered_long(destination, carried, app_version)
+        return self._remembered(destination, carried, app_version)
 
-    def _route(self, destination: str, query: str, app_version: str | None) -> Route:
-        url = self._handed_out(lay_over(destination, query))
+    def _route(self, destination: str, carried: str, app_version: str | None) -> Route:
+        url = self._handed_out(merge(destination, carried))
         if url is None:
             return self.nowhere
         found = self.first_match(url)
         if found is None:
             return Route(self.default_screen, {}, url, "unlisted")
-        compiled, params = found
+        matched, params = found
         version = parse_version(app_version) if app_version else None
-        if version is not None and version < compiled.min_version:
-            fallback = compiled.rule.fallback or self.update_screen
+        if version is not None and version < matched.min_version:
+            fallback = matched.rule.fallback or self.update_screen
             return Route(fallback, params, url, "update_required")
-        return Route(compiled.rule.screen, params, url, "matched")
+        return Route(matched.rule.screen, params, url, "matched")
 
     def _handed_out(self, destination: str) -> str | None:
         """Parse a destination as a browser would, and return it normalised, or ``None`` if it is not safe."""
@@ -172,60 +146,40 @@ class Router:
         return str(url.href)
 
     def covers(self, url: str) -> bool:
-        """Return True for a URL with a scheme of the app's own, or on a host that one of its routes names.
-
-        With or without ``www.``.
-        """
-        try:
-            parsed = ada_url.URL(url)
-        except ValueError:
-            return False
-        scheme, host = str(parsed.protocol).removesuffix(":"), str(parsed.hostname)
-        if scheme in self._schemes - WEB_SCHEMES:
+        """Return True for a parsed URL with a scheme of the app's own, or on a host that a route names."""
+        if url.partition(":")[0] in self._schemes - WEB_SCHEMES:
             return True
-        hosts = {host, f"www.{host}", host.removeprefix("www.")}
-        return any(
-            compiled.place.test({"protocol": scheme, "hostname": each})
-            for compiled in self._compiled
-            for each in hosts
-        )
+        forms = forms_of(url).forms[0]
+        return any(route.pattern.place.test(form) for route in self.routes for form in forms)
 
-    def first_match(self, url: str) -> tuple[_Compiled, dict[str, str]] | None:
-        """Return the first rule whose pattern matches the URL, with its named groups, percent-decoded."""
-        for compiled in self._compiled:
-            result = compiled.pattern.exec(url)
-            if result is not None:
-                return compiled, _named_groups(result)
+    def first_match(self, url: str) -> tuple[CompiledRoute, dict[str, str]] | None:
+        """Return the first route whose pattern matches a parsed URL, with its params.
+
+        Those that match the URL as it ends go before those that match it with its last slash added or
+        left out: ``/category/*`` takes ``/category`` only where no later route does.
+        """
+        target = forms_of(url)
+        for forms in target.forms:
+            for route in self.routes:
+                params = route.pattern.match(target, forms)
+                if params is not None:
+                    for name in route.rule.query:
+                        value = target.parameter(name)
+                        if value is not None:
+                            params[name] = percent_decoded(value)
+                    return route, params
         return None
 
 
-def _compile(index: int, rule: RouteRule) -> _Compiled:
+def _compile(index: int, rule: RouteRule, schemes: Sequence[str]) -> CompiledRoute:
     try:
-        pattern = URLPattern(rule.pattern)
+        pattern = compile_pattern(rule.pattern, schemes)
     except ValueError as exc:
         raise BadRule(index, "pattern", f"is not a URLPattern with a scheme and host: {exc}") from exc
+    twice = sorted(pattern.parts.group_names.intersection(rule.query))
+    if twice:
+        raise BadRule(index, "query", f"names {twice[0]!r}, and so does the pattern")
     minimum = parse_version(rule.min_version or "0")
     if minimum is None:
         raise BadRule(index, "min_version", "expected dotted numbers, such as 2.10")
-    place = URLPattern({"protocol": pattern.protocol})
-    if any(place.test({"protocol": scheme}) for scheme in WEB_SCHEMES):
-        place = URLPattern({"protocol": pattern.protocol, "hostname": pattern.hostname})
-    return _Compiled(rule, pattern, place, minimum)
-
-
-def _named_groups(result: Mapping[str, object]) -> dict[str, str]:
-    """Collect the named groups of every component; unnamed ones (``*``) and unmatched ones are left out."""
-    named: dict[str, str] = {}
-    for component in result.values():
-        if isinstance(component, dict):
-            for name, value in component["groups"].items():
-                if value is not None and not name.isdigit():
-                    named[name] = _percent_decoded(value)
-    return named
-
-
-def _percent_decoded(value: str) -> str:
-    try:
-        return unquote(value, errors="strict")
-    except UnicodeDecodeError:
-        return value
+    return CompiledRoute(index, rule, pattern, minimum)

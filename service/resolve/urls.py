@@ -6,8 +6,10 @@ removed although it only looks like one of Dub's; a canonical form that is not i
 """
 
 import re
-from urllib.parse import unquote
+from collections.abc import Iterator
+from urllib.parse import unquote_plus
 
+WEB_SCHEMES = frozenset({"http", "https"})
 NO_TRACK = "dub-no-track"
 DUB_ID = "dub_id"
 DUB_PARAMETERS = frozenset(
@@ -15,6 +17,7 @@ DUB_PARAMETERS = frozenset(
 )
 
 _CLICK_ID = re.compile(r"[A-Za-z0-9]{16}")
+_NAME_MAX_CHARS = 255
 _MAY_NAME_ONE = re.compile(rf"(?:^|&)(?:{'|'.join(DUB_PARAMETERS)}|[^=&]*%)")
 _LAST_DOT = re.compile(r"(?<=[^.])\.\Z")
 _LEADING_WWW = re.compile(r"(?:www\.)+(?=.)")
@@ -27,9 +30,14 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 def canonical_host(host: str) -> str:
     """Return a parsed host without the root's dot at its end and without any leading ``www.``."""
-    host = _LAST_DOT.sub("", host)
+    host = without_last_dot(host)
     www = _LEADING_WWW.match(host)
     return host[www.end() :] if www else host
+
+
+def without_last_dot(host: str) -> str:
+    """Return a host without the dot that stands for the root of all names."""
+    return _LAST_DOT.sub("", host)
 
 
 def canonical_path(path: str) -> str:
@@ -37,9 +45,12 @@ def canonical_path(path: str) -> str:
 
     Escapes are written in one way (RFC 3986, 6.2.2): ``%c3%a9`` as ``%C3%A9``, ``%61`` as ``a``.
     """
-    if "//" in path:
-        path = _SLASHES.sub("/", path)
-    return canonical_escapes(path).rstrip("/") or "/"
+    return canonical_escapes(collapse_slashes(path)).rstrip("/") or "/"
+
+
+def collapse_slashes(path: str) -> str:
+    """Return a path without doubled slashes."""
+    return _SLASHES.sub("/", path) if "//" in path else path
 
 
 def canonical_escapes(text: str) -> str:
@@ -64,7 +75,7 @@ def without_dub_parameters(query: str) -> str:
     """
     if not _MAY_NAME_ONE.search(query):
         return query
-    return "&".join(pair for pair in query.split("&") if _name_of(pair) not in DUB_PARAMETERS)
+    return "&".join(pair for pair in query.split("&") if name_of(pair) not in DUB_PARAMETERS)
 
 
 def split_dub_id(url: str) -> tuple[str, str | None]:
@@ -78,21 +89,53 @@ def split_dub_id(url: str) -> tuple[str, str | None]:
     before, hash_mark, fragment = url.partition("#")
     base, question_mark, query = before.partition("?")
     pairs = query.split("&")
-    others = [pair for pair in pairs if _name_of(pair) != DUB_ID]
+    others = [pair for pair in pairs if name_of(pair) != DUB_ID]
     if len(others) == len(pairs):
         return url, None
-    values = (unquote(pair.partition("=")[2]) for pair in pairs if _name_of(pair) == DUB_ID)
+    values = (unquote_plus(pair.partition("=")[2]) for pair in pairs if name_of(pair) == DUB_ID)
     click_id = next((value for value in values if _CLICK_ID.fullmatch(value)), "")
     return f"{base}{question_mark if others else ''}{'&'.join(others)}{hash_mark}{fragment}", click_id
 
 
 def has_parameter(query: str, name: str) -> bool:
     """Return True if a query names this parameter, with any value or none."""
-    return _MAY_NAME_ONE.search(query) is not None and any(
-        _name_of(pair) == name for pair in query.split("&")
-    )
+    return _MAY_NAME_ONE.search(query) is not None and any(name_of(pair) == name for pair in query.split("&"))
 
 
-def _name_of(pair: str) -> str:
+def merge(destination: str, carried: str) -> str:
+    """Lay what a clicked short link carried over its destination, as Dub and browsers do on the web.
+
+    ``carried`` is the link's query, and its fragment behind a ``#``. A parameter that both have takes the
+    link's last value, once, in its old place; others are appended. Values stay as they were written, but a
+    space is ``%20``: not everything that reads a URL in an app takes ``+`` for one. A destination that has
+    no fragment inherits the link's (Fetch, "HTTP-redirect fetch").
+    """
+    if not carried:
+        return destination
+    before, hash_mark, fragment = destination.partition("#")
+    query, link_hash_mark, link_fragment = carried.partition("#")
+    if not hash_mark:
+        hash_mark, fragment = link_hash_mark, link_fragment
+    if query:
+        base, _, own = before.partition("?")
+        merged = "&".join(_merged(own, query)).replace("+", "%20")
+        before = f"{base}?{merged}" if merged else base
+    return f"{before}{hash_mark}{fragment}"
+
+
+def _merged(own: str, clicked: str) -> Iterator[str]:
+    overriding = {name_of(pair): pair for pair in clicked.split("&") if pair}
+    left = dict(overriding)
+    for pair in own.split("&"):
+        name = name_of(pair)
+        if pair and name not in overriding:
+            yield pair
+        elif name in left:
+            yield left.pop(name)
+    yield from left.values()
+
+
+def name_of(pair: str) -> str:
+    """Return a parameter's name, decoded as in forms; one of over 255 characters stays as it was written."""
     name = pair.partition("=")[0]
-    return unquote(name) if "%" in name else name
+    return unquote_plus(name) if len(name) <= _NAME_MAX_CHARS and ("%" in name or "+" in name) else name

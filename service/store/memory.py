@@ -72,7 +72,7 @@ class MemoryStore:
 
     def keep(self, key: bytes, opened: Open) -> None:
         """Remember an open, by its id and as the answer under its key, in place of what was there."""
-        is_long = len(opened.destination or "") + len(opened.query) > _LONG_URL_CHARS
+        is_long = len(opened.destination or "") + len(opened.carried) > _LONG_URL_CHARS
         here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
         here[key] = opened
         if elsewhere:

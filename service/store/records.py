@@ -1,7 +1,7 @@
 """How an open is written down, wherever it is kept.
 
 What could say whose it is, is sealed: a URL that Dub did not describe (through an SDK it may be somebody's
-clipboard), or the query that came with a link.
+clipboard), or what a link carried.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Records:
     def of(self, opened: Open) -> bytes:
         """Write an open: MessagePack, or sealed MessagePack."""
         record = _encode(opened)
-        says = opened.query or opened.url is not None
+        says = opened.carried or opened.url is not None
         return self._seal.seal(record) if says else record
 
     def plain(self, record: bytes) -> Open | None:

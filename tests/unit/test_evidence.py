@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import canonical_domain, parse_deep_link
@@ -70,7 +71,10 @@ def test_canonical_parts(typed: str, domain: str, key: str, query: str) -> None:
     link = parse_deep_link(typed)
     assert (link.domain, link.key, link.query) == (domain, key, query)
     path = "" if key == "_root" else key
-    assert link.url == f"https://{domain}/{path}" + (f"?{query}" if query else "")
+    assert link.at_dub == f"https://{domain}/{path}"
+    fragment = "#top" if "#top" in typed else ""
+    assert link.url == link.at_dub + (f"?{query}" if query else "") + fragment
+    assert link.carried == query + fragment
 
 
 @pytest.mark.parametrize(("typed", "problem"), REFUSED)
@@ -140,7 +144,7 @@ def test_canonical_is_a_fixed_point(typed: str) -> None:
     except InvalidField:
         return
     twice = parse_deep_link(once.url)
-    assert (twice.url, twice.domain, twice.key, twice.query) == (once.url, once.domain, once.key, once.query)
+    assert twice == structs.replace(once, href=twice.href, no_track=False)
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")))

@@ -58,7 +58,7 @@ def test_long_opens_have_few_places(store: MemoryStore) -> None:
     """A hundred times fewer long URLs are remembered than usual ones, and they push out no usual one."""
     store.keep(b"usual", an_open("usual"))
     for number in range(50):
-        store.keep(b"%d" % number, an_open(f"id-{number}", query="x" * 30_000))
+        store.keep(b"%d" % number, an_open(f"id-{number}", carried="x" * 30_000))
     assert sum(store.answer(b"%d" % number) is not None for number in range(50)) == 10
     assert store.answer(b"usual") is not None
 

@@ -1,13 +1,18 @@
-"""URLs as text: Dub's own parameters, escapes."""
+"""URLs as text: Dub's own parameters, escapes, and what a clicked link lays over its destination."""
 
+import re
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import ada_url
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.resolve.urls import (
     DUB_PARAMETERS,
     canonical_escapes,
     has_parameter,
+    merge,
     without_dub_parameters,
 )
 
@@ -61,3 +66,73 @@ def test_each_escape_has_one_form() -> None:
 def test_escapes_are_written_once_and_for_all(text: str) -> None:
     """Writing them in one way twice changes nothing more."""
     assert canonical_escapes(canonical_escapes(text)) == canonical_escapes(text)
+
+
+@pytest.mark.parametrize(
+    ("destination", "carried", "expected"),
+    [
+        ("https://acme.com/p", "", "https://acme.com/p"),
+        ("https://acme.com/p", "ref=ig", "https://acme.com/p?ref=ig"),
+        ("https://acme.com/p?a=1&b=2", "a=3", "https://acme.com/p?a=3&b=2"),
+        ("https://acme.com/p?a=1", "b=2&b=3", "https://acme.com/p?a=1&b=3"),
+        ("https://acme.com/p?a=1&a=2&b=~", "a=3", "https://acme.com/p?a=3&b=~"),
+        ("https://acme.com/p?%61=1", "a=3", "https://acme.com/p?a=3"),
+        ("https://acme.com/p?", "&&=&a", "https://acme.com/p?=&a"),
+        ("https://acme.com/p?", "&", "https://acme.com/p"),
+        ("acme://product/5", "ref=ig", "acme://product/5?ref=ig"),
+        # as it was written, but for a space
+        ("https://acme.com/p?q=red%20shoes", "ref=ig", "https://acme.com/p?q=red%20shoes&ref=ig"),
+        ("https://acme.com/p?q=red+shoes", "ref=a+b", "https://acme.com/p?q=red%20shoes&ref=a%20b"),
+        ("https://acme.com/p?q=red+shoes", "", "https://acme.com/p?q=red+shoes"),
+        ("https://acme.com/p?a=%E9", "n=Ren%E9", "https://acme.com/p?a=%E9&n=Ren%E9"),
+        # fragments
+        ("https://acme.com/p?a=1#top", "b=2", "https://acme.com/p?a=1&b=2#top"),
+        ("https://acme.com/#/product/1", "fbclid=1", "https://acme.com/?fbclid=1#/product/1"),
+        ("https://acme.com/#/find?q=a", "fbclid=1", "https://acme.com/?fbclid=1#/find?q=a"),
+        ("https://acme.com/p", "#reviews", "https://acme.com/p#reviews"),
+        ("https://acme.com/p", "a=1#reviews", "https://acme.com/p?a=1#reviews"),
+        ("https://acme.com/p#top", "a=1#reviews", "https://acme.com/p?a=1#top"),
+        ("https://acme.com/p#", "#reviews", "https://acme.com/p#"),
+    ],
+)
+def test_what_a_clicked_link_lays_over_its_destination(destination: str, carried: str, expected: str) -> None:
+    """Its parameters override the destination's (dub-api.md, "What the web side of a link does").
+
+    The rest stays as it was written; a fragment is inherited by a destination that has none, as browsers do.
+    """
+    assert merge(destination, carried) == expected
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        ["%ff", "%E9", "%00", "%", "&", "=", "+", "a", "b", "~", "*", "#", "?", ";", "\u00e9", "\n"]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(PIECES, PIECES)
+def test_merging_is_what_a_browser_would_do(own: str, clicked: str) -> None:
+    """It agrees with ada's URLSearchParams in what each parameter is, where the queries are UTF-8."""
+    own, clicked = (re.sub(r"[#\n]", "", query) for query in (own, clicked))
+    for query in (own, clicked):
+        assume(unquote_to_bytes(query).decode("utf-8", "replace").count("\ufffd") == 0)
+    params = ada_url.URLSearchParams(f"?{own}")
+    for name, value in ada_url.URLSearchParams(f"?{clicked}").items():
+        params.set(name, value)
+    merged = merge(f"https://acme.com/p?{own}", clicked).partition("?")[2]
+    assert sorted(parse_qsl(merged, keep_blank_values=True)) == sorted(params.items())
+
+
+@given(PIECES, PIECES)
+def test_merging_twice_changes_nothing_more(own: str, carried: str) -> None:
+    """A browser that follows the merged URL by the same link ends where it was."""
+    once = merge(f"https://acme.com/p?{own}", carried)
+    assert merge(once, carried) == once
+
+
+def test_a_long_query_costs_no_more_than_its_length() -> None:
+    """Thousands of parameters are merged in one pass: no work that grows with their square."""
+    own = "&".join(f"a{n}=1" for n in range(4000))
+    clicked = "&".join(f"b{n}=2" for n in range(4000))
+    assert merge(f"https://acme.com/p?{own}", clicked).count("&") == 7999
