@@ -242,6 +242,7 @@ class _Parts:
             window=window,
             networks=networks,
             log=self._log,
+            unreadable=self.metrics.events_unreadable,
             clock=self._clock,
             wall=self._wall,
             sleep=self._sleep,

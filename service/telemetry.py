@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from structlog.typing import FilteringBoundLogger as Log
 
-__all__ = ["Event", "Log", "Metrics", "configure_logs", "where"]
+__all__ = ["Event", "Log", "Metrics", "Tally", "configure_logs", "where"]
 
 
 class Event(StrEnum):
@@ -95,6 +95,9 @@ class Event(StrEnum):
     """Dub's click events cannot be had, for this ``problem``: no open is matched by address meanwhile."""
     CLICKS_AVAILABLE = "clicks.available"
     """Dub's click events can be had again."""
+    CLICKS_UNREADABLE = "clicks.unreadable"
+    """So many of Dub's ``events`` cannot be read, for this ``fault``: a "none" by address stays pending.
+    Said once, and again when they could be read meanwhile."""
     LIMITS_ALONE = "limits.alone"
     """Valkey does not count, or not in time: each replica's rate limits are its own meanwhile."""
     LIMITS_SHARED = "limits.shared"
@@ -178,6 +181,9 @@ class Metrics:
         self.matching_refused = Tally(
             "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
         )
+        self.events_unreadable = Tally(
+            "events_unreadable", "Times an event of Dub's could not be read, by what was wrong.", "fault"
+        )
         self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
         self.requests = Tally("requests", "Responses, by route template and status.", "route", "status")
         self.ignored_fields = Tally("ignored_fields", "Fields of opens that could not be used.", "field")
@@ -189,6 +195,7 @@ class Metrics:
             self.dub_seconds,
             self.cache,
             self.matching_refused,
+            self.events_unreadable,
             self.rate_limited,
         ):
             self.registry.register(each)

@@ -1,10 +1,12 @@
 """A scripted Dub that lists click events, and a feed over it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+import httpx
 import msgspec
 
 from service.resolve.click_feed import ClickFeed, Together
@@ -13,7 +15,7 @@ from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.window import ClickWindow
-from service.telemetry import Log, configure_logs
+from service.telemetry import Log, Metrics, configure_logs
 from tests.support import FakeClock
 
 NOON = 1_785_585_600.0
@@ -21,19 +23,32 @@ APP = App("acme", ("acme.link", "go.acme.com"), Router((), default_screen="home"
 NETWORKS = Networks(b"a secret for tests")
 HOME = "203.0.113.7"
 LONG_S = 60
+DAY_S = 86_400
 
 
 class FakeEvents:
-    """Dub's events: answers queries as Dub does, notes them, and can be held up or made to fail."""
+    """Dub's events: answers queries as Dub does, notes them, and can be held up or made to fail.
+
+    What it does as the real one (all from dub-api.md, "GET /events"):
+
+    - ``start`` and ``end`` are widened to whole days, in UTC, and swapped where they are the wrong way round;
+    - the newest events come first unless ``sortOrder=asc``; a page has 100 unless ``limit`` says otherwise,
+      which may be 1000 at most;
+    - events of deleted links are left out after paging, so that a page may be short;
+    - an event's own ``timestamp`` is a JavaScript date text, that of its click ISO 8601.
+    """
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self._events: list[tuple[float, float, bool, bytes]] = []
+        self._events: list[_Event] = []
         self.queries: list[dict[str, str]] = []
         self.called_at: list[float] = []
         self.gate: asyncio.Event | None = None
         self.failures: list[Exception | bytes | None] = []  # of the next calls; None: none
         self.keeps_page: bytes | None = None
+        self.writes_times = True  # False: "?" in place of every timestamp
+        self.ignores_order = False  # True: always oldest first
+        self.meanwhile: Callable[[], None] | None = None  # happens after each answer
 
     @property
     def now(self) -> float:
@@ -42,22 +57,34 @@ class FakeEvents:
     def click(
         self, click_id: str, ago_s: float = 0, *, late_s: float = 0, deleted: bool = False, ip: str = HOME
     ) -> None:
+        """Note a click that was made ``ago_s`` seconds ago, and shows up ``late_s`` seconds after it was."""
         at = self.now - ago_s
-        click = {"id": click_id, "timestamp": iso(at), "os": "iOS", "ip": ip}
-        link = {"id": "link_1", "domain": "acme.link", "key": "promo", "url": "https://acme.com/"}
-        body = msgspec.json.encode({"event": "click", "click": click, "link": link})
-        self._events.append((at, at + late_s, deleted, body))
+        click = {"id": click_id, "timestamp": iso(at), "os": "iOS", "trigger": "link", "ip": ip}
+        link = {"id": "link_1", "domain": "acme.link", "key": "promo", "url": "https://acme.com/product/123"}
+        fields = {"event": "click", "timestamp": javascript(at), "click": click, "link": link}
+        self._events.append(_Event(at, at + late_s, deleted, fields))
 
-    def odd(self, body: bytes) -> None:
-        self._events.append((self.now, self.now, False, body))
+    def odd(self, fields: Any) -> None:
+        """Note an event of now with something else in its place."""
+        self._events.append(_Event(self.now, self.now, False, fields))  # noqa: FBT003
 
     async def events(self, app: App, query: str, *, patience_s: float) -> "Stream":
         assert app.dub_api_key == "dub_secret"
         assert patience_s > 0
-        asked = dict(parse_qsl(query))
+        return Stream(await self._page(dict(parse_qsl(query))))
+
+    async def handle(self, request: httpx.Request) -> httpx.Response:
+        """Answer over HTTP; there is nothing but ``/events``."""
+        if request.url.path != "/events":
+            return httpx.Response(404, json={"error": {"code": "not_found", "message": "x", "doc_url": "y"}})
+        return httpx.Response(200, content=await self._page(dict(request.url.params)))
+
+    async def _page(self, asked: dict[str, str]) -> bytes:
         self.queries.append(asked)
         self.called_at.append(self._clock())
-        answer = self._answer(asked)
+        answer = self.answer(asked)
+        if self.meanwhile is not None:
+            self.meanwhile()
         if self.gate is not None:
             await self.gate.wait()
         if self.failures:
@@ -65,18 +92,38 @@ class FakeEvents:
             if isinstance(failure, Exception):
                 raise failure
             if failure is not None:
-                return Stream(failure)
-        return Stream(self.keeps_page or answer)
+                return failure
+        return self.keeps_page or answer
 
-    def _answer(self, asked: dict[str, str]) -> bytes:
-        start, end = (datetime.fromisoformat(asked[name]).timestamp() for name in ("start", "end"))
+    def answer(self, asked: dict[str, str]) -> bytes:
+        """Return the page that a query asks for."""
+        start, end = sorted(datetime.fromisoformat(asked[name]).timestamp() for name in ("start", "end"))
+        first_day, last_day = start // DAY_S, end // DAY_S
         shown = sorted(
-            (each for each in self._events if start <= each[0] <= end and each[1] <= self.now),
-            key=lambda each: each[0],
+            (
+                each
+                for each in self._events
+                if first_day <= each.at // DAY_S <= last_day and each.visible_at <= self.now
+            ),
+            key=lambda each: each.at,
+            reverse=asked.get("sortOrder", "desc") == "desc" and not self.ignores_order,
         )
-        limit, page = int(asked["limit"]), int(asked["page"])
-        bodies = [body for _, _, deleted, body in shown[limit * (page - 1) : limit * page] if not deleted]
-        return b"[" + b",".join(bodies) + b"]"
+        limit, page = int(asked.get("limit", "100")), int(asked.get("page", "1"))
+        assert 1 <= limit <= 1000
+        events = shown[limit * (page - 1) : limit * page]
+        return msgspec.json.encode([self._written(each) for each in events if not each.deleted])
+
+    def _written(self, event: "_Event") -> Any:
+        if self.writes_times:
+            return event.fields
+        return {**event.fields, "timestamp": "?", "click": {**event.fields["click"], "timestamp": "?"}}
+
+
+class _Event(NamedTuple):
+    at: float  # Unix seconds
+    visible_at: float
+    deleted: bool
+    fields: Any
 
 
 class Stream:
@@ -107,12 +154,14 @@ class World:
         self.budget = CallBudget(self.clock)
         self.sleeping: asyncio.Event | None = None
         self.window = ClickWindow(3600)
+        self.metrics = Metrics()
         self.feed = ClickFeed(
             app=app,
             events=EventFeed(self.dub, self.budget),
             window=self.window,
             networks=NETWORKS,
             log=log or configure_logs("critical"),
+            unreadable=self.metrics.events_unreadable,
             clock=self.clock,
             wall=lambda: self.dub.now,
             sleep=self._sleep,
@@ -136,6 +185,11 @@ class World:
 
 def iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def javascript(at: float) -> str:
+    """Write a time as JavaScript writes a date as text, on a server that runs in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%a %b %d %Y %H:%M:%S} GMT+0000 (Coordinated Universal Time)"
 
 
 def key_of(ip: str) -> int:

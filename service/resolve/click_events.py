@@ -63,6 +63,20 @@ class _EventFields(Struct, frozen=True, gc=False):
     timestamp: Any = None
 
 
+class _Times(Struct, frozen=True, gc=False):
+    """What says when an event was, whatever else is wrong with it."""
+
+    click: Any = None
+    timestamp: Any = None
+
+
+class UnreadEvent(Struct, frozen=True, gc=False):
+    """An event that cannot be used, and when it was, if that can be read."""
+
+    fault: Fault
+    at_ms: int | None = None  # Unix milliseconds
+
+
 class ClickEvent(Struct, frozen=True, gc=False):
     """An event, with only the fields that are used. ``trigger`` and ``ua`` may be left out by Dub."""
 
@@ -88,6 +102,7 @@ class ClickEvent(Struct, frozen=True, gc=False):
 
 _split = msgspec.json.Decoder(list[Raw]).decode
 _decode = msgspec.json.Decoder(_EventFields).decode
+_decode_times = msgspec.json.Decoder(_Times).decode
 
 
 def split_page(page: bytes) -> list[Raw]:
@@ -98,16 +113,32 @@ def split_page(page: bytes) -> list[Raw]:
         raise DubGarbled("a page of events that does not read as Dub's") from exc
 
 
-def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | Fault]:
-    """Decode events one by one; yield the fault in place of one that cannot be read."""
+def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | UnreadEvent]:
+    """Decode events one by one, each to a click event or to what is wrong with it."""
     for event in events:
         try:
             fields = _decode(event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            yield "malformed"
+            yield UnreadEvent("malformed", _time_of_malformed(event))
             continue
-        at_ms = read_time_ms(fields.click.timestamp) or read_time_ms(fields.timestamp)
-        yield "timestamp" if at_ms is None else ClickEvent(fields.click, fields.link, at_ms)
+        at_ms = _time_of(fields.click.timestamp, fields.timestamp)
+        if at_ms is None:
+            yield UnreadEvent("timestamp")
+        else:
+            yield ClickEvent(fields.click, fields.link, at_ms)
+
+
+def _time_of(click_timestamp: object, timestamp: object) -> int | None:
+    return read_time_ms(click_timestamp) or read_time_ms(timestamp)
+
+
+def _time_of_malformed(event: Raw) -> int | None:
+    try:
+        times = _decode_times(event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    click = times.click if isinstance(times.click, dict) else {}
+    return _time_of(click.get("timestamp"), times.timestamp)
 
 
 def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:

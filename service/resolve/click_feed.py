@@ -1,21 +1,34 @@
 """An app's window of clicks, kept up to date from Dub's ``/events`` whenever an open asks.
 
-What can go wrong: a final "none" from a fetch that began before the open arrived (such a fetch is waited
-out, and another one made); events that show up late or out of order, and pages that shift while they are
-read (an overlap, ascending order, one pinned ``end``, on until an empty page); opens that wait for each
-other's syncs until Dub's budget is gone (all that wait share one).
+Dub widens ``start`` and ``end`` to whole days, so a sync asks for the newest events first and stops at the
+first one that is older than what earlier syncs have seen: one call, however busy the day was.
+
+What can go wrong with that:
+
+- Pages shift while they are read: each new click moves all older ones on by a place. Events are read twice
+  then (their ids decide), and none is skipped.
+- A sync that fails half-way has read the newest events and leaves a gap below them. What is known ends above
+  the gap only when a sync has closed it; the next one goes on at the page where this one failed.
+- Something else than an older event looks like the end: a page that is short because Dub left out events of
+  deleted links (only an empty page is the end), events that come oldest first (refused), events whose time
+  cannot be read (no "none" is final then).
+
+And with syncs in general: a final "none" from a sync that began before the open arrived (such a sync is
+waited out, and another one made); events that show up late (each sync reads an overlap again); opens that
+wait for each other's syncs until Dub's budget is gone (all that wait share one).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Literal, Protocol
 from urllib.parse import urlencode
 
 from msgspec import Raw, Struct
 
-from service.resolve.click_events import read_events, split_page
+from service.resolve.click_events import Fault, UnreadEvent, read_events, split_page
 from service.resolve.errors import (
     DubGarbled,
     DubRefused,
@@ -31,9 +44,10 @@ from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
 from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.window import ClickWindow
-from service.telemetry import Event, Log, where
+from service.telemetry import Event, Log, Tally, where
 
 PAGE_EVENTS = 1000  # Dub's most
+FEW_EVENTS = 100  # of a sync's first page, where few are new: an event is some 2 KB
 OVERLAP_S = 120  # how late an event may show up and still be seen
 EVENTS_AT_A_TIME = 100  # decoded between two turns of the event loop
 
@@ -41,8 +55,11 @@ _PAGES_MAX = 2000  # two million clicks: a Dub that ignores ``page`` must end, t
 _PAUSE_MIN_S = 0.01
 _EXPIRY_STEPS = 20  # after a fetch, so that whoever waits for it does not wait for these
 _KEY = b"clicks"
+_OVERLAP_MS = OVERLAP_S * 1000
+_CLOCK_DIFFERENCE_MS = CLOCK_DIFFERENCE_S * 1000
+_TIE_MS = 1000  # a JavaScript date text has no milliseconds
 
-Status = Literal["synced", "late", "over_budget", "unavailable"]
+Status = Literal["synced", "unreadable", "late", "over_budget", "unavailable"]
 Problem = Literal[
     "plan", "key", "refused", "throttled", "down", "garbled", "not_configured", "not_shared", "failed"
 ]
@@ -69,12 +86,18 @@ class Outcome(Struct, frozen=True):
     retry_after_s: float = 0.0
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every event that Dub showed when the open arrived was asked for: a match counts."""
+        return self.status in ("synced", "unreadable")
+
+    @property
     def is_final(self) -> bool:
-        """Whether every click that Dub showed when the open arrived is in the window."""
+        """Whether every event that Dub showed when the open arrived was read: a "none" counts, too."""
         return self.status == "synced"
 
 
 SYNCED = Outcome("synced")
+UNREADABLE = Outcome("unreadable")
 LATE = Outcome("late")
 SPENT = Outcome("over_budget")
 
@@ -82,10 +105,11 @@ SPENT = Outcome("over_budget")
 class Together(Protocol):
     """One window for all replicas: whose turn it is asks Dub, everybody reads. Raises ``StoreFailed``."""
 
-    async def turn(self) -> tuple[bool, int]:
+    async def turn(self) -> tuple[bool, int, Mapping[Fault, int]]:
         """Wait for a fetch that began after this to be over, or for one's own turn to make one.
 
-        Returns whether it is one's own, and how far fetches have seen, in Unix milliseconds.
+        Returns whether it is one's own, how far fetches have seen, in Unix milliseconds, and how many events
+        the last one could not read.
         """
         ...
 
@@ -97,8 +121,8 @@ class Together(Protocol):
         """Let every replica read what was found."""
         ...
 
-    async def over(self, seen_to_ms: int) -> None:
-        """End a turn that saw everything up to then."""
+    async def over(self, seen_to_ms: int, unread: Mapping[Fault, int]) -> None:
+        """End a turn that saw everything up to then, but for so many events that it could not read."""
         ...
 
     async def give_up(self) -> None:
@@ -106,8 +130,47 @@ class Together(Protocol):
         ...
 
 
+@dataclass
+class _Reading:
+    """One sync under way. Times are Unix milliseconds, those of events by Dub's clock."""
+
+    began_ms: int  # by our clock: when its first page was asked for
+    stop_ms: int  # what is older is known, or too old to be matched
+    pages: int = 0  # read so far
+    events: int = 0  # of a known time, and no older than ``stop_ms``
+    newest_ms: int = 0
+    oldest_ms: int = 0
+    is_complete: bool = False  # everything newer than ``stop_ms`` was read
+    unread: Counter[Fault] = field(default_factory=Counter)
+
+    @property
+    def known_to_ms(self) -> int:
+        """Return up to when Dub has shown this sync everything, but for what shows up late."""
+        newest_ms = min(self.newest_ms, self.began_ms + _CLOCK_DIFFERENCE_MS)
+        return max(newest_ms, self.began_ms - _CLOCK_DIFFERENCE_MS)
+
+    def forget(self) -> None:
+        """Count no more what is about to be read again."""
+        self.events = 0
+        self.unread.clear()
+
+
+class _Unfinished(Struct, frozen=True):
+    """What a sync that failed half-way has read: everything from ``known_to_ms`` down, on so many pages.
+
+    Events only move to later pages, so those pages still hold nothing but what was read and what is new.
+    """
+
+    known_to_ms: int
+    pages: int
+
+
 class ClickFeed:
-    """Syncs the window of one app. ``clock`` is monotonic seconds, ``wall`` Unix seconds."""
+    """Syncs the window of one app.
+
+    ``clock`` is monotonic seconds, ``wall`` Unix seconds; ``unreadable`` counts, by fault, each time that an
+    event could not be read.
+    """
 
     def __init__(
         self,
@@ -117,18 +180,20 @@ class ClickFeed:
         window: ClickWindow,
         networks: Networks,
         log: Log,
+        unreadable: Tally,
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         together: Together | None = None,
     ) -> None:
         self.window = window
+        self.unread: Mapping[Fault, int] = {}  # of the last sync's events, by what was wrong with them
         self._together = together
-        self.malformed = 0  # events left out, so far
         self._app = app
         self._events = events
         self._networks = networks
         self._log = log
+        self._unreadable = unreadable
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
@@ -138,9 +203,10 @@ class ClickFeed:
         self._unshared: dict[str, tuple[int, Click]] = {}  # found here, and the others may not have them
         self._shared_to_ms = 0  # how far fetches had seen when last asked
         self._shares_all = False  # in this turn: what was shared before is lost
-        self._seen_to_ms = 0  # by Dub's clock: everything older was seen, but for what shows up late
-        self._start_ms = 0  # of the fetch under way
-        self._now_ms = 0
+        self._known_to_ms = 0  # by Dub's clock: everything older was seen, but for what shows up late
+        self._reading = _Reading(0, 0)  # the fetch under way, or the last one
+        self._last_events = 0  # that the last sync took
+        self._unfinished: _Unfinished | None = None
         self._spent = False  # waiting for Dub's budget just now
         self._held_until = float("-inf")
         self._problem: Outcome | None = None
@@ -165,10 +231,10 @@ class ClickFeed:
             outcome = await flight.wait(max(deadline - self._clock(), 0))
             if outcome is None:
                 return SPENT if self._spent else LATE
-            if outcome.status != "synced" and self._began >= arrived:
+            if not outcome.is_complete and self._began >= arrived:
                 return outcome
             await asyncio.sleep(0)  # a fetch that just ended is still on the list: let it go from there
-        return SYNCED
+        return self._outcome()
 
     async def close(self, grace_s: float = 0) -> None:
         """Give up what is under way."""
@@ -189,7 +255,10 @@ class ClickFeed:
         if self._problem is not None:
             self._problem = None
             self._log.info(Event.CLICKS_AVAILABLE, app=self._app.name)
-        return SYNCED
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        return UNREADABLE if self.unread else SYNCED
 
     def _failed(self, exc: Exception) -> Outcome:
         """Leave Dub alone for a while; one log line until the problem is another, or over."""
@@ -208,39 +277,70 @@ class ClickFeed:
             await self._fetch_pages()
             return
         began = self._began
-        mine, seen_to_ms = await self._together.turn()
+        mine, seen_to_ms, unread = await self._together.turn()
         try:
             async for clicks in self._together.read():
                 for seen in clicks:
                     self.window.add(*seen)
                 await asyncio.sleep(0)
             self._shares_all = seen_to_ms < self._shared_to_ms
-            self._seen_to_ms = seen_to_ms
+            self._known_to_ms = seen_to_ms
+            self._unfinished = None  # what was found in a turn that failed may not have reached the others
             if mine:
                 await self._fetch_pages()
-                await self._together.over(self._seen_to_ms)
+                await self._together.over(self._known_to_ms, self.unread)
         except BaseException:
             if mine:
                 await self._together.give_up()
             raise
-        self._shared_to_ms = self._seen_to_ms
+        self._shared_to_ms = self._known_to_ms
         if not mine:
+            self._note_unread(unread)
             self._synced = began
             await self._expire(int(self._wall() * 1000))
 
     async def _fetch_pages(self) -> None:
-        """Read every page from where we were to now."""
-        events = await self._page(self._begin)
-        number = 1
-        while events:
-            await self._take(events)
-            number += 1
-            if number > _PAGES_MAX:
-                raise DubGarbled("pages of events without end")
-            events = await self._page(partial(self._query, number))
-        self._seen_to_ms = self._now_ms
+        """Read from now down to what is known, and note what is known after that."""
+        self._reading = _Reading(0, 0)
+        await self._read_down()
+        reading = self._reading
+        if reading.is_complete:
+            self._known_to_ms = reading.known_to_ms
+            self._unfinished = None
+        self._last_events = reading.events
+        self._note_unread(reading.unread)
         self._synced = self._began
-        await self._expire(self._now_ms)
+        await self._expire(reading.began_ms)
+
+    async def _read_down(self) -> None:
+        """Read pages, newest first, until one shows something known, or is empty, or has no times."""
+        limit = FEW_EVENTS if self._expects_few() else PAGE_EVENTS
+        before, number = self._unfinished, 1
+        while events := await self._read_page(number, limit):
+            if limit == FEW_EVENTS:
+                if number == 1 and events < FEW_EVENTS:
+                    number = 2  # likely to be empty, and so to say that this was all
+                else:  # more is new than was expected: read it again, in large pages
+                    limit, number = PAGE_EVENTS, 1
+                    self._reading.forget()
+                continue
+            if before is not None and (
+                number >= before.pages or self._reading.oldest_ms < before.known_to_ms - _OVERLAP_MS
+            ):  # what follows was read before the last sync failed, but for its last page
+                number, before = max(number, before.pages), None
+            if before is None:
+                self._unfinished = _Unfinished(self._reading.known_to_ms, number)
+            number += 1
+
+    def _expects_few(self) -> bool:
+        """Return whether a small page is likely to hold all that is new since the last sync."""
+        return self._clock() - self._synced < OVERLAP_S and self._last_events <= FEW_EVENTS // 2
+
+    def _note_unread(self, unread: Mapping[Fault, int]) -> None:
+        """Remember what the last sync could not read; one log line for each fault until it is over."""
+        for fault in unread.keys() - self.unread.keys():
+            self._log.warning(Event.CLICKS_UNREADABLE, app=self._app.name, fault=fault, events=unread[fault])
+        self.unread = dict(unread)
 
     async def _expire(self, now_ms: int) -> None:
         for _ in range(_EXPIRY_STEPS):
@@ -248,11 +348,27 @@ class ClickFeed:
                 break
             await asyncio.sleep(0)
 
-    async def _page(self, query: Callable[[], str]) -> list[Raw]:
-        """Ask for a page as soon as the budget allows; the query is made when it is asked."""
+    async def _read_page(self, number: int, limit: int) -> int:
+        """Put a page into the window; return how many events it had, or 0 if nothing older is to be read."""
+        events = await self._page(number, limit)
+        reading = self._reading
+        reading.pages += 1
+        if reading.pages > _PAGES_MAX:
+            raise DubGarbled("pages of events without end")
+        if not events:
+            reading.is_complete = True
+            return 0
+        _refuse_oldest_first(events)
+        has_times = await self._take(events)
+        return len(events) if has_times and not reading.is_complete else 0
+
+    async def _page(self, number: int, limit: int) -> list[Raw]:
+        """Ask for a page as soon as the budget allows; a sync begins when its first page is asked for."""
         while True:
+            if not self._reading.pages:
+                self._begin()
             try:
-                page = await self._events.page(self._app, query())
+                page = await self._events.page(self._app, self._query(number, limit))
                 break
             except OverBudget as exc:
                 self._spent = True
@@ -260,48 +376,73 @@ class ClickFeed:
                 self._spent = False
         return split_page(b"".join([chunk async for chunk in page.chunks()]))
 
-    def _begin(self) -> str:
-        """Pin the stretch of time of this fetch, and return the query for its first page."""
+    def _begin(self) -> None:
+        """Pin the stretch of time of this sync."""
         self._began = self._clock()
-        self._now_ms = now_ms = int(self._wall() * 1000)
-        overlap_ms = (OVERLAP_S + CLOCK_DIFFERENCE_S) * 1000
-        window_ms = (self.window.window_s + CLOCK_DIFFERENCE_S) * 1000
-        self._start_ms = max(now_ms - window_ms, min(self._seen_to_ms, now_ms) - overlap_ms)
-        return self._query(1)
+        now_ms = int(self._wall() * 1000)
+        oldest_wanted_ms = now_ms - self.window.window_s * 1000 - _CLOCK_DIFFERENCE_MS
+        known_ms = min(self._known_to_ms, now_ms) - _OVERLAP_MS
+        self._reading = _Reading(now_ms, max(oldest_wanted_ms, known_ms))
 
-    def _query(self, page: int) -> str:
+    def _query(self, page: int, limit: int) -> str:
+        reading = self._reading
         asked = {
             "event": "clicks",
             "domain": ",".join(self._app.domains),
-            "start": _iso(self._start_ms),
-            "end": _iso(self._now_ms + CLOCK_DIFFERENCE_S * 1000),
-            "sortOrder": "asc",
+            "start": _iso(reading.stop_ms),
+            "end": _iso(reading.began_ms + _CLOCK_DIFFERENCE_MS),
+            "sortOrder": "desc",
             "page": page,
-            "limit": PAGE_EVENTS,
+            "limit": limit,
         }
         return urlencode(asked)
 
-    async def _take(self, events: list[Raw]) -> None:
-        """Put a page into the window, with a turn of the loop between slices of it."""
-        last_ms = 0
+    async def _take(self, events: list[Raw]) -> bool:
+        """Put a page into the window, with a turn of the loop between slices of it.
+
+        Stops at the first event that is older than what is wanted. Returns whether it can be told how far
+        down the page goes: whether any of its events has a time.
+        """
+        reading = self._reading
+        before = reading.events
         for at in range(0, len(events), EVENTS_AT_A_TIME):
-            for event in read_events(events[at : at + EVENTS_AT_A_TIME]):
-                if isinstance(event, str):
-                    self.malformed += 1
-                    continue
-                last_ms = event.at_ms
-                seen = event.seen(self._networks)
-                if seen is None:
-                    continue
-                is_new = self.window.add(*seen)
-                if self._together is not None and (is_new or self._shares_all):
-                    self._unshared[seen[1].id] = seen
-            self.window.expire(self._now_ms)
+            self._take_slice(events[at : at + EVENTS_AT_A_TIME])
+            self.window.expire(reading.began_ms)
+            if reading.is_complete:
+                break
             await asyncio.sleep(0)
         if self._unshared and self._together is not None:
             await self._together.share(list(self._unshared.values()))
             self._unshared.clear()
-        self._seen_to_ms = max(self._seen_to_ms, min(last_ms, self._now_ms))
+        return reading.events > before
+
+    def _take_slice(self, events: list[Raw]) -> None:
+        reading = self._reading
+        for event in read_events(events):
+            if event.at_ms is not None:
+                if event.at_ms < reading.stop_ms:
+                    reading.is_complete = True
+                    return
+                reading.events += 1
+                reading.newest_ms = max(reading.newest_ms, event.at_ms)
+                reading.oldest_ms = event.at_ms
+            if isinstance(event, UnreadEvent):
+                reading.unread[event.fault] += 1
+                self._unreadable.add(event.fault)
+                continue
+            seen = event.seen(self._networks)
+            if seen is None:
+                continue
+            is_new = self.window.add(*seen)
+            if self._together is not None and (is_new or self._shares_all):
+                self._unshared[seen[1].id] = seen
+
+
+def _refuse_oldest_first(events: list[Raw]) -> None:
+    """Raise ``DubGarbled`` for a page in ascending order: a sync would stop at its first event."""
+    first, last = (next(read_events([each])) for each in (events[0], events[-1]))
+    if first.at_ms is not None and last.at_ms is not None and last.at_ms > first.at_ms + _TIE_MS:
+        raise DubGarbled("a page of events that is not newest first")
 
 
 def _problem_of(exc: Exception) -> Problem:

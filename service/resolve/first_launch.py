@@ -1,6 +1,7 @@
 """The click of an install that opens with no link: found by its address, among Dub's own click events.
 
-What can go wrong: a final "none" that a slow Dub made (it is pending then, and looked for again); an
+What can go wrong: a final "none" that a slow Dub made (it is pending then, and looked for again), or one
+that a change of Dub's events made (pending for as long as some cannot be read, and named by readiness); an
 address that is nobody's alone; an ``/events`` that the plan does not include (said once, and named by
 readiness). The rules are in ``matching``, the clicks in ``click_feed``; here they meet an open.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from service.resolve.case import Case
+from service.resolve.click_events import Fault
 from service.resolve.click_feed import ClickFeed, Outcome, Problem
 from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.identity import upstream_user_agent
@@ -23,6 +25,7 @@ from service.resolve.traits import traits_of_open
 
 _AT_A_TIME = 500
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
+_MORE_CLICKS_MAY_HELP: frozenset[NoMatch] = _CLICK_MAY_SHOW | {"several_links", "unlikely"}
 _FOR_GOOD: frozenset[Problem] = frozenset({"plan", "key", "refused", "not_configured"})
 _PROBLEMS: Mapping[Problem, str] = {
     "plan": "Dub's plan of this workspace does not include /events",
@@ -34,6 +37,10 @@ _PROBLEMS: Mapping[Problem, str] = {
     "not_configured": "this app has no Dub API key",
     "not_shared": "the clicks that replicas share cannot be had",
     "failed": "a mistake of firstopen's, which its log names",
+}
+_FAULTS: Mapping[Fault, str] = {
+    "timestamp": "no readable timestamp",
+    "malformed": "not an event as Dub documents it",
 }
 _WAITS = {
     "late": "Dub's clicks did not arrive within the budget",
@@ -64,9 +71,15 @@ class FirstLaunches:
         self._retiring: set[asyncio.Task[None]] = set()
 
     def problems(self) -> list[str]:
-        """Name the apps whose clicks cannot be had, and why."""
-        found = ((name, app.feed.problem) for name, app in self._apps.items())
-        return [f"apps.{name}: no matching by address: {_PROBLEMS[why]}" for name, why in found if why]
+        """Name the apps whose clicks cannot be had or read, and why."""
+        found = []
+        for name, app in self._apps.items():
+            if app.feed.problem:
+                found.append(f"apps.{name}: no matching by address: {_PROBLEMS[app.feed.problem]}")
+            for fault, events in app.feed.unread.items():
+                unread = f"{events} of the last sync's events could not be read"
+                found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
+        return found
 
     async def remember(self, journal: Journal) -> None:
         """Take up again how crowded networks are, after a start."""
@@ -117,14 +130,14 @@ class FirstLaunches:
         if superseded():
             return Look(_none("superseded"), "stronger evidence has found this install's click meanwhile")
         try:
-            if claim and outcome.is_final:
+            if claim and outcome.is_complete:
                 decision = await app.matcher.match(case.ip, opened, told)
             else:  # nothing is claimed from a window that may lack the right click
                 decision = await app.matcher.preview(case.ip, opened, told)
         except StoreFailed:
             why = "the claim cannot be written down, so no click is given"
             return Look(_none("not_recorded"), why, pending=True, again=True)
-        if claim and not outcome.is_final:
+        if claim and not outcome.is_complete:
             app.matcher.saw(case.ip, case.device, opened.at_ms)
         return _looked(decision, outcome)
 
@@ -178,7 +191,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
     )
     click = decision.click
-    if click is not None and outcome.is_final:
+    if click is not None and outcome.is_complete:
         match = Match(
             "ip",
             guaranteed=False,
@@ -190,6 +203,11 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
     reason: NoMatch = decision.reason or "no_click"
     detail = EXPLANATIONS[reason]
+    if outcome.status == "unreadable" and reason in _MORE_CLICKS_MAY_HELP:
+        unread = "some of Dub's click events could not be read"
+        return Look(
+            _none("no_events"), unread, pending=True, stays_pending=True, candidates=considered, again=True
+        )
     if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
         again = reason in _CLICK_MAY_SHOW
         return Look(_none(reason), detail, candidates=considered, again=again)

@@ -325,6 +325,8 @@ class Resolver:
         """Remember what a later look has found, or that there is nothing to be found."""
         self._keep(case, opened)
         self._traces.add(opened.open_id, look)
+        if opened.pending:
+            return  # Dub showed what cannot be read: the next report of this open is looked for anew
         self._outbox.paid(opened.open_id)
         match = opened.match.type
         self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)

@@ -1,6 +1,8 @@
 """Looks again for a click that Dub shows late: after 2, 10 and 30 seconds.
 
-What can go wrong: an open that is pending for ever (the last look is final); a flood of opens that are all
+What can go wrong: an open that is pending for ever (the last look is final, unless Dub showed events that
+could not be read: then the open is looked for anew when it is reported again); looks that use up the calls
+that new opens need (a look takes the sync that another open made lately); a flood of opens that are all
 looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or
 an install that is to be forgotten.
 """
@@ -65,7 +67,7 @@ class SecondLooks:
         look = _TOO_MANY
         for after_s in AFTER_S:
             await self._sleep(after_s)
-            since = self._clock()
+            since = self._clock() - after_s / 2  # a sync that another open made in the second half will do
             look = await self._first_launch.look(
                 case, _LOOK_S, since=since, claim=True, superseded=superseded
             )
@@ -75,7 +77,9 @@ class SecondLooks:
         settle(case, self._final(case, opened, look), look)
 
     def _final(self, case: Case, opened: Open, look: Look) -> Open:
-        final = Look(look.match, look.detail, look.click, candidates=look.candidates)
+        final = Look(
+            look.match, look.detail, look.click, pending=look.stays_pending, candidates=look.candidates
+        )
         return self._openings.by_address(opened.open_id, case, final, opened.source)
 
 

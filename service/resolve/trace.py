@@ -38,6 +38,7 @@ class Look(Struct, frozen=True):
     detail: str  # for the trace
     click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
     pending: bool = False  # it may still show up
+    stays_pending: bool = False  # also when nobody looks any more: Dub shows what cannot be read
     again: bool = False  # looking again later is worth it
     candidates: tuple[CandidateTrace, ...] = ()
 
@@ -133,7 +134,8 @@ class Traces:
         """Add what a later look has said."""
         steps = self._steps.get(open_id)
         if steps is not None:
-            steps.add("ip", "matched" if look.click else "none", f"looked again: {look.detail}")
+            outcome: Outcome = "matched" if look.click else "pending" if look.stays_pending else "none"
+            steps.add("ip", outcome, f"looked again: {look.detail}")
             steps.candidates = look.candidates or steps.candidates
 
     def get(self, open_id: str) -> Trace | None:

@@ -8,11 +8,13 @@ that it does not know says nothing). What a fetch found is sealed.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
+from service.resolve.click_events import Fault
 from service.resolve.errors import OverBudget, StoreFailed
 from service.resolve.matching import Click
 from service.store.sealing import Seal, Unsealable
@@ -25,7 +27,8 @@ _SPARE_MS = 600_000  # for which clicks are kept beyond the window
 _MS = 1000
 
 _TURN = Script("""
--- Take a turn, if nobody has one; say which turn began last, which is over, and how far it saw.
+-- Take a turn, if nobody has one; say which turn began last, which is over, how far it saw, and what it
+-- could not read.
 local state, holder = KEYS[1], KEYS[1] .. ':turn'
 local mine = 0
 local over = tonumber(redis.call('HGET', state, 'over') or '0')
@@ -36,8 +39,8 @@ if over < tonumber(ARGV[1]) and (not held or held == ARGV[2]) then -- its own: i
   redis.call('PEXPIRE', state, ARGV[4])
   mine = 1
 end
-local told = redis.call('HMGET', state, 'began', 'seen_to')
-return {mine, tonumber(told[1] or '0'), over, told[2] or '0'}
+local told = redis.call('HMGET', state, 'began', 'seen_to', 'unread')
+return {mine, tonumber(told[1] or '0'), over, told[2] or '0', told[3] or '{}'}
 """)
 _SHARE = Script("""
 -- Add what was found, for everybody, and keep the turn for longer.
@@ -54,7 +57,7 @@ _OVER = Script("""
 -- End a turn; where it saw everything, say how far. Of one that began before the server forgot, nothing.
 if tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'began') or '0') then return 0 end
 if tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'over') or '0') then
-  redis.call('HSET', KEYS[1], 'over', ARGV[2])
+  redis.call('HSET', KEYS[1], 'over', ARGV[2], 'unread', ARGV[4])
 end
 if tonumber(ARGV[3]) > tonumber(redis.call('HGET', KEYS[1], 'seen_to') or '0') then
   redis.call('HSET', KEYS[1], 'seen_to', ARGV[3])
@@ -77,6 +80,7 @@ return 0
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[int, Click]]).decode
+_decode_unread = msgspec.json.Decoder(dict[Fault, int]).decode
 
 
 class SharedClicks:
@@ -91,18 +95,19 @@ class SharedClicks:
         self._turn = 0
         self._read_to = "0"
 
-    async def turn(self) -> tuple[bool, int]:
+    async def turn(self) -> tuple[bool, int, Mapping[Fault, int]]:
         """Wait until a fetch that began after this is over, or it is one's own turn to make one.
 
-        Returns whether it is, and how far fetches have seen, in Unix milliseconds.
+        Returns whether it is, how far fetches have seen, in Unix milliseconds, and what the last one could
+        not read.
         """
-        mine, began, over, seen_to = await self._ask_for_turn(1 << 52)
+        mine, began, over, seen_to, unread = await self._ask_for_turn(1 << 52)
         wanted = began + 1
         while not mine and over < wanted:
             await asyncio.sleep(_LOOK_EVERY_S)
-            mine, began, over, seen_to = await self._ask_for_turn(wanted)
+            mine, began, over, seen_to, unread = await self._ask_for_turn(wanted)
         self._turn = began if mine else 0
-        return mine, seen_to
+        return mine, seen_to, unread
 
     async def read(self) -> AsyncIterator[list[tuple[int, Click]]]:
         """Yield what was found since the last time, with the network of each click."""
@@ -127,26 +132,26 @@ class SharedClicks:
         sealed = self._seal.seal(_encode(clicks))
         await self._do(_SHARE.command(self._key, self._token, sealed, _TURN_MS, self._keep_ms))
 
-    async def over(self, seen_to_ms: int) -> None:
-        """End a turn that saw everything up to then."""
-        await self._do(_OVER.command(self._key, self._token, self._turn, seen_to_ms))
+    async def over(self, seen_to_ms: int, unread: Mapping[Fault, int]) -> None:
+        """End a turn that saw everything up to then, but for so many events that it could not read."""
+        told = msgspec.json.encode(unread)
+        await self._do(_OVER.command(self._key, self._token, self._turn, seen_to_ms, told))
 
     async def give_up(self) -> None:
         """End a turn that came to nothing; never raises."""
         try:
-            await self._do(_OVER.command(self._key, self._token, 0, 0))
+            await self._do(_OVER.command(self._key, self._token, 0, 0, "{}"))
         except StoreFailed:
             return
 
-    async def _ask_for_turn(self, wanted: int) -> tuple[bool, int, int, int]:
+    async def _ask_for_turn(self, wanted: int) -> tuple[bool, int, int, int, Mapping[Fault, int]]:
         command = _TURN.command(self._key, wanted, self._token, _TURN_MS, self._keep_ms)
-        mine, began, over, seen_to = await self._do(command)
-        return bool(mine), began, over, int(seen_to)
+        mine, began, over, seen_to, unread = await self._do(command)
+        return bool(mine), began, over, int(seen_to), _decode_unread(unread)
 
-    async def _do(self, command: Command) -> list[int]:
+    async def _do(self, command: Command) -> Any:
         (reply,) = await self._valkey.ask("clicks", [command], WRITE_S)
-        found: list[int] = reply
-        return found
+        return reply
 
 
 class SharedBudget:

@@ -62,6 +62,7 @@ class World:
             window=self.window,
             networks=networks,
             log=configure_logs("critical"),
+            unreadable=Metrics().events_unreadable,
             clock=self._monotonic,
             wall=self.clock,
             sleep=self._sleep,

@@ -66,14 +66,14 @@ def click(number: int, at: float, key: str, ip: str) -> dict[str, Any]:
 
 
 async def test_nothing_is_claimed_from_half_a_window(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
-    """While a page is missing, the click that is seen may be the wrong one: the answer is pending."""
+    """While a page is missing, the click that is seen may not be the only one: the answer is pending."""
     now, dub, second_page = clock.wall(), FakeDub(), asyncio.Event()
-    old = click(0, now - 1500, "old", HOME)
+    new = click(0, now - 30, "new", HOME)
     others = [
-        click(number, now - 1400 + number, "x", f"198.51.{number // 250}.{number % 250}")
+        click(number, now - 400 - number, "x", f"198.51.{number // 250}.{number % 250}")
         for number in range(1, PAGE_EVENTS)
     ]
-    pages = {"1": [old, *others], "2": [click(PAGE_EVENTS, now - 30, "right", HOME)]}
+    pages = {"1": [new, *others], "2": [click(PAGE_EVENTS, now - 1500, "old", HOME)]}
 
     async def events(request: httpx.Request) -> httpx.Response:
         page = request.url.params["page"]
@@ -92,8 +92,8 @@ async def test_nothing_is_claimed_from_half_a_window(clock: FakeClock, logs: Log
             assert (recalled.pending, recalled.click_id) == (True, None)
         second_page.set()
         found = await world.settled(first)
-        assert found.route.params == {"id": "right"}
-        assert found.click_id == f"ck{PAGE_EVENTS:014d}"
+        assert found.click_id == new["click"]["id"]
+        assert (found.route.params, found.match.candidates) == ({"id": "new"}, 2)
 
 
 async def test_a_stalled_commit_holds_no_first_launch(service: Service, dub: FakeDub, disk: Disk) -> None:

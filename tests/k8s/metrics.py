@@ -29,6 +29,7 @@ METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_outbox_dead_total": ("counter", frozenset({"kind"})),
     "firstopen_claims_refused_total": ("counter", frozenset()),
     "firstopen_matching_refused_total": ("counter", frozenset({"reason"})),
+    "firstopen_events_unreadable_total": ("counter", frozenset({"fault"})),
     "firstopen_valkey_faults_total": ("counter", frozenset({"operation"})),
 }
 # What the Prometheus operator adds to every series of a target.

@@ -14,6 +14,7 @@ from service.store.valkey import Valkey
 from service.telemetry import Metrics, configure_logs
 from tests.fake_events import World
 from tests.shared.server import Server
+from tests.support import until
 
 SECRETS = ("a secret for tests of 32 characters or more",)
 OLD_S = 1000.0  # beyond the overlap of two fetches, within the window
@@ -79,21 +80,36 @@ async def test_a_turn_that_the_server_forgot_ends_nobody_elses_wait(server: Serv
     stopped, fetching, waiting = (Shared(valkey) for _ in range(3))
     for _ in range(5):
         assert (await stopped.turn())[0]
-        await stopped.over(1)
+        await stopped.over(1, {})
     assert (await stopped.turn())[0]
     with server.client as client:
         client.flushall()
-    await stopped.over(2)
-    assert await fetching.turn() == (True, 0)
+    await stopped.over(2, {})
+    assert await fetching.turn() == (True, 0, {})
     wait = asyncio.create_task(waiting.turn())
     done, _ = await asyncio.wait([wait], timeout=0.3)
     assert not done
-    await fetching.over(3)
-    assert await wait == (True, 3)
+    await fetching.over(3, {"timestamp": 7})
+    assert await wait == (True, 3, {"timestamp": 7})
 
 
 async def test_a_turn_whose_reply_got_lost_is_taken_again(valkey: Valkey) -> None:
     """A replica that never heard that it is its turn does not keep everybody waiting for its end."""
     here = Shared(valkey)
     assert (await here._ask_for_turn(1))[0]
-    assert await asyncio.wait_for(here.turn(), 5) == (True, 0)
+    assert await asyncio.wait_for(here.turn(), 5) == (True, 0, {})
+
+
+async def test_what_one_replica_cannot_read_is_final_for_no_other(valkey: Valkey) -> None:
+    """Who waits for another's fetch hears that some events could not be read, as if it had asked itself."""
+    first = World(together=Shared(valkey))
+    others = [World(together=Shared(valkey), beside=first) for _ in range(3)]
+    first.dub.odd({"click": {}})
+    first.dub.gate = asyncio.Event()
+    syncs = [asyncio.create_task(first.sync())]
+    await until(lambda: first.dub.queries)
+    syncs += [asyncio.create_task(each.sync()) for each in others]
+    first.dub.gate.set()
+    assert set(await asyncio.gather(*syncs)) == {"unreadable"}
+    assert [each.feed.unread for each in others] == [{"malformed": 1}] * 3
+    assert len(first.dub.queries) < 4

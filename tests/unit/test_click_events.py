@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.click_events import ClickEvent, Fault, carried_query, read_events, split_page
+from service.resolve.click_events import (
+    ClickEvent,
+    Fault,
+    UnreadEvent,
+    carried_query,
+    read_events,
+    split_page,
+)
 from service.resolve.errors import DubGarbled
 from service.resolve.matching import Click
 from service.resolve.model import Link
@@ -55,7 +62,7 @@ def without(name: str) -> dict[str, Any]:
 
 def seen(*events: Any) -> list[tuple[int, Click] | None]:
     read = read_events(split_page(msgspec.json.encode(events)))
-    return [None if isinstance(each, str) else each.seen(NETWORKS) for each in read]
+    return [None if isinstance(each, UnreadEvent) else each.seen(NETWORKS) for each in read]
 
 
 def test_an_event_becomes_a_click() -> None:
@@ -130,9 +137,25 @@ def test_an_apps_open_is_no_web_click(
 def test_a_bad_event_costs_itself_alone(bad: Any, fault: Fault) -> None:
     """One that cannot be read is left out with the kind of its fault; those around it are read."""
     read = list(read_events(split_page(msgspec.json.encode([event(), bad, event()]))))
-    assert read[1] == fault
+    assert isinstance(read[1], UnreadEvent)
+    assert read[1].fault == fault
     assert isinstance(read[0], ClickEvent)
     assert read[2] == read[0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "at_ms"),
+    [
+        (event(click={"id": 7}), 1_785_585_600_250),
+        ({"timestamp": "2026-08-01T12:00:00.250Z", "click": [], "link": 7}, 1_785_585_600_250),
+        (event(click={"id": 7, "timestamp": "?"}, timestamp="?"), None),
+        ("click", None),
+    ],
+)
+def test_a_bad_event_may_still_say_when_it_was(bad: Any, at_ms: int | None) -> None:
+    """So that a sync can tell that it is older than what it wants."""
+    (read,) = read_events(split_page(msgspec.json.encode([bad])))
+    assert read == UnreadEvent("malformed", at_ms)
 
 
 JAVASCRIPT = "Sat Aug 01 2026 12:00:00 GMT+0000 (Coordinated Universal Time)"

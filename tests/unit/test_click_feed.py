@@ -3,27 +3,31 @@
 import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
+from unittest.mock import patch
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.resolve import click_feed
 from service.resolve.click_feed import (
     EVENTS_AT_A_TIME,
+    FEW_EVENTS,
     HOLD_ELSE_S,
     LATE,
     OVERLAP_S,
     PAGE_EVENTS,
     SPENT,
     SYNCED,
+    UNREADABLE,
     Problem,
 )
 from service.resolve.errors import DubFailed, DubRefused, DubThrottled, DubUnavailable, DubUnreachable
 from service.resolve.matching import CLOCK_DIFFERENCE_S
 from service.resolve.window import ClickWindow
 from service.telemetry import Event, configure_logs
-from tests.fake_events import APP, LONG_S, NOON, World, iso, seconds_between
+from tests.fake_events import APP, LONG_S, NOON, World, iso, javascript, key_of, seconds_between
 from tests.support import LogLines, until
 
 
@@ -35,7 +39,10 @@ def logs() -> Iterator[LogLines]:
 
 
 async def test_a_sync_brings_the_clicks() -> None:
-    """What Dub shows is in the window when the sync is done, and the query asks for what the page says."""
+    """What Dub shows is in the window when the sync is done, and the query asks for what the page says.
+
+    A page that is not full is not the last (dub-api.md, "GET /events"): the second one is empty.
+    """
     world = World()
     world.dub.click("one", 42)
     assert await world.feed.sync(world.clock(), LONG_S) == SYNCED
@@ -43,7 +50,7 @@ async def test_a_sync_brings_the_clicks() -> None:
     first, last = world.dub.queries
     assert first == last | {"page": "1"}
     assert (first["event"], first["domain"]) == ("clicks", "acme.link,go.acme.com")
-    assert (first["sortOrder"], first["limit"]) == ("asc", "1000")
+    assert (first["sortOrder"], first["limit"]) == ("desc", "1000")
     assert seconds_between(first["end"], iso(world.dub.now)) == CLOCK_DIFFERENCE_S
     assert seconds_between(iso(world.dub.now), first["start"]) == 3600 + CLOCK_DIFFERENCE_S
 
@@ -93,8 +100,8 @@ async def test_a_fetch_that_waits_for_the_budget_has_not_begun() -> None:
     assert len(world.dub.queries) == 2
 
 
-async def test_a_later_sync_asks_for_what_is_new() -> None:
-    """From where the last one was, less the overlap in which late events still show up."""
+async def test_a_click_that_shows_up_late_is_found() -> None:
+    """As long as it is not later than the overlap of two syncs."""
     world = World()
     assert await world.sync() == "synced"
     world.dub.click("late", late_s=OVERLAP_S - 11)
@@ -108,10 +115,23 @@ async def test_a_later_sync_asks_for_what_is_new() -> None:
     world.clock.advance(10)
     assert await world.sync() == "synced"
     assert world.held == {"late"}
-    assert (
-        seconds_between(iso(world.dub.now), world.dub.queries[-1]["start"])
-        == OVERLAP_S + CLOCK_DIFFERENCE_S + 10
-    )
+
+
+async def test_a_later_sync_asks_for_what_is_new() -> None:
+    """From where the last one was by Dub's clock, less the overlap in which late events still show up."""
+    world = World()
+    assert await world.sync() == "synced"
+    world.clock.advance(10)
+    assert await world.sync() == "synced"
+    ago_s = seconds_between(iso(world.dub.now), world.dub.queries[-1]["start"])
+    assert ago_s == 10 + OVERLAP_S + CLOCK_DIFFERENCE_S
+    world.clock.advance(1)
+    world.dub.click("one", 4)
+    assert await world.sync() == "synced"
+    world.clock.advance(10)
+    assert await world.sync() == "synced"
+    ago_s = seconds_between(iso(world.dub.now), world.dub.queries[-1]["start"])
+    assert ago_s == 4 + 10 + OVERLAP_S
 
 
 async def test_pages_are_read_to_an_empty_one() -> None:
@@ -124,6 +144,110 @@ async def test_pages_are_read_to_an_empty_one() -> None:
     assert len(world.window) == 1250
     assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4"]
     assert len({(query["start"], query["end"]) for query in world.dub.queries}) == 1
+
+
+def spread_clicks(world: World, number: int, *, from_s: int, to_s: int, name: str = "") -> None:
+    """Let clicks have been made evenly between two times, in seconds ago, each from an address of its own."""
+    for each in range(number):
+        ago_s = from_s + (to_s - from_s) * each / number
+        world.dub.click(f"{name}{each}", ago_s, ip=f"203.{each // 62_500}.{each // 250 % 250}.{each % 250}")
+
+
+async def test_a_busy_day_costs_a_sync_one_call() -> None:
+    """Dub widens ``start`` to midnight (dub-api.md, "GET /events"): the order keeps it from being read.
+
+    Neither the first sync of a process nor any later one reads what is older than its window.
+    """
+    world = World()
+    spread_clicks(world, 12_000, from_s=3600, to_s=43_000)
+    world.dub.click("one", 30)
+    assert await world.sync() == "synced"
+    assert world.held == {"one"}
+    assert len(world.dub.queries) == 1
+    for number in range(5):
+        world.clock.advance(1)
+        world.dub.click(f"more {number}")
+        assert await world.sync() == "synced"
+    assert world.held == {"one", *(f"more {number}" for number in range(5))}
+    assert len(world.dub.queries) == 6
+
+
+async def test_a_first_sync_reads_no_more_than_the_window() -> None:
+    """A service that starts on a busy day pages through its matching window, and then only what is new."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    spread_clicks(world, 3500, from_s=200, to_s=3600)
+    spread_clicks(world, 8500, from_s=3700, to_s=43_000)
+    assert await world.sync() == "synced"
+    assert len(world.window) == 3500
+    assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4"]
+    world.clock.advance(1)
+    assert await world.sync() == "synced"
+    assert len(world.dub.queries) == 5
+
+
+async def test_a_quiet_app_asks_for_small_pages() -> None:
+    """Where little was new a moment ago, a sync asks for a hundred events, and for a thousand if all are new.
+
+    A small page that is not full is no reason to ask for a large one.
+    """
+    world = World()
+    spread_clicks(world, 500, from_s=200, to_s=3600)
+    asked = []
+    for number in range(5):
+        world.clock.advance(1)
+        if number == 3:
+            spread_clicks(world, 600, from_s=0, to_s=1, name="new")
+        assert await world.sync() == "synced"
+        asked.append([int(query["limit"]) for query in world.dub.queries])
+        world.dub.queries.clear()
+    assert asked == [[PAGE_EVENTS] * 2, [PAGE_EVENTS], [FEW_EVENTS], [FEW_EVENTS, PAGE_EVENTS], [PAGE_EVENTS]]
+    assert len(world.window) == 600 + 500
+
+
+async def test_the_first_click_of_a_day_costs_two_small_pages() -> None:
+    """Nothing older is there to stop at, so the empty page has to be seen (dub-api.md, "GET /events")."""
+    world = World()
+    assert await world.sync() == "synced"
+    world.clock.advance(1)
+    world.dub.click("one")
+    assert await world.sync() == "synced"
+    assert world.held == {"one"}
+    pages = [(query["page"], int(query["limit"])) for query in world.dub.queries]
+    assert pages == [("1", PAGE_EVENTS), ("1", FEW_EVENTS), ("2", FEW_EVENTS)]
+
+
+async def test_clicks_that_arrive_between_two_pages_hide_none() -> None:
+    """They push older events onto the next page: those are read twice, none is skipped, each is held once."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    spread_clicks(world, 3000, from_s=60, to_s=3000)
+    pushed = 0
+
+    def push() -> None:
+        nonlocal pushed
+        for _ in range(70):
+            pushed += 1
+            world.dub.click(f"new {pushed}", ip=f"198.51.{pushed // 250}.{pushed % 250}")
+
+    world.dub.meanwhile = push
+    assert await world.sync() == "synced"
+    assert len(world.window) == 3000
+    world.dub.meanwhile = None
+    world.clock.advance(1)
+    assert await world.sync() == "synced"
+    assert len(world.window) == 3000 + pushed
+
+
+async def test_a_page_that_is_oldest_first_is_refused() -> None:
+    """A Dub that takes no notice of ``sortOrder`` is a problem with a name, not a sync that found nothing."""
+    world = World()
+    world.dub.ignores_order = True
+    world.dub.click("yesterday's", 40_000)
+    world.dub.click("one", 10)
+    assert (await world.feed.sync(world.clock(), LONG_S)).problem == "garbled"
+    world.dub.ignores_order = False
+    world.clock.advance(HOLD_ELSE_S)
+    assert await world.sync() == "synced"
+    assert world.held == {"one"}
 
 
 async def test_a_budget_that_ends_ends_the_wait_alone() -> None:
@@ -212,37 +336,112 @@ async def test_no_key_is_a_problem_of_its_own(logs: LogLines) -> None:
     assert len(logs.events(Event.CLICKS_UNAVAILABLE)) == 1
 
 
-async def test_a_fetch_cut_short_is_taken_up_where_it_was() -> None:
-    """Pages that were read are in the window; the next fetch begins at the last of them, less the overlap."""
-    world = World()
-    for number in range(PAGE_EVENTS + 10):
-        world.dub.click(f"{number}", 3000 - number, ip=f"203.{number // 250}.0.{number % 250}")
-    world.dub.failures = [None, DubUnreachable("reset")]
+async def test_a_sync_that_fails_half_way_marks_nothing_as_known() -> None:
+    """The clicks below the page where it failed are read by the next one, which goes on at that page."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    spread_clicks(world, 5 * PAGE_EVENTS + 10, from_s=30, to_s=3500)
+    world.dub.failures = [None, None, None, DubUnreachable("reset")]
     assert await world.sync() == "unavailable"
-    assert len(world.window) == PAGE_EVENTS
+    assert len(world.window) == 3 * PAGE_EVENTS
+    world.clock.advance(HOLD_ELSE_S)
+    for number in range(20):
+        world.dub.click(f"new {number}", ip=f"198.51.100.{number}")
+    assert await world.sync() == "synced"
+    assert len(world.window) == 5 * PAGE_EVENTS + 30
+    assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4", "1", "4", "5", "6", "7"]
+    world.clock.advance(1)
+    assert await world.sync() == "synced"
+    assert len(world.dub.queries) == 10
+
+
+async def test_a_sync_that_fails_among_new_clicks_loses_no_ground() -> None:
+    """What an earlier one had read below them is not read again."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    spread_clicks(world, 4 * PAGE_EVENTS, from_s=400, to_s=3000)
+    reset = DubUnreachable("reset")
+    world.dub.failures = [None, None, None, reset, None, reset]
+    assert await world.sync() == "unavailable"
+    world.clock.advance(OVERLAP_S)
+    spread_clicks(world, PAGE_EVENTS + 500, from_s=0, to_s=OVERLAP_S, name="new")
+    assert await world.sync() == "unavailable"
     world.clock.advance(HOLD_ELSE_S)
     assert await world.sync() == "synced"
-    assert len(world.window) == PAGE_EVENTS + 10
-    ago_s = seconds_between(iso(world.dub.now), world.dub.queries[2]["start"])
-    assert ago_s == 3000 - (PAGE_EVENTS - 1) + HOLD_ELSE_S + OVERLAP_S + CLOCK_DIFFERENCE_S
+    assert len(world.window) == 5 * PAGE_EVENTS + 500
+    pages = [query["page"] for query in world.dub.queries]
+    assert pages == ["1", "2", "3", "4", "1", "2", "1", "2", "4", "5", "6", "7"]
 
 
-async def test_a_bad_event_costs_no_page() -> None:
-    """It is counted and left out; a page of nothing else is not an empty one."""
-    world = World()
-    for number in range(PAGE_EVENTS):
-        world.dub.odd(b'{"click": {"id": %d}}' % number)
-    world.clock.advance(1)
-    world.dub.click("one")
+async def test_syncs_that_fail_again_and_again_close_the_gap() -> None:
+    """However often a sync fails, and however much arrives meanwhile, in the end every click was read."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    spread_clicks(world, 6 * PAGE_EVENTS, from_s=30, to_s=3000)
+    reset = DubUnreachable("reset")
+    for fails_at in (3, 2, 1, 4, 0, 3):
+        world.dub.failures = [*([None] * fails_at), reset]
+        assert await world.sync() == "unavailable"
+        world.clock.advance(HOLD_ELSE_S)
+        spread = len(world.dub.queries)
+        for number in range(600):
+            world.dub.click(f"{spread} {number}", ip=f"198.{spread}.{number // 250}.{number % 250}")
     assert await world.sync() == "synced"
-    assert (world.held, world.feed.malformed) == ({"one"}, PAGE_EVENTS)
+    assert len(world.window) == 6 * PAGE_EVENTS + 6 * 600
+
+
+async def test_an_event_that_cannot_be_read_costs_no_other_one(logs: LogLines) -> None:
+    """It is counted each time and logged once; a "none" is not final until a sync reads everything again."""
+    world = World(log=configure_logs("info", logs))
+    world.dub.click("one", 5)
+    world.dub.odd({"click": {"id": 7}, "timestamp": javascript(world.dub.now)})
+    world.dub.odd({"click": {"id": 8}, "timestamp": javascript(world.dub.now)})
+    for _ in range(2):
+        assert await world.feed.sync(world.clock(), LONG_S) == UNREADABLE
+        assert world.feed.unread == {"malformed": 2}
+        world.clock.advance(1)
+    assert world.held == {"one"}
+    assert counted(world) == {"malformed": 4}
+    world.clock.advance(OVERLAP_S + CLOCK_DIFFERENCE_S)
+    assert await world.sync() == "unreadable"  # once more, and by then they are older than the next overlap
+    world.clock.advance(1)
+    assert await world.sync() == "synced"
+    assert not world.feed.unread
+    world.dub.odd("no event at all")
+    world.clock.advance(1)
+    assert await world.sync() == "unreadable"
+    lines = logs.events(Event.CLICKS_UNREADABLE)
+    assert [(line["fault"], line["events"]) for line in lines] == [("malformed", 2), ("malformed", 1)]
+
+
+async def test_times_in_an_unknown_form_are_told_at_once_and_cost_one_call() -> None:
+    """A page without a readable time ends a sync, which cannot say what is older: nothing is known by it."""
+    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world.dub.click("known", 1000)
+    assert await world.sync() == "synced"
+    calls = len(world.dub.queries)
+    world.clock.advance(950)
+    spread_clicks(world, 3 * PAGE_EVENTS, from_s=10, to_s=900)
+    world.dub.writes_times = False
+    for _ in range(3):
+        assert await world.sync() == "unreadable"
+        world.clock.advance(1)
+    assert world.held == {"known"}
+    assert len(world.dub.queries) - calls == 3
+    assert world.feed.unread.keys() == {"timestamp"}
+    world.dub.writes_times = True
+    assert await world.sync() == "synced"
+    assert len(world.window) == 3 * PAGE_EVENTS + 1
+
+
+def counted(world: World) -> dict[str, float]:
+    """Return the metric of unreadable events, by fault."""
+    (family,) = world.metrics.events_unreadable.collect()
+    return {sample.labels["fault"]: sample.value for sample in family.samples}
 
 
 async def test_pages_without_end_end() -> None:
     """A Dub that answers every page alike is garbled, not asked for ever."""
     world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     world.dub.click("one")
-    world.dub.keeps_page = world.dub._answer({**QUERY, "page": "1"})
+    world.dub.keeps_page = world.dub.answer({**QUERY, "page": "1"})
     assert (await world.feed.sync(world.clock(), LONG_S)).problem == "garbled"
     assert world.held == {"one"}
 
@@ -293,6 +492,7 @@ happenings = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(happenings)
 def test_every_click_that_dub_shows_is_found(happened: list[tuple[int, str, int, int, bool]]) -> None:
     """However late within the overlap, however out of order: after a sync the window holds what was shown."""
@@ -309,12 +509,65 @@ def test_every_click_that_dub_shows_is_found(happened: list[tuple[int, str, int,
                 if not deleted:
                     shown[f"{number}"] = (world.dub.now - ago_s, world.dub.now + late_s)
             else:
+                world.clock.advance(0.001)  # a sync of this very instant would do for the next one
                 assert await world.sync() == "synced"
                 now = world.dub.now
                 due = {each for each, (at, visible) in shown.items() if visible <= now and at >= now - 3600}
                 assert due <= world.held <= set(shown)
 
     asyncio.run(play())
+
+
+busy = st.lists(
+    st.tuples(
+        st.integers(1, 300),  # seconds until the next sync
+        st.lists(st.integers(0, 200), max_size=20),  # clicks since the last one, by how long ago
+        st.integers(0, 3),  # more of them between two pages
+        st.integers(0, 9),  # the page at which Dub fails
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None)
+@given(busy)
+def test_nothing_is_skipped_however_syncs_fail(syncs: list[tuple[int, list[int], int, int]]) -> None:
+    """Pages that shift, syncs that fail half-way and go on later: the next whole sync has read everything."""
+
+    async def play() -> None:
+        world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+        made: dict[str, float] = {}
+
+        def click(ago_s: float) -> None:
+            number = len(made)
+            made[str(number)] = world.dub.now - ago_s
+            world.dub.click(str(number), ago_s, ip=f"198.18.{number // 250}.{number % 250}")
+
+        def click_between_pages() -> None:
+            for _ in range(between):
+                click(0)
+
+        world.dub.meanwhile = click_between_pages
+        for after_s, clicks, between, fails_at in [*syncs, (HOLD_ELSE_S, [], 0, 1000)]:  # noqa: B007  read above
+            world.clock.advance(after_s)
+            for ago_s in clicks:
+                click(min(ago_s, after_s))
+            shown = {each for each, at in made.items() if at >= world.dub.now - 3600}
+            world.dub.failures = [*([None] * fails_at), DubUnreachable("reset")]
+            status = await world.sync()
+            if status == "synced":
+                assert shown <= held(world, made)
+        assert status == "synced"
+
+    with patch.multiple(click_feed, PAGE_EVENTS=5, FEW_EVENTS=2):
+        asyncio.run(play())
+
+
+def held(world: World, made: dict[str, float]) -> set[str]:
+    """Return the clicks of the window, of which each was made from an address of its own."""
+    addresses = (f"198.18.{int(each) // 250}.{int(each) % 250}" for each in made)
+    return {click.id for ip in addresses for click in world.window.clicks(key_of(ip))}
 
 
 async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another() -> None:

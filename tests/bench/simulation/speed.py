@@ -25,7 +25,7 @@ from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.traits import Traits, traits_of_open
 from service.resolve.window import ClickWindow
-from service.telemetry import configure_logs
+from service.telemetry import Metrics, configure_logs
 from tests.bench.simulation.play import BEGAN_MS, MemoryClaims
 
 MANY, FEW = 1_000_000, 1000
@@ -215,7 +215,7 @@ def _event(number: int, rest: dict[str, str]) -> dict[str, object]:
     }
     return {
         "event": "click",
-        "timestamp": click["timestamp"],
+        "timestamp": "Sat Jul 25 2026 18:15:00 GMT+0000 (Coordinated Universal Time)",
         "click": click,
         "link": {**link, "url": "https://acme.com/product/1", **rest},
     }
@@ -229,6 +229,7 @@ async def _longest_turn(networks: Networks, window: ClickWindow) -> float:
         window=window,
         networks=networks,
         log=configure_logs("critical"),
+        unreadable=Metrics().events_unreadable,
         clock=time.monotonic,
         wall=lambda: _NOW_MS / 1000,
     )
