@@ -5,7 +5,7 @@ What can go wrong:
 - A click is given to the wrong install because it was the latest: crowds and several links are refused.
 - A click is given that cannot be the install's own: another system's, one later than the open, a deep link's.
 - A phone clicks twice, in an in-app browser and in the system's, and a room-mate's install is given the
-  second click: it is used up with the first one, and later clicks of others lower the confidence.
+  second click: it is used up with the first one. Other clicks that an install was given lower the confidence.
 - An answer is surer of itself than it was right: the confidence does not rise when a click is added or gets
   older, when more installs open, or when another install was given one of the clicks.
 """
@@ -22,8 +22,8 @@ from service.resolve.networks import Unmatchable
 from service.resolve.traits import Fit, Misfit, Traits, compare, may_be_one_device
 
 CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
-# Who ends up in an in-app browser tries the link again in the system's within minutes. A longer span would
-# take more of the clicks of people who were sent the same link.
+# People who get stuck in an in-app browser try the link in the system's browser within minutes. A longer span
+# would use up more clicks of other people who were sent the same link.
 SECOND_CLICK_S = 300
 
 Ambiguous = Literal["refuse", "latest"]
@@ -173,16 +173,16 @@ def decide(
             continue
         candidate = Candidate(click, fit, _age_s(opened, click))
         covered = any(each.covers(click) for each in retired)
+        taken: Rejection | None = None
         if click.id in owners:
-            taken = None if owners[click.id] == opened.install else Rejection.CLAIMED
+            taken = Rejection.CLAIMED if owners[click.id] != opened.install else None
         elif covered:
             taken = Rejection.RETIRED
-        else:
-            used_up = any(_is_second_click(candidate, each, opened.device) for each in claimed)
-            taken = Rejection.USED_UP if used_up else None
+        elif any(_is_second_click(candidate, each, opened.device) for each in claimed):
+            taken = Rejection.USED_UP
         if taken is None:
             candidates.append(candidate)
-        elif not covered:  # another install's by a guess, which may be wrong
+        elif not covered:  # matching gave it to another install, and may have been wrong
             rivals.append(candidate)
         considered.append(_traced(opened, click, taken))
     own = [each for each in candidates if owners.get(each.click.id) == opened.install]
@@ -214,13 +214,14 @@ _HOUR_S = 3600
 
 
 def confidence(fitting: Sequence[Candidate], installs: int) -> float:
-    """Return how likely the right click is chosen: 1 / (1 + the odds against it), in thousandths.
+    """Return how likely the right click is chosen: 1 / (1 + the odds against it), to three decimals.
 
-    A click has odds against it from how well its device fits, and from its age: those once for each
-    install that opened from its network. The odds of all clicks that fit add up, chosen or not, and those
-    that another install was given, too: each counts at least ``ODDS_OF_RIVAL``, but for the likeliest. So a
-    click that gets older, one more install, one more click, and a click that somebody else is given never
-    make the answer surer.
+    ``fitting`` are all clicks that fit: the chosen one, the other candidates, and those that another install
+    was given. Each has odds against it from how well its device fits, and from its age, which count once for
+    each of the ``installs`` that opened from the network. All odds add up; each click but the likeliest
+    counts with at least ``ODDS_OF_RIVAL``. So the confidence does not depend on which click is chosen, and
+    does not rise with a click's age, with one more click or install, or when another install is given a
+    click.
     """
     odds = [odds_against(each, installs) for each in fitting]
     least = min(odds)

@@ -15,8 +15,8 @@ from service.resolve.matching import CLOCK_DIFFERENCE_S, Retirement
 from service.resolve.traits import Traits
 
 INSTALLS_MAX = 1_000_000
-INSTALLS_PER_NETWORK = 64  # so many are told apart, or as many as an app's crowd_limit needs
-CROWD_LIMIT_MAX = 1000  # beyond it, one network's rows would take long to read
+INSTALLS_PER_NETWORK = 64  # counted at least; more where an app's crowd_limit is higher
+CROWD_LIMIT_MAX = 1000  # counting more would read a network's rows for longer than an open may take
 
 # Network, install, Unix ms, steps back to its network's row before (0: none), link, device.
 _ROW = Layout("<Q16sqIHH")
@@ -25,13 +25,13 @@ _SHARDS = 256  # a dictionary that grows copies itself: none may be large
 _MINUTE_MS = 60_000
 _SLACK_S = 2 * CLOCK_DIFFERENCE_S  # an open is matched anew for half a minute after it arrived
 _SEEN_AGAIN = 60  # one part of a window in so many: an install is noted anew no more often
-_LOOKED_BACK = 8  # rows, for an install that was noted already; of a network that has many, these:
-_LOOKED_BACK_OF_MANY = 64
-_READ_MAX = 1024  # rows of one network, where few installs are told apart
-_READ_MAX_PER_INSTALL = 4  # where many are: regulars have several rows each
+_LOOKED_BACK = 8  # rows that are searched for an install that was noted already
+_LOOKED_BACK_OF_MANY = 64  # the same, on a network with more installs than are counted
+_READ_MAX = 1024  # rows of one network that are read at most
+_READ_MAX_PER_INSTALL = 4  # the same for a high crowd_limit: an install that opens often has several rows
 _GIVEN_UP_EVERY = 16  # rows
 _GIVEN_UP_AT_A_TIME = 64
-_DEPTH_BITS = 10  # CROWD_LIMIT_MAX fits in
+_DEPTH_BITS = 10  # enough for CROWD_LIMIT_MAX
 _DEPTH_MAX = 2**_DEPTH_BITS - 1
 _NOT_SAID = Traits()
 
@@ -65,7 +65,7 @@ class _Block:
 class NetworkLog:
     """Sightings of the last ``kept_ms`` by network, ``rows_max`` of them or a few more.
 
-    Of a network, the last ``installs`` are told apart.
+    ``installs`` is how many distinct installs of one network can be counted.
     """
 
     def __init__(self, kept_ms: int, rows_max: int, installs: int = INSTALLS_PER_NETWORK) -> None:
@@ -174,8 +174,8 @@ class NetworkLog:
 class Crowds:
     """How many installs open from a network: every open is noted here, or as a retirement.
 
-    Noting is idempotent, so what a store remembers can be noted again after a start. Up to ``crowd_limit``
-    installs (at most ``CROWD_LIMIT_MAX``) and one more are counted on a network.
+    Noting is idempotent, so what a store remembers can be noted again after a start. Counting stops at one
+    install more than ``crowd_limit`` (at most ``CROWD_LIMIT_MAX``), or than ``INSTALLS_PER_NETWORK``.
     """
 
     def __init__(self, window_s: int, crowd_limit: int = 0, *, installs_max: int = INSTALLS_MAX) -> None:
@@ -194,7 +194,7 @@ class Crowds:
     def count(self, network: int, install: str, at_ms: int, retirements: Sequence[Retirement] = ()) -> int:
         """Return how many distinct installs opened within the window before ``at_ms``, with this one.
 
-        Who is retired on the network has opened from it, too. Counting stops one after the limit.
+        Retired installs of the network have opened from it, too.
         """
         since_ms = at_ms - self._window_ms
         installs = {each.install.encode() for each in retirements if each.at_ms >= since_ms}

@@ -26,8 +26,8 @@ MODEL_MAX_CHARS = 32
 
 _PARTS_READ = 12  # between semicolons, after the version
 _AGENTS_MAX = 20_000
-_FROZEN_ANDROID = 10  # with no model: reduced User-Agents, and browsers against fingerprinting
-_API_LEVELS_FROM = 24  # apps that write "Android 34" mean the API level
+_FROZEN_ANDROID = 10  # if no model is named: Chrome's reduced User-Agent, and other browsers' fixed ones
+_API_LEVELS_FROM = 24  # an app that writes "Android 34" means the API level, not the version
 _IOS_FROZEN = 18  # from iOS 26 on, Safari and web views tell pages 18_6 or 18_7
 # Darwin's major version is the same on all of Apple's systems; these are the iOS releases that it came with.
 _IOS_BY_DARWIN = {
@@ -44,17 +44,18 @@ _DARWIN = re.compile(r"\bDarwin/(\d{1,2})\.", re.ASCII)
 _OTHER_ON_IOS = re.compile(r"\b(?:CriOS|FxiOS|EdgiOS|OPiOS|OPT|GSA)/", re.ASCII)
 _MAC_BROWSERS = re.compile(r"\b(?:Chrome|Chromium|Firefox|Edg|OPR|Vivaldi)/", re.ASCII)
 _UC_ABBREVIATIONS = ("Adr ", "Android "), ("iPh", "iPhone"), ("iPd", "iPod")
-_UC_ON_LINUX = re.compile(r"UCWEB/[\d.]+ ?\(Linux;", re.ASCII)  # on Android, which it need not name
-# The version, and what follows it within the parentheses: models may have some of their own ("Moto G (4)").
+_UC_ON_LINUX = re.compile(r"UCWEB/[\d.]+ ?\(Linux;", re.ASCII)  # is on Android, even where it does not say so
+# The rest of the comment after the version. A model may contain parentheses itself: "Moto G (4)".
 _REST = r"(?:; ([^()]*(?:\([^()]*\)[^()]*)*))?"
 _ANDROID_WITH_VERSION = re.compile(r"\bAndroid (\d{1,2})[\w.-]*" + _REST, re.ASCII)
 _ANDROID_ALONE = re.compile(r"\bAndroid()" + _REST, re.ASCII)
 _LINUX_DESKTOP = re.compile(r"\(X11; Linux (?:x86_64|aarch64|armv\w+)[;)]", re.ASCII)
 _NO_TABLET = re.compile(r"\bHeadlessChrome\b|\bUbuntu\b|\bFedora\b", re.ASCII)
-_NEITHER = re.compile(r"\bWindows Phone\b|\bIEMobile\b|\bKAIOS\b", re.ASCII)  # they name the others, too
-# A part of a User-Agent between semicolons, in lower case, that is not the device's model.
+# Systems that name Android or the iPhone as well, to be sent the same pages.
+_NEITHER = re.compile(r"\bWindows Phone\b|\bIEMobile\b|\bKAIOS\b", re.ASCII)
+# Parts of a User-Agent (between semicolons, lower-cased) that are not the device's model.
 _NO_MODEL = re.compile(
-    r"[-_]?[a-z]{0,2}|mobile|tablet|rv:.*"  # also of the length: u, k, wv, a language
+    r"[-_]?[a-z]{0,2}|mobile|tablet|rv:.*"  # one or two letters: u, k, wv, a language
     r"|[a-z]{2,3}(?=[-_])(?:[-_](?:hans|hant|latn|cyrl|arab))?(?:[-_](?:[a-z]{2}|419|001|150)?)?(?:_?#\w*)?"
     r"|linux(?: \w+)?|arm(?:v|64|eabi).*|aarch64|x86(?:_64)?"
     r"|android [\d.]+|(?:sdk|api)[ -]?\d+|\d+dpi|\d+x\d+|build/.*|\(.*"

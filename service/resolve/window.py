@@ -26,7 +26,7 @@ EXPIRED_AT_A_TIME = 500
 
 _SHARDS = 256  # a dictionary that grows copies itself: none may be large
 _SLICE_MS = 60_000
-_SLACK_S = SECOND_CLICK_S  # a click that was claimed uses up those that are so much younger
+_SLACK_S = SECOND_CLICK_S  # a claimed click uses up clicks that are up to so much younger
 _QUERY_BYTES = 64  # of any string, beside its characters
 _LINK_BYTES = 400  # of a link and its strings, beside their characters
 _SHED_AT_A_TIME = 64

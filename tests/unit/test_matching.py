@@ -230,7 +230,7 @@ IN_SAFARI = a_click(60, "in-safari", device=IPHONE)
 
 
 def test_a_phones_second_click_is_used_up_with_its_first() -> None:
-    """A room-mate's install is given neither; released, both clicks are free again."""
+    """A room-mate's install is given neither click; once the claim is released, both are free again."""
     anna = decided(IN_APP, IN_SAFARI)
     assert (anna.click, anna.candidates) == (IN_SAFARI, 2)
     ben = an_open(install=BEN)
@@ -279,7 +279,7 @@ def test_an_install_keeps_its_own_click_beside_anothers() -> None:
 
 
 def test_a_click_left_over_is_no_surer() -> None:
-    """Who is given what another install left is told that either may be the other's."""
+    """The second of two installs is given the other click, with less confidence than the first."""
     clicks = (a_click(42), a_click(42 + 2 * SECOND_CLICK_S, "older"))
     anna = decided(*clicks)
     ben = decided(*clicks, opened=an_open(install=BEN), owners={"click": ANNA}, installs=2)
@@ -288,8 +288,8 @@ def test_a_click_left_over_is_no_surer() -> None:
     assert ben.confidence < decided(clicks[1], opened=an_open(install=BEN), installs=2).confidence
 
 
-def test_a_click_that_stronger_evidence_uses_up_is_nobodys_rival() -> None:
-    """It is known whose it is: it says nothing against another link's click."""
+def test_a_click_that_stronger_evidence_uses_up_lowers_no_confidence() -> None:
+    """It certainly belongs to the install that was found, so it says nothing against another link's click."""
     clicks = (a_click(), a_click(60, "other", link=link("other")))
     for owners in ({}, {"click": BEN}):
         decision = decided(*clicks, owners=owners, retirements=(a_retirement(),))
