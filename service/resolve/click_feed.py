@@ -19,6 +19,7 @@ wait for each other's syncs until Dub's budget is gone (all that wait share one)
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,16 +56,28 @@ _PAGES_MAX = 2000  # two million clicks: a Dub that ignores ``page`` must end, t
 _PAUSE_MIN_S = 0.01
 _EXPIRY_STEPS = 20  # after a fetch, so that whoever waits for it does not wait for these
 _KEY = b"clicks"
+_FORBIDDEN = 403
 _OVERLAP_MS = OVERLAP_S * 1000
 _CLOCK_DIFFERENCE_MS = CLOCK_DIFFERENCE_S * 1000
 _TIE_MS = 1000  # a JavaScript date text has no milliseconds
 
 Status = Literal["synced", "unreadable", "late", "over_budget", "unavailable"]
 Problem = Literal[
-    "plan", "key", "refused", "throttled", "down", "garbled", "not_configured", "not_shared", "failed"
+    "plan",
+    "usage",
+    "key",
+    "refused",
+    "throttled",
+    "down",
+    "garbled",
+    "not_configured",
+    "not_shared",
+    "failed",
 ]
 
-_REFUSALS: dict[int, Problem] = {401: "key", 403: "plan"}
+_REFUSALS: dict[int, Problem] = {401: "key", _FORBIDDEN: "plan"}
+# A 403 is for the plan, or for the month's clicks; nothing documents that the code always tells which.
+_OVER_USAGE = re.compile(r"\b(?:limit|usage)\b", re.IGNORECASE)
 _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (DubThrottled, "throttled"),
     (DubGarbled, "garbled"),
@@ -74,7 +87,7 @@ _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
 )
 
 # How long Dub is left alone after it said no, in seconds; a 429 says itself.
-HOLD_S: dict[Problem, float] = {"plan": 60, "key": 60, "refused": 60, "not_configured": 60}
+HOLD_S: dict[Problem, float] = {"plan": 60, "usage": 60, "key": 60, "refused": 60, "not_configured": 60}
 HOLD_ELSE_S = 1.0
 
 
@@ -447,6 +460,8 @@ def _refuse_oldest_first(events: list[Raw]) -> None:
 
 def _problem_of(exc: Exception) -> Problem:
     if isinstance(exc, DubRefused):
+        if exc.status == _FORBIDDEN and (exc.code == "exceeded_limit" or _OVER_USAGE.search(exc.message)):
+            return "usage"
         return _REFUSALS.get(exc.status, "refused")
     return next((problem for kind, problem in _PROBLEMS if isinstance(exc, kind)), "failed")
 

@@ -26,9 +26,10 @@ from service.resolve.traits import traits_of_open
 _AT_A_TIME = 500
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
 _MORE_CLICKS_MAY_HELP: frozenset[NoMatch] = _CLICK_MAY_SHOW | {"several_links", "unlikely"}
-_FOR_GOOD: frozenset[Problem] = frozenset({"plan", "key", "refused", "not_configured"})
+_FOR_GOOD: frozenset[Problem] = frozenset({"plan", "usage", "key", "refused", "not_configured"})
 _PROBLEMS: Mapping[Problem, str] = {
     "plan": "Dub's plan of this workspace does not include /events",
+    "usage": "this month's clicks are over the limit of Dub's plan, so /events is refused",
     "key": "Dub refuses this app's Dub API key",
     "refused": "Dub refuses the question",
     "throttled": "Dub takes no more analytics calls for now",

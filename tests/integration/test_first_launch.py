@@ -236,16 +236,28 @@ async def test_a_slow_events_answer_is_pending_not_final(world: World) -> None:
     assert (await world.settle(first, 15)).click_id
 
 
-async def test_a_plan_without_events_says_so_once(clock: FakeClock, logs: LogLines) -> None:
-    """None, with the reason; one log event; readiness names it; nothing fails."""
-    async for world in build(clock, plan="pro"):
+@pytest.mark.parametrize(
+    ("account", "named"),
+    [
+        ({"plan": "pro"}, "Dub's plan of this workspace does not include /events"),
+        ({"usage_exceeded": True}, "this month's clicks are over the limit of Dub's plan"),
+    ],
+)
+async def test_an_account_without_events_says_so_once(
+    clock: FakeClock, logs: LogLines, account: dict[str, Any], named: str
+) -> None:
+    """None, with the reason; one log event; readiness names which; nothing fails.
+
+    Dub answers 403 for either (dub-api.md, GET /events).
+    """
+    async for world in build(clock, **account):
         for number in range(5):
             answer = await world.launch(f"install-{number}", ip=f"203.0.113.{number + 1}")
             assert (answer.match.type, answer.match.reason) == ("none", "no_events")
             assert not answer.pending
         assert len(logs.events("clicks.unavailable")) == 1
         degraded = (await world.service.get("/health/ready")).json()["degraded"]
-        assert any("apps.acme" in each and "/events" in each for each in degraded)
+        assert any("apps.acme" in each and named in each for each in degraded)
 
 
 async def test_a_housemate_does_not_get_a_retired_click(world: World) -> None:

@@ -290,7 +290,9 @@ async def test_the_budget_is_kept() -> None:
 @pytest.mark.parametrize(
     ("failure", "problem", "hold_s"),
     [
-        (DubRefused(403, "forbidden", "x"), "plan", 60),
+        (DubRefused(403, "forbidden", "Unauthorized: Need higher plan."), "plan", 60),
+        (DubRefused(403, "exceeded_limit", "x"), "usage", 60),
+        (DubRefused(403, "forbidden", "You've reached your monthly limit of 1,000 clicks."), "usage", 60),
         (DubRefused(401, "unauthorized", "x"), "key", 60),
         (DubRefused(422, "unprocessable_entity", "x"), "refused", 60),
         (DubThrottled(17), "throttled", 17),
