@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, MutableMapping
@@ -24,6 +25,9 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from structlog.typing import FilteringBoundLogger as Log
+
+_LOG_RETRY_S = 0.1
+LOG_BUFFER_MAX_BYTES = 4 * 1024 * 1024  # a few seconds of lines, at full load
 
 __all__ = ["Event", "Log", "Metrics", "Tally", "configure_logs", "where"]
 
@@ -167,6 +171,15 @@ class SpreadChild:
         return list(zip(bounds, (float(count) for count in accumulate(self._counts)), strict=True))
 
 
+class LostLogLines:
+    """Counts log lines that were dropped."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield what Prometheus reads."""
+        meaning = "Log lines dropped: the reader of stdout has stopped, or the disk is full."
+        yield CounterMetricFamily("firstopen_log_lines_lost", meaning, value=lost_log_lines())
+
+
 class Metrics:
     """The metrics of one process; labels have few values each, and none is a person's."""
 
@@ -197,6 +210,7 @@ class Metrics:
             self.matching_refused,
             self.events_unreadable,
             self.rate_limited,
+            LostLogLines(),
         ):
             self.registry.register(each)
         self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
@@ -235,32 +249,33 @@ def where(exc: BaseException) -> str:
 
 
 class Sink:
-    """A stream for log lines that never fails: a full disk or a closed pipe costs lines, not answers."""
+    """A stream for log lines that never fails and never makes the service wait.
+
+    A full disk, a closed pipe or a reader that has stopped reading costs lines, not answers: what the stream
+    does not take is kept, up to ``LOG_BUFFER_MAX_BYTES``, and then dropped and counted in ``lost``.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._text = stream
-        self._bytes = stream.buffer
         self._lines: list[bytes] = []
+        self._kept = b""  # what the stream did not take yet
         self._flushed_by: asyncio.AbstractEventLoop | None = None
+        self._stream = _DescriptorStream.of(stream)
         self.lost = 0
         _sinks.add(self)
 
     def write(self, text: str) -> None:
-        """Write text, or count it as lost."""
-        try:
-            self._text.write(text)
-        except (OSError, ValueError):
-            self.lost += 1
+        """Write text of a library, or count it as lost."""
+        if text != "\n":
+            self.write_line(text.rstrip("\n").encode())
 
     def flush(self) -> None:
-        """Flush text, or let it be lost."""
-        with contextlib.suppress(OSError, ValueError):
-            self._text.flush()
+        """Do nothing: lines are flushed at the end of a turn of the loop."""
 
     def write_line(self, line: bytes) -> None:
-        """Write a line with the others of this turn of the loop, or count it as lost.
+        """Write a line with the others of this turn of the loop; outside a loop, immediately.
 
-        Outside a loop at once. A process that is killed in that very turn takes its lines along.
+        A process that is killed in that very turn takes its lines along.
         """
         self._lines.append(line)
         try:
@@ -273,24 +288,74 @@ class Sink:
             loop.call_soon(self.flush_lines)
 
     def flush_lines(self) -> None:
-        """Write what was gathered, or count it as lost."""
+        """Write what was gathered, as far as the stream takes it without waiting."""
         self._flushed_by = None
         lines, self._lines = self._lines, []
-        if not lines:
+        if not lines and not self._kept:
             return
-        try:
-            left = memoryview(b"\n".join([*lines, b""]))
-            while left:
-                written: int | None = self._bytes.write(left)  # unbuffered: a part, or None if it would wait
-                if written is None:
-                    raise BlockingIOError
-                left = left[written:]
-            self._bytes.flush()
-        except (OSError, ValueError):
+        if lines and len(self._kept) > LOG_BUFFER_MAX_BYTES:
             self.lost += len(lines)
+            lines = []
+        left = self._kept + b"".join([line + b"\n" for line in lines])
+        try:
+            self._kept = left[self._stream.write(left) :]
+        except (OSError, ValueError):
+            self.lost += left.count(b"\n")
+            self._kept = b""
+        if self._kept:
+            with contextlib.suppress(RuntimeError):  # no loop
+                asyncio.get_running_loop().call_later(_LOG_RETRY_S, self.flush_lines)
+
+
+class _DescriptorStream:
+    """Writes to a file descriptor in pieces that it takes without blocking.
+
+    A pipe that polls as writable takes ``PIPE_BUF`` bytes. Making it non-blocking instead would change it for
+    every other process that shares it, such as a shell.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    @staticmethod
+    def of(stream: TextIO) -> "_DescriptorStream | _BufferStream":
+        """Return how to write to a stream."""
+        try:
+            return _DescriptorStream(stream.fileno())
+        except (OSError, ValueError):
+            return _BufferStream(stream)
+
+    def write(self, data: bytes) -> int:
+        """Write as much as is taken without waiting; return how many bytes."""
+        written = 0
+        while written < len(data) and self._poll.poll(0):
+            written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
+        return written
+
+
+class _BufferStream:
+    """Writes to a stream without a file descriptor, such as a test's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._bytes = stream.buffer
+
+    def write(self, data: bytes) -> int:
+        """Write as much as is taken; return how many bytes."""
+        written = 0
+        while written < len(data) and (some := self._bytes.write(data[written:])):
+            written += some
+        self._bytes.flush()
+        return written
 
 
 _sinks: WeakSet[Sink] = WeakSet()
+
+
+def lost_log_lines() -> int:
+    """Return how many lines were dropped: the stream did not take them."""
+    return sum(sink.lost for sink in _sinks)
 
 
 def flush_logs() -> None:

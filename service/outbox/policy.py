@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from service.resolve.errors import DubThrottled
-from service.resolve.owed import Entry, Later
+from service.resolve.owed import DELAY_MAX_S, Entry, Later
 
 
 class OutboxPolicy(Struct, frozen=True, kw_only=True):
@@ -19,6 +19,9 @@ class OutboxPolicy(Struct, frozen=True, kw_only=True):
 
         ``jitter`` is a random number from 0 to 1.
         """
+        return min(self._delay_s(entry, later, jitter), DELAY_MAX_S)
+
+    def _delay_s(self, entry: Entry, later: Later, jitter: float) -> float:
         if later.after_s is not None:
             return later.after_s
         bound = min(self.backoff_max_s, self.backoff_min_s * float(2 ** min(entry.attempts, 16)))

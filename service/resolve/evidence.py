@@ -6,6 +6,7 @@ doubled, a dot after the host, escapes in either case), so that one link has one
 """
 
 import re
+from hashlib import blake2b
 
 import ada_url
 from msgspec import Struct
@@ -27,11 +28,20 @@ ZERO_WIDTH = "".join(
 
 _INVISIBLE = "".join(map(chr, range(0x20))) + "\x7f" + ZERO_WIDTH
 _BEHIND_PATH = re.compile("[?#]")
+_LONG_KEY_CHARS = 200
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _DOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _NOT_IN_DOMAIN = re.compile(r"[/\\?#@%\s]")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+:\d{1,5}(?:[/?#]|$)")
+
+
+def link_name(domain: str, key: str) -> str:
+    """Return a name for a link in caches: long keys are hashed, so that they cannot fill memory."""
+    if len(key) > _LONG_KEY_CHARS:
+        key = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{domain}/{key}"
 
 
 class DeepLink(Struct, frozen=True, gc=False):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from cachetools import TTLCache
 from msgspec import Struct
 
+from service.resolve.evidence import link_name
+
 _LINKS_MAX = 10_000
 _REMEMBERED_S = 600.0
 _BAD_ANSWERS = 2  # in a row: one may be a hiccup of Dub's
@@ -27,22 +29,22 @@ class FailingLinks:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._failures: TTLCache[tuple[str, str], _Failure] = TTLCache(_LINKS_MAX, _REMEMBERED_S, timer=clock)
+        self._failures: TTLCache[str, _Failure] = TTLCache(_LINKS_MAX, _REMEMBERED_S, timer=clock)
 
     def pause_s(self, domain: str, key: str) -> float:
         """Return for how many seconds a link is left alone; 0 if it may be asked about."""
-        known = self._failures.get((domain, key))
+        known = self._failures.get(link_name(domain, key))
         return 0 if known is None else max(known.until - self._clock(), 0)
 
     def failed(self, domain: str, key: str) -> None:
         """Note a bad answer: a status or a body that is not one of Dub's."""
-        known = self._failures.get((domain, key))
+        known = self._failures.get(link_name(domain, key))
         bad_answers = 1 if known is None else known.bad_answers + 1
         pause_s = 0.0
         if bad_answers >= _BAD_ANSWERS:
             pause_s = min(_PAUSE_S * 2.0 ** min(bad_answers - _BAD_ANSWERS, 10), _PAUSE_MAX_S)
-        self._failures[domain, key] = _Failure(bad_answers, self._clock() + pause_s)
+        self._failures[link_name(domain, key)] = _Failure(bad_answers, self._clock() + pause_s)
 
     def answered(self, domain: str, key: str) -> None:
         """Note a good answer."""
-        self._failures.pop((domain, key), None)
+        self._failures.pop(link_name(domain, key), None)

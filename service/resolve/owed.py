@@ -8,6 +8,8 @@ from msgspec import Struct
 from service.resolve.errors import FirstopenError
 from service.resolve.identity import Platform
 
+DELAY_MAX_S = 900.0  # no attempt is put off for longer, whatever Dub asks
+
 Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
 

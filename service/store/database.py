@@ -187,7 +187,7 @@ class Database:
         batch = [*behind, *waiting]
         try:
             written = await self._run(lambda: self._in_one_transaction(batch))
-        except (sqlite3.Error, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001  whatever it is, the writer must go on
             self._fail(exc)
             self._put_back(behind)
             for each in waiting:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
-from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.resolve.owed import DELAY_MAX_S, Entry, Kind, State, Status, Summary
 from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
@@ -38,6 +38,7 @@ CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE st
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
 
+_DELAY_MAX_S = DELAY_MAX_S + 60  # no retry waits longer: one that is further ahead was set by a wrong clock
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
 _KNOWN = ("id", "app", "kind", "lane", "waits_for", "created", "next_try", "attempts", "whose")
@@ -62,7 +63,7 @@ _EARLIER = """SELECT EXISTS
     (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND seq < ?)"""
 _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
-    WHERE state = 'queued' AND kind = ? AND next_try <= ? {held} {first}
+    WHERE state = 'queued' AND kind = ? AND (next_try <= ? OR next_try > ?) {held} {first}
     ORDER BY next_try, seq LIMIT ?)"""
 _FIRST = """AND NOT EXISTS (SELECT 1 FROM entries AS other WHERE other.lane = this.lane
     AND other.state = 'queued' AND other.kind != 'open' AND other.seq < this.seq)"""
@@ -110,7 +111,7 @@ class SqliteEntries:
             apps = [app for app, its_kind in held if its_kind == kind]
             first = "" if kind == "open" else _FIRST  # opens of one lane are the same to Dub, in any order
             parts.append(_DUE.format(held="AND app != ? " * len(apps), first=first))
-            values += [kind, now, *apps, limit]
+            values += [kind, now, now + _DELAY_MAX_S, *apps, limit]
         query = " UNION ALL ".join(parts)
         rows = await self._ask(
             query, *values, surely=True

@@ -6,16 +6,15 @@ their own, and long keys are hashed, so that nobody can fill memory with 32,000-
 """
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 from cachetools import LRUCache
 from msgspec import Struct
 
+from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
 
 _LONG_URL_CHARS = 1024
 _LONG_SHARE = 100  # one in so many places is for opens with long URLs
-_LONG_KEY_CHARS = 200
 _HOT_S = 1  # a link described again within this time needs no new date
 
 
@@ -87,14 +86,14 @@ class MemoryStore:
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
-        known = self._links.get(name_of(domain, key))
+        known = self._links.get(link_name(domain, key))
         if known is None or known.described + self._limits.link_ttl_s < self._clock():
             return None
         return known.link
 
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
         """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
-        name = name_of(domain, key)
+        name = link_name(domain, key)
         now = self._clock()
         known = self._links.get(name)
         if known is not None and known.link == link:
@@ -107,12 +106,12 @@ class MemoryStore:
 
     def unknown_for_s(self, domain: str, key: str) -> float:
         """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
-        until = self._unknown.get(name_of(domain, key))
+        until = self._unknown.get(link_name(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 
     def keep_unknown(self, domain: str, key: str, asked: float) -> None:
         """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
-        name = name_of(domain, key)
+        name = link_name(domain, key)
         known = self._links.get(name)
         if known is not None and known.described >= asked:
             return
@@ -155,10 +154,3 @@ class _Opens(LRUCache[bytes, Open]):
             del self._more[name]
         else:
             self.by_id.pop(name, None)
-
-
-def name_of(domain: str, key: str) -> str:
-    """Name a link; long keys are hashed."""
-    if len(key) > _LONG_KEY_CHARS:
-        key = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{domain}/{key}"

@@ -16,8 +16,9 @@ from cachetools import LRUCache
 from msgspec import Struct, structs
 
 from service.resolve.errors import StoreFailed
+from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
-from service.store.memory import Known, MemoryLimits, MemoryStore, name_of
+from service.store.memory import Known, MemoryLimits, MemoryStore
 from service.store.records import Records
 from service.store.valkey import CLAIM_S, PREFIX, RECALL_S, WRITE_S, Behind, Command, Valkey
 from service.telemetry import Tally
@@ -98,7 +99,7 @@ class SharedMemory(MemoryStore):
     ) -> Open | None:
         """Bring into memory what other replicas know, and return the answer under the key; never raises."""
         keys = [key] if first_launch is None else [key, first_launch]
-        lacking = [name_of(*link) for link in links if self._lacks(*link)]
+        lacking = [link_name(*link) for link in links if self._lacks(*link)]
         commands: list[Command] = [("GET", _answer(each)) for each in keys]
         commands += [("GET", self._link(name)) for name in lacking]
         commands += [("GET", self._no_link(name)) for name in lacking]
@@ -159,7 +160,7 @@ class SharedMemory(MemoryStore):
 
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
         """Remember what Dub said a link is, here and soon for every replica."""
-        name = name_of(domain, key)
+        name = link_name(domain, key)
         before = self._links.get(name)
         link = super().keep_link(domain, key, link)
         if self._links.get(name) is not before:
@@ -173,7 +174,7 @@ class SharedMemory(MemoryStore):
         super().keep_unknown(domain, key, asked)
         lasts_ms = int(self.unknown_for_s(domain, key) * _MS)
         if lasts_ms > 0:
-            name = name_of(domain, key)
+            name = link_name(domain, key)
             until = self._times.wall() + lasts_ms / _MS
             self._behind.put(
                 ("SET", self._no_link(name), repr(until), "PX", lasts_ms), ("DEL", self._link(name))

@@ -340,3 +340,17 @@ async def test_what_comes_during_a_commit_is_in_the_next(tmp_path: Path) -> None
             await enough.wait()
     finally:
         await store.close()
+
+
+async def test_no_exception_ends_the_writer(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that nobody foresaw fails the writes at hand; later ones are committed."""
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_in_one_transaction", broken)
+        with pytest.raises(StoreFailed):
+            await database.write(note("lost"))
+    await database.write(note("kept"))
+    assert database.failing is None

@@ -4,12 +4,21 @@ import asyncio
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from service.telemetry import Event, configure_logs, where
+from service.telemetry import (
+    LOG_BUFFER_MAX_BYTES,
+    Event,
+    configure_logs,
+    flush_logs,
+    lost_log_lines,
+    where,
+)
 from tests.support import LogLines
 
 
@@ -132,7 +141,7 @@ class Unbuffered(io.RawIOBase):
 
 @pytest.mark.parametrize("room", [10_000, 200])
 def test_an_unbuffered_stream_gets_whole_lines(room: int) -> None:
-    """However little it takes at a time; what it does not take is lost, and holds nothing up."""
+    """However little it takes at a time; what it does not take is kept, and holds nothing up."""
     stream = Unbuffered(room)
     log = configure_logs("info", cast("Any", io.TextIOWrapper(cast("Any", stream), write_through=True)))
 
@@ -197,3 +206,30 @@ def test_libraries_log_json_without_what_exceptions_say() -> None:
 def test_where_names_the_innermost_line() -> None:
     """An exception that was never raised has no line."""
     assert where(ValueError()) == "unknown"
+
+
+def test_a_reader_that_stops_costs_lines_and_no_time() -> None:
+    """A pipe that nobody reads takes what it holds; then lines are kept, then counted as lost."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
+        log = configure_logs("info", stream)
+        before = lost_log_lines()
+        lines = 2 * LOG_BUFFER_MAX_BYTES // 100
+        for number in range(lines):
+            log.info("line", number=number)
+        lost = lost_log_lines() - before
+        assert 0 < lost < lines
+        read = b""
+        os.set_blocking(reading, False)
+        while (found := _read_now(reader)) or b'"number":0' not in read:
+            read += found
+            flush_logs()
+        log.info("line", number="last")
+        read += _read_now(reader)
+    numbers = [msgspec.json.decode(line)["number"] for line in read.splitlines()]
+    assert numbers == [*range(lines - lost), "last"]
+    configure_logs("critical")
+
+
+def _read_now(reader: io.BufferedReader) -> bytes:
+    return reader.raw.read(1 << 20) or b""
