@@ -13,6 +13,7 @@ from service import demo, settings
 from service.api.ops import Readiness
 from service.app import create_app
 from service.peers import Peers
+from service.route_checks import refuse_failing_tests
 from service.server import Served, listen, listen_together, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
@@ -36,7 +37,9 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
     if env.get("FIRSTOPEN_VALKEY_URL"):
         refuse_bad_valkey_url(env["FIRSTOPEN_VALKEY_URL"])
     if "FIRSTOPEN_CONFIG" in env:
-        _serve_alone(settings.load(env), workers)
+        configured = settings.load(env)
+        refuse_failing_tests(configured.apps)
+        _serve_alone(configured, workers)
     elif workers > 1:
         raise SettingsError("--workers: the demo is one process; FIRSTOPEN_CONFIG lifts that")
     else:

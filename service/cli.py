@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -89,10 +90,13 @@ def init(path: Path) -> None:
 ROUTES_HELP = """\
 Print each app's patterns and screens, or which one a destination URL would take, and why.
 
+Warns of routes that no URL can reach, and runs the file's route tests. Exits with 1 if one fails, or if URL
+does not land on the screen that --expect names.
+
 \b
   firstopen routes
   firstopen routes 'https://acme.com/product/123?x=1'
-  firstopen routes https://acme.com/invite/anna --app-version 2.1
+  firstopen routes https://acme.com/invite/anna --app-version 2.1 --expect update
 """
 
 
@@ -102,18 +106,29 @@ Print each app's patterns and screens, or which one a destination URL would take
     "--app-version", metavar="VERSION", help="The build that opens it, such as 2.1; left out: the newest."
 )
 @click.option("--app", "app_name", metavar="NAME", help="Only this app.")
-def routes(url: str | None, app_version: str | None, app_name: str | None) -> None:
-    """Print or explain routes."""
+@click.option("--expect", metavar="SCREEN", help="The screen on which URL must land.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with one object for each app.")
+def routes(
+    url: str | None, app_version: str | None, app_name: str | None, expect: str | None, *, as_json: bool
+) -> None:
+    """Print, check or explain routes."""
     from service import explain
 
     settings = _settings()
     if app_name is not None and app_name not in settings.apps:
         _stop(f"--app: no app {app_name!r}; there are: {', '.join(settings.apps)}")
     apps = {name: app for name, app in settings.apps.items() if app_name in (None, name)}
+    if expect is not None and (url is None or len(apps) > 1):
+        _stop("--expect: needs a URL, and --app where there are several apps")
     if url is None:
-        explain.print_routes(apps)
-    else:
-        explain.print_route(apps, url, app_version)
+        checked = explain.check_apps(apps)
+        explain.print_apps(checked, as_json=as_json)
+        sys.exit(not all(each.passes for each in checked))
+    explained = explain.explain(apps, url, app_version)
+    explain.print_explained(explained, as_json=as_json)
+    if expect is not None and explained[0].route.screen != expect:
+        click.echo(f"firstopen: expected {expect}, but it lands on {explained[0].route.screen}", err=True)
+        sys.exit(1)
 
 
 OPEN_HELP = """\

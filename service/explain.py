@@ -1,51 +1,98 @@
-"""``firstopen routes``: patterns as a table, and why a URL would land where it does."""
+"""``firstopen routes``: patterns as a table, what is wrong with them, and why a URL lands where it does."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import rich_click as click
+from msgspec import Struct
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from service.resolve.errors import InvalidField
-from service.resolve.evidence import parse_deep_link
-from service.resolve.routing import Route, Router, parse_version
+from service.resolve.routing import CompiledRoute, Route, parse_version
+from service.resolve.wrapped_links import find_deep_link
+from service.route_checks import Finding, RouteTestResult, as_typed, findings, problem_of, run_tests
 from service.settings import AppSettings, compile_router
 
 _PIPED_COLUMNS = 200
 
 
-def print_routes(apps: Mapping[str, AppSettings]) -> None:
-    """Print every app's routes in the order in which they are tried."""
+class CheckedApp(Struct, frozen=True):
+    """An app's routes, and what the checks say of them."""
+
+    name: str
+    app: AppSettings
+    findings: list[Finding]
+    tests: list[RouteTestResult]
+
+    @property
+    def passes(self) -> bool:
+        """Return True if no route test fails; a finding is only a warning."""
+        return all(result.passed for result in self.tests)
+
+
+class Explained(Struct, frozen=True):
+    """Where a URL lands in an app, and why."""
+
+    name: str
+    url: str
+    app_version: str | None
+    route: Route
+    matched: CompiledRoute | None
+    why: str
+
+
+def check_apps(apps: Mapping[str, AppSettings]) -> list[CheckedApp]:
+    """Check every app's routes and run its route tests."""
+    checked = []
+    for name, app in apps.items():
+        router = compile_router(name, app)
+        checked.append(CheckedApp(name, app, findings(router), run_tests(app, router)))
+    return checked
+
+
+def print_apps(checked: list[CheckedApp], *, as_json: bool) -> None:
+    """Print every app's routes in the order in which they are tried, with warnings and failed tests."""
+    if as_json:
+        _print_json([_app_document(each) for each in checked])
+        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_COLUMNS)
+    for each in checked:
+        _print_app(console, each)
+
+
+def explain(apps: Mapping[str, AppSettings], url: str, app_version: str | None) -> list[Explained]:
+    """Explain, for each app, which route a destination URL takes and why."""
+    url = as_typed(url)
+    explained = []
     for name, app in apps.items():
-        table = Table(title=f"{name} ({', '.join(app.domains)})", title_justify="left")
-        for heading in ("#", "pattern", "screen", "min_version", "fallback"):
-            table.add_column(heading, overflow="fold")
-        for index, rule in enumerate(app.routes):
-            fallback = rule.fallback or (app.update_screen if rule.min_version else "")
-            cells = (rule.pattern, rule.screen, rule.min_version or "", fallback)
-            table.add_row(str(index), *(escape(cell) for cell in cells))
-        table.add_row("", "anything else", escape(app.default_screen), "", "")
-        console.print(table)
-
-
-def print_route(apps: Mapping[str, AppSettings], url: str, app_version: str | None) -> None:
-    """Print, for each app, which route a destination URL takes and why."""
-    if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
-        url = f"https://{url}"
-    for number, (name, app) in enumerate(apps.items()):
         router = compile_router(name, app)
         route = router.route(url, "", app_version)
+        found = router.first_match(route.url) if route.url else None
+        matched = None if found is None else found[0]
+        why = _why(app, matched, route, url, app_version)
+        explained.append(Explained(name, url, app_version, route, matched, why))
+    return explained
+
+
+def print_explained(explained: list[Explained], *, as_json: bool) -> None:
+    """Print where a URL lands in each app, and why."""
+    if as_json:
+        _print_json([_explained_document(each) for each in explained])
+        return
+    for number, each in enumerate(explained):
+        route = each.route
         rows = {
-            "app": name,
-            "pattern": _pattern(router, route),
+            "app": each.name,
+            "pattern": "(none)" if each.matched is None else each.matched.rule.pattern,
             "screen": route.screen,
             "params": ", ".join(f"{key}={value}" for key, value in route.params.items()) or "(none)",
             "url": route.url or "(none)",
-            "reason": f"{route.reason}: {_why(app, router, route, url, app_version)}",
+            "reason": f"{route.reason}: {each.why}",
         }
         if number:
             click.echo()
@@ -53,19 +100,78 @@ def print_route(apps: Mapping[str, AppSettings], url: str, app_version: str | No
             click.echo(f"{heading:<8} {text}")
 
 
-def _pattern(router: Router, route: Route) -> str:
-    found = router.first_match(route.url) if route.url else None
-    return "(none)" if found is None else found[0].rule.pattern
+def _print_app(console: Console, checked: CheckedApp) -> None:
+    app = checked.app
+    table = Table(title=f"{checked.name} ({', '.join(app.domains)})", title_justify="left")
+    for heading in ("#", "pattern", "screen", "query", "min_version", "fallback"):
+        table.add_column(heading, overflow="fold")
+    for index, rule in enumerate(app.routes):
+        fallback = rule.fallback or (app.update_screen if rule.min_version else "")
+        cells = (rule.pattern, rule.screen, ", ".join(rule.query), rule.min_version or "", fallback)
+        table.add_row(str(index), *(escape(cell) for cell in cells))
+    table.add_row("", "anything else", escape(app.default_screen), "", "", "")
+    console.print(table)
+    for finding in checked.findings:
+        click.echo(f"warning: #{finding.index} {app.routes[finding.index].pattern}: {finding.message}")
+    for result in checked.tests:
+        if not result.passed:
+            click.echo(f"failed: route_tests[{result.index}]: {problem_of(result)}")
+    if checked.tests:
+        passed = sum(result.passed for result in checked.tests)
+        click.echo(f"route tests: {passed} of {len(checked.tests)} passed")
 
 
-def _why(app: AppSettings, router: Router, route: Route, url: str, app_version: str | None) -> str:
+def _app_document(checked: CheckedApp) -> dict[str, Any]:
+    app = checked.app
+    return {
+        "app": checked.name,
+        "domains": app.domains,
+        "schemes": app.schemes,
+        "defaultScreen": app.default_screen,
+        "routes": [
+            {
+                "pattern": rule.pattern,
+                "screen": rule.screen,
+                "query": rule.query,
+                "minVersion": rule.min_version,
+                "fallback": rule.fallback,
+            }
+            for rule in app.routes
+        ],
+        "warnings": [{"route": each.index, "message": each.message} for each in checked.findings],
+        "tests": [
+            {"url": each.test.url, "passed": each.passed, "expected": each.test.screen, "route": each.route}
+            for each in checked.tests
+        ],
+    }
+
+
+def _explained_document(explained: Explained) -> dict[str, Any]:
+    matched = explained.matched
+    return {
+        "app": explained.name,
+        "url": explained.url,
+        "appVersion": explained.app_version,
+        "index": None if matched is None else matched.index,
+        "pattern": None if matched is None else matched.rule.pattern,
+        "route": explained.route,
+        "why": explained.why,
+    }
+
+
+def _print_json(document: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(document)))
+
+
+def _why(
+    app: AppSettings, matched: CompiledRoute | None, route: Route, url: str, app_version: str | None
+) -> str:
     if route.reason == "default":
         own = ", ".join(app.schemes) or "none set"
         return f"only http, https and the app's own schemes ({own}) are handed out"
     if route.reason == "unlisted":
         return _unlisted(app, url)
-    found = router.first_match(route.url or "")
-    minimum = found[0].rule.min_version if found else None
+    minimum = None if matched is None else matched.rule.min_version
     if route.reason == "update_required":
         return f"the route is for {minimum} and newer, and {app_version} is older"
     return f"the first pattern that matches{_about_version(minimum, app_version)}"
@@ -83,9 +189,9 @@ def _about_version(minimum: str | None, app_version: str | None) -> str:
 
 def _unlisted(app: AppSettings, url: str) -> str:
     try:
-        short = parse_deep_link(url).domain in app.domains
+        short = find_deep_link(url, app.domains).domain in app.domains
     except InvalidField:
         short = False
     if short:
-        return "this is a short link: only Dub knows its destination; ask with the destination"
+        return "this is, or holds, a short link: only Dub knows its destination; ask with the destination"
     return "no pattern covers it; the app may open it on the web"

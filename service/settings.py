@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
-from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule
+from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
 from service.resolve.sightings import CROWD_LIMIT_MAX
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
@@ -57,6 +57,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rate_limit: str | None = None  # of each key of this app, in place of limits.per_key
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # by Dub's plan: Pro 2, Business 4, …
     routes: tuple[RouteRule, ...] = ()
+    route_tests: tuple[RouteTest, ...] = ()
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

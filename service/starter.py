@@ -30,7 +30,7 @@ default_screen = "home"
 
 # Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params. A
 # query does not matter unless a pattern names it, nor do http, www. and a slash at the end (docs/routes.md).
-# Try one with: firstopen routes 'https://acme.com/product/123'
+# Check them, or try one: firstopen routes 'https://acme.com/product/123'
 [[apps.acme.routes]]
 pattern = "https://acme.com/product/:id"
 screen = "product"
@@ -41,6 +41,13 @@ screen = "product"
 [[apps.acme.routes]]
 pattern = "https://acme.com/category/*"
 screen = "category"
+
+# Where URLs must land: checked at every start, and by firstopen routes. Params are compared if given.
+# [[apps.acme.route_tests]]
+# url = "https://www.acme.com/product/123/?utm_source=ig"
+# screen = "product"
+# params = { id = "123" }
+# app_version = "2.3"
 
 # What one process remembers. Ages are in seconds or days, sizes in entries (about 1 KB an open).
 # [cache]

@@ -51,6 +51,15 @@ class RouteRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fallback: NonEmpty | None = None
 
 
+class RouteTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[apps.*.route_tests]]`` table: a URL, and where it must land. Params are compared if given."""
+
+    url: NonEmpty
+    screen: NonEmpty
+    params: dict[str, str] | None = None
+    app_version: NonEmpty | None = None
+
+
 class BadRule(FirstopenError):
     """A route that cannot be compiled: ``index`` counts from 0, ``field`` is the setting at fault."""
 

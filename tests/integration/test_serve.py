@@ -328,42 +328,6 @@ def test_init_writes_a_file_that_serve_reads(tmp_path: Path) -> None:
     assert (status, "https://acme.com/product/:id" in text) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ([], ["https://acme.com/product/:id", "https://acme.com/invite/:from", "2.3", "anything else"]),
-        (
-            ["https://acme.com/product/123?x=1"],
-            ["https://acme.com/product/:id", "product", "id=123", "matched"],
-        ),
-        (
-            ["https://acme.com/invite/anna", "--app-version", "2.1"],
-            ["update_required", "2.3 and newer", "2.1 is older"],
-        ),
-        (
-            ["https://acme.com/invite/anna", "--app-version", "2.10"],
-            ["matched", "2.10 is new enough for 2.3"],
-        ),
-        (["https://acme.com/invite/anna", "--app-version", "x"], ["matched", "'x' is no version"]),
-        (["https://acme.com/nowhere"], ["home", "unlisted"]),
-        (["http://acme.localhost/press"], ["unlisted", "only Dub knows its destination"]),
-        (["javascript:alert(1)"], ["home", "default", "only http, https"]),
-    ],
-)
-def test_routes_explains(tmp_path: Path, args: list[str], expected: list[str]) -> None:
-    """routes names the pattern, the screen and the params, and says why."""
-    status, text = finished(["routes", *args], tmp_path)
-    assert status == 0
-    for part in expected:
-        assert part in text
-
-
-def test_routes_of_an_app_that_is_not_there(tmp_path: Path) -> None:
-    """A wrong --app says which ones there are."""
-    status, text = finished(["routes", "--app", "nobody"], tmp_path)
-    assert (status, "there are: acme" in text) == (2, True)
-
-
 @contextlib.contextmanager
 def _serving_over(dub_port: int, cwd: Path) -> Iterator[tuple[Process, str]]:
     """Serve one app against a Dub on this port; give the process and its base URL."""

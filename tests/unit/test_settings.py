@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from service.route_checks import refuse_failing_tests
 from service.settings import SettingsError, load, parse
 from service.starter import STARTER
 from tests.support import CONFIG, ENV
@@ -50,6 +51,14 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         (
             MINIMAL + ROUTE + "minversion = 2",
             r"apps.acme.routes\[0\]: object contains unknown field `minversion`",
+        ),
+        (
+            MINIMAL + ROUTE + 'query = ["x"]',
+            r"apps.acme.routes\[0\].query: .* names 'x', and so does the pattern",
+        ),
+        (
+            MINIMAL + '[[apps.acme.route_tests]]\nurl = "https://acme.com/1"',
+            r"apps.acme.route_tests\[0\]: object missing required field `screen`",
         ),
         (MINIMAL + "[cache]\nanswer_ttl_s = 0", "cache.answer_ttl_s: expected `float` >= 1"),
         (MINIMAL + "crowd_limit = 1001", "apps.acme.crowd_limit: expected `int` <= 1000"),
@@ -147,5 +156,7 @@ def test_the_starter_file_works_as_it_is() -> None:
     )
     full = parse(everything, {**ENV, "ACME_SERVER_KEYS": "dub_server"})
     assert full.server_keys == {"acme": ("dub_server",)}
+    assert len(full.apps["acme"].route_tests) == 1
+    refuse_failing_tests(full.apps)
     assert full.apps["acme"].schemes == ("acme",)
     assert full.server.drain_ms == 1000
