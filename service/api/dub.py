@@ -140,8 +140,8 @@ def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
     async def list_events(request: LeanRequest) -> ASGIResponse:
         """List clicks, leads or sales of the app's own domains, by Dub's filters."""
         app = request.caller.app
-        given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), errors="replace"))
-        return PageReply(await feed.page(app, events_query(given, app.domains)))
+        query = events_query(request.scope["query_string"], app.domains)
+        return PageReply(await feed.page(app, query))
 
     return [list_events]
 

@@ -5,8 +5,7 @@ app's events. So ``domain`` always goes along, with nothing in it but the app's 
 parameters of ``PARAMETERS`` are passed on: a parameter that nobody looked at may choose links in another way.
 """
 
-from collections.abc import Mapping
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from service.resolve.errors import ForeignDomain, InvalidField
 from service.resolve.evidence import canonical_domain
@@ -20,16 +19,24 @@ PARAMETERS = (
     *("referer", "refererUrl", "utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"),
     *("url", "qr", "root", "saleType", "eventName", "query"),
 )
+_PARAMETERS_MAX = 100
+_DOMAINS_MAX = 100
 
 
-def events_query(given: Mapping[str, str], domains: tuple[str, ...]) -> str:
-    """Return the query to send; a parameter without a value is left out.
+def events_query(query_string: bytes, domains: tuple[str, ...]) -> str:
+    """Return the query to send; a parameter without a value is left out, of a repeated one the last counts.
 
     Raises ``ForeignDomain`` for a domain that is not one of ``domains``, the app's own, and ``InvalidField``
-    for a query that would leave no domain, or that has a ``key`` without a ``domain`` (which Dub could not
-    refuse any more, once the domains are there).
+    for a query that would leave no domain, that has a ``key`` without a ``domain`` (which Dub cannot refuse
+    once the domains are there), or that names more than 100 parameters or domains.
     """
-    asked = {name: given[name] for name in PARAMETERS if given.get(name)}
+    try:
+        given = dict(
+            parse_qsl(query_string.decode("latin-1"), errors="replace", max_num_fields=_PARAMETERS_MAX)
+        )
+    except ValueError:
+        raise InvalidField("query", f"expected at most {_PARAMETERS_MAX} parameters") from None
+    asked = {name: given[name] for name in PARAMETERS if name in given}
     if "key" in asked and "domain" not in asked:
         raise InvalidField("key", "expected domain with it")
     asked["domain"] = _own_domains(asked.get("domain", ""), domains)
@@ -39,9 +46,10 @@ def events_query(given: Mapping[str, str], domains: tuple[str, ...]) -> str:
 def _own_domains(asked: str, own: tuple[str, ...]) -> str:
     """Hold the domain filter to the app's own list: left out, it is all of it."""
     excluded = asked.startswith("-")
-    named = [
-        canonical_domain(each.strip().removeprefix("-")) for each in asked.split(",") if each.strip("- ")
-    ]
+    listed = asked.split(",", _DOMAINS_MAX)
+    if len(listed) > _DOMAINS_MAX:
+        raise InvalidField("domain", f"expected at most {_DOMAINS_MAX} domains")
+    named = [canonical_domain(each.strip().removeprefix("-")) for each in listed if each.strip("- ")]
     if not named:
         return ",".join(own)
     if excluded:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import httpx
 import pytest
@@ -78,12 +78,15 @@ async def test_a_foreign_domain_is_403(service: Service, dub: FakeDub, asked: st
     [
         ({"domain": "-acme.link,-go.acme.com"}, "domain"),
         ({"key": "fb-promo"}, "key"),
+        ({"domain": "acme.link," * 100}, "domain"),
+        ({f"city{number}": "x" for number in range(101)}, "query"),
     ],
+    ids=["no domain left", "key alone", "many domains", "many parameters"],
 )
 async def test_a_query_that_dub_could_not_refuse(
     service: Service, dub: FakeDub, asked: dict[str, str], named: str
 ) -> None:
-    """Without a domain of the app left, or with a key and no domain, nothing is asked: 422 names why."""
+    """Without a domain of the app left, with a key and no domain, or with too much: 422 names why."""
     reply = await events(service, **asked)
     assert reply.status_code == 422
     assert reply.json()["error"]["message"].startswith(named)
@@ -111,7 +114,7 @@ async def test_values_are_dubs_to_check(service: Service, dub: FakeDub, asked: d
 def test_no_query_leaves_the_apps_domains(given_params: dict[str, str]) -> None:
     """Whatever is asked is refused, or names the app's own domains and nothing that is not on the list."""
     try:
-        query = events_query(given_params, ("acme.link", "go.acme.com"))
+        query = events_query(urlencode(given_params).encode(), ("acme.link", "go.acme.com"))
     except (ForeignDomain, InvalidField):
         return
     sent = parse_qs(query, strict_parsing=True)
