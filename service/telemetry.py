@@ -101,7 +101,7 @@ class Event(StrEnum):
     """Dub's click events can be had again."""
     CLICKS_UNREADABLE = "clicks.unreadable"
     """So many of Dub's ``events`` cannot be read, for this ``fault``: a "none" by address stays pending.
-    Said once, and again when they could be read meanwhile."""
+    Logged once a fault, and again if it comes back."""
     LIMITS_ALONE = "limits.alone"
     """Valkey does not count, or not in time: each replica's rate limits are its own meanwhile."""
     LIMITS_SHARED = "limits.shared"

@@ -5,13 +5,13 @@ first one that is older than what earlier syncs have seen: one call, however bus
 
 What can go wrong with that:
 
-- Pages shift while they are read: each new click moves all older ones on by a place. Events are read twice
-  then (their ids decide), and none is skipped.
-- A sync that fails half-way has read the newest events and leaves a gap below them. What is known ends above
-  the gap only when a sync has closed it; the next one goes on at the page where this one failed.
-- Something else than an older event looks like the end: a page that is short because Dub left out events of
-  deleted links (only an empty page is the end), events that come oldest first (refused), events whose time
-  cannot be read (no "none" is final then).
+- Pages shift while they are read: each new click moves all older ones by one place towards later pages. So
+  some events are read twice (their ids tell), and none is skipped.
+- A sync that fails half-way has read the newest events only and leaves a gap below them. Nothing new counts
+  as known until a later sync has closed the gap; that sync skips the pages that were read before.
+- Something else than an older event ends a sync: a short page, from which Dub left out events of deleted
+  links (only an empty page is the end); a page in ascending order (refused); a page on which no time can be
+  read (no "none" is final then).
 
 And with syncs in general: a final "none" from a sync that began before the open arrived (such a sync is
 waited out, and another one made); events that show up late (each sync reads an overlap again); opens that
@@ -99,13 +99,13 @@ class Outcome(Struct, frozen=True):
     retry_after_s: float = 0.0
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every event that Dub showed when the open arrived was asked for: a match counts."""
+    def allows_match(self) -> bool:
+        """Whether the window has every click that Dub showed when the open arrived and that can be read."""
         return self.status in ("synced", "unreadable")
 
     @property
     def is_final(self) -> bool:
-        """Whether every event that Dub showed when the open arrived was read: a "none" counts, too."""
+        """Whether that is every click that Dub showed when the open arrived: then a "none" is final, too."""
         return self.status == "synced"
 
 
@@ -158,20 +158,20 @@ class _Reading:
 
     @property
     def known_to_ms(self) -> int:
-        """Return up to when Dub has shown this sync everything, but for what shows up late."""
+        """Return the time up to which Dub has shown this sync every event, but for those that come late."""
         newest_ms = min(self.newest_ms, self.began_ms + _CLOCK_DIFFERENCE_MS)
         return max(newest_ms, self.began_ms - _CLOCK_DIFFERENCE_MS)
 
     def forget(self) -> None:
-        """Count no more what is about to be read again."""
+        """Reset the counts, since the same events are about to be read again."""
         self.events = 0
         self.unread.clear()
 
 
 class _Unfinished(Struct, frozen=True):
-    """What a sync that failed half-way has read: everything from ``known_to_ms`` down, on so many pages.
+    """What a sync that failed half-way has read: every event up to ``known_to_ms`` on so many pages.
 
-    Events only move to later pages, so those pages still hold nothing but what was read and what is new.
+    Events only move to later pages, so these pages still hold only events that were read, and new ones.
     """
 
     known_to_ms: int
@@ -244,7 +244,7 @@ class ClickFeed:
             outcome = await flight.wait(max(deadline - self._clock(), 0))
             if outcome is None:
                 return SPENT if self._spent else LATE
-            if not outcome.is_complete and self._began >= arrived:
+            if not outcome.allows_match and self._began >= arrived:
                 return outcome
             await asyncio.sleep(0)  # a fetch that just ended is still on the list: let it go from there
         return self._outcome()
@@ -313,7 +313,7 @@ class ClickFeed:
             await self._expire(int(self._wall() * 1000))
 
     async def _fetch_pages(self) -> None:
-        """Read from now down to what is known, and note what is known after that."""
+        """Sync with Dub: read from the newest event down to what is known, and note what is known then."""
         self._reading = _Reading(0, 0)
         await self._read_down()
         reading = self._reading
@@ -339,7 +339,7 @@ class ClickFeed:
                 continue
             if before is not None and (
                 number >= before.pages or self._reading.oldest_ms < before.known_to_ms - _OVERLAP_MS
-            ):  # what follows was read before the last sync failed, but for its last page
+            ):  # skip the pages that were read before the last sync failed
                 number, before = max(number, before.pages), None
             if before is None:
                 self._unfinished = _Unfinished(self._reading.known_to_ms, number)
@@ -390,7 +390,7 @@ class ClickFeed:
         return split_page(b"".join([chunk async for chunk in page.chunks()]))
 
     def _begin(self) -> None:
-        """Pin the stretch of time of this sync."""
+        """Set the time range of this sync."""
         self._began = self._clock()
         now_ms = int(self._wall() * 1000)
         oldest_wanted_ms = now_ms - self.window.window_s * 1000 - _CLOCK_DIFFERENCE_MS
@@ -413,8 +413,8 @@ class ClickFeed:
     async def _take(self, events: list[Raw]) -> bool:
         """Put a page into the window, with a turn of the loop between slices of it.
 
-        Stops at the first event that is older than what is wanted. Returns whether it can be told how far
-        down the page goes: whether any of its events has a time.
+        Stops at the first event that is older than this sync reads. Returns False if no event on the page has
+        a readable time: nobody can tell then how old the next page is.
         """
         reading = self._reading
         before = reading.events

@@ -131,14 +131,14 @@ class FirstLaunches:
         if superseded():
             return Look(_none("superseded"), "stronger evidence has found this install's click meanwhile")
         try:
-            if claim and outcome.is_complete:
+            if claim and outcome.allows_match:
                 decision = await app.matcher.match(case.ip, opened, told)
             else:  # nothing is claimed from a window that may lack the right click
                 decision = await app.matcher.preview(case.ip, opened, told)
         except StoreFailed:
             why = "the claim cannot be written down, so no click is given"
             return Look(_none("not_recorded"), why, pending=True, again=True)
-        if claim and not outcome.is_complete:
+        if claim and not outcome.allows_match:
             app.matcher.saw(case.ip, case.device, opened.at_ms)
         return _looked(decision, outcome)
 
@@ -192,7 +192,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
         CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
     )
     click = decision.click
-    if click is not None and outcome.is_complete:
+    if click is not None and outcome.allows_match:
         match = Match(
             "ip",
             guaranteed=False,

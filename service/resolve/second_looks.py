@@ -2,9 +2,9 @@
 
 What can go wrong: an open that is pending for ever (the last look is final, unless Dub showed events that
 could not be read: then the open is looked for anew when it is reported again); looks that use up the calls
-that new opens need (a look takes the sync that another open made lately); a flood of opens that are all
-looked for again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or
-an install that is to be forgotten.
+that new opens need (a look takes a recent sync of another open); a flood of opens that are all looked for
+again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or an install that is
+to be forgotten.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class SecondLooks:
         look = _TOO_MANY
         for after_s in AFTER_S:
             await self._sleep(after_s)
-            since = self._clock() - after_s / 2  # a sync that another open made in the second half will do
+            since = self._clock() - after_s / 2  # a sync made in the second half of the wait will do
             look = await self._first_launch.look(
                 case, _LOOK_S, since=since, claim=True, superseded=superseded
             )
