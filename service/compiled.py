@@ -44,11 +44,9 @@ def memory_limits(settings: Settings) -> MemoryLimits:
     """Bound what one process remembers."""
     cache = settings.cache
     return MemoryLimits(
-        opens_max=cache.opens_max,
+        bytes_max=cache.memory_mb * 1024 * 1024,
         open_ttl_s=cache.answer_ttl_s,
-        links_max=cache.links_max,
         link_ttl_s=cache.link_stale_days * 86_400,
-        unknown_links_max=cache.unknown_links_max,
         unknown_link_ttl_s=cache.unknown_link_ttl_s,
     )
 

@@ -61,17 +61,15 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[cache]``: what one process remembers. Sizes in entries, ages in seconds."""
+    """``[cache]``: what one process remembers. Ages are in seconds or days."""
 
     answer_ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600  # Dub repeats a clickId for one hour
     pending_ttl_s: Annotated[float, Meta(ge=0, le=1)] = (
         1  # a retry should get its click as soon as Dub is back
     )
-    opens_max: Annotated[int, Meta(ge=1000, le=10_000_000)] = 200_000  # about 1 KB each
-    links_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 10_000
+    memory_mb: Annotated[int, Meta(ge=16, le=65_536)] = 160  # about 1 KB an open; a pod takes 256 MB beside
     link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub is away
     unknown_link_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 60  # a link just made works a minute later
-    unknown_links_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 10_000
 
 
 class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -49,15 +49,13 @@ screen = "category"
 # params = { id = "123" }
 # app_version = "2.3"
 
-# What one process remembers. Ages are in seconds or days, sizes in entries (about 1 KB an open).
+# What one process remembers. Ages are in seconds or days.
 # [cache]
 # answer_ttl_s = 3600
 # pending_ttl_s = 1
-# opens_max = 200000
-# links_max = 10000
+# memory_mb = 160                          # some 140,000 opens
 # link_stale_days = 7
 # unknown_link_ttl_s = 60
-# unknown_links_max = 10000
 
 # How Dub is called.
 # [dub]

@@ -18,9 +18,9 @@ from service.resolve.urls import WEB_SCHEMES, merge
 
 NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscript"})
 
-_ROUTES_REMEMBERED = 4096
-_LONG_ROUTES_REMEMBERED = 64
-_LONGEST_USUAL_CHARS = 2048  # of longer URLs fewer are remembered: memory stays bounded
+_ROUTES_REMEMBERED = 2048
+_LONG_ROUTES_REMEMBERED = 32
+_LONGEST_USUAL_CHARS = 1024  # of longer URLs fewer are remembered: memory stays bounded
 _VERSION = re.compile(
     r"v?(\d{1,18}(?:\.\d{1,18})*)(?:[-+ (_].*|\.?[a-z].*)?",
     re.IGNORECASE | re.DOTALL,

@@ -19,7 +19,8 @@ from service.resolve.trace import Look
 
 AFTER_S = (2.0, 8.0, 20.0)  # one after the other: 2, 10 and 30 s after the open
 _LOOK_S = 5.0
-_WAITING_MAX = 20_000
+_WAITING_MAX_BYTES = 32 * 1024 * 1024  # some 10,000 opens
+_CASE_BYTES = 2500  # of one that waits, beside the characters of its report
 _TOO_MANY = Look(NO_MATCH, "too many opens are looked for again already")
 
 Settle = Callable[[Case, Open, Look], None]
@@ -42,17 +43,25 @@ class SecondLooks:
         self._clock = clock
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiting_bytes = 0
 
     def start(self, case: Case, opened: Open, settle: Settle) -> None:
         """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it."""
         open_id = opened.open_id
         if open_id in self._tasks:
             return
-        if len(self._tasks) >= _WAITING_MAX:
+        size = _size_of(case)
+        if self._waiting_bytes + size > _WAITING_MAX_BYTES:
             settle(case, self._final(case, opened, _TOO_MANY), _TOO_MANY)
             return
         task = self._tasks[open_id] = asyncio.create_task(self._look(case, opened, settle))
-        task.add_done_callback(lambda _: self._tasks.pop(open_id, None))
+        self._waiting_bytes += size
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._waiting_bytes -= size
+            self._tasks.pop(open_id, None)
+
+        task.add_done_callback(ended)
 
     async def forget(self, open_ids: Iterable[str]) -> None:
         """Look for the clicks of these opens no more."""
@@ -81,6 +90,12 @@ class SecondLooks:
             look.match, look.detail, look.click, pending=look.stays_pending, candidates=look.candidates
         )
         return self._openings.by_address(opened.open_id, case, final, opened.source)
+
+
+def _size_of(case: Case) -> int:
+    report = case.report
+    texts = (report.deep_link, report.install_referrer, report.clipboard, report.caller.user_agent)
+    return _CASE_BYTES + sum(len(text) for text in texts if text)
 
 
 async def _give_up(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -27,8 +27,10 @@ FILE = "firstopen.sqlite"
 VERSION = 2  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
+BEHIND_MAX_BYTES = 64 * 1024 * 1024
 
 _RETRY_S = 1.0
+_WRITE_BYTES = 500
 _LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
 _CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
@@ -80,6 +82,7 @@ class Database:
         self._lock: int | None = None
         self._waiting: deque[Write] = deque()
         self._behind: deque[Write | Row] = deque()
+        self._behind_bytes = 0
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
@@ -133,10 +136,9 @@ class Database:
         self._write_soon(Row(rows, values))
 
     def _write_soon(self, write: Write | Row) -> None:
-        if len(self._behind) >= BEHIND_MAX:
-            self._behind.popleft()
-            self.lost += 1
         self._behind.append(write)
+        self._behind_bytes += _bytes_of(write)
+        self._drop_oldest()
         self._wanted.set()
 
     async def read(self, work: Work[T], *, behind: bool = True, surely: bool = False) -> T:
@@ -165,6 +167,7 @@ class Database:
             self._urgent.clear()
             behind, waiting = list(self._behind), list(self._waiting)
             self._behind.clear()
+            self._behind_bytes = 0
             self._waiting.clear()
             if behind or waiting:
                 await self._commit(behind, waiting)
@@ -210,8 +213,12 @@ class Database:
     def _put_back(self, behind: list[Write | Row]) -> None:
         """Keep what the disk did not take in its order, before what came since."""
         self._behind.extendleft(reversed(behind))
-        while len(self._behind) > BEHIND_MAX:
-            self._behind.popleft()
+        self._behind_bytes += sum(map(_bytes_of, behind))
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        while len(self._behind) > BEHIND_MAX or self._behind_bytes > BEHIND_MAX_BYTES:
+            self._behind_bytes -= _bytes_of(self._behind.popleft())
             self.lost += 1
 
     def _in_one_transaction(self, batch: list[Write | Row]) -> Written:
@@ -319,6 +326,13 @@ def _lock(path: Path) -> int:
             raise DataDirTaken(f"FIRSTOPEN_DATA_DIR: another firstopen runs on {path.parent}") from exc
         raise
     return lock
+
+
+def _bytes_of(write: Write | Row) -> int:
+    """Estimate what a write that waits takes: a row's values, or a few hundred bytes."""
+    if isinstance(write, Write):
+        return _WRITE_BYTES
+    return _WRITE_BYTES + sum(len(value) for value in write.values if isinstance(value, bytes | str))
 
 
 def _end(write: Write, outcome: object) -> None:

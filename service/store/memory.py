@@ -1,11 +1,17 @@
-"""The in-process tier: bounded by count, and nothing in it survives the process.
+"""The in-process cache: bounded by bytes, and nothing in it survives the process.
 
-What is full forgets what was used longest ago. Ages are kept in the values, not by the caches: half the
-memory, and little for the garbage collector to walk over. Opens with long URLs have a small cache of
-their own, and long keys are hashed, so that nobody can fill memory with 32,000-character links.
+The bytes of an entry are estimated: what the objects of a usual one take, and the characters of its strings.
+A full cache forgets what was used longest ago. Ages are kept in the values, not by the caches: half
+the memory, and little for the garbage collector to walk over.
+
+What can go wrong: somebody with a publishable key fills memory with 32,000-character links, or pushes
+everybody else's opens out with them (opens with long URLs have a small cache of their own; long keys are
+hashed).
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from cachetools import LRUCache
 from msgspec import Struct
@@ -14,18 +20,23 @@ from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
 
 _LONG_URL_CHARS = 1024
-_LONG_SHARE = 100  # one in so many places is for opens with long URLs
+_LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links
+_OPEN_BYTES = 900  # of an open, beside the characters of its strings
+_LINK_BYTES = 500
+_UNKNOWN_LINKS_MAX = 10_000  # names of a few hundred bytes
 _HOT_S = 1  # a link described again within this time needs no new date
 
 
-class MemoryLimits(Struct, frozen=True, kw_only=True):
-    """Sizes in entries, ages in seconds."""
+K = TypeVar("K")
+V = TypeVar("V")
 
-    opens_max: int
+
+class MemoryLimits(Struct, frozen=True, kw_only=True):
+    """Ages in seconds."""
+
+    bytes_max: int
     open_ttl_s: float
-    links_max: int
     link_ttl_s: float
-    unknown_links_max: int
     unknown_link_ttl_s: float
 
 
@@ -44,10 +55,11 @@ class MemoryStore:
     def __init__(self, limits: MemoryLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
-        self._usual = _Opens(limits.opens_max)
-        self._long = _Opens(limits.opens_max // _LONG_SHARE)
-        self._links: LRUCache[str, Known] = LRUCache(limits.links_max)
-        self._unknown: LRUCache[str, float] = LRUCache(limits.unknown_links_max)
+        total = limits.bytes_max
+        self._usual = _Opens(int(total * (1 - _LONG_SHARE - _LINKS_SHARE)))
+        self._long = _Opens(int(total * _LONG_SHARE))
+        self._links = _Links(int(total * _LINKS_SHARE))
+        self._unknown: LRUCache[str, float] = LRUCache(_UNKNOWN_LINKS_MAX)
 
     async def shared(
         self,
@@ -57,6 +69,11 @@ class MemoryStore:
     ) -> Open | None:
         """Return nothing: one process is all there is."""
         return None
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about how many bytes are remembered."""
+        return self._usual.size_bytes + self._long.size_bytes + self._links.size_bytes
 
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
@@ -119,11 +136,40 @@ class MemoryStore:
         self._unknown[name] = self._clock() + self._limits.unknown_link_ttl_s
 
 
-class _Opens(LRUCache[bytes, Open]):
+class _ByBytes(LRUCache[K, V]):
+    """A cache bounded by the bytes of its values, which never change: nothing is kept of their sizes."""
+
+    def __init__(self, bytes_max: int, size_of: Callable[[V], int]) -> None:
+        super().__init__(math.inf)
+        self._bytes_max = bytes_max
+        self._size_of = size_of
+        self.size_bytes = 0
+
+    def __setitem__(self, key: K, value: V) -> None:
+        before = self.get(key)
+        super().__setitem__(key, value)
+        self.size_bytes += self._size_of(value) - (0 if before is None else self._size_of(before))
+        while self.size_bytes > self._bytes_max and len(self) > 1:
+            self.popitem()
+
+    def __delitem__(self, key: K) -> None:
+        value = self[key]
+        super().__delitem__(key)
+        self.size_bytes -= self._size_of(value)
+
+
+class _Links(_ByBytes[str, Known]):
+    """Links by name."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(bytes_max, lambda known: _LINK_BYTES + _link_chars(known.link))
+
+
+class _Opens(_ByBytes[bytes, Open]):
     """Opens by the keys that they answer; and by their ids, as long as they are any key's answer."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(bytes_max, _open_bytes)
         self.by_id: dict[str, Open] = {}
         self._more: dict[str, int] = {}  # keys beside the first, of an open that has several
 
@@ -154,3 +200,13 @@ class _Opens(LRUCache[bytes, Open]):
             del self._more[name]
         else:
             self.by_id.pop(name, None)
+
+
+def _open_bytes(opened: Open) -> int:
+    link = opened.link
+    chars = len(opened.carried) + len(opened.url or "") + len(opened.app_version or "")
+    return _OPEN_BYTES + chars + (0 if link is None else _link_chars(link))
+
+
+def _link_chars(link: Link) -> int:
+    return len(link.id) + len(link.domain) + len(link.key) + len(link.url or "")

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from cachetools import LRUCache
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +10,8 @@ from service.resolve.model import Link, Open
 from service.store.memory import MemoryLimits, MemoryStore
 from tests.support import FakeClock
 
-LIMITS = MemoryLimits(
-    opens_max=1000, open_ttl_s=3600, links_max=3, link_ttl_s=600, unknown_links_max=3, unknown_link_ttl_s=60
-)
+BYTES = 1_200_000
+LIMITS = MemoryLimits(bytes_max=BYTES, open_ttl_s=3600, link_ttl_s=600, unknown_link_ttl_s=60)
 LINK = Link("link_1", "acme.link", "promo", "https://acme.com/product/1")
 
 
@@ -44,22 +44,34 @@ def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, 
         assert (found.destination, found.pending) == (second, False)
 
 
-def test_opens_are_bounded_by_count(store: MemoryStore) -> None:
+def test_opens_are_bounded_by_bytes(store: MemoryStore) -> None:
     """What was used longest ago is forgotten; what is used stays."""
-    for number in range(1000):
+    for number in range(BYTES // 900):
         store.keep(b"%d" % number, an_open(f"id-{number}"))
-    assert store.answer(b"0") is not None
-    store.keep(b"new", an_open("new"))
-    assert store.answer(b"0") is not None
+        assert store.answer(b"0") is not None
     assert store.answer(b"1") is None
+    assert 500 < len(store._usual) < BYTES / 900
 
 
-def test_long_opens_have_few_places(store: MemoryStore) -> None:
-    """A hundred times fewer long URLs are remembered than usual ones, and they push out no usual one."""
+@pytest.mark.parametrize("chars", [0, 900, 30_000])
+def test_the_largest_inputs_stay_within_the_budget(store: MemoryStore, chars: int) -> None:
+    """Links, queries and keys of any length: what is kept is counted with its characters."""
+    for number in range(5000):
+        url = f"https://acme.com/{number}"
+        described = Link(f"{number}", "acme.link", "b", url + "u" * chars)
+        link = store.keep_link("acme.link", f"{number}" + "k" * chars, described)
+        store.keep(b"%d" % number, an_open(f"id-{number}", link=link, carried="x" * chars))
+    assert store.size_bytes <= BYTES
+    held = sum(len(each.carried) + len(each.link.url or "") for each in store._long.values() if each.link)
+    assert held <= BYTES * 0.1
+
+
+def test_long_opens_push_out_no_usual_one(store: MemoryStore) -> None:
+    """Opens with long URLs have a tenth of the bytes, and share no place with others."""
     store.keep(b"usual", an_open("usual"))
     for number in range(50):
         store.keep(b"%d" % number, an_open(f"id-{number}", carried="x" * 30_000))
-    assert sum(store.answer(b"%d" % number) is not None for number in range(50)) == 10
+    assert sum(store.answer(b"%d" % number) is not None for number in range(50)) == 3
     assert store.answer(b"usual") is not None
 
 
@@ -75,7 +87,7 @@ def test_an_open_is_forgotten_by_its_id_an_hour_after_its_last_answer(
 
 
 def test_links_are_remembered_for_their_time_and_apart(store: MemoryStore, clock: FakeClock) -> None:
-    """By domain and key, case kept; a fresh description starts the time anew; count bounds them."""
+    """By domain and key, case kept; a fresh description starts the time anew; bytes bound them."""
     store.keep_link("acme.link", "promo", LINK)
     assert store.link("acme.link", "Promo") is None
     assert store.link("globex.link", "promo") is None
@@ -86,9 +98,10 @@ def test_links_are_remembered_for_their_time_and_apart(store: MemoryStore, clock
     assert store.link("acme.link", "promo") == LINK
     clock.advance(2)
     assert store.link("acme.link", "promo") is None
-    for number in range(4):
+    for number in range(400):
         store.keep_link("acme.link", str(number), LINK)
     assert store.link("acme.link", "0") is None
+    assert store.link("acme.link", "399") is not None
 
 
 def test_one_object_for_all_opens_of_a_link(store: MemoryStore) -> None:
@@ -122,8 +135,11 @@ def test_a_link_that_is_described_is_not_unknown(store: MemoryStore, clock: Fake
     assert store.link("acme.link", "promo") == LINK
 
 
-def test_unknown_links_are_bounded(store: MemoryStore, clock: FakeClock) -> None:
+def test_unknown_links_are_bounded(
+    store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many wrong links are asked for, only so many are remembered, and long ones as hashes."""
+    monkeypatch.setattr(store, "_unknown", LRUCache(3))
     for number in range(4):
         store.keep_unknown("acme.link", f"{number}" + "x" * 30_000, asked=clock())
     assert store.unknown_for_s("acme.link", "0" + "x" * 30_000) == 0
@@ -149,7 +165,7 @@ def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: M
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 9), st.booleans()), max_size=80))
 def test_keys_and_ids_say_the_same(steps: list[tuple[int, int, bool]]) -> None:
     """Whatever is kept, forgotten and pushed out: an id is found as long as a key has its open."""
-    limits = msgspec.structs.replace(LIMITS, opens_max=8)
+    limits = msgspec.structs.replace(LIMITS, bytes_max=9200)
     opens = MemoryStore(limits, FakeClock())._usual
     for key, name, is_kept in steps:
         if is_kept:

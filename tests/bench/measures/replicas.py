@@ -20,7 +20,7 @@ ONE, TWO = "one worker: CPU of a hit", "two workers: CPU of a hit"
 # Smaller than a pool of installs that take turns: whoever comes has been forgotten in process.
 _SMALL = """
 [cache]
-opens_max = 1000
+memory_mb = 16
 """
 _STRAYS = 1  # of "in process": the first of a run comes from Valkey, and others wait for it
 _WITHIN_S = 30
