@@ -22,7 +22,7 @@ test: lint ## lint, type-check and run every test (installs valkey-server or red
 	@$(INSTALL_VALKEY)
 	@$(BIN)/python -m pytest
 
-test-clients: $(VENV)/dev.stamp ## run Dub's JavaScript clients, compile the README's snippets (needs node)
+test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages, compile the README's snippets (needs node)
 	@$(BIN)/python -m tests.clients
 
 lint: $(VENV)/dev.stamp ## ruff, ruff format --check, mypy --strict

@@ -1,4 +1,4 @@
-"""``python -m tests.clients``: Dub's own JavaScript clients and the README's snippets, for real.
+"""``python -m tests.clients``: Dub's own Python and JavaScript packages and the README's snippets, for real.
 
 They need what not every newcomer has (node; java, swiftc or dart to compile more snippets), so they are not
 part of ``make test``. It starts its own service on free ports, and ends it.
@@ -29,7 +29,7 @@ def main() -> int:
         _find_node()
         install(NODE)
         compiled = compile_snippets()
-        tested = _run_in_node()
+        tested = _run_in_node() and _run_in_python()
     except Missing as exc:
         sys.stderr.write(f"make test-clients: {exc}\n")
         return _USAGE
@@ -80,6 +80,12 @@ def _run_in_node() -> bool:
             check=False,
         )
         return done.returncode == 0
+
+
+def _run_in_python() -> bool:
+    """Run the tests of Dub's Python client, which start a service of their own."""
+    tests = NODE.parent / "test_dub_python.py"
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", str(tests)], check=False).returncode == 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def test_the_readme_shows_the_file(path: Path) -> None:
     assert blocks == [path.read_text()]
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in SNIPPETS if path.suffix != ".kt"], ids=lambda path: path.name
+)
+def test_every_client_that_reads_the_clipboard_finds_urls_by_the_same_pattern(path: Path) -> None:
+    """Only TypeScript's file runs in the tests; the others hold the pattern that is tested there."""
+    code = path.read_text().replace(r"\/", "/")
+    assert code.count("https?://[a-z0-9._~:/?#@!$&*+,;=%-]+") == 1
+
+
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.parent.name)
 def test_what_npm_installs_is_pinned_by_hash_and_by_no_registry(path: Path) -> None:
     """Every package has an exact version and its hash; whose registry served it is nobody's business."""

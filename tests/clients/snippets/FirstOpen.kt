@@ -4,17 +4,20 @@ import android.content.Context
 import com.android.installreferrer.api.InstallReferrerClient
 import com.android.installreferrer.api.InstallReferrerClient.InstallReferrerResponse
 import com.android.installreferrer.api.InstallReferrerStateListener
+import com.android.installreferrer.api.ReferrerDetails
 import java.io.File
 import java.io.IOException
 import java.net.HttpURLConnection
 import java.net.URL
 import java.util.UUID
-import kotlin.coroutines.resume
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
 import kotlinx.coroutines.async
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.suspendCancellableCoroutine
+import kotlinx.coroutines.withTimeout
 import kotlinx.coroutines.withTimeoutOrNull
 import org.json.JSONObject
 
@@ -32,6 +35,10 @@ class FirstOpen(
     private val publishableKey: String,
     private val domain: String,
     private val home: Landing = Landing("home"),
+    /** Gets what failed, on any thread, to log it; the launch goes on. */
+    private val onError: (Throwable) -> Unit,
+    /** Called at most once, on any thread, after `landing`, if the click of this launch was found a little later. */
+    private val onLate: (Landing) -> Unit = {},
 ) {
     // This folder goes with the app, and no backup carries it to a second phone, unlike SharedPreferences.
     private val folder by lazy { File(context.noBackupFilesDir, "firstopen").apply { mkdirs() } }
@@ -40,59 +47,93 @@ class FirstOpen(
     // A call that is late is left to end on its own: firstopen has heard of the open, and a retry gets its answer.
     private val background = CoroutineScope(SupervisorJob() + Dispatchers.IO)
 
-    suspend fun landing(deepLink: String? = null): Landing =
-        withTimeoutOrNull(REFERRER_MS + BUDGET_MS + NETWORK_MS) {
-            val asked = background.async { runCatching { ask(deepLink) }.getOrNull() }
-            asked.await()?.also { runCatching { answered.createNewFile() } }
-        } ?: home // and the next launch asks again: with the same installId that is safe
+    suspend fun landing(deepLink: String? = null): Landing {
+        val asked = background.async { runCatching { ask(deepLink) } }
+        val landing = withTimeoutOrNull(REFERRER_MS + BUDGET_MS + NETWORK_MS) { asked.await() }
+            ?: Result.failure(IOException("firstopen did not answer in time"))
+        return landing
+            .onSuccess { runCatching { answered.createNewFile() }.onFailure(onError) }
+            .onFailure(onError)
+            .getOrDefault(home) // and the next launch asks again: with the same installId that is safe
+    }
 
     private suspend fun ask(deepLink: String?): Landing {
         if (answered.exists() && deepLink == null) return home
+        val app = context.packageManager.getPackageInfo(context.packageName, 0)
         val open = JSONObject()
             .put("dubDomain", domain)
             .put("installId", installId())
             .put("platform", "android")
-            .put("appVersion", context.packageManager.getPackageInfo(context.packageName, 0).versionName)
+            .put("appVersion", app.versionName)
             .put("budgetMs", BUDGET_MS)
+            .put("installedAt", app.firstInstallTime / 1000)
             .putOpt("deepLink", deepLink)
-        // What the store link carried; it makes the clipboard needless on Android.
-        if (!answered.exists()) open.putOpt("installReferrer", withTimeoutOrNull(REFERRER_MS) { installReferrer() })
-        return report(open)
+        // What the store link carried; it makes the clipboard needless on Android. Play's times are 0 if unknown.
+        if (!answered.exists()) {
+            installReferrer()?.let { referrer ->
+                open.put("installReferrer", referrer.installReferrer)
+                open.putOpt("referrerClickedAt", referrer.referrerClickTimestampSeconds.takeIf { it > 0 })
+                open.putOpt("installBeganAt", referrer.installBeginTimestampSeconds.takeIf { it > 0 })
+            }
+        }
+        val answer = call("/v1/opens", open)
+        val landing = landing(answer)
+        if (answer.optBoolean("pending") && answer.has("retryAfterMs")) {
+            background.launch { runCatching { askAgain(answer, landing) }.onFailure(onError) }
+        }
+        return landing
     }
 
-    private fun report(open: JSONObject): Landing {
-        val connection = URL("$baseUrl/v1/opens").openConnection() as HttpURLConnection
+    // Dub may show a click a few seconds late.
+    private suspend fun askAgain(answer: JSONObject, early: Landing) {
+        delay(answer.getLong("retryAfterMs"))
+        val late = landing(call("/v1/opens/${answer.getString("openId")}"))
+        if (late.clickId != early.clickId) onLate(late)
+    }
+
+    private fun call(path: String, open: JSONObject? = null): JSONObject {
+        val connection = URL(baseUrl + path).openConnection() as HttpURLConnection
         try {
             connection.connectTimeout = (BUDGET_MS + NETWORK_MS).toInt()
             connection.readTimeout = (BUDGET_MS + NETWORK_MS).toInt()
-            connection.doOutput = true
             connection.setRequestProperty("Authorization", "Bearer $publishableKey")
-            connection.setRequestProperty("Content-Type", "application/json")
-            connection.outputStream.use { it.write(open.toString().toByteArray()) }
+            if (open != null) {
+                connection.doOutput = true // a POST
+                connection.setRequestProperty("Content-Type", "application/json")
+                connection.outputStream.use { it.write(open.toString().toByteArray()) }
+            }
             if (connection.responseCode != 200) throw IOException("firstopen answered ${connection.responseCode}")
-            val answer = JSONObject(connection.inputStream.bufferedReader().use { it.readText() })
-            val route = answer.getJSONObject("route")
-            val params = route.getJSONObject("params")
-            return Landing(
-                screen = route.getString("screen"),
-                params = params.keys().asSequence().associateWith { params.getString(it) },
-                url = route.stringOrNull("url"),
-                clickId = answer.stringOrNull("clickId"),
-            )
+            return JSONObject(connection.inputStream.bufferedReader().use { it.readText() })
         } finally {
             connection.disconnect()
         }
     }
 
-    private suspend fun installReferrer(): String? = suspendCancellableCoroutine { waiting ->
+    private fun landing(answer: JSONObject): Landing {
+        val route = answer.getJSONObject("route")
+        val params = route.getJSONObject("params")
+        return Landing(
+            screen = route.getString("screen"),
+            params = params.keys().asSequence().associateWith { params.getString(it) },
+            url = route.stringOrNull("url"),
+            clickId = answer.stringOrNull("clickId"),
+        )
+    }
+
+    private suspend fun installReferrer(): ReferrerDetails? =
+        runCatching { withTimeout(REFERRER_MS) { askGooglePlay() } }.onFailure(onError).getOrNull()
+
+    private suspend fun askGooglePlay(): ReferrerDetails = suspendCancellableCoroutine { waiting ->
         val client = InstallReferrerClient.newBuilder(context).build()
         waiting.invokeOnCancellation { client.endConnection() }
         client.startConnection(object : InstallReferrerStateListener {
             override fun onInstallReferrerSetupFinished(responseCode: Int) {
-                val referrer = runCatching { client.installReferrer.installReferrer }
+                val referrer = runCatching {
+                    if (responseCode != InstallReferrerResponse.OK) throw IOException("Play answered $responseCode")
+                    client.installReferrer
+                }
                 client.endConnection()
-                if (!waiting.isActive) return
-                waiting.resume(if (responseCode == InstallReferrerResponse.OK) referrer.getOrNull() else null)
+                if (waiting.isActive) waiting.resumeWith(referrer)
             }
 
             override fun onInstallReferrerServiceDisconnected() = Unit

@@ -14,6 +14,8 @@ export function newPhone(os) {
     storage: new Map(),
     copied: '',
     referrer: '',
+    playTimes: { referrerClickTimestampSeconds: '0', installBeginTimestampSeconds: '0' },
+    installedMs: Date.now() - 60_000,
     asked: [],
     online: true,
   });
@@ -26,6 +28,6 @@ globalThis.fetch = async (url, options) => {
   // The service reads a proxy's X-Forwarded-For, the sandbox X-Real-IP, as Dub does.
   const address = { 'X-Forwarded-For': phone.address, 'X-Real-IP': phone.address };
   const headers = { ...options.headers, 'User-Agent': AGENTS[phone.os], ...address };
-  phone.asked.push(JSON.parse(options.body));
+  phone.asked.push(options.body ? JSON.parse(options.body) : String(url));
   return send(url, { ...options, headers });
 };

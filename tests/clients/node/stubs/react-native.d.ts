@@ -1,5 +1,5 @@
 // As much of react-native's types as the snippet and the types of its native modules ask for.
-export const Platform: { OS: 'ios' | 'android' };
+export const Platform: { OS: 'ios' | 'android' | 'macos' | 'windows' | 'web' };
 export interface TurboModule {}
 export interface EmitterSubscription {
   remove(): void;

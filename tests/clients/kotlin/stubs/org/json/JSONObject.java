@@ -19,6 +19,18 @@ public class JSONObject {
         throw new UnsupportedOperationException();
     }
 
+    public boolean has(String name) {
+        throw new UnsupportedOperationException();
+    }
+
+    public boolean optBoolean(String name) {
+        throw new UnsupportedOperationException();
+    }
+
+    public long getLong(String name) throws JSONException {
+        throw new UnsupportedOperationException();
+    }
+
     public boolean isNull(String name) {
         throw new UnsupportedOperationException();
     }

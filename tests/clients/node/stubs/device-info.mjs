@@ -1,0 +1,3 @@
+import { phone } from './phone.mjs';
+
+export const getFirstInstallTime = async () => phone.installedMs;
