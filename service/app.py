@@ -40,6 +40,7 @@ from service.resolve.cases import Cases
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
+from service.resolve.credit import Credit
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.first_launch import AppMatching, FirstLaunches
@@ -164,13 +165,15 @@ class _Parts:
         self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
-        self.conversions = self._conversions(dub, apps, identity, recent, new_id)
+        credit = Credit(self.stores.journal, identity)
+        self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
             outbox=self.outbox,
             resolver=self.resolver,
-            journal=self.stores.journal,
+            credit=credit,
             identity=identity,
+            clock=clock,
         )
         self.forgetting = Forgetting(
             identity=identity,
@@ -188,6 +191,7 @@ class _Parts:
         dub: DubClient,
         apps: Mapping[str, App],
         identity: Identity,
+        credit: Credit,
         recent: RecentClicks,
         new_id: Callable[[], str],
     ) -> Conversions:
@@ -196,6 +200,7 @@ class _Parts:
             outbox=self.outbox,
             apps=apps,
             find_open=self.resolver.find,
+            credit=credit,
             known_for_s=recent.known_for_s,
             lane=identity.customer,
             new_id=new_id,

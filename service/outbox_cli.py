@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.resolve.errors import StoreFailed
-from service.resolve.owed import Kind, State, Summary
+from service.resolve.owed import INSTALL, Kind, State, Summary
 from service.settings import Settings
 from service.store.database import FILE, Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -99,17 +99,18 @@ async def _overview(entries: Kept) -> None:
     table.add_row("all", *(str(count) for count in total))
     console.print(table)
     console.print(f"oldest queued: {'none' if oldest is None else _age(oldest) + ' old'}")
-    for state, title in (("queued", "queued, oldest first"), ("dead", "dead letters")):
-        listed = await entries.listed(state, _LISTED_MAX)  # type: ignore[arg-type]  # a literal, spread over a loop
+    titles: dict[State, str] = {"queued": "queued, oldest first", "dead": "dead letters"}
+    for state, title in titles.items():
+        listed = await entries.listed(state, _LISTED_MAX)
         if listed:
-            console.print(_table(title, listed))
+            console.print(_table(state, title, listed))
 
 
-def _table(title: str, listed: list[Summary]) -> Table:
+def _table(state: State, title: str, listed: list[Summary]) -> Table:
     table = Table("id", "kind", "app", "age", "attempts", "reason", title=title, title_justify="left")
     for entry in listed:
-        waits = f"waits for open {entry.waits_for}" if entry.waits_for else entry.reason
-        table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), waits)
+        why = f"waits for {_awaited(entry)}" if entry.waits_for and state == "queued" else entry.reason
+        table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), why)
     return table
 
 
@@ -121,9 +122,16 @@ def _described(entry: Summary) -> list[tuple[str, str]]:
         ("state", entry.state),
         ("age", _age(entry.created)),
         ("attempts", str(entry.attempts)),
-        ("waits for", entry.waits_for or "nothing"),
+        ("waits for", _awaited(entry)),
         ("reason", entry.reason or "none"),
     ]
+
+
+def _awaited(entry: Summary) -> str:
+    """Say what an entry waits for."""
+    if entry.waits_for.startswith(INSTALL):
+        return "an open of its install"
+    return f"open {entry.waits_for}" if entry.waits_for else "nothing"
 
 
 def _age(at: float) -> str:

@@ -219,7 +219,9 @@ class Metrics:
         self.shed = self._counter("shed", "Opens answered without Dub, because too many came.")
         self.outbox_entries = self._gauge("outbox_entries", "What Dub has not taken yet.", "kind")
         self.outbox_dead_entries = self._gauge("outbox_dead_entries", "Dead letters kept.", "kind")
-        self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest queued entry.")
+        self.outbox_oldest_seconds = self._gauge(
+            "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open."
+        )
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
         self.claims_refused = self._counter(

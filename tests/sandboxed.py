@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+import structlog
 
 from service.app import create_app
 from service.sandbox import SandboxLink, create_sandbox
@@ -14,7 +15,6 @@ from service.settings import parse
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
-from service.telemetry import configure_logs
 from tests.support import CONFIG, ENV, FakeClock, Service, running
 
 LINKS = (
@@ -24,6 +24,8 @@ LINKS = (
 )
 AT_DUB = {"Authorization": "Bearer dub_secret_of_acme"}
 PAGE = 1000
+
+T = TypeVar("T")
 
 
 class SandboxedDub(httpx.AsyncBaseTransport):
@@ -125,13 +127,18 @@ async def eventually(service: Service, lead_id: str, status: str, *, turns: int 
     raise AssertionError(f"never {status}: {seen}")
 
 
-async def left_over() -> dict[str, int]:
-    """Count what the outbox of the test's data directory holds, such as ``lead queued``."""
+async def in_the_outbox(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
+    """Do something on the outbox of the test's data directory, beside the service, as a command would."""
     settings = parse(CONFIG, ENV)
-    database = Database(settings.data_dir, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+    database = Database(settings.data_dir, ENTRIES_SCHEMA, structlog.get_logger(), alone=False)
     await database.open()
     try:
-        depths = await SqliteEntries(database, Seal(settings.secrets)).depths("queued", "dead", "delivered")
+        return await work(SqliteEntries(database, Seal(settings.secrets)))
     finally:
         await database.close()
+
+
+async def left_over() -> dict[str, int]:
+    """Count what the outbox of the test's data directory holds, such as ``lead queued``."""
+    depths = await in_the_outbox(lambda entries: entries.depths("queued", "dead", "delivered"))
     return {f"{kind} {state}": count for (kind, state), count in depths.items()}

@@ -28,7 +28,18 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
     ]
     click_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     open_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    install_id: Annotated[str, Meta(min_length=8, max_length=128)] | None = None
+    install_id: (
+        Annotated[
+            str,
+            Meta(
+                min_length=8,
+                max_length=128,
+                description="As the app reports it. A lead of an install that has reported no open yet is"
+                " queued, and sent when an open arrives, within 6 days.",
+            ),
+        ]
+        | None
+    ) = None
 
     def to_report(self) -> LeadReport:
         """Check what a type cannot say, and hand over; raises ``InvalidField``."""

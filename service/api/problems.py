@@ -25,6 +25,7 @@ from service.resolve.errors import (
     OverBudget,
     RateLimited,
     StoreFailed,
+    TooManyWaiting,
     UnknownLink,
     UnknownOpen,
     UnsupportedBody,
@@ -44,6 +45,7 @@ STATUS_OF: dict[type[CallerError], int] = {
     WrongKind: 403,
     UnknownLink: 404,
     OverBudget: 429,
+    TooManyWaiting: 429,
     RateLimited: 429,
     UnknownOpen: 404,
 }
@@ -105,8 +107,8 @@ def _headers(exc: CallerError) -> dict[str, str] | None:
     match exc:
         case RateLimited(standing=standing):
             return {**_retry_after(standing.reset_s), **rate_limit_headers(standing)}
-        case OverBudget(retry_after_s=retry_after_s):
-            return _retry_after(retry_after_s)
+        case OverBudget() | TooManyWaiting():
+            return _retry_after(exc.retry_after_s)
     return None
 
 

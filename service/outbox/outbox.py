@@ -21,6 +21,7 @@ import msgspec
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
+    INSTALL,
     Dead,
     Deliver,
     Delivered,
@@ -85,7 +86,8 @@ class DurableOutbox:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._draining = 0  # of these, those that no caller brought
         self._waiters: dict[str, _Waiter] = {}
-        self._awaited: set[str] = set()
+        self._awaited: set[str] = set()  # openIds and names of installs that entries wait for
+        self._awaited_since: set[str] = set()  # of these, those that came since the store was last asked
         self._releasing: set[asyncio.Task[None]] = set()
         self._followed: set[str] = set()  # lanes in which somebody waits for his turn
         self._look_at = 0.0
@@ -99,7 +101,7 @@ class DurableOutbox:
         """Begin to send what is queued."""
         self._deliver = deliver
         with contextlib.suppress(StoreFailed):
-            self._awaited |= await self._entries.awaited()
+            self._awaited = await self._entries.awaited()
         self._loop = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -124,6 +126,9 @@ class DurableOutbox:
         except BaseException:
             self._taken.discard(entry.id)
             raise
+        if entry.waits_for:
+            self._awaited.add(entry.waits_for)
+            self._awaited_since.add(entry.waits_for)
         heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiters[entry.id] = _Waiter(heard, drops)
         try:
@@ -202,26 +207,34 @@ class DurableOutbox:
     def _wait_for_its_turn(self, entry: Entry) -> None:
         self._taken.discard(entry.id)
         if entry.waits_for:
-            self._awaited.add(entry.waits_for)
             return
         self._followed.add(entry.lane)
         if entry.lane not in self._lanes:
             self._look_by(self._wall())
 
-    def let_go(self, open_id: str) -> None:
-        """Send what waits for this open."""
-        if open_id in self._awaited or self._entries.is_shared:
-            self._awaited.discard(open_id)
-            task = asyncio.create_task(self._release(open_id))
+    def let_go(self, name: str, *, after_s: float = 0) -> None:
+        """Send what waits for this open or install, so many seconds from now.
+
+        In a shared store another replica may have taken a lead of this open. Of this install, too, but
+        installs are let go with each of their opens: such a lead is found when it is next tried.
+        """
+        elsewhere = self._entries.is_shared and not name.startswith(INSTALL)
+        if elsewhere or name in self._awaited:
+            self._awaited.discard(name)
+            task = asyncio.create_task(self._release(name, self._wall() + after_s))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
-    async def _release(self, open_id: str) -> None:
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
+        return await self._entries.waiting(app)
+
+    async def _release(self, name: str, when: float) -> None:
         try:
-            await self._entries.release(open_id, self._wall())
+            await self._entries.release(name, when)
         except StoreFailed:
-            self._awaited.add(open_id)
-        self._look_by(self._wall())
+            self._awaited.add(name)
+        self._look_by(when)
 
     def _look_by(self, when: float) -> None:
         """Look at the disk at this time (Unix seconds) at the latest."""
@@ -246,9 +259,7 @@ class DurableOutbox:
         self._look_at = now + _POLL_S
         if now >= self._next_expiry:
             self._next_expiry = now + _EXPIRE_EVERY_S
-            expired = await self._entries.expire(now - self._policy.expiry_s, now)
-            if expired:
-                self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
+            await self._expire(now)
         if self._hasten:
             self._hasten = False
             await self._entries.hasten(now)
@@ -259,6 +270,14 @@ class DurableOutbox:
             await self._send(ready)
         finally:
             self._taken.difference_update(entry.id for entry in ready)
+
+    async def _expire(self, now: float) -> None:
+        """Bury what is too old, and learn anew what entries wait for: some died, a command revived some."""
+        expired = await self._entries.expire(now - self._policy.expiry_s, now)
+        if expired:
+            self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
+        self._awaited_since.clear()
+        self._awaited = await self._entries.awaited() | self._awaited_since
 
     async def _pause(self) -> None:
         """Wait until it is time to look: for a second at most."""

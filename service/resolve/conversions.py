@@ -12,12 +12,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from service.resolve.credit import may_get_click
+from service.resolve.credit import Credit, may_get_click
 from service.resolve.errors import (
     DubRefused,
     DubTimedOut,
     DubUnavailable,
     FirstopenError,
+    NoOpen,
     NotConfigured,
 )
 from service.resolve.model import App, Open
@@ -30,6 +31,7 @@ _CUSTOMER_AFTER_S = (2.0, 8.0, 25.0, 30.0)  # most sales of nobody's are organic
 _LOOK_AFTER_OPEN_EVERY_S = (
     30.0  # an open that is settled lets its leads go; this is for what a crash swallows
 )
+_LOOK_FOR_OPEN_MAX_S = 900.0  # there may be many leads whose install never reports an open
 _PATIENCE_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
@@ -45,6 +47,7 @@ class Conversion(Struct, frozen=True, kw_only=True):
     kind: Literal["lead", "sale"]
     body: dict[str, Any]
     open_id: str = ""  # the open whose click goes in
+    install_id: str = ""  # or the install whose click goes in
     one_step_until: float = 0  # Unix seconds
 
 
@@ -58,7 +61,7 @@ class UnknownCustomer(FirstopenError):
 class Conversions:
     """Sends what an app or its backend reports, with the app's own Dub API key.
 
-    ``find_open`` recalls an open by its id,
+    ``find_open`` recalls an open by its id, ``credit`` finds an install's,
     ``known_for_s`` for how many seconds more Dub knows a click at once; ``lane`` hashes whose it is;
     ``wall`` is Unix seconds.
     """
@@ -70,6 +73,7 @@ class Conversions:
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
+        credit: Credit,
         known_for_s: Callable[[str], float],
         lane: Callable[[str, str], str],
         new_id: Callable[[], str],
@@ -80,6 +84,7 @@ class Conversions:
         self._outbox = outbox
         self._apps = apps
         self._find_open = find_open
+        self._credit = credit
         self._known_for_s = known_for_s
         self._lane = lane
         self._new_id = new_id
@@ -141,8 +146,8 @@ class Conversions:
         if app is None or not app.dub_api_key:
             return Later(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
         body = conversion.body
-        if conversion.open_id:
-            credited = await self._credited(conversion.open_id)
+        if conversion.open_id or conversion.install_id:
+            credited = await self._credited(app, entry, conversion)
             if not isinstance(credited, str):
                 return credited
             body = {**body, "clickId": credited}
@@ -153,11 +158,16 @@ class Conversions:
         except DubRefused as exc:
             return self._refused(entry, exc)
 
-    async def _credited(self, open_id: str) -> str | Later | Dead:
-        """Return the click of the open that a lead names, or what that means for the lead."""
-        opened = await self._find_open(open_id)
-        if opened is None:
-            return Dead("the open that it names is forgotten")
+    async def _credited(self, app: App, entry: Entry, conversion: Conversion) -> str | Later | Dead:
+        """Return the click of the open or install that a lead names, or what that means for the lead."""
+        if conversion.open_id:
+            opened = await self._find_open(conversion.open_id)
+            if opened is None:
+                return Dead("the open that it names is forgotten")
+        else:
+            opened = await self._credit.open_of(app, conversion.install_id)
+            if opened is None:
+                return Later(NoOpen("no open of its install has arrived yet"), _next_look_s(entry))
         if opened.click_id is not None:
             return opened.click_id
         if may_get_click(opened):
@@ -207,6 +217,11 @@ class Conversions:
 def _customer_after_s(entry: Entry) -> float:
     """Return in how many seconds to ask again whether Dub knows a sale's customer, and a lead of theirs."""
     return _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)]
+
+
+def _next_look_s(entry: Entry) -> float:
+    """Return in how many seconds to look again for an open that has not arrived."""
+    return min(_LOOK_AFTER_OPEN_EVERY_S * 2.0 ** min(entry.attempts, 16), _LOOK_FOR_OPEN_MAX_S)
 
 
 def _without_our_invoice(answer: bytes, body: dict[str, Any], entry_id: str) -> bytes:

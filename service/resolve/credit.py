@@ -2,8 +2,23 @@
 
 from collections.abc import Sequence
 
+from service.resolve.identity import Identity
 from service.resolve.ladder import STRENGTH
-from service.resolve.model import Open
+from service.resolve.model import App, Open
+from service.resolve.ports import Journal
+
+
+class Credit:
+    """Finds the open that an install's leads are credited to."""
+
+    def __init__(self, journal: Journal, identity: Identity) -> None:
+        self._journal = journal
+        self._identity = identity
+
+    async def open_of(self, app: App, install_id: str) -> Open | None:
+        """Return the open to credit, as ``open_to_credit`` does; raises ``StoreFailed``."""
+        opens = await self._journal.of_device(self._identity.devices(app.name, install_id))
+        return open_to_credit([each for each in opens if each.app == app.name])
 
 
 def may_get_click(opened: Open) -> bool:

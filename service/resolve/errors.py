@@ -13,9 +13,11 @@ FirstopenError
 │   ├── UnknownLink          on Dub's own wire: its 404
 │   ├── UnknownOpen          an openId, installId or leadId that this app never got, or that is forgotten
 │   ├── OverBudget           more analytics calls than are allowed
+│   ├── TooManyWaiting       more leads wait for opens that have not arrived than are kept
 │   └── RateLimited          more requests with this key, or from this address, than are allowed
 ├── NotConfigured            the app's settings lack what this needs
 ├── StoreFailed              the disk does not take what must not be lost
+├── NoOpen                   the install that a lead names has reported no open yet
 ├── DubRefused               Dub's own 4xx for a lead, a sale or a question about events
 ├── LinkUnknown              Dub's 404: final, an answer like any other
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
@@ -87,6 +89,12 @@ class OverBudget(CallerError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyWaiting(CallerError):
+    """More leads of an app wait for opens that have not arrived than are kept."""
+
+    retry_after_s = 60.0
+
+
 class RateLimited(CallerError):
     """More requests with a key, or from an address, than are allowed; ``standing`` says until when."""
 
@@ -111,6 +119,10 @@ class NotConfigured(FirstopenError):
 
 class StoreFailed(FirstopenError):
     """The disk does not take what must not be lost."""
+
+
+class NoOpen(FirstopenError):
+    """The install that a lead names has reported no open yet."""
 
 
 class DubRefused(FirstopenError):

@@ -1,20 +1,23 @@
 """A sign-up, credited to the click of the open or install that it names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.resolve.conversions import Conversion, Conversions
-from service.resolve.credit import may_get_click, open_to_credit
-from service.resolve.errors import DubRefused, FirstopenError, InvalidField, UnknownOpen
+from service.resolve.credit import Credit, may_get_click
+from service.resolve.errors import DubRefused, FirstopenError, InvalidField, TooManyWaiting, UnknownOpen
 from service.resolve.identity import Identity
 from service.resolve.model import App, Open
-from service.resolve.owed import Dead, Delivered, Outbox
-from service.resolve.ports import Journal
+from service.resolve.owed import Dead, Delivered, Outbox, install_name
 from service.resolve.resolver import Resolver
 
+WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
+
+_COUNT_EVERY_S = 10.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -45,8 +48,21 @@ class LeadStatus(Struct, frozen=True, rename="camel"):
     reason: str | None
 
 
+@dataclass(slots=True)
+class _Count:
+    """How many leads wait, as far as is known until then (clock seconds)."""
+
+    leads: int
+    until: float
+
+
 class Leads:
-    """Takes leads of our own API: written down before anything is sent."""
+    """Takes leads of our own API: written down before anything is sent.
+
+    What can go wrong: a lead arrives before the open of its install, which was reported while the phone was
+    offline (it waits, and a full waiting room is refused in words); an open is settled in the moment in which
+    its lead is written down (it is looked for once more after that).
+    """
 
     def __init__(
         self,
@@ -54,34 +70,41 @@ class Leads:
         conversions: Conversions,
         outbox: Outbox,
         resolver: Resolver,
-        journal: Journal,
+        credit: Credit,
         identity: Identity,
+        clock: Callable[[], float],
     ) -> None:
         self._conversions = conversions
         self._outbox = outbox
         self._resolver = resolver
-        self._journal = journal
+        self._credit = credit
         self._identity = identity
+        self._clock = clock
+        self._waiting: dict[str, _Count] = {}
 
     async def report(self, app: App, lead: LeadReport, budget_s: float) -> LeadAnswer:
         """Take a lead, and wait for Dub as long as the budget lasts.
 
-        Raises ``UnknownOpen``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for what Dub refuses
-        for good (it is among the dead letters then).
+        Raises ``UnknownOpen``, ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for
+        what Dub refuses for good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
-        waits = opened is not None and may_get_click(opened)
-        if opened is not None and opened.click_id is None and not waits:
+        click_id = lead.click_id if opened is None else opened.click_id
+        conversion, waits_for = Conversion(kind="lead", body=lead.body), ""
+        if click_id is not None:
+            conversion = structs.replace(conversion, body={**lead.body, "clickId": click_id})
+        elif opened is not None and not may_get_click(opened):
             return LeadAnswer(lead_id=None, status="organic")
-        body, open_id = lead.body, ""
-        if opened is None:
-            body = {**body, "clickId": lead.click_id}
-        elif opened.click_id is not None:
-            body = {**body, "clickId": opened.click_id}
-        else:
-            open_id = opened.open_id
-        conversion = Conversion(kind="lead", body=body, open_id=open_id)
-        entry = self._conversions.entry(app, conversion, waits_for=open_id, whose=self._whose(app, lead))
+        elif lead.install_id is not None:
+            conversion = structs.replace(conversion, install_id=lead.install_id)
+            waits_for = install_name(self._subject(app, lead))
+        elif opened is not None:
+            conversion = structs.replace(conversion, open_id=opened.open_id)
+            waits_for = opened.open_id
+        if click_id is None and opened is None:
+            await self._count_waiting(app)
+            budget_s = 0  # its open may be hours away
+        entry = self._conversions.entry(app, conversion, waits_for=waits_for, whose=self._subject(app, lead))
         verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
         match verdict:
             case Delivered(answer=answer):
@@ -95,8 +118,8 @@ class Leads:
                 )
             case Dead(error=DubRefused() as error):
                 raise error
-        if open_id:
-            await self._look_again(open_id)
+        if waits_for:
+            await self._look_again(app, lead, waits_for)
         return LeadAnswer(lead_id=entry.id, status="queued")
 
     async def status(self, app: App, lead_id: str) -> LeadStatus:
@@ -107,7 +130,10 @@ class Leads:
         return LeadStatus(lead_id, status.state, status.reason or None)
 
     async def _open_of(self, app: App, lead: LeadReport) -> Open | None:
-        """Find the open that a lead names; ``None`` if it names a click."""
+        """Find the open that a lead names.
+
+        Returns ``None`` if the lead names a click, or an install that has reported no open yet.
+        """
         if lead.click_id is not None:
             return None
         if lead.open_id is not None:
@@ -117,23 +143,32 @@ class Leads:
             return opened
         if lead.install_id is None:
             raise InvalidField("clickId", "is required (or one of openId and installId)")
-        opens = await self._journal.of_device(self._identity.devices(app.name, lead.install_id))
-        opened = open_to_credit([each for each in opens if each.app == app.name])
-        if opened is None:
-            raise UnknownOpen("installId: no open of this install is known, or it is forgotten by now")
-        return opened
+        return await self._credit.open_of(app, lead.install_id)
 
-    def _whose(self, app: App, lead: LeadReport) -> str:
-        """Return what the lead is forgotten by, where its install is."""
+    def _subject(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead is erased by, where its install or open is known."""
         if lead.install_id is not None:
             return self._identity.devices(app.name, lead.install_id)[0]
         return lead.open_id or ""
 
-    async def _look_again(self, open_id: str) -> None:
-        """Let a lead go whose open got its click while the lead was written down."""
-        opened = await self._resolver.find(open_id)
+    async def _look_again(self, app: App, lead: LeadReport, waits_for: str) -> None:
+        """Let a lead go whose open was settled while the lead was written down."""
+        opened = await self._open_of(app, lead)
         if opened is not None and not may_get_click(opened):
-            self._outbox.let_go(open_id)
+            self._outbox.let_go(waits_for)
+
+    async def _count_waiting(self, app: App) -> None:
+        """Count a lead that waits for its install's first open; raises ``TooManyWaiting``.
+
+        The store is asked now and then only; in between those that were let go are counted, too.
+        """
+        known = self._waiting.get(app.name)
+        if known is None or known.until <= self._clock():
+            count = await self._outbox.waiting(app.name)
+            known = self._waiting[app.name] = _Count(count, self._clock() + _COUNT_EVERY_S)
+        if known.leads >= WAITING_MAX:
+            raise TooManyWaiting("installId: too many leads of this app wait for opens that have not arrived")
+        known.leads += 1
 
 
 def _nothing(_: FirstopenError) -> bool:

@@ -14,6 +14,15 @@ Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
 
 
+INSTALL = "install:"
+NO_OPEN = "no open arrived"  # why a lead died that waited for an install
+
+
+def install_name(device: str) -> str:
+    """Return what a lead waits for whose install has reported no open yet: see ``Entry.waits_for``."""
+    return INSTALL + device
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """Something that Dub must hear of. Times are Unix seconds."""
 
@@ -21,7 +30,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     app: str
     kind: Kind
     lane: str  # entries of one lane go one after another
-    waits_for: str = ""  # the openId whose click it needs; looked after now and then, whatever is missed
+    # The openId whose click it needs, or the ``install_name`` of an install. It holds back no other entry of
+    # its lane, and is tried now and then, in case nobody notes that its open is settled.
+    waits_for: str = ""
     created: float
     next_try: float
     attempts: int = 0
@@ -127,12 +138,16 @@ class Entries(Protocol):
         """Make every queued entry due that waits for nothing but Dub."""
         ...
 
-    async def release(self, open_id: str, now: float) -> None:
-        """Make due what waited for this open."""
+    async def release(self, name: str, now: float) -> None:
+        """Make due what waited for this open or install."""
         ...
 
     async def awaited(self) -> set[str]:
-        """Return the openIds that entries wait for."""
+        """Return what entries wait for: openIds and names of installs."""
+        ...
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install."""
         ...
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
@@ -200,6 +215,10 @@ class Outbox(Protocol):
         """Take note that Dub has this open after all; what waited for its click may go."""
         ...
 
-    def let_go(self, open_id: str) -> None:
-        """Send what waits for this open: it has its answer."""
+    def let_go(self, name: str, *, after_s: float = 0) -> None:
+        """Send what waits for this open or install, so many seconds from now: it has its answer."""
+        ...
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
         ...

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from service.resolve.case import Case
 from service.resolve.cases import Cases
 from service.resolve.climb import Climber
+from service.resolve.credit import may_get_click
 from service.resolve.errors import (
     DubCrowded,
     DubHeldBack,
@@ -27,7 +28,7 @@ from service.resolve.ladder import FIRST_LAUNCH, Rung
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Lifetimes, Openings, shared
-from service.resolve.owed import Outbox, OwedOpen
+from service.resolve.owed import Outbox, OwedOpen, install_name
 from service.resolve.ports import Journal, Memory
 from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
@@ -35,6 +36,9 @@ from service.resolve.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
 
 _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
+# A cold start may report twice, with the link that opened the app in the second report only: leads that have
+# waited for the install's first open wait that much longer before they are called organic.
+_ANOTHER_OPEN_S = 5.0
 _NO_PROXIES = TrustedProxies(())
 
 
@@ -344,6 +348,9 @@ class Resolver:
         if opened.offered in FIRST_LAUNCH:
             self._climber.keep_first_launch(case, opened)
         self._journal.keep(case.device, opened, case.network)
+        if not may_get_click(opened):
+            after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
+            self._outbox.let_go(install_name(case.device), after_s=after_s)
 
     def _explain(
         self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
-from service.resolve.owed import DELAY_MAX_S, Entry, Kind, State, Status, Summary
+from service.resolve.errors import NoOpen
+from service.resolve.owed import DELAY_MAX_S, INSTALL, NO_OPEN, Entry, Kind, State, Status, Summary
 from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
@@ -33,7 +34,7 @@ CREATE INDEX IF NOT EXISTS entries_by_name ON entries (whose) WHERE whose != '' 
 DROP INDEX IF EXISTS entries_by_whose; -- what it was, when it held opens, too
 CREATE INDEX IF NOT EXISTS entries_by_lane ON entries (lane, seq) WHERE state = 'queued' AND kind != 'open';
 CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 'queued' AND waits_for != '';
-CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind, waits_for) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
 """
@@ -59,17 +60,26 @@ _PAID = Rows(
     row="?",
     after=")",
 )
-_EARLIER = """SELECT EXISTS
-    (SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND seq < ?)"""
+_EARLIER = """SELECT EXISTS (SELECT 1 FROM entries
+    WHERE lane = ? AND state = 'queued' AND kind != 'open' AND waits_for = '' AND seq < ?)"""
 _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
     WHERE state = 'queued' AND kind = ? AND (next_try <= ? OR next_try > ?) {held} {first}
     ORDER BY next_try, seq LIMIT ?)"""
 _FIRST = """AND NOT EXISTS (SELECT 1 FROM entries AS other WHERE other.lane = this.lane
-    AND other.state = 'queued' AND other.kind != 'open' AND other.seq < this.seq)"""
+    AND other.state = 'queued' AND other.kind != 'open' AND other.waits_for = '' AND other.seq < this.seq)"""
 _HASTEN = """UPDATE entries SET next_try = ?
     WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
     AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
+_WAITING = f"""SELECT count(*) FROM entries
+    WHERE state = 'queued' AND waits_for != '' AND waits_for GLOB '{INSTALL}*' AND app = ?"""  # noqa: S608
+_EXPIRE = f"""UPDATE entries SET state = 'dead', next_try = ?,
+    reason = CASE WHEN waits_for GLOB '{INSTALL}*' AND (reason = '' OR reason GLOB '{NoOpen.__name__}:*')
+        THEN '{NO_OPEN}' ELSE 'expired: ' || reason END
+    WHERE state = 'queued' AND created < ?"""  # noqa: S608  constants
+_REVIVE = f"""UPDATE entries SET state = 'queued', attempts = 0, reason = '', created = ?, next_try = ?,
+    waits_for = CASE WHEN waits_for GLOB '{INSTALL}*' THEN waits_for ELSE '' END
+    WHERE state = 'dead' AND sealed IS NOT NULL"""  # noqa: S608  constants
 _DEPTHS = "SELECT kind, state, count(*) FROM entries WHERE state = '{state}' GROUP BY kind"
 _LISTED = f"SELECT {_SUMMARY} FROM entries WHERE state = '{{state}}' ORDER BY created, seq LIMIT ?"  # noqa: S608
 
@@ -128,23 +138,33 @@ class SqliteEntries:
         """Make every queued entry due that waits for nothing but Dub."""
         await self._do(_HASTEN, now, now)
 
-    async def release(self, open_id: str, now: float) -> None:
-        """Make due what waited for this open."""
+    async def release(self, name: str, now: float) -> None:
+        """Make due what waited for this open or install."""
         await self._do(
             """UPDATE entries SET waits_for = '', next_try = ?
             WHERE state = 'queued' AND waits_for != '' AND waits_for = ?""",  # which its index is for
             now,
-            open_id,
+            name,
         )
 
     async def awaited(self) -> set[str]:
-        """Return the openIds that entries wait for."""
+        """Return what entries wait for."""
         query = "SELECT DISTINCT waits_for FROM entries WHERE state = 'queued' AND waits_for != ''"
-        return {row[0] for row in await self._ask(query)}
+
+        def ask(connection: sqlite3.Connection) -> set[str]:
+            return {name for (name,) in connection.execute(query)}
+
+        return await self._database.read(ask)
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install."""
+        count: int = (await self._ask(_WAITING, app))[0][0]
+        return count
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
-        """Note, soon, a failed attempt."""
-        query = "UPDATE entries SET attempts = attempts + 1, next_try = ?, reason = ? WHERE id = ?"
+        """Note, soon, a failed attempt, unless the entry has expired while it was under way."""
+        query = """UPDATE entries SET attempts = attempts + 1, next_try = ?, reason = ?
+            WHERE id = ? AND state = 'queued'"""
         self._behind(query, next_try, reason, entry_id)
 
     def set_down(self, entry_id: str) -> None:
@@ -171,9 +191,7 @@ class SqliteEntries:
         def expire(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
             connection.execute(_BURY, (before - _DEAD_S,))
-            query = """UPDATE entries SET state = 'dead', reason = 'expired: ' || reason, next_try = ?
-                WHERE state = 'queued' AND created < ?"""
-            return connection.execute(query, (now, before)).rowcount
+            return connection.execute(_EXPIRE, (now, before)).rowcount
 
         return await self._database.write(expire)
 
@@ -188,8 +206,8 @@ class SqliteEntries:
         return {(kind, state): count for kind, state, count in await self._ask(query)}
 
     async def oldest(self) -> float | None:
-        """Return when the oldest queued entry was made."""
-        rows = await self._ask("SELECT min(created) FROM entries WHERE state = 'queued'")
+        """Return when the oldest queued entry was made, of those that wait for no open."""
+        rows = await self._ask("SELECT min(created) FROM entries WHERE state = 'queued' AND waits_for = ''")
         return cast("float | None", rows[0][0])
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
@@ -229,9 +247,7 @@ class SqliteEntries:
     async def revive(self, entry_id: str | None, now: float) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        query = f"""UPDATE entries
-            SET state = 'queued', attempts = 0, waits_for = '', created = ?, next_try = ?
-            WHERE state = 'dead' AND sealed IS NOT NULL{which}"""  # noqa: S608  a constant
+        query = _REVIVE + which
 
         def revive(connection: sqlite3.Connection) -> int:
             return connection.execute(query, (now, now, *values)).rowcount

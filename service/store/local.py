@@ -86,15 +86,22 @@ class LocalEntries:
             await self._here.hasten(now)
         await self._shared.hasten(now)
 
-    async def release(self, open_id: str, now: float) -> None:
-        """Make due what waited for this open."""
-        await self._shared.release(open_id, now)
+    async def release(self, name: str, now: float) -> None:
+        """Make due what waited for this open or install."""
+        await self._shared.release(name, now)
         if self._holds:
-            await self._here.release(open_id, now)
+            await self._here.release(name, now)
 
     async def awaited(self) -> set[str]:
-        """Return the openIds that entries here wait for."""
+        """Return what entries here wait for."""
         return await self._here.awaited()
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; while Valkey is away, of those here."""
+        try:
+            return await self._shared.waiting(app)
+        except StoreFailed:
+            return await self._here.waiting(app)
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
         """Note, soon, a failed attempt; it may move now."""

@@ -300,7 +300,9 @@ function ops.expire(before, bury_before, now, limit)
   for _, kind in ipairs(KINDS) do
     for _, id in ipairs(old('queued:' .. kind, before)) do
       if field(id, 'state') == 'queued' then
-        bury(id, 'expired: ' .. field(id, 'reason'), now)
+        local e = call('HMGET', entry(id), 'waits_for', 'reason')
+        local no_open = string.sub(e[1], 1, 8) == 'install:' and (e[2] == '' or string.sub(e[2], 1, 7) == 'NoOpen:')
+        bury(id, no_open and 'no open arrived' or 'expired: ' .. e[2], now)
         died = died + 1
       end
       call('ZREM', P .. 'queued:' .. kind, id)

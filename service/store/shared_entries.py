@@ -132,13 +132,17 @@ class SharedEntries:
         while await self._do("hasten", now, _PAGE):
             continue
 
-    async def release(self, open_id: str, now: float) -> None:
-        """Make due what waited for this open, whichever replica took it."""
-        self._behind.put(self._command("release", open_id, now))
+    async def release(self, name: str, now: float) -> None:
+        """Make due what waited for this open or install, whichever replica took it."""
+        self._behind.put(self._command("release", name, now))
 
     async def awaited(self) -> set[str]:
         """Return nothing: whoever settles an open releases what waits for it, here or on another replica."""
         return set()
+
+    async def waiting(self, app: str) -> int:  # noqa: ARG002  not counted by app
+        """Count the leads that are queued, whatever they wait for: no fewer than wait for an install."""
+        return (await self.depths("queued")).get(("lead", "queued"), 0)
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
         """Note, soon, a failed attempt."""

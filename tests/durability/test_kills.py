@@ -199,6 +199,43 @@ async def test_pending_opens_outlive_kills(ours: tuple[Killable, Sandbox]) -> No
     assert len(await asyncio.to_thread(sandbox.events, "leads")) == len(leads)
 
 
+async def test_leads_before_their_opens_outlive_kills(ours: tuple[Killable, Sandbox]) -> None:
+    """Leads that are accepted before the open of their install are credited to it once it arrives.
+
+    The service is killed after they were accepted, and again while the opens arrive. Phones report an open
+    again at their next launch, so each install ends with one click, and Dub has each lead once.
+    """
+    service, sandbox = ours
+    installs = [f"install-{number}" for number in range(60)]
+    chance = random.Random(6)
+    async with client(service) as http:
+
+        async def sign_up(install: str) -> str:
+            body = {"eventName": "Sign up", "customerExternalId": install, "installId": install}
+            reply = await insist(http, "POST", "/v1/leads", json=body)
+            assert reply.status_code == 202, reply.text
+            return str(reply.json()["leadId"])
+
+        leads = await asyncio.gather(*(sign_up(install) for install in installs))
+        await asyncio.to_thread(service.kill)
+        assert await service.left_over() == {"lead queued": len(installs)}
+        await asyncio.to_thread(service.start)
+        for _ in range(4):
+            arriving = [asyncio.create_task(opened(http, install)) for install in installs]
+            await asyncio.wait(arriving, timeout=chance.uniform(0.05, 0.4))
+            await asyncio.to_thread(service.kill)
+            await asyncio.to_thread(service.start)
+            await asyncio.gather(*arriving)
+        answers = await asyncio.gather(*(opened(http, install) for install in installs))
+        await drained(service)
+        statuses = [(await http.get(f"/v1/leads/{lead}")).json()["status"] for lead in leads]
+    assert statuses == ["delivered"] * len(installs)
+    events = await asyncio.to_thread(sandbox.events, "leads")
+    assert sorted((event["customer"]["externalId"], event["click"]["id"]) for event in events) == sorted(
+        (install, answer["clickId"]) for install, answer in zip(installs, answers, strict=True)
+    )
+
+
 async def test_kills_while_it_drains(ours: tuple[Killable, Sandbox]) -> None:
     """A service that is killed again and again while it catches up after an outage sends nothing twice."""
     service, sandbox = ours

@@ -7,7 +7,7 @@ import pytest
 import structlog
 from msgspec import structs
 
-from service.resolve.owed import Entry, Kind
+from service.resolve.owed import Entry, Kind, install_name
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
@@ -124,6 +124,40 @@ async def test_leads_of_a_lane_go_one_after_another(entries: SqliteEntries) -> N
     assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["lead"]
     entries.finish(LEAD, "delivered", "", NOW)
     assert [entry.id for entry in await entries.due(kinds, NOW, 10, [])] == ["sale"]
+
+
+async def test_what_waits_for_an_open_holds_nobody_back(entries: SqliteEntries) -> None:
+    """The next entry of the customer is due; let go, the first one has its turn again."""
+    assert not await entries.add(structs.replace(LEAD, waits_for=install_name("anna"), next_try=NOW + 30))
+    assert not await entries.add(structs.replace(LEAD, id="sale", kind="sale"))
+    assert [entry.id for entry in await entries.due(KINDS, NOW, 10, [])] == ["sale"]
+    await entries.release(install_name("anna"), NOW)
+    assert [entry.id for entry in await entries.due(KINDS, NOW, 10, [])] == ["lead"]
+
+
+async def test_what_waits_for_an_install_is_counted_by_app(entries: SqliteEntries) -> None:
+    """Leads that wait for an open, or for nothing, are not; and what waits is not what Dub is late with."""
+    installs = [
+        ("acme", install_name("anna")),
+        ("acme", install_name("ben")),
+        ("globex", install_name("carl")),
+    ]
+    for number, (app, waits_for) in enumerate([*installs, ("acme", "an-open"), ("acme", "")]):
+        lead = structs.replace(LEAD, id=f"{number}", app=app, waits_for=waits_for, created=NOW + number)
+        await entries.add(lead)
+    assert [await entries.waiting(app) for app in ("acme", "globex", "hooli")] == [2, 1, 0]
+    assert await entries.oldest() == NOW + 4
+
+
+async def test_an_attempt_that_ends_after_its_entry_has_expired_changes_nothing(
+    entries: SqliteEntries,
+) -> None:
+    """The dead letter keeps the reason that it died of."""
+    await entries.add(structs.replace(LEAD, waits_for=install_name("anna")))
+    assert await entries.expire(NOW + 1, NOW + 2) == 1
+    entries.put_off(LEAD.id, NOW + 60, "NoOpen: not yet")
+    (letter,) = await entries.listed("dead", 10)
+    assert (letter.reason, letter.attempts) == ("no open arrived", 0)
 
 
 async def test_what_is_held_is_not_due(entries: SqliteEntries) -> None:
