@@ -84,13 +84,15 @@ class Disk:
         self._database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
         self.journal = SqliteJournal(self._database, seal, clock, wall)
         self.claims = SqliteClaims(self._database, wall)
-        self.entries = SqliteEntries(self._database, seal)
+        self.entries = SqliteEntries(self._database, seal, metrics.outbox_undecryptable.inc, log)
         self._housekeeping = Housekeeping(
             self.journal,
             self.claims,
             opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
             claims_ttl_s=claims_ttl_s(settings),
             wall=wall,
+            log=log,
+            failures=metrics.background_failures.labels("housekeeping").inc,
         )
 
     async def open(self) -> None:
@@ -105,8 +107,8 @@ class Disk:
 
     def problems(self) -> list[str]:
         """Name what does not work."""
-        failing = self._database.failing
-        return [f"disk: {failing}: no leads"] if failing else []
+        failing, problem = self._database.failing, self._housekeeping.problem
+        return [*([f"disk: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
 
 
 def _nobody(_app: str) -> None:

@@ -91,6 +91,10 @@ class Event(StrEnum):
     """A lead or sale has reached Dub."""
     ENTRY_DEAD = "outbox.dead"
     """Dub refused an entry for good, for this ``reason``; see ``firstopen outbox``."""
+    ENTRY_UNDECRYPTABLE = "outbox.undecryptable"
+    """So many ``entries`` were encrypted under a FIRSTOPEN_SECRET that is not listed: they stay queued."""
+    HOUSEKEEPING_FAILED = "store.housekeeping_failed"
+    """A mistake of ours while deleting what is old; it is tried again in ten minutes."""
     OUTBOX_EXPIRED = "outbox.expired"
     """So many ``entries`` grew too old for Dub to credit them; see ``firstopen outbox``."""
     OUTBOX_FAILED = "outbox.failed"
@@ -223,11 +227,17 @@ class Metrics:
             "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open."
         )
         self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
+        self.outbox_undecryptable = self._counter(
+            "outbox_undecryptable", "Looks at entries of a FIRSTOPEN_SECRET that is not listed."
+        )
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
         self.claims_refused = self._counter(
             "claims_refused", "Opens that wanted a click which another install has."
         )
         self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
+        self.background_failures = self._counter(
+            "background_failures", "Exceptions in background tasks, which go on.", "task"
+        )
         self.store_commits = self._counter("store_commits", "Durable commits.")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -249,6 +249,7 @@ class DurableOutbox:
             except StoreFailed:
                 await asyncio.sleep(_POLL_S)
             except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
+                self._metrics.background_failures.labels("outbox").inc()
                 self._log.error(Event.OUTBOX_FAILED, error=type(exc).__name__, where=where(exc))
                 await asyncio.sleep(_POLL_S)
 

@@ -30,6 +30,8 @@ BEHIND_MAX = 50_000
 BEHIND_MAX_BYTES = 64 * 1024 * 1024
 
 _RETRY_S = 1.0
+_MAGIC = b"SQLite format 3\0"
+_WAL_HEADS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83", bytes(4), b"")
 _WRITE_BYTES = 500
 _LOOK_EVERY_S = 1.0
 _BUSY_MS = 5000
@@ -256,9 +258,16 @@ class Database:
         self._file = self._identity()
 
     def _look_at_the_file(self, connection: sqlite3.Connection) -> None:
-        """Refuse to write where nobody will find it: SQLite notices no damage to what it has in its cache."""
+        """Refuse to write to a file that SQLite would not open again: it goes on from its cache.
+
+        Damage in the middle of the file is found only when SQLite reads it; no check here can promise more.
+        """
         if self._identity() != self._file:
             raise sqlite3.DatabaseError("the file was replaced while in use; restart firstopen")
+        if _head(self._path, len(_MAGIC)) not in (_MAGIC, b""):
+            raise sqlite3.DatabaseError("the file was overwritten while in use")
+        if _head(self._path.with_name(f"{FILE}-wal"), 4) not in _WAL_HEADS:
+            raise sqlite3.DatabaseError("the write-ahead log was overwritten while in use")
         now = self._clock()
         if now >= self._next_look:
             self._next_look = now + _LOOK_EVERY_S
@@ -312,6 +321,14 @@ def refuse_taken(folder: Path) -> None:
     """Raise ``DataDirTaken`` if another firstopen writes to this directory; an unusable one passes."""
     with contextlib.suppress(OSError):
         os.close(_lock(folder / FILE))
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        return b""
 
 
 def _lock(path: Path) -> int:

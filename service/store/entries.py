@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from service.resolve.errors import NoOpen
@@ -10,6 +10,7 @@ from service.resolve.owed import DELAY_MAX_S, INSTALL, NO_OPEN, Entry, Kind, Sta
 from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
+from service.telemetry import Event, Log
 
 # An index for each state: beside one of all states, SQLite would take that one for every question below, and
 # walk over all that is queued for each open. So questions name their state; none of them binds it.
@@ -89,9 +90,17 @@ class SqliteEntries:
 
     is_shared = False
 
-    def __init__(self, database: Database, seal: Seal) -> None:
+    def __init__(
+        self,
+        database: Database,
+        seal: Seal,
+        undecryptable: Callable[[], None] = lambda: None,
+        log: Log | None = None,
+    ) -> None:
         self._database = database
         self._seal = seal
+        self._undecryptable = undecryptable
+        self._log = log
 
     async def add(self, entry: Entry) -> bool:
         """Keep an entry, durably; return whether an earlier one of its lane is still queued."""
@@ -114,7 +123,7 @@ class SqliteEntries:
     async def due(
         self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
     ) -> Sequence[Entry]:
-        """Return queued entries that may be tried; what cannot be unsealed is dead."""
+        """Return queued entries that may be tried; what cannot be decrypted stays queued, for later."""
         parts: list[str] = []
         values: list[object] = []
         for kind in kinds:
@@ -126,13 +135,23 @@ class SqliteEntries:
         rows = await self._ask(
             query, *values, surely=True
         )  # what is delivered must not look as if it were not
-        entries = []
+        entries, unreadable = [], []
         for row in sorted(rows, key=_by_next_try):
             try:
                 entries.append(self._entry(row))
-            except Unsealable as exc:
-                self._behind("UPDATE entries SET state = 'dead', reason = ? WHERE id = ?", str(exc), row[0])
+            except Unsealable:
+                unreadable.append(row[0])
+        self._put_off_unreadable(unreadable, now)
         return entries
+
+    def _put_off_unreadable(self, entry_ids: Sequence[str], now: float) -> None:
+        """Look again later: an operator may list the secret under which these were encrypted."""
+        for entry_id in entry_ids:
+            self._undecryptable()
+            query = "UPDATE entries SET next_try = ?, reason = ? WHERE id = ?"
+            self._behind(query, now + DELAY_MAX_S, "encrypted under a secret that is not listed", entry_id)
+        if entry_ids and self._log is not None:
+            self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=len(entry_ids))
 
     async def hasten(self, now: float) -> None:
         """Make every queued entry due that waits for nothing but Dub."""

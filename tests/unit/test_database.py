@@ -354,3 +354,18 @@ async def test_no_exception_ends_the_writer(database: Database, monkeypatch: pyt
             await database.write(note("lost"))
     await database.write(note("kept"))
     assert database.failing is None
+
+
+async def test_an_overwritten_header_is_found_before_anything_is_accepted(
+    data_dir: Path, logs: LogLines
+) -> None:
+    """SQLite itself would go on from its cache: ten leads were acknowledged and lost that way."""
+    database = Database(data_dir, SCHEMA, configure_logs("debug", logs))
+    await database.open()
+    await database.write(note("kept"))
+    with (data_dir / "firstopen.sqlite").open("r+b") as file:
+        file.write(b"this is no database any more")
+    with pytest.raises(StoreFailed):
+        await database.write(note("lost"))
+    assert database.failing
+    await database.close()

@@ -184,3 +184,27 @@ async def test_forgetting_needs_no_journal(entries: SqliteEntries) -> None:
     assert set((await entries.depths("queued", "dead")).values()) == {1}
     assert await entries.forget(["open-1", "ben"]) == 6
     assert await entries.depths("queued", "dead") == {}
+
+
+async def test_an_entry_of_an_unlisted_secret_stays_queued(
+    entries: SqliteEntries, database: Database
+) -> None:
+    """It is looked at again later, counted and logged: an operator may list its secret again."""
+    counted: list[int] = []
+    other = SqliteEntries(
+        database, Seal(["another secret of 32 characters or more"]), lambda: counted.append(1)
+    )
+    await entries.add(LEAD)
+    assert await other.due(KINDS, NOW, 10, ()) == []
+    status = await entries.status("lead")
+    assert status is not None
+    assert (status.state, len(counted)) == ("queued", 1)
+    (found,) = await entries.due(KINDS, NOW + 1000, 10, ())
+    assert found.payload == LEAD.payload
+
+
+async def test_a_clock_that_is_set_back_delays_no_entry(entries: SqliteEntries) -> None:
+    """A time further ahead than any delay was set by a clock that was wrong."""
+    await entries.add(structs.replace(LEAD, next_try=NOW + 60))
+    assert await entries.due(KINDS, NOW, 10, ()) == []
+    assert len(await entries.due(KINDS, NOW - 3600, 10, ())) == 1
