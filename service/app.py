@@ -53,6 +53,7 @@ from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.openings import Openings
 from service.resolve.owed import Kind
+from service.resolve.precedence import Precedence
 from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
@@ -199,7 +200,7 @@ class _Parts:
             dub=dub,
             outbox=self.outbox,
             apps=apps,
-            find_open=self.resolver.find,
+            find_open=self.resolver.find_credited,
             credit=credit,
             known_for_s=recent.known_for_s,
             lane=identity.customer,
@@ -275,12 +276,16 @@ class _Parts:
     ) -> Resolver:
         memory = self.stores.memory
         openings = Openings(memory, lifetimes(self._settings), self._clock)
+        self._precedence = Precedence(
+            memory=memory, journal=self.stores.journal, claims=self.stores.claims, identity=identity
+        )
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
             memory=memory,
             journal=self.stores.journal,
             claims=self.stores.claims,
+            precedence=self._precedence,
             identity=identity,
             recent=recent,
             openings=openings,
@@ -288,7 +293,7 @@ class _Parts:
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
         self._second_looks = SecondLooks(
-            self.first_launch, openings, climber.superseded, self._clock, self._sleep
+            self.first_launch, openings, self._precedence.certain, self._clock, self._sleep
         )
         return Resolver(
             climber=climber,
@@ -298,7 +303,7 @@ class _Parts:
             cases=Cases(identity, self._clock, self._wall),
             openings=openings,
             second_looks=self._second_looks,
-            lifetimes=lifetimes(self._settings),
+            precedence=self._precedence,
             clock=self._clock,
             wall=self._wall,
             new_id=new_id,
@@ -317,6 +322,7 @@ class _Parts:
             _closing(self.limits.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
+            _closing(self._precedence.close),
             _opened(
                 lambda: self.outbox.start({"open": self._replays.deliver, "lead": sell, "sale": sell}),
                 self.outbox.close,

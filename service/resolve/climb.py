@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from service.resolve.case import Case
+from service.resolve.credit import open_to_credit
 from service.resolve.errors import (
     DubFailed,
     DubGarbled,
@@ -22,11 +23,12 @@ from service.resolve.errors import (
 )
 from service.resolve.evidence import DeepLink
 from service.resolve.failing_links import FailingLinks
-from service.resolve.identity import Identity, answer_key, upstream_user_agent
+from service.resolve.identity import Identity, upstream_user_agent
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
 from service.resolve.ports import Claims, Dub, FirstLaunch, Journal, Memory
+from service.resolve.precedence import Precedence
 from service.resolve.recent import RecentClicks
 from service.resolve.trace import Outcome, Steps
 
@@ -44,6 +46,7 @@ class Climber:
         memory: Memory,
         journal: Journal,
         claims: Claims,
+        precedence: Precedence,
         identity: Identity,
         recent: RecentClicks,
         openings: Openings,
@@ -55,6 +58,7 @@ class Climber:
         self._memory = memory
         self._journal = journal
         self._claims = claims
+        self._precedence = precedence
         self._identity = identity
         self._recent = recent
         self._openings = openings
@@ -83,7 +87,12 @@ class Climber:
                 return found if unknown_s is None else self._openings.no_longer(found, unknown_s)
             if found is not None:
                 unknown_s = found if unknown_s is None else min(unknown_s, found)
-        return self._openings.unmatched(open_id, case, source=steps.source, ttl_s=unknown_s)
+        if earlier is None:
+            earlier = await self._earlier(case)
+        strongest = _strongest(earlier) or self._precedence.strongest(case)
+        return self._openings.unmatched(
+            open_id, case, source=steps.source, ttl_s=unknown_s, strongest=strongest
+        )
 
     async def _asked(
         self, open_id: str, case: Case, rung: Rung, until: float, steps: Steps, *, dry: bool
@@ -124,16 +133,14 @@ class Climber:
         strength = STRENGTH[rung.evidence]
         if strength not in FIRST_LAUNCH or not earlier:
             return None
-        had = _first_launch_again(earlier, strength)
-        if had is None and (strength > STRENGTH["ip"] or not _has_click(earlier)):
+        had, strongest = _first_launch_again(earlier, strength), _strongest(earlier)
+        if had is None and (strength > STRENGTH["ip"] or strongest is None):
             return None
         self._first_launch.saw(case)
         if had is not None and case.link is None and case.url is None:
             return self._openings.again(had, case)
         steps.add(rung.evidence, "skipped", "this install was answered before: it is no first launch")
-        if had is None:
-            return self._openings.unmatched(open_id, case, source=steps.source)
-        return self._openings.later(open_id, case, had, source=steps.source)
+        return self._openings.later(open_id, case, had, source=steps.source, strongest=strongest)
 
     def refused(self, case: Case, steps: Steps) -> bool:
         """Whether the climb would end at its first rung, Dub being held back; ``steps`` hears it then."""
@@ -161,22 +168,6 @@ class Climber:
             if known is None:
                 raise DubTimedOut("no answer within the budget") from exc
             return known
-
-    def superseded(self, case: Case) -> bool:
-        """Whether this install's click was found by evidence that is stronger than its address."""
-        first = self._memory.answer(case.first_launch_key)
-        return (
-            first is not None and first.click_id is not None and STRENGTH[first.match.type] > STRENGTH["ip"]
-        )
-
-    def keep_first_launch(self, case: Case, opened: Open) -> None:
-        """Remember how the install came, unless that is known by stronger evidence already."""
-        if STRENGTH[opened.match.type] < STRENGTH["ip"] and self.superseded(case):
-            return
-        self._memory.keep(case.first_launch_key, opened)
-        if opened.click_id is not None and case.report.install_id is not None:
-            for domain in case.app.domains:  # a launch without a link is no other launch
-                self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
 
     async def _by_link(
         self, open_id: str, case: Case, rung: Rung, patience_s: float, steps: Steps, *, dry: bool
@@ -229,19 +220,20 @@ class Climber:
         return self._openings.clicked(open_id, case, rung)
 
     async def _by_address(self, open_id: str, case: Case, until: float, steps: Steps, *, dry: bool) -> Open:
-        began = self._clock()
+        began, certain = self._clock(), _nothing if dry else partial(self._precedence.certain, case)
         look = await self._first_launch.look(
             case,
             max(until - began, 0),
             since=case.report.caller.arrived,
             claim=not dry,
-            superseded=partial(self.superseded, case),
+            certain=certain,
         )
         outcome: Outcome = "matched" if look.click else "pending" if look.pending else "none"
         steps.add("ip", outcome, look.detail, self._clock() - began)
         steps.candidates = look.candidates
         steps.look_again = look.again
-        return self._openings.by_address(open_id, case, look, steps.source)
+        strongest = self._precedence.strongest(case)
+        return self._openings.by_address(open_id, case, look, steps.source, strongest)
 
     async def _earlier(self, case: Case) -> list[Open]:
         """Recall what this install was told before; nothing while the disk fails, or without an installId."""
@@ -249,7 +241,7 @@ class Climber:
         if install_id is None:
             return []
         latest = self._memory.answer(case.first_launch_key)
-        if latest is not None:
+        if latest is not None and latest.offered in FIRST_LAUNCH:
             return [latest]
         try:
             return await self._journal.of_device(
@@ -306,8 +298,13 @@ class Climber:
         return await ask(patience_s=max(until - self._clock(), 0))
 
 
-def _has_click(earlier: list[Open]) -> bool:
-    return any(opened.click_id and not opened.pending for opened in earlier)
+def _nothing() -> None:
+    """Know of no certain open: a dry run is decided as if nothing was remembered."""
+
+
+def _strongest(earlier: list[Open]) -> Open | None:
+    """Return the open with a click that the install is credited to."""
+    return open_to_credit([opened for opened in earlier if opened.click_id])
 
 
 def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:

@@ -34,13 +34,13 @@ def open_to_credit(opens: Sequence[Open]) -> Open | None:
     stronger than that of every click found so far, and the lead should wait for it. If it has no click and
     does not wait for one, the install is organic.
     """
-    found = max((each for each in opens if each.click_id), key=_strength, default=None)
-    awaited = max((each for each in opens if may_get_click(each)), key=_strength, default=None)
-    if awaited is not None and (found is None or _strength(awaited) > _strength(found)):
+    found = max((each for each in opens if each.click_id), key=strength_of, default=None)
+    awaited = max((each for each in opens if may_get_click(each)), key=strength_of, default=None)
+    if awaited is not None and (found is None or strength_of(awaited) > strength_of(found)):
         return awaited
     return found or next(iter(opens), None)
 
 
-def _strength(opened: Open) -> int:
+def strength_of(opened: Open) -> int:
     """Return how strong the evidence is that found the click, or that may still find it."""
     return STRENGTH[opened.match.type] if opened.click_id else opened.offered

@@ -18,8 +18,9 @@ from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.identity import upstream_user_agent
 from service.resolve.matcher import Matcher
 from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
-from service.resolve.model import Link, Match
+from service.resolve.model import SUPERSEDED, Link, Match, Open
 from service.resolve.ports import DubFirstOpens, Journal
+from service.resolve.precedence import uses_up
 from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
 
@@ -47,6 +48,9 @@ _WAITS = {
     "late": "Dub's clicks did not arrive within the budget",
     "over_budget": "the analytics calls of this second are spent",
 }
+
+
+_SUPERSEDED = Look(SUPERSEDED, "stronger evidence has found this install's click meanwhile")
 
 
 class AppMatching(Struct, frozen=True):
@@ -112,7 +116,13 @@ class FirstLaunches:
             task.add_done_callback(self._retiring.discard)
 
     async def look(
-        self, case: Case, timeout_s: float, *, since: float, claim: bool, superseded: Callable[[], bool]
+        self,
+        case: Case,
+        timeout_s: float,
+        *,
+        since: float,
+        claim: bool,
+        certain: Callable[[], Open | None],
     ) -> Look:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
         app = self._apps.get(case.app.name)
@@ -128,8 +138,8 @@ class FirstLaunches:
             self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
             app.feed.sync(since, timeout_s),
         )
-        if superseded():
-            return Look(_none("superseded"), "stronger evidence has found this install's click meanwhile")
+        if certain() is not None:
+            return _SUPERSEDED
         try:
             if claim and outcome.allows_match:
                 decision = await app.matcher.match(case.ip, opened, told)
@@ -138,6 +148,11 @@ class FirstLaunches:
         except StoreFailed:
             why = "the claim cannot be written down, so no click is given"
             return Look(_none("not_recorded"), why, pending=True, again=True)
+        click = decision.click
+        if claim and click is not None and (found := certain()) is not None:
+            if not uses_up(found, click.id, click.link):
+                await self._release(app.matcher, click.id, case.device)
+            return _SUPERSEDED
         if claim and not outcome.allows_match:
             app.matcher.saw(case.ip, case.device, opened.at_ms)
         return _looked(decision, outcome)
@@ -156,6 +171,12 @@ class FirstLaunches:
             await matcher.claim(click_ids, install)
         except StoreFailed:
             return  # noted in memory all the same
+
+    async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
+        try:
+            await matcher.release(click_id, install)
+        except StoreFailed:
+            return  # nobody is given this click, then
 
     async def _told_by_dub(
         self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float, *, no_track: bool

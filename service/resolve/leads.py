@@ -137,7 +137,7 @@ class Leads:
         if lead.click_id is not None:
             return None
         if lead.open_id is not None:
-            opened = await self._resolver.find(lead.open_id)
+            opened = await self._resolver.find_credited(lead.open_id)
             if opened is None or opened.app != app.name:
                 raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
             return opened

@@ -113,6 +113,10 @@ class Matcher:
         """Claim clicks for an install; returns those that are its own now."""
         return tuple([each for each in click_ids if await self._claims.claim(each, install)])
 
+    async def release(self, click_id: str, install: str) -> None:
+        """Give back a click that was claimed for an install; raises ``StoreFailed``."""
+        await self._claims.release(click_id, install)
+
     async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
         """Use up the web clicks of an install that was found; returns the clicks claimed now."""
         _, clicks = self.found(ip, opened, link_id)

@@ -59,6 +59,7 @@ BY_DUB_ID = Match("dub_id", guaranteed=True)
 BY_REFERRER = Match("install_referrer", guaranteed=True)
 BY_CLIPBOARD = Match("clipboard", guaranteed=True)
 NO_MATCH = Match("none", guaranteed=False)
+SUPERSEDED = Match("none", guaranteed=False, reason="superseded")
 
 
 class Caller(Struct, frozen=True, gc=False):
@@ -115,6 +116,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     match: Match = NO_MATCH
     source: Source = "parsed"
     pending: bool = False
+    credited_to: str | None = None  # without a click: the openId of the install's open that has one
     looked_for: bool = False  # its click may still show up, and who answered it looks for it
     app_version: str | None = None
     offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``

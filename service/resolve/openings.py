@@ -41,7 +41,7 @@ class Openings:
 
     def __init__(self, memory: Memory, lifetimes: Lifetimes, clock: Callable[[], float]) -> None:
         self._memory = memory
-        self._lifetimes = lifetimes
+        self.lifetimes = lifetimes
         self._clock = clock
 
     def resolved(
@@ -73,7 +73,7 @@ class Openings:
         """Answer without Dub: from what it once said of the link, else from the URL itself."""
         link = None if rung is None else rung.link
         known = None if link is None else self._memory.link(link.domain, link.key)
-        ttl_s = self._lifetimes.pending_ttl_s
+        ttl_s = self.lifetimes.pending_ttl_s
         if rung is None or link is None or known is None:
             return self.parsed(open_id, case, None if link is None else link.url, ttl_s, pending=True)
         return self._open(
@@ -95,38 +95,50 @@ class Openings:
             open_id, case, source="parsed", offered=case.offered, url=url, pending=pending, ttl_s=ttl_s
         )
 
-    def unmatched(self, open_id: str, case: Case, *, source: Source, ttl_s: float | None = None) -> Open:
-        """Build the open of an install without a click.
+    def unmatched(
+        self,
+        open_id: str,
+        case: Case,
+        *,
+        source: Source,
+        ttl_s: float | None = None,
+        strongest: Open | None = None,
+    ) -> Open:
+        """Build an open without a click; the install may have another that has one: its ``strongest``.
 
         A short link that Dub does not know may be somebody's clipboard: it lands on the default screen.
         """
-        return self._open(open_id, case, source=source, offered=case.offered, ttl_s=ttl_s)
+        return self._open(
+            open_id, case, source=source, offered=case.offered, ttl_s=ttl_s, strongest=strongest
+        )
 
     def again(self, earlier: Open, case: Case) -> Open:
         """Repeat what an install was told at its first launch."""
         return structs.replace(
             earlier,
             app_version=shared(case.report.app_version),
-            repeat_until=self._clock() + self._lifetimes.answer_ttl_s,
+            repeat_until=self._clock() + self.lifetimes.answer_ttl_s,
         )
 
-    def later(self, open_id: str, case: Case, first: Open, *, source: Source) -> Open:
-        """Build another open of an install that has had its ``first`` launch.
+    def later(
+        self, open_id: str, case: Case, first: Open | None, *, source: Source, strongest: Open | None
+    ) -> Open:
+        """Build another open of an install that has had its ``first`` launch, or opened a link before.
 
-        It shares that launch's click for as long as Dub repeats one; after that, evidence of the first launch
-        says nothing about it.
+        It shares the first launch's click for as long as Dub repeats one; after that, evidence of the first
+        launch says nothing about it.
         """
-        is_over = case.opened_at - first.opened_at > self._lifetimes.answer_ttl_s
-        if is_over or first.click_id is None:
-            return self._open(open_id, case, source=source, offered=STRENGTH["none"])
-        return self._open(
-            open_id,
-            case,
-            source=first.source,
-            offered=STRENGTH["none"],
-            match=first.match,
-            click=(first.click_id, first.link, first.carried),
-        )
+        ended = case.opened_at - self.lifetimes.answer_ttl_s
+        if first is not None and first.click_id is not None and first.opened_at >= ended:
+            return self._open(
+                open_id,
+                case,
+                source=first.source,
+                offered=STRENGTH["none"],
+                match=first.match,
+                click=(first.click_id, first.link, first.carried),
+            )
+        return self._open(open_id, case, source=source, offered=STRENGTH["none"], strongest=strongest)
 
     def no_longer(self, opened: Open, ttl_s: float) -> Open:
         """Repeat an answer without a click for as long as "no such link" stands, and no longer."""
@@ -134,11 +146,13 @@ class Openings:
             return opened
         return structs.replace(opened, repeat_until=min(opened.repeat_until, self._clock() + ttl_s))
 
-    def by_address(self, open_id: str, case: Case, look: Look, source: Source) -> Open:
+    def by_address(
+        self, open_id: str, case: Case, look: Look, source: Source, strongest: Open | None
+    ) -> Open:
         """Build the open of an install that was looked for by its address."""
         ttl_s = None
         if look.pending:
-            ttl_s = self._lifetimes.pending_ttl_s
+            ttl_s = self.lifetimes.pending_ttl_s
         elif case.report.install_id is None:
             ttl_s = _ADDRESS_TTL_S
         return self._open(
@@ -151,6 +165,7 @@ class Openings:
             pending=look.pending,
             looked_for=look.again,
             ttl_s=ttl_s,
+            strongest=None if look.click else strongest,
         )
 
     def _open(
@@ -166,6 +181,7 @@ class Openings:
         pending: bool = False,
         looked_for: bool = False,
         ttl_s: float | None = None,
+        strongest: Open | None = None,
     ) -> Open:
         """Build an open that is repeated for ``ttl_s`` seconds, or for as long as answers usually are.
 
@@ -186,12 +202,13 @@ class Openings:
             match=match,
             source=source,
             pending=pending,
+            credited_to=None if strongest is None else strongest.open_id,
             looked_for=looked_for,
             app_version=shared(case.report.app_version),
             offered=offered,
             evidence=evidence_mask(case.ladder),
             opened_at=case.opened_at,
-            repeat_until=self._clock() + (self._lifetimes.answer_ttl_s if ttl_s is None else ttl_s),
+            repeat_until=self._clock() + (self.lifetimes.answer_ttl_s if ttl_s is None else ttl_s),
         )
 
 

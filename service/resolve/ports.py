@@ -96,6 +96,17 @@ class Memory(Protocol):
         """Remember an open, by its id and as the answer under its key."""
         ...
 
+    def keep_strongest(self, key: bytes, opened: Open, compare: Callable[[Open], None]) -> None:
+        """Remember an install's strongest open under its key.
+
+        If another process had noted another open there, ``compare`` is called with that one, soon.
+        """
+        ...
+
+    def revise(self, opened: Open) -> None:
+        """Remember a new version of an open, under every key that it answers; never a new open."""
+        ...
+
     def forget(self, open_ids: frozenset[str]) -> None:
         """Forget these opens."""
         ...
@@ -152,6 +163,10 @@ class Claims(Protocol):
         """Give a click to an install, if it is free or its own already; returns whether it is its own."""
         ...
 
+    async def release(self, click_id: str, install: str) -> None:
+        """Free a click, if it is the install's own."""
+        ...
+
 
 class FirstLaunch(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
@@ -165,11 +180,17 @@ class FirstLaunch(Protocol):
         ...
 
     async def look(
-        self, case: Case, timeout_s: float, *, since: float, claim: bool, superseded: Callable[[], bool]
+        self,
+        case: Case,
+        timeout_s: float,
+        *,
+        since: float,
+        claim: bool,
+        certain: Callable[[], Open | None],
     ) -> Look:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
 
-        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing is claimed
-        once the open is ``superseded``: stronger evidence has found the install's click.
+        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing stays claimed
+        once there is a ``certain`` open: stronger evidence has found the install's click.
         """
         ...

@@ -27,9 +27,10 @@ from service.resolve.identity import TrustedProxies
 from service.resolve.ladder import FIRST_LAUNCH, Rung
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
-from service.resolve.openings import Lifetimes, Openings, shared
+from service.resolve.openings import Openings, shared
 from service.resolve.owed import Outbox, OwedOpen, install_name
 from service.resolve.ports import Journal, Memory
+from service.resolve.precedence import Precedence
 from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
 from service.resolve.trace import Look, Steps, Trace, Traces
@@ -39,6 +40,7 @@ _REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
 # A cold start may report twice, with the link that opened the app in the second report only: leads that have
 # waited for the install's first open wait that much longer before they are called organic.
 _ANOTHER_OPEN_S = 5.0
+_CREDITED_STEPS = 3  # from a guess to a certain link to a stronger one
 _NO_PROXIES = TrustedProxies(())
 
 
@@ -63,7 +65,7 @@ class Resolver:
         cases: Cases,
         openings: Openings,
         second_looks: SecondLooks,
-        lifetimes: Lifetimes,
+        precedence: Precedence,
         clock: Callable[[], float],
         wall: Callable[[], float],
         new_id: Callable[[], str],
@@ -77,7 +79,7 @@ class Resolver:
         self._cases = cases
         self._openings = openings
         self._second_looks = second_looks
-        self._lifetimes = lifetimes
+        self._precedence = precedence
         self._clock = clock
         self._wall = wall
         self._new_id = new_id
@@ -117,6 +119,8 @@ class Resolver:
         if flight is not None:
             return Settled(await self._wait(flight, case), repeat=True)
         known = self._memory.answer(case.key)
+        if known is not None and known.match.type == "ip" and self._memory.is_shared:
+            known = None  # another replica may have superseded it
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
@@ -192,6 +196,15 @@ class Resolver:
         """Find an open, however long ago it was; raises ``StoreFailed``."""
         return self._memory.opened(open_id) or await self._journal.opened(open_id)
 
+    async def find_credited(self, open_id: str) -> Open | None:
+        """Find an open, or the one of the same install that it is credited to; raises ``StoreFailed``."""
+        opened = await self.find(open_id)
+        for _ in range(_CREDITED_STEPS):
+            if opened is None or opened.credited_to is None:
+                break
+            opened = await self.find(opened.credited_to) or opened
+        return opened
+
     async def replay(self, app: App, owed: OwedOpen) -> None:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
         arrived = self._clock() - max(self._wall() - owed.arrived, 0)
@@ -204,7 +217,7 @@ class Resolver:
         )
         case = self._cases.of_owed(report, owed)
         steps = Steps(self._clock())
-        opened = await self._climber.climb(owed.open_id, case, self._lifetimes.call_s, steps)
+        opened = await self._climber.climb(owed.open_id, case, self._openings.lifetimes.call_s, steps)
         self._keep(case, opened)
         self._explain(owed.open_id, case, steps, "replayed by the outbox")
         if steps.look_again:
@@ -257,7 +270,7 @@ class Resolver:
         else:
             flight.late = True
             late = self._owing(
-                flight.open_id, case, case.first_to_report, not_before_s=self._lifetimes.call_s
+                flight.open_id, case, case.first_to_report, not_before_s=self._openings.lifetimes.call_s
             )
             budget_ms = case.report.budget_ms
             self._log.info(Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=budget_ms)
@@ -268,6 +281,8 @@ class Resolver:
         """Repeat what another replica answered; what none of them knows is decided here, if admitted."""
         first_launch = None if case.offered not in FIRST_LAUNCH else case.first_launch_key
         known = await self._memory.shared(case.key, first_launch, case.links)
+        if known is not None and known.match.type == "ip" and self._precedence.certain(case) is not None:
+            known = await self._revised(known)
         if known is not None and not case.says_more_than(known):
             if known.repeat_until > self._clock():
                 if known.link is not None:
@@ -280,6 +295,13 @@ class Resolver:
         await case.report.caller.enter()
         steps = Steps(self._clock())
         return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
+
+    async def _revised(self, known: Open) -> Open | None:
+        """Return an open as the replica wrote it down that has superseded it."""
+        try:
+            return await self._journal.opened(known.open_id)
+        except StoreFailed:
+            return None
 
     async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
@@ -345,8 +367,7 @@ class Resolver:
 
     def _keep(self, case: Case, opened: Open) -> None:
         self._memory.keep(case.key, opened)
-        if opened.offered in FIRST_LAUNCH:
-            self._climber.keep_first_launch(case, opened)
+        self._precedence.settle(case, opened)
         self._journal.keep(case.device, opened, case.network)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
@@ -372,7 +393,7 @@ class Resolver:
 
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
-        return known.pending and known.repeat_until + self._lifetimes.answer_ttl_s > self._clock()
+        return known.pending and known.repeat_until + self._openings.lifetimes.answer_ttl_s > self._clock()
 
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version

@@ -33,13 +33,13 @@ class SecondLooks:
         self,
         first_launch: FirstLaunch,
         openings: Openings,
-        superseded: Callable[[Case], bool],
+        certain: Callable[[Case], Open | None],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._first_launch = first_launch
         self._openings = openings
-        self._superseded = superseded
+        self._certain = certain
         self._clock = clock
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -72,14 +72,12 @@ class SecondLooks:
         await _give_up(list(self._tasks.values()))
 
     async def _look(self, case: Case, opened: Open, settle: Settle) -> None:
-        superseded = partial(self._superseded, case)
+        certain = partial(self._certain, case)
         look = _TOO_MANY
         for after_s in AFTER_S:
             await self._sleep(after_s)
             since = self._clock() - after_s / 2  # a sync made in the second half of the wait will do
-            look = await self._first_launch.look(
-                case, _LOOK_S, since=since, claim=True, superseded=superseded
-            )
+            look = await self._first_launch.look(case, _LOOK_S, since=since, claim=True, certain=certain)
             if look.click is not None or not look.again:
                 break
         del self._tasks[opened.open_id]  # it is settled now, and nobody's to wait for
@@ -89,7 +87,8 @@ class SecondLooks:
         final = Look(
             look.match, look.detail, look.click, pending=look.stays_pending, candidates=look.candidates
         )
-        return self._openings.by_address(opened.open_id, case, final, opened.source)
+        strongest = self._certain(case)
+        return self._openings.by_address(opened.open_id, case, final, opened.source, strongest)
 
 
 def _size_of(case: Case) -> int:

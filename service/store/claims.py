@@ -47,6 +47,14 @@ class SqliteClaims:
 
         return await self._database.write(claim)
 
+    async def release(self, click_id: str, install: str) -> None:
+        """Free a click, if it is the install's own."""
+
+        def release(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM claims WHERE click_id = ? AND device = ?", (click_id, install))
+
+        await self._database.write(release)
+
     async def forget_before(self, at: float) -> int:
         """Forget some claims from before ``at`` (Unix seconds); return how many."""
         oldest = "SELECT click_id FROM claims WHERE at < ? LIMIT ?"

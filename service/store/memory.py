@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cachetools import LRUCache
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
@@ -77,7 +77,7 @@ class MemoryStore:
 
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
-        return self._usual.get(key) or self._long.get(key)
+        return self._usual.latest(key) or self._long.latest(key)
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id while it is what would be answered, and for an hour or so after."""
@@ -94,6 +94,22 @@ class MemoryStore:
         if elsewhere:
             elsewhere.pop(key, None)
             elsewhere.by_id.pop(opened.open_id, None)
+
+    def keep_strongest(
+        self,
+        key: bytes,
+        opened: Open,
+        compare: Callable[[Open], None],  # noqa: ARG002  no other process has noted anything
+    ) -> None:
+        """Remember an install's strongest open under its key."""
+        self.keep(key, opened)
+
+    def revise(self, opened: Open) -> None:
+        """Remember a new version of an open, under every key that it answers, and for as long."""
+        for opens in (self._usual, self._long):
+            known = opens.by_id.get(opened.open_id)
+            if known is not None:
+                opens.by_id[opened.open_id] = structs.replace(opened, repeat_until=known.repeat_until)
 
     def forget(self, open_ids: frozenset[str]) -> None:
         """Forget these opens; it walks over all that is remembered."""
@@ -166,12 +182,20 @@ class _Links(_ByBytes[str, Known]):
 
 
 class _Opens(_ByBytes[bytes, Open]):
-    """Opens by the keys that they answer; and by their ids, as long as they are any key's answer."""
+    """Opens by the keys that they answer; and by their ids, as long as they are any key's answer.
+
+    What is known by the id is the latest version of an open, whatever its other keys hold.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(bytes_max, _open_bytes)
         self.by_id: dict[str, Open] = {}
         self._more: dict[str, int] = {}  # keys beside the first, of an open that has several
+
+    def latest(self, key: bytes) -> Open | None:
+        """Return the latest version of the open that answers a key."""
+        opened = self.get(key)
+        return None if opened is None else self.by_id.get(opened.open_id, opened)
 
     def __setitem__(self, key: bytes, opened: Open) -> None:
         name, before = opened.open_id, self.get(key)

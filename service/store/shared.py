@@ -20,7 +20,7 @@ from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
 from service.store.memory import Known, MemoryLimits, MemoryStore
 from service.store.records import Records
-from service.store.valkey import CLAIM_S, PREFIX, RECALL_S, WRITE_S, Behind, Command, Valkey
+from service.store.valkey import CLAIM_S, PREFIX, RECALL_S, WRITE_S, Behind, Command, Script, Valkey
 from service.telemetry import Tally
 
 _FORGOTTEN = f"{PREFIX}forgotten"
@@ -30,6 +30,22 @@ _HEAR_EVERY_S = 0.5
 _NEWS_S = 1.0
 _HEAR_ALL_EVERY_S = 60.0
 _LATE_S = 120.0  # by another clock, or written behind
+
+_CLAIM = Script("""
+-- Give a click that is free to an install, unless who asks remembers another owner that the server forgot.
+local owner = redis.call('GET', KEYS[1])
+if not owner and ARGV[2] ~= '' then owner = ARGV[2] end
+if not owner or owner == '' then owner = ARGV[1] end
+redis.call('SET', KEYS[1], owner, 'PX', ARGV[3])
+return owner
+""")
+_RELEASE = Script("""
+-- Free a click, if it is this install's: an owner of no name, so that nobody takes it for forgotten.
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return owner end
+redis.call('SET', KEYS[1], '', 'PX', ARGV[2])
+return ''
+""")
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -86,9 +102,11 @@ class SharedMemory(MemoryStore):
         self._heard_to = self._heard_all = float("-inf")  # Unix seconds
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id; not one that another replica may have settled since."""
+        """Recall an open by its id; not one that another replica may have settled or superseded since."""
         opened = super().opened(open_id)
-        return None if opened is None or opened.pending or opened.looked_for else opened
+        if opened is None or opened.pending or opened.looked_for or opened.match.type == "ip":
+            return None
+        return opened
 
     def pending(self, open_id: str) -> Open | None:
         """Recall an open by its id, also one that another replica may have settled."""
@@ -122,13 +140,23 @@ class SharedMemory(MemoryStore):
     def keep(self, key: bytes, opened: Open) -> None:
         """Remember an open here, and soon for every replica; a pending one never in place of a final one."""
         super().keep(key, opened)
-        lasts_s = opened.repeat_until - self._clock()
+        if (command := self._to_keep(key, opened)) is not None:
+            self._behind.put(command)
+
+    def keep_strongest(self, key: bytes, opened: Open, compare: Callable[[Open], None]) -> None:
+        """Remember an install's strongest open, and learn which one another replica had noted there."""
+
+        def hear(record: bytes | None) -> None:
+            other = self._revived(record) if isinstance(record, bytes) else None
+            if other is not None and other.open_id != opened.open_id:
+                compare(other)
+
         if opened.pending:
-            lasts_s += self._limits.open_ttl_s
-        if lasts_s <= 0:
+            self.keep(key, opened)
             return
-        record = self._records.of(structs.replace(opened, repeat_until=self._times.out(opened.repeat_until)))
-        self._behind.put(("SET", _answer(key), record, "PX", max(int(lasts_s * _MS), 1), *only_if(opened)))
+        super().keep(key, opened)
+        if (command := self._to_keep(key, opened)) is not None:
+            self._behind.put((*command, "GET"), hear=hear)
 
     def forget(self, open_ids: frozenset[str]) -> None:
         """Forget these opens here, and within a second on every replica."""
@@ -179,6 +207,16 @@ class SharedMemory(MemoryStore):
             self._behind.put(
                 ("SET", self._no_link(name), repr(until), "PX", lasts_ms), ("DEL", self._link(name))
             )
+
+    def _to_keep(self, key: bytes, opened: Open) -> Command | None:
+        """Return the command that keeps an answer for every replica, if it lasts."""
+        lasts_s = opened.repeat_until - self._clock()
+        if opened.pending:
+            lasts_s += self._limits.open_ttl_s
+        if lasts_s <= 0:
+            return None
+        record = self._records.of(structs.replace(opened, repeat_until=self._times.out(opened.repeat_until)))
+        return ("SET", _answer(key), record, "PX", max(int(lasts_s * _MS), 1), *only_if(opened))
 
     def _lacks(self, domain: str, key: str) -> bool:
         return self.link(domain, key) is None and self.unknown_for_s(domain, key) <= 0
@@ -258,31 +296,35 @@ class SharedClaims:
 
     async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
         """Return the installs that have claimed any of these clicks, by click."""
-        owners = {each: self._owners[each] for each in click_ids if each in self._owners}
-        unasked = [each for each in click_ids if each not in owners]
-        if unasked:
-            commands: list[Command] = [("GET", _claim(each)) for each in unasked]
-            replies = await self._valkey.ask("claim", commands, CLAIM_S)
-            found = {
-                each: owner.decode()
-                for each, owner in zip(unasked, replies, strict=True)
-                if owner is not None
-            }
-            self._owners.update(found)
-            owners |= found
-        return owners
+        commands: list[Command] = [("GET", _claim(each)) for each in click_ids]
+        replies = await self._valkey.ask("claim", commands, CLAIM_S)
+        owners = {each: self._owner(each, told) for each, told in zip(click_ids, replies, strict=True)}
+        return {each: owner for each, owner in owners.items() if owner}
 
     async def claim(self, click_id: str, install: str) -> bool:
         """Give a click to an install, if it is free or its own already; returns whether it is its own."""
-        owner = self._owners.get(click_id)
-        if owner is None:
-            command = ("SET", _claim(click_id), install, "PX", self._ttl_ms, "NX", "GET")
-            (before,) = await self._valkey.ask("claim", [command], CLAIM_S)
-            owner = self._owners[click_id] = install if before is None else before.decode()
-            if owner == install:
-                claims = _claims_of(install)
-                self._behind.put(("SADD", claims, click_id), ("PEXPIRE", claims, self._ttl_ms))
-        return owner == install
+        command = _CLAIM.command(_claim(click_id), install, self._owners.get(click_id, ""), self._ttl_ms)
+        (told,) = await self._valkey.ask("claim", [command], CLAIM_S)
+        is_own = self._owner(click_id, told) == install
+        if is_own:
+            claims = _claims_of(install)
+            self._behind.put(("SADD", claims, click_id), ("PEXPIRE", claims, self._ttl_ms))
+        return is_own
+
+    async def release(self, click_id: str, install: str) -> None:
+        """Free a click, if it is the install's own, for every replica."""
+        command = _RELEASE.command(_claim(click_id), install, self._ttl_ms)
+        (told,) = await self._valkey.ask("claim", [command], WRITE_S)
+        self._owner(click_id, told)
+        self._behind.put(("SREM", _claims_of(install), click_id))
+
+    def _owner(self, click_id: str, told: bytes | None) -> str:
+        """Return a click's owner: as the server says, or as we remember if it has forgotten."""
+        if told is None:
+            return self._owners.get(click_id, "")
+        owner = told.decode()
+        self._owners[click_id] = owner
+        return owner
 
     async def forget(self, devices: Sequence[str]) -> int:
         """Forget a device's claims; return how many."""

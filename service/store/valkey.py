@@ -29,6 +29,7 @@ BEHIND_S = 1.0
 
 Operation = Literal["recall", "keep", "claim", "clicks", "outbox", "hear", "boot"]
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
+Hear: TypeAlias = Callable[[Any], None]
 
 _TICKS = (
     8  # a timeout is so many turns at least: a process that is busy itself finds its reply in one of them
@@ -239,7 +240,7 @@ class Behind:
     def __init__(self, valkey: Valkey, operation: Operation) -> None:
         self._valkey = valkey
         self._operation: Operation = operation
-        self._waiting: deque[Command] = deque()
+        self._waiting: deque[tuple[Command, Hear | None]] = deque()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flushers: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -248,16 +249,20 @@ class Behind:
         self._bytes = 0  # that wait, as far as they were put while the server fails
         self.lost = 0  # since the server failed
 
-    def put(self, *commands: Command) -> None:
-        """Send these soon, in this order; while the server fails they wait, the oldest forgotten first."""
+    def put(self, *commands: Command, hear: Hear | None = None) -> None:
+        """Send these soon, in this order; while the server fails they wait, the oldest forgotten first.
+
+        ``hear`` is called with each reply that is no error.
+        """
         for command in commands:
             if self._failing:
                 self._bytes += _size_of(command)
             while self._waiting and (len(self._waiting) >= _BEHIND_MAX or self._bytes > _BEHIND_MAX_BYTES):
-                self._bytes = max(self._bytes - _size_of(self._waiting.popleft()), 0)
+                oldest, _ = self._waiting.popleft()
+                self._bytes = max(self._bytes - _size_of(oldest), 0)
                 self._sent += 1
                 self.lost += 1
-            self._waiting.append(command)
+            self._waiting.append((command, hear))
             self._put += 1
         self._wanted.set()
 
@@ -311,8 +316,9 @@ class Behind:
 
     async def _send(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        commands = [command for command, _ in batch]
         try:
-            await self._valkey.ask(self._operation, batch, BEHIND_S, is_behind=True)
+            replies = await self._valkey.ask(self._operation, commands, BEHIND_S, is_behind=True)
         except BaseException:
             self._waiting.extendleft(reversed(batch))
             raise
@@ -322,6 +328,9 @@ class Behind:
             self._valkey.note_lost(self.lost)
             self.lost = 0
         self._sent += len(batch)
+        for (_, hear), reply in zip(batch, replies, strict=True):
+            if hear is not None and not isinstance(reply, Exception):
+                hear(reply)
         while self._flushers and self._flushers[0][0] <= self._sent:
             _, flushed = self._flushers.popleft()
             if not flushed.done():

@@ -36,6 +36,10 @@ class Claims:
     async def claim(self, click_id: str, install: str) -> bool:
         return self.owner.setdefault(click_id, install) == install
 
+    async def release(self, click_id: str, install: str) -> None:
+        if self.owner.get(click_id) == install:
+            del self.owner[click_id]
+
 
 class World:
     """A sandbox, and an app's matching over it; all of them on one clock."""

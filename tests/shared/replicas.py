@@ -39,6 +39,11 @@ LINKS = """
 domain = "acme.link"
 key = "fb-promo"
 url = "https://acme.com/product/123"
+
+[[links]]
+domain = "acme.link"
+key = "invite"
+url = "https://acme.com/invite/anna"
 """
 LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=64)
 
@@ -70,13 +75,13 @@ class Sandbox:
         found: list[dict[str, Any]] = answer.json()
         return found
 
-    def click(self, ip: str) -> None:
+    def click(self, ip: str, key: str = "fb-promo") -> None:
         headers = {
             "Host": "acme.link",
             "X-Real-IP": ip,
             "User-Agent": SAFARI,
         }
-        assert self.http.get("/fb-promo", headers=headers).status_code == 302
+        assert self.http.get(f"/{key}", headers=headers).status_code == 302
 
 
 class Replica:

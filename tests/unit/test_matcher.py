@@ -35,6 +35,10 @@ class FakeClaims:
         await asyncio.sleep(0)
         return self.owner.setdefault(click_id, install) == install
 
+    async def release(self, click_id: str, install: str) -> None:
+        if self.owner.get(click_id) == install:
+            del self.owner[click_id]
+
 
 class World:
     """One app's matcher, with clicks put into its window."""

@@ -41,6 +41,10 @@ class MemoryClaims:
     async def claim(self, click_id: str, install: str) -> bool:
         return self.owner.setdefault(click_id, install) == install
 
+    async def release(self, click_id: str, install: str) -> None:
+        if self.owner.get(click_id) == install:
+            del self.owner[click_id]
+
 
 def play(days: Days, ambiguous: Ambiguous) -> list[Given]:
     """Let firstopen's matching answer the first opens that bring no stronger evidence."""
