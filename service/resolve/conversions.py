@@ -163,7 +163,8 @@ class Conversions:
         if conversion.open_id:
             opened = await self._find_open(conversion.open_id)
             if opened is None:
-                return Dead("the open that it names is forgotten")
+                known: str | None = conversion.body.get("clickId")
+                return known or Dead("the open that it names is forgotten")
         else:
             opened = await self._credit.open_of(app, conversion.install_id)
             if opened is None:

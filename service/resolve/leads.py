@@ -93,6 +93,8 @@ class Leads:
         conversion, waits_for = Conversion(kind="lead", body=lead.body), ""
         if click_id is not None:
             conversion = structs.replace(conversion, body={**lead.body, "clickId": click_id})
+            if opened is not None and opened.match.type == "ip":  # superseded, maybe, before Dub has the lead
+                conversion = structs.replace(conversion, open_id=opened.open_id)
         elif opened is not None and not may_get_click(opened):
             return LeadAnswer(lead_id=None, status="organic")
         elif lead.install_id is not None:

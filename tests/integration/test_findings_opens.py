@@ -153,12 +153,13 @@ async def test_claims_outlive_the_matching_window(dub: httpx.ASGITransport, cloc
     config = f"{MATCHING.replace('analytics', days, 1)}\n[installs]\ninstall_ttl_days = 1\n"
     async with started_over(dub, clock, config) as world:
         await world.click()
-        assert (await world.launch(ANNA)).click_id
+        opened = await world.launch(ANNA)
+        assert opened.click_id
     clock.advance(86_400 + 60)
     async with started_over(dub, clock, config) as world:
 
         async def forgotten() -> bool:
-            return (await world.lead(installId=ANNA)).status_code == 404
+            return (await world.service.get(f"/v1/opens/{opened.open_id}")).status_code == 404
 
         await world.eventually(forgotten)
         assert (await world.launch(BEN)).click_id is None

@@ -150,6 +150,19 @@ async def test_a_lead_waits_for_a_certain_link_that_is_on_its_way(world: World) 
     assert (found.match.type, await credited(world)) == ("deep_link", {"anna": found.click_id})
 
 
+async def test_a_lead_that_dub_has_not_taken_follows_the_certain_link(world: World) -> None:
+    """It was written down for the guess, which is superseded while Dub takes no leads."""
+    await world.click("invite")
+    guess = await world.launch()
+    await world.fail("/track/lead")
+    lead = (await world.lead(installId=ANNA)).json()
+    assert (guess.match.type, lead["status"]) == ("ip", "queued")
+    certain = await world.launch(deep_link=FB_PROMO)
+    await world.mend()
+    await world.lead_is(lead["leadId"], "delivered")
+    assert await credited(world) == {"anna": certain.click_id}
+
+
 async def test_a_link_that_turns_out_to_be_none_leaves_the_guess(world: World) -> None:
     """A lead that waited for it goes to the guess."""
     await world.click("invite")
