@@ -41,6 +41,7 @@ from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.credit import Credit
+from service.resolve.erasures import Erasures
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.first_launch import AppMatching, FirstLaunches
@@ -160,6 +161,7 @@ class _Parts:
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
+        self._erasures = Erasures(self.stores.erasures)
         self.limits = limits(settings, wall, log, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
@@ -183,7 +185,11 @@ class _Parts:
             opens=self.stores.journal,
             claims=self.stores.claims,
             entries=self.stores.entries,
+            erasures=self._erasures,
+            wall=wall,
+            scrub=self.stores.scrub,
         )
+        self._erasures.sweep_with(self.forgetting.sweep)
         guard = self.guards["/track/open"]
         self._replays = Replays(self.resolver, apps, lambda: self._clock() - guard.answered_at, self._wall)
 
@@ -300,7 +306,7 @@ class _Parts:
             memory=memory,
             journal=self.stores.journal,
             outbox=self.outbox,
-            cases=Cases(identity, self._clock, self._wall),
+            cases=Cases(identity, self._erasures, self._clock, self._wall),
             openings=openings,
             second_looks=self._second_looks,
             precedence=self._precedence,
@@ -319,6 +325,7 @@ class _Parts:
         async with (
             _closing(self._transport.aclose),
             _opened(self.stores.open, self.stores.close),
+            _opened(self._load_erasures, self._erasures.close),
             _closing(self.limits.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
@@ -333,6 +340,10 @@ class _Parts:
             await self.first_launch.remember(self.stores.journal)
             async with _publishing(self._peers, self.metrics.registry, self._refresh):
                 yield
+
+    async def _load_erasures(self) -> None:
+        with contextlib.suppress(StoreFailed):
+            await self._erasures.load()
 
     async def scrape(self) -> bytes:
         """Return the metrics as Prometheus reads them, with what is only counted when asked."""

@@ -2,6 +2,7 @@
 
 from service.compiled import DAY_S, claims_ttl_s, memory_limits
 from service.settings import Settings
+from service.store.erasures import ErasuresInProcess
 from service.store.local import LocalEntries, LocalJournal
 from service.store.records import Records
 from service.store.sealing import Seal
@@ -45,6 +46,8 @@ def shared(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: C
         memory=memory,
         journal=journal if disk is None else LocalJournal(journal, disk.journal),
         claims=SharedClaims(valkey, behind, claims_ttl_s(settings)),
+        erasures=ErasuresInProcess(),
+        scrub=_nothing,
         entries=entries if disk is None else LocalEntries(entries, disk.entries, valkey.is_away),
         budget=SharedBudget(valkey, settings.secrets[0]),
         clicks=lambda app: SharedClicks(valkey, seal, app, settings.apps[app].match_window_s),
@@ -89,3 +92,7 @@ class _Running:
             return disk
         leads = "leads go to the local outbox" if self._disk is not None and not disk else "no leads"
         return [f"Valkey: {self._valkey.failing}: nothing is shared, no clicks by address, {leads}"]
+
+
+async def _nothing() -> None:
+    """Valkey keeps no files of ours."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from service.compiled import DAY_S, claims_ttl_s, memory_limits
 from service.resolve.click_feed import Together
+from service.resolve.erasures import KeptErasures
 from service.resolve.events import Budget
 from service.resolve.forgetting import Kept, Opens
 from service.resolve.matcher import Crowd
@@ -15,6 +16,7 @@ from service.settings import Settings, SettingsError
 from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
+from service.store.erasures import ERASURES_SCHEMA, SqliteErasures
 from service.store.housekeeping import Housekeeping
 from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
 from service.store.memory import MemoryStore
@@ -44,6 +46,8 @@ class Stores:
     journal: KeptOpens
     claims: KeptClaims
     entries: KeptEntries
+    erasures: KeptErasures
+    scrub: Callable[[], Awaitable[None]]  # removes deleted rows from the database's own files
     budget: Budget | None  # what replicas share of matching, if there are others
     clicks: Callable[[str], Together | None]
     crowd: Callable[[str], Crowd | None]
@@ -79,12 +83,14 @@ class Disk:
     """One SQLite file: all there is, or what stands in for Valkey."""
 
     def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
-        schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA
+        schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA + ERASURES_SCHEMA
         seal = Seal(settings.secrets)
         self._database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
         self.journal = SqliteJournal(self._database, seal, clock, wall)
         self.claims = SqliteClaims(self._database, wall)
         self.entries = SqliteEntries(self._database, seal, metrics.outbox_undecryptable.inc, log)
+        self.erasures = SqliteErasures(self._database)
+        self.scrub = self._database.scrub
         self._housekeeping = Housekeeping(
             self.journal,
             self.claims,
@@ -122,6 +128,8 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
         journal=disk.journal,
         claims=disk.claims,
         entries=disk.entries,
+        erasures=disk.erasures,
+        scrub=disk.scrub,
         budget=None,
         clicks=_nobody,
         crowd=_nobody,

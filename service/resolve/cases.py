@@ -5,6 +5,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from service.resolve.case import Case
+from service.resolve.erasures import Erasures
 from service.resolve.errors import ForeignDomain
 from service.resolve.evidence import canonical_domain
 from service.resolve.identity import Identity, answer_key
@@ -18,12 +19,27 @@ from service.resolve.wrapped_links import ParsedLinks
 class Cases:
     """Builds cases. ``clock`` is monotonic, ``wall`` Unix time, both in seconds."""
 
-    def __init__(self, identity: Identity, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        erasures: Erasures,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
         self._identity = identity
+        self._erasures = erasures
         self._clock = clock
         self._wall = wall
         self._links = ParsedLinks()
         self.parse_link = self._links.parse
+
+    def is_erased(self, case: Case) -> bool:
+        """Return True if the case's install was erased since its open began."""
+        return self._erasures.covers(case.device, case.opened_at)
+
+    def sweep(self, case: Case) -> None:
+        """Delete, soon, what an open of an erased install has left behind."""
+        self._erasures.sweep(case.device)
 
     def of(self, report: OpenReport) -> Case:
         """Build the case of a report; raises ``ForeignDomain``."""

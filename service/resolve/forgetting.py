@@ -1,10 +1,13 @@
 """Forgets an install, everywhere: a person may ask for it."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
+from service.resolve.erasures import Erasures
+from service.resolve.errors import StoreFailed
 from service.resolve.identity import Identity
 from service.resolve.model import App
 from service.resolve.ports import Memory
@@ -47,7 +50,13 @@ class Forgetting:
         opens: Opens,
         claims: Kept,
         entries: Kept,
+        erasures: Erasures,
+        wall: Callable[[], float],
+        scrub: Callable[[], Awaitable[None]],
     ) -> None:
+        self._erasures = erasures
+        self._wall = wall
+        self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
         self._looks = looks
         self._memory = memory
@@ -61,6 +70,17 @@ class Forgetting:
         Its opens go last: asked again after a failure, what is owed by their ids is still found.
         """
         devices = self._identity.devices(app.name, install_id)
+        await self._erasures.add(devices, self._wall())
+        forgotten = await self._forget(devices)
+        await self._scrub()
+        return forgotten
+
+    async def sweep(self, device: str) -> None:
+        """Delete what an open that was under way left behind; never raises: a later erasure finds it, too."""
+        with contextlib.suppress(StoreFailed):
+            await self._forget([device])
+
+    async def _forget(self, devices: Sequence[str]) -> Forgotten:
         open_ids = await self._opens.ids(devices)
         await self._looks.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])

@@ -321,7 +321,13 @@ class Resolver:
                 self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._explain(open_id, case, steps)
-        return opened
+        return self._unless_erased(case, opened)
+
+    def _unless_erased(self, case: Case, opened: Open) -> Open:
+        """Return an open, or one without a click if its install was erased while it was decided."""
+        if not self._cases.is_erased(case):
+            return opened
+        return self._openings.unmatched(opened.open_id, case, source="parsed")
 
     def _degraded(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable | StoreFailed) -> Open:
         """Degrade an open for which Dub gave no answer, or whose click cannot be claimed."""
@@ -361,11 +367,15 @@ class Resolver:
         """Degrade an open, and see to it that Dub hears of it later."""
         opened = self._openings.degraded(open_id, case, rung)
         self._keep(case, opened)
-        if rung is not None and rung.evidence != "ip":
+        if rung is not None and rung.evidence != "ip" and not self._cases.is_erased(case):
             self._outbox.owe(case.owed(open_id, rung, self._wall()), not_before_s=not_before_s)
         return opened
 
     def _keep(self, case: Case, opened: Open) -> None:
+        """Remember an open, unless its install was erased while it was decided."""
+        if self._cases.is_erased(case):
+            self._cases.sweep(case)
+            return
         self._memory.keep(case.key, opened)
         self._precedence.settle(case, opened)
         self._journal.keep(case.device, opened, case.network)

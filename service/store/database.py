@@ -41,6 +41,7 @@ _PRAGMAS = (
     "synchronous=FULL",
     f"busy_timeout={_BUSY_MS}",
     "temp_store=MEMORY",
+    "secure_delete=ON",  # what is erased is overwritten
     "cache_size=-8000",  # kB: indexes of random names touch pages all over
     f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
 )
@@ -159,6 +160,11 @@ class Database:
         except (sqlite3.Error, OSError) as exc:
             self._fail(exc)
             raise StoreFailed(str(exc)) from exc
+
+    async def scrub(self) -> None:
+        """Empty the write-ahead log, where deleted rows are still to be read; never raises."""
+        with contextlib.suppress(sqlite3.Error, OSError):
+            await self._run(lambda: self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
 
     async def _write(self) -> None:
         while True:

@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from msgspec import Struct, structs
 
 from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
 
+_ERASED_MAX, _ERASED_S = 100_000, 86_400.0  # no open is recalled for longer than a day
 _LONG_URL_CHARS = 1024
 _LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links
 _OPEN_BYTES = 900  # of an open, beside the characters of its strings
@@ -58,6 +59,7 @@ class MemoryStore:
         total = limits.bytes_max
         self._usual = _Opens(int(total * (1 - _LONG_SHARE - _LINKS_SHARE)))
         self._long = _Opens(int(total * _LONG_SHARE))
+        self._erased: TTLCache[str, bool] = TTLCache(_ERASED_MAX, _ERASED_S, timer=clock)
         self._links = _Links(int(total * _LINKS_SHARE))
         self._unknown: LRUCache[str, float] = LRUCache(_UNKNOWN_LINKS_MAX)
 
@@ -77,12 +79,15 @@ class MemoryStore:
 
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
-        return self._usual.latest(key) or self._long.latest(key)
+        opened = self._usual.latest(key) or self._long.latest(key)
+        return None if opened is None or opened.open_id in self._erased else opened
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id while it is what would be answered, and for an hour or so after."""
         opened = self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
         if opened is None or opened.repeat_until + self._limits.open_ttl_s < self._clock():
+            return None
+        if open_id in self._erased:
             return None
         return opened
 
@@ -112,10 +117,9 @@ class MemoryStore:
                 opens.by_id[opened.open_id] = structs.replace(opened, repeat_until=known.repeat_until)
 
     def forget(self, open_ids: frozenset[str]) -> None:
-        """Forget these opens; it walks over all that is remembered."""
-        for opens in (self._usual, self._long):
-            for key in [key for key, opened in opens.items() if opened.open_id in open_ids]:
-                del opens[key]
+        """Forget these opens: they are recalled by nobody, and make room as time goes by."""
+        for open_id in open_ids:
+            self._erased[open_id] = True
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""

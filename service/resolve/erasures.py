@@ -1,0 +1,65 @@
+"""Which installs were erased: what was under way for one then is neither kept nor answered.
+
+What can go wrong: an open that began before its install's erasure ends after it, and is written down, claims
+a click or is answered with one (every open is compared with its install's erasure before it is kept, and
+what it left behind is deleted); a later open under the same id is taken for the erased install (it began
+later).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+
+class KeptErasures(Protocol):
+    """Erasures, durable; raises ``StoreFailed``."""
+
+    async def load(self) -> Mapping[str, float]:
+        """Return when each device was erased, in Unix seconds."""
+        ...
+
+    async def add(self, devices: Sequence[str], at: float) -> None:
+        """Note that devices were erased at a time (Unix seconds)."""
+        ...
+
+
+class Erasures:
+    """Remembers erasures, and deletes what an open under way has left behind."""
+
+    def __init__(self, kept: KeptErasures) -> None:
+        self._kept = kept
+        self._erased_at: dict[str, float] = {}
+        self._sweep: Callable[[str], Awaitable[None]] = _nothing
+        self._sweeping: set[asyncio.Task[None]] = set()
+
+    def sweep_with(self, sweep: Callable[[str], Awaitable[None]]) -> None:
+        """Set what deletes everything that is kept of a device; it never raises."""
+        self._sweep = sweep
+
+    async def load(self) -> None:
+        """Learn what was erased before a restart; raises ``StoreFailed``."""
+        self._erased_at = {**await self._kept.load(), **self._erased_at}
+
+    async def add(self, devices: Sequence[str], at: float) -> None:
+        """Erase devices as of a time (Unix seconds); raises ``StoreFailed``."""
+        self._erased_at.update(dict.fromkeys(devices, at))
+        await self._kept.add(devices, at)
+
+    def covers(self, device: str, opened_at: float) -> bool:
+        """Return True if an open of this device began before the device was erased."""
+        erased_at = self._erased_at.get(device)
+        return erased_at is not None and opened_at <= erased_at
+
+    def sweep(self, device: str) -> None:
+        """Delete, soon, what an open that was under way has left behind."""
+        task = asyncio.ensure_future(self._sweep(device))
+        self._sweeping.add(task)
+        task.add_done_callback(self._sweeping.discard)
+
+    async def close(self) -> None:
+        """Wait for what is being deleted."""
+        await asyncio.gather(*self._sweeping, return_exceptions=True)
+
+
+async def _nothing(_: str) -> None:
+    """Delete nothing, until ``sweep_with`` says how."""
