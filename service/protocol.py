@@ -1,27 +1,48 @@
-"""uvicorn's HTTP/1.1 protocol, with what stands between it and an open network.
+"""uvicorn's HTTP/1.1 protocol, with limits for an open network.
 
 A head, its trailers and chunk framing are bounded, and a request must arrive in time. Trailers are not
 headers. An ``Upgrade`` that is not ours to take is ignored, as HTTP says (Java's client sends one with
 every request), where httptools would drop the body and read it as the next request. What cannot be read
-gets a 400 in the house's error shape.
+gets a 400 in the same shape as every error.
+
+What can go wrong: a client that sends only line ends, or nothing, keeps its connection for ever (without a
+complete request a connection ends after the keep-alive time, whatever it sends); clients take all file
+descriptors (connections have a cap: the one that has been idle for longest makes way, and if none is idle,
+the new one is refused); many slow bodies fill memory (bodies that are still arriving share a cap).
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import httptools
 from msgspec import json
+from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from service.api.problems import problem
 
 HEAD_MAX_BYTES = 64 * 1024  # of a head, or of framing and trailers; one read of slack
 ARRIVAL_MAX_S = 10  # for a whole request, body included: as long as the longest budget
+ARRIVING_MAX_BYTES = 64 * 1024 * 1024  # of all bodies that are not complete: a thousand of the largest
+
+
+class SharedState(ServerState):
+    """What all connections of a server share."""
+
+    def __init__(self, connections_max: int = 10_000) -> None:
+        super().__init__()
+        self.connections_max = connections_max
+        self.arriving_bytes = 0  # of bodies that are not complete
 
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
+    _idle_since: float | None = None  # while no request has begun, by the loop's clock
+    _arriving_bytes = 0  # of this request's body
     _arriving = False  # a request has begun and is not complete
     _new = False  # ... in the read that is being parsed
     _head_complete = False
@@ -30,12 +51,33 @@ class Protocol(HttpToolsProtocol):
     _began = 0.0
     _without_upgrade: "_BodyParser | None" = None
 
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._shared = server_state if isinstance(server_state, SharedState) else SharedState()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close a connection that stays silent, as after a response."""
+        """Begin to count the time until a request, and make room if there are too many connections."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it to Transport
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self._shared.connections_max:
+            longest = _longest_idle(self.connections)
+            (longest or self).transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count this connection's body no more."""
+        self._count_arrived()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Begin to count the time until the next request."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -47,7 +89,8 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._without_upgrade.feed(data)
         except httptools.HttpParserUpgrade as exc:
-            self._go_on_without_upgrade(data[exc.args[0] :])
+            if not self._goes_on_without_upgrade(data[exc.args[0] :]):
+                return
         except httptools.HttpParserError:
             self.send_400_response("HTTP: the request line or a header cannot be read")
             return
@@ -59,6 +102,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start to count, and to look at the clock."""
+        self._idle_since = None
         self._arriving = self._new = True
         self._head_complete = False
         self._overhead_bytes = 0
@@ -75,15 +119,24 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body, which the app bounds."""
         self._body_bytes_read += len(body)
+        self._arriving_bytes += len(body)
+        self._shared.arriving_bytes += len(body)
+        if self._shared.arriving_bytes > ARRIVING_MAX_BYTES:
+            self.send_400_response("body: too many bodies are arriving at the same time")
+            return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop counting."""
         self._arriving = False
+        self._count_arrived()
         super().on_message_complete()
 
     def give_up_waiting(self, now: float) -> None:
-        """End a request that is late in arriving; ``now`` is the loop's clock."""
+        """End a connection without a request, or a late request; ``now`` is the loop's clock."""
+        if self._idle_since is not None and now - self._idle_since >= self.timeout_keep_alive:
+            self.transport.close()
+            return
         if not self._arriving or now - self._began < ARRIVAL_MAX_S or self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle if self._head_complete else None
@@ -105,11 +158,37 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(head + body)
         self.transport.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has begun since the last one was answered."""
+        return self._idle_since is not None and not self.transport.is_closing()
+
+    @property
+    def idle_since(self) -> float:
+        """Return since when it is idle, by the loop's clock."""
+        return self._idle_since or 0.0
+
     def _should_upgrade(self) -> bool:
         return False
 
+    def _count_arrived(self) -> None:
+        self._shared.arriving_bytes -= self._arriving_bytes
+        self._arriving_bytes = 0
+
+    def _goes_on_without_upgrade(self, rest: bytes) -> bool:
+        """Read the request's body after all; return False if it was answered with a 400 instead."""
+        try:
+            self._go_on_without_upgrade(rest)
+        except httptools.HttpParserError:
+            self.send_400_response("HTTP: a body's framing cannot be read")
+            return False
+        return True
+
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Read the request's body after all, and close the connection once it is answered."""
+        """Read the request's body after all, and close the connection once it is answered.
+
+        Raises ``httptools.HttpParserError``.
+        """
         self.cycle.keep_alive = False
         framing = [
             (name, value)
@@ -122,6 +201,12 @@ class Protocol(HttpToolsProtocol):
             self._arriving = True
         self._without_upgrade = _BodyParser(self, framing)
         self._without_upgrade.feed(rest)
+
+
+def _longest_idle(connections: Iterable[object]) -> Protocol | None:
+    """Return the connection that has waited longest for a request, if any does."""
+    idle = [each for each in connections if isinstance(each, Protocol) and each.is_idle]
+    return min(idle, key=lambda each: each.idle_since, default=None)
 
 
 class _BodyParser:

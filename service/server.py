@@ -7,24 +7,29 @@ still in flight.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import math
+import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 import uvloop
 from litestar import Litestar
 
 from service.api.ops import Readiness
-from service.protocol import Protocol
-from service.telemetry import Event, Log
+from service.protocol import Protocol, SharedState
+from service.telemetry import Event, Log, where
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's, so that it is the one to close
 _BACKLOG = 2048
 _TICKS_PER_S = 10  # of uvicorn's main loop
+_DESCRIPTORS_OF_OURS = 256  # for calls to Dub, the database, files
+_CONNECTIONS_MAX = 20_000
 _GC_THRESHOLDS = (50_000, 20, 100)  # at the defaults, collecting costs a tenth of a miss
 
 
@@ -33,6 +38,10 @@ class PortTaken(Exception):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, connections_max: int) -> None:
+        super().__init__(config)
+        self.server_state = SharedState(connections_max)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to ``run``, which stops several servers in order."""
@@ -65,8 +74,11 @@ def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
 
 def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = host == "::" and socket.has_dualstack_ipv6()  # every address of this machine, IPv4's too
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
+        return socket.create_server(
+            (host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared, dualstack_ipv6=dual
+        )
     except OSError as exc:
         raise PortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
 
@@ -92,8 +104,39 @@ def run(
         runner.run(_serve(served, readiness, log, drain_s))
 
 
+def connections_max(log: Log) -> int:
+    """Raise the limit of file descriptors, and return how many connections it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS_MAX + _DESCRIPTORS_OF_OURS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    if soft == resource.RLIM_INFINITY:
+        return _CONNECTIONS_MAX
+    most = min(_CONNECTIONS_MAX, max(soft - _DESCRIPTORS_OF_OURS, soft // 2))
+    if most < _CONNECTIONS_MAX:
+        log.warning(Event.FEW_DESCRIPTORS, descriptors=soft, connections_max=most)
+    return most
+
+
+def _report_to(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return an exception handler for the loop: running out of file descriptors is named."""
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        exc = context.get("exception")
+        if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+            log.error(Event.NO_DESCRIPTORS, error=type(exc).__name__)
+        else:
+            log.error(Event.LOOP_FAILED, error=type(exc).__name__, where=where(exc) if exc else None)
+
+    return report
+
+
 async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: float) -> None:
-    servers = [_Server(_config(each.app, each.stop_s)) for each in served]
+    most = connections_max(log)
+    servers = [_Server(_config(each.app, each.stop_s), most) for each in served]
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -105,6 +148,7 @@ async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: 
         stop.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_report_to(log))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     tasks = [

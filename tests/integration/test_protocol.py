@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from service.protocol import ARRIVAL_MAX_S, Protocol
+from service import protocol
+from service.protocol import ARRIVAL_MAX_S, Protocol, SharedState
 from tests.support import FakeDub, Service, until
 
+CONNECTIONS_MAX = 5
 BEGUN = b"POST /v1/opens HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -23,6 +25,7 @@ async def served(service: Service) -> AsyncIterator[tuple[uvicorn.Server, int]]:
             app, port=0, http=Protocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1
         )
     )
+    server.server_state = SharedState(CONNECTIONS_MAX)
     task = asyncio.create_task(server._serve())
     await until(lambda: server.started)
     try:
@@ -85,7 +88,93 @@ async def test_a_request_that_has_arrived_is_left_alone(service: Service, dub: F
         connection.give_up_waiting(asyncio.get_running_loop().time() + 60)
         dub.gate.set()
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
-        connection.give_up_waiting(asyncio.get_running_loop().time() + 60)
+        connection.give_up_waiting(asyncio.get_running_loop().time() + connection.timeout_keep_alive - 1)
         assert not connection.transport.is_closing()
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+async def test_line_ends_keep_no_connection_open(service: Service, *, answered_first: bool) -> None:
+    """A connection that sends only line ends, at first or after an answer, ends as a silent one does."""
+    async with served(service) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        if answered_first:
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await until(lambda: connections(server) and connections(server)[0].is_idle)
+        (connection,) = connections(server)
+        writer.write(b"\r\n" * 100)
+        await writer.drain()
+        await until(lambda: connection.timeout_keep_alive_task is None)  # uvicorn's own timer is gone
+        now = asyncio.get_running_loop().time()
+        connection.give_up_waiting(now + connection.timeout_keep_alive - 1)
+        assert not connection.transport.is_closing()
+        connection.give_up_waiting(now + connection.timeout_keep_alive + 1)
+        await until(connection.transport.is_closing)
+        writer.close()
+
+
+async def test_the_longest_idle_connection_makes_way(service: Service) -> None:
+    """With too many connections the one that has waited longest for a request is closed; requests go on."""
+    async with served(service) as (server, port):
+        idle = []
+        for _ in range(CONNECTIONS_MAX):
+            idle.append(await asyncio.open_connection("127.0.0.1", port))
+            await until(lambda: len(connections(server)) == len(idle))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        assert await idle[0][0].read() == b""
+        for _, each in [*idle, (reader, writer)]:
+            each.close()
+
+
+async def test_a_connection_too_many_is_refused(service: Service, dub: FakeDub) -> None:
+    """With every connection in the middle of a request, a new one is closed, and the others are answered."""
+    async with served(service) as (server, port):
+        busy = []
+        for _ in range(CONNECTIONS_MAX):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(BEGUN)
+            busy.append((reader, writer))
+        await until(lambda: sum(each._arriving for each in connections(server)) == CONNECTIONS_MAX)
+        reader, late = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        body = b'{"deepLink": "https://acme.link/fb-promo"}'
+        for reader, writer in busy:
+            writer.write(
+                b"Authorization: Bearer dub_pk_acme\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+        late.close()
+    assert dub.requests
+
+
+async def test_bodies_that_arrive_share_a_cap(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it a body is refused; once the others have ended there is room again."""
+    monkeypatch.setattr(protocol, "ARRIVING_MAX_BYTES", 100)
+    head = BEGUN + b"Authorization: Bearer dub_pk_acme\r\nContent-Length: 90\r\n\r\n"
+    async with served(service) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b" " * 80)
+        await until(lambda: server.server_state.arriving_bytes == 80)  # type: ignore[attr-defined]
+        refused, another = await asyncio.open_connection("127.0.0.1", port)
+        another.write(head + b" " * 80)
+        assert (await refused.readline()).startswith(b"HTTP/1.1 400 ")
+        writer.write(b" " * 8 + b"{}")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+        await until(lambda: server.server_state.arriving_bytes == 0)  # type: ignore[attr-defined]
+        for each in (writer, another):
+            each.close()
+
+
+async def test_an_upgrade_with_bad_framing_is_a_400(service: Service) -> None:
+    async with served(service) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(BEGUN + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: gzip\r\n\r\nabc")
+        reply = await reader.read()
+        assert reply.startswith(b"HTTP/1.1 400 ")
+        assert b"framing" in reply
+        writer.close()
