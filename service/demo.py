@@ -33,6 +33,7 @@ screen = "product"
 [[apps.acme.routes]]
 pattern = "https://acme.com/category/:name"
 screen = "category"
+query = ["sort", "size"]
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/invite/:from"

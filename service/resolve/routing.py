@@ -184,7 +184,7 @@ def _compile(index: int, rule: RouteRule, schemes: Sequence[str]) -> CompiledRou
     try:
         pattern = compile_pattern(rule.pattern, schemes)
     except ValueError as exc:
-        raise BadRule(index, "pattern", f"is not a URLPattern with a scheme and host: {exc}") from exc
+        raise BadRule(index, "pattern", f"is no URLPattern that can be used: {exc}") from exc
     twice = sorted(pattern.parts.group_names.intersection(rule.query))
     if twice:
         raise BadRule(index, "query", f"names {twice[0]!r}, and so does the pattern")

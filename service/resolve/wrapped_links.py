@@ -68,7 +68,8 @@ def _inner_texts(text: str, link: DeepLink | None, domains: tuple[str, ...]) -> 
     elif not link.domain:
         behind_scheme = text.partition(":")[2].lstrip("/")
         yield behind_scheme
-        yield unquote(behind_scheme)
+        if "%" in behind_scheme:
+            yield unquote(behind_scheme)
     yield from _parameter_values(text.partition("?")[2] or text)
     yield from _links_in_words(text, domains)
 

@@ -42,7 +42,7 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         (MINIMAL + 'leads = "nobody"', "apps.acme.leads: invalid enum value 'nobody'"),
         (
             MINIMAL + ROUTE.replace("/:x", "/("),
-            r"apps.acme.routes\[0\].pattern: 'https://acme.com/\(' is not a URLPattern",
+            r"apps.acme.routes\[0\].pattern: 'https://acme.com/\(' is no URLPattern",
         ),
         (
             MINIMAL + ROUTE + 'min_version = "two"',
