@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import JSONBody, PathParameter
+from litestar.params import HeaderParameter, JSONBody, PathParameter
 from msgspec import Meta
 
 from service.api.auth import Callers
@@ -18,6 +18,16 @@ from service.resolve.errors import InvalidField
 from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
 
 _ACCEPTED = 202
+_IDEMPOTENCY_KEY_MAX_CHARS = 255
+
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="Names this report, so that it can be repeated safely: the same key and body get the same"
+        " lead for 7 days, the same key with another body gets 422.",
+    ),
+]
 
 
 class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
@@ -41,7 +51,7 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
         | None
     ) = None
 
-    def to_report(self) -> LeadReport:
+    def to_report(self, idempotency_key: str | None) -> LeadReport:
         """Check what a type cannot say, and hand over; raises ``InvalidField``."""
         given = [name for name in (self.click_id, self.open_id, self.install_id) if name is not None]
         if len(given) != 1:
@@ -51,7 +61,13 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
             )
         install_id = None if self.install_id is None else required_install_id(self.install_id)
         body = self.checked(self.customer_external_id)
-        return LeadReport(body=body, click_id=self.click_id, open_id=self.open_id, install_id=install_id)
+        return LeadReport(
+            body=body,
+            click_id=self.click_id,
+            open_id=self.open_id,
+            install_id=install_id,
+            idempotency_key=_checked_key(idempotency_key),
+        )
 
 
 def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:
@@ -70,12 +86,19 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         responses={**_accepted(), **documented(400, 401, 403, 404, 413, 415, 422, 429, 503)},
         tags=["Leads"],
     )
-    async def report_lead(request: LeanRequest, data: JSONBody[LeadRequest]) -> Response[LeadAnswer]:
+    async def report_lead(
+        request: LeanRequest, data: JSONBody[LeadRequest], idempotency_key: IdempotencyKey = None
+    ) -> Response[LeadAnswer]:
         """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202.
+
+        The same `customerExternalId` and `eventName` again, within 7 days, is the same lead: the answer has
+        the first `leadId`, where that one stands, and nothing else. A lead that ended as a dead letter may
+        be reported anew.
 
         A publishable key may do this only where the app's settings say `leads = "client"`.
         """
-        answer = await leads.report(request.caller.app, data.to_report(), budget_ms / 1000)
+        report = data.to_report(idempotency_key)
+        answer = await leads.report(request.caller.app, report, budget_ms / 1000)
         return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
 
     @get(
@@ -95,6 +118,14 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         return await leads.status(request.caller.app, lead_id)
 
     return [report_lead, get_lead]
+
+
+def _checked_key(key: str | None) -> str | None:
+    """Return an Idempotency-Key, ``None`` for a blank one; raises ``InvalidField`` if it is too long."""
+    key = (key or "").strip()
+    if len(key) > _IDEMPOTENCY_KEY_MAX_CHARS:
+        raise InvalidField("Idempotency-Key", f"expected at most {_IDEMPOTENCY_KEY_MAX_CHARS} characters")
+    return key or None
 
 
 def _accepted() -> dict[int, Any]:

@@ -30,6 +30,7 @@ from service.resolve.owed import (
     Kind,
     Later,
     OwedOpen,
+    Repeat,
     State,
     Status,
     Verdict,
@@ -118,14 +119,18 @@ class DurableOutbox:
         self._hasten = True
         self._look_by(self._wall())
 
-    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | None:
+    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | Repeat | None:
         """Write an entry down, send it, and wait for its first attempt; raises ``StoreFailed``."""
         self._taken.add(entry.id)
         try:
-            behind_another = await self._entries.add(entry)
+            added = await self._entries.add(entry)
         except BaseException:
             self._taken.discard(entry.id)
             raise
+        if isinstance(added, Repeat):
+            self._taken.discard(entry.id)
+            self._look_by(self._wall())  # the earlier entry may have taken over this one's click
+            return added
         if entry.waits_for:
             self._awaited.add(entry.waits_for)
             self._awaited_since.add(entry.waits_for)
@@ -140,7 +145,7 @@ class DurableOutbox:
                     self._entries.set_down(entry.id)
                 self._taken.discard(entry.id)
                 return Later(error)
-            if behind_another or entry.waits_for or entry.lane in self._lanes:
+            if added or entry.waits_for or entry.lane in self._lanes:
                 self._wait_for_its_turn(entry)
             else:
                 self._launch(entry, brought=True)
@@ -228,6 +233,10 @@ class DurableOutbox:
     async def waiting(self, app: str) -> int:
         """Count an app's entries that wait for an install; raises ``StoreFailed``."""
         return await self._entries.waiting(app)
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
+        return await self._entries.waits_in(lane)
 
     async def _release(self, name: str, when: float) -> None:
         try:

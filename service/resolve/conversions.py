@@ -22,12 +22,14 @@ from service.resolve.errors import (
     NotConfigured,
 )
 from service.resolve.model import App, Open
-from service.resolve.owed import Dead, Delivered, Entry, Later, Outbox, Verdict
+from service.resolve.owed import Dead, Delivered, Entry, Later, LeadKeys, Outbox, Verdict
 from service.resolve.ports import DubConversions
 
-LOOK_AGAIN_S = 60.0  # for how long a click or customer that Dub does not know yet is asked for again
-_LOOK_AGAIN_EVERY_S = 2.0
-_CUSTOMER_AFTER_S = (2.0, 8.0, 25.0, 30.0)  # most sales of nobody's are organic: few calls for them
+# When Dub is asked again for what it does not know yet, in seconds after the report. The click of a web
+# redirect may take some seconds to be found, an open's is known at once: a click that is still unknown after
+# 22 s was invented, and has cost four calls. A customer may be reported a moment after the first sale.
+_CLICK_LOOKS_AT_S = (2.0, 7.0, 22.0)
+_CUSTOMER_LOOKS_AT_S = (2.0, 10.0, 35.0, 60.0)
 _LOOK_AFTER_OPEN_EVERY_S = (
     30.0  # an open that is settled lets its leads go; this is for what a crash swallows
 )
@@ -35,6 +37,7 @@ _LOOK_FOR_OPEN_MAX_S = 900.0  # there may be many leads whose install never repo
 _PATIENCE_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
+_NO_KEYS = LeadKeys()
 _ORGANIC = "organic: the open turned out to have no click"
 
 _encode = msgspec.json.Encoder().encode
@@ -91,7 +94,15 @@ class Conversions:
         self._wall = wall
         self._timeout_s = timeout_s
 
-    def entry(self, app: App, conversion: Conversion, *, waits_for: str = "", whose: str = "") -> Entry:
+    def entry(
+        self,
+        app: App,
+        conversion: Conversion,
+        *,
+        waits_for: str = "",
+        whose: str = "",
+        keys: LeadKeys = _NO_KEYS,
+    ) -> Entry:
         """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
         if not app.dub_api_key:
             raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
@@ -106,6 +117,7 @@ class Conversions:
             lane=self._lane(app.name, conversion.body["customerExternalId"]),
             waits_for=waits_for,
             whose=whose,
+            keys=keys,
             created=now,
             next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
             payload=_encode(conversion),
@@ -199,25 +211,25 @@ class Conversions:
         if body["amount"] <= 0 or _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
         error = UnknownCustomer("Dub knows no such customer yet")
-        if self._still_new(entry):
-            return Later(error, _customer_after_s(entry), answer)
-        return Dead("Dub knows no such customer", error)
+        after_s = self._look_again_s(entry)
+        if after_s is None and await self._outbox.waits_in(entry.lane):
+            after_s = _next_look_s(entry)  # the customer's lead waits for an open
+        return Dead("Dub knows no such customer", error) if after_s is None else Later(error, after_s, answer)
 
     def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
         if exc.status in _OURS_TO_MEND:
             return Later(exc)
-        if exc.status == _NOT_FOUND and self._still_new(entry):
-            return Later(exc, _customer_after_s(entry) if entry.kind == "sale" else _LOOK_AGAIN_EVERY_S)
-        return Dead(f"Dub refused it: {exc}", exc)
+        after_s = self._look_again_s(entry) if exc.status == _NOT_FOUND else None
+        return Dead(f"Dub refused it: {exc}", exc) if after_s is None else Later(exc, after_s)
 
-    def _still_new(self, entry: Entry) -> bool:
-        """Whether Dub may only not have seen its click yet; a lead delivered late has waited long enough."""
-        return self._wall() - entry.created < LOOK_AGAIN_S
+    def _look_again_s(self, entry: Entry) -> float | None:
+        """Return in how many seconds to ask again for a click or customer that Dub does not know.
 
-
-def _customer_after_s(entry: Entry) -> float:
-    """Return in how many seconds to ask again whether Dub knows a sale's customer, and a lead of theirs."""
-    return _CUSTOMER_AFTER_S[min(entry.attempts, len(_CUSTOMER_AFTER_S) - 1)]
+        ``None``: not any more. What is sent late, after an outage, has waited long enough.
+        """
+        age_s = self._wall() - entry.created
+        looks = _CUSTOMER_LOOKS_AT_S if entry.kind == "sale" else _CLICK_LOOKS_AT_S
+        return next((at_s - age_s for at_s in looks if at_s > age_s), None)
 
 
 def _next_look_s(entry: Entry) -> float:

@@ -18,6 +18,7 @@ Platform = Literal["ios", "android"]
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
+_LEAD_KEY_HEX_CHARS = 32  # so that no two leads are ever taken for one
 _ID_BYTES = 16
 _IDS_AT_A_TIME = 64
 _FORWARDED_MAX_CHARS = 1024  # the right-most part counts; the left is anybody's
@@ -58,11 +59,18 @@ class Identity:
         """Return 16 hex characters for a customer of the app's workspace."""
         return _hashed(self._keyed[0], app, f"c\0{customer_id}")
 
+    def lead_key(self, app: str, what: Literal["event", "idempotency", "body"], text: str) -> str:
+        """Return 32 hex characters for what a lead is recognised by when it is reported again.
 
-def _hashed(keyed: hmac.HMAC, app: str, who: str) -> str:
+        Under another secret a lead is not recognised: then Dub's own deduplication counts it once.
+        """
+        return _hashed(self._keyed[0], app, f"{what}\0{text}", _LEAD_KEY_HEX_CHARS)
+
+
+def _hashed(keyed: hmac.HMAC, app: str, who: str, chars: int = _DEVICE_HEX_CHARS) -> str:
     mine = keyed.copy()  # half the time of beginning with the key again
     mine.update(f"{app}\0{who}".encode("utf-8", "surrogatepass"))
-    return mine.hexdigest()[:_DEVICE_HEX_CHARS]
+    return mine.hexdigest()[:chars]
 
 
 def canonical_install_id(text: str) -> str | None:

@@ -2,23 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from service.resolve.conversions import Conversion, Conversions
 from service.resolve.credit import Credit, may_get_click
 from service.resolve.errors import DubRefused, FirstopenError, InvalidField, TooManyWaiting, UnknownOpen
 from service.resolve.identity import Identity
 from service.resolve.model import App, Open
-from service.resolve.owed import Dead, Delivered, Outbox, install_name
+from service.resolve.owed import Dead, Delivered, LeadKeys, Outbox, Repeat, install_name
 from service.resolve.resolver import Resolver
 
 WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
 
 _COUNT_EVERY_S = 10.0
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class LeadReport(Struct, frozen=True, kw_only=True):
@@ -28,10 +30,14 @@ class LeadReport(Struct, frozen=True, kw_only=True):
     click_id: str | None
     open_id: str | None
     install_id: str | None
+    idempotency_key: str | None = None
 
 
 class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """``status`` is how far it got; ``click``, ``link`` and ``customer`` are Dub's, once it is delivered."""
+    """How far a lead got. ``click``, ``link`` and ``customer`` are Dub's, once it is delivered.
+
+    A lead that was reported before is answered with the first ``lead_id`` and where that one stands now.
+    """
 
     lead_id: str | None
     status: Literal["delivered", "queued", "organic"]
@@ -85,28 +91,21 @@ class Leads:
     async def report(self, app: App, lead: LeadReport, budget_s: float) -> LeadAnswer:
         """Take a lead, and wait for Dub as long as the budget lasts.
 
-        Raises ``UnknownOpen``, ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for
-        what Dub refuses for good (it is among the dead letters then).
+        A lead that was reported before is not sent again. Raises ``InvalidField``, ``UnknownOpen``,
+        ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for what Dub refuses for
+        good (it is among the dead letters then).
         """
         opened = await self._open_of(app, lead)
         click_id = lead.click_id if opened is None else opened.click_id
-        conversion, waits_for = Conversion(kind="lead", body=lead.body), ""
-        if click_id is not None:
-            conversion = structs.replace(conversion, body={**lead.body, "clickId": click_id})
-            if opened is not None and opened.match.type == "ip":  # superseded, maybe, before Dub has the lead
-                conversion = structs.replace(conversion, open_id=opened.open_id)
-        elif opened is not None and not may_get_click(opened):
+        if opened is not None and click_id is None and not may_get_click(opened):
             return LeadAnswer(lead_id=None, status="organic")
-        elif lead.install_id is not None:
-            conversion = structs.replace(conversion, install_id=lead.install_id)
-            waits_for = install_name(self._subject(app, lead))
-        elif opened is not None:
-            conversion = structs.replace(conversion, open_id=opened.open_id)
-            waits_for = opened.open_id
-        if click_id is None and opened is None:
+        if opened is None and click_id is None:
             await self._count_waiting(app)
             budget_s = 0  # its open may be hours away
-        entry = self._conversions.entry(app, conversion, waits_for=waits_for, whose=self._subject(app, lead))
+        conversion = _conversion(lead, opened, click_id)
+        waits_for = self._name(app, lead) if click_id is None else ""
+        subject, keys = self._subject(app, lead), self._keys(app, lead)
+        entry = self._conversions.entry(app, conversion, waits_for=waits_for, whose=subject, keys=keys)
         verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
         match verdict:
             case Delivered(answer=answer):
@@ -120,6 +119,10 @@ class Leads:
                 )
             case Dead(error=DubRefused() as error):
                 raise error
+            case Repeat(same_body=False):
+                raise InvalidField("Idempotency-Key", "was used for a lead with another body")
+            case Repeat(entry_id=entry_id, state="delivered" | "queued" as state):
+                return LeadAnswer(lead_id=entry_id, status=state)
         if waits_for:
             await self._look_again(app, lead, waits_for)
         return LeadAnswer(lead_id=entry.id, status="queued")
@@ -147,6 +150,22 @@ class Leads:
             raise InvalidField("clickId", "is required (or one of openId and installId)")
         return await self._credit.open_of(app, lead.install_id)
 
+    def _name(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead waits for: its install if it names that, else its open."""
+        subject = self._subject(app, lead)
+        return subject if lead.install_id is None else install_name(subject)
+
+    def _keys(self, app: App, lead: LeadReport) -> LeadKeys:
+        """Return what the lead is recognised by. A deferred one is no event: as at Dub, by its customer."""
+        hashed, event, idempotency, body = partial(self._identity.lead_key, app.name), "", "", ""
+        if lead.body["mode"] != "deferred":
+            folded = lead.body["eventName"].lower().replace(" ", "-")  # Dub's own rule
+            event = hashed("event", f"{lead.body['customerExternalId']}\0{folded}")
+        if lead.idempotency_key is not None:
+            idempotency = hashed("idempotency", lead.idempotency_key)
+            body = hashed("body", _encode(lead).decode())
+        return LeadKeys(event, idempotency, body)
+
     def _subject(self, app: App, lead: LeadReport) -> str:
         """Return what the lead is erased by, where its install or open is known."""
         if lead.install_id is not None:
@@ -171,6 +190,19 @@ class Leads:
         if known.leads >= WAITING_MAX:
             raise TooManyWaiting("installId: too many leads of this app wait for opens that have not arrived")
         known.leads += 1
+
+
+def _conversion(lead: LeadReport, opened: Open | None, click_id: str | None) -> Conversion:
+    """Return what is written down: the click, or what to find it by when the lead is sent."""
+    if click_id is not None:
+        guess = (
+            opened is not None and not opened.match.guaranteed
+        )  # superseded, maybe, before Dub has the lead
+        open_id = opened.open_id if opened is not None and guess else ""
+        return Conversion(kind="lead", body={**lead.body, "clickId": click_id}, open_id=open_id)
+    if lead.install_id is not None:
+        return Conversion(kind="lead", body=lead.body, install_id=lead.install_id)
+    return Conversion(kind="lead", body=lead.body, open_id=lead.open_id or "")
 
 
 def _nothing(_: FirstopenError) -> bool:

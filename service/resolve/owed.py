@@ -15,12 +15,21 @@ State = Literal["queued", "delivered", "dead"]
 
 
 INSTALL = "install:"
+REPEAT_S = 7 * 86_400.0  # for which a lead is recognised when it is reported again, as at Dub
 NO_OPEN = "no open arrived"  # why a lead died that waited for an install
 
 
 def install_name(device: str) -> str:
     """Return what a lead waits for whose install has reported no open yet: see ``Entry.waits_for``."""
     return INSTALL + device
+
+
+class LeadKeys(Struct, frozen=True):
+    """What a lead is recognised by when it is reported again, as keyed hashes. Empty: by nothing."""
+
+    event: str = ""  # its customer and event
+    idempotency: str = ""  # the caller's Idempotency-Key, …
+    body: str = ""  # … and the body that came with it
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -37,6 +46,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     next_try: float
     attempts: int = 0
     whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
+    keys: LeadKeys = LeadKeys()
     payload: bytes  # sealed by the store
 
 
@@ -85,6 +95,14 @@ class Dead(Struct, frozen=True):
 Verdict = Delivered | Later | Dead
 
 
+class Repeat(Struct, frozen=True):
+    """The lead was reported before, as this entry."""
+
+    entry_id: str
+    state: State
+    same_body: bool = True  # False: the Idempotency-Key came with another body then
+
+
 class Status(Struct, frozen=True):
     """Where an entry stands, for whoever reported it."""
 
@@ -113,8 +131,13 @@ class Entries(Protocol):
 
     is_shared: bool  # whether other processes keep and send entries, too
 
-    async def add(self, entry: Entry) -> bool:
-        """Keep an entry; return whether an earlier one of its lane is still queued."""
+    async def add(self, entry: Entry) -> bool | Repeat:
+        """Keep an entry; return whether an earlier one of its lane is still queued.
+
+        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
+        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
+        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
+        """
         ...
 
     def owe(self, entry: Entry) -> None:
@@ -148,6 +171,10 @@ class Entries(Protocol):
 
     async def waiting(self, app: str) -> int:
         """Count an app's entries that wait for an install."""
+        ...
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install."""
         ...
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
@@ -191,8 +218,10 @@ class Outbox(Protocol):
 
     async def submit(
         self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
-    ) -> Verdict | None:
+    ) -> Verdict | Repeat | None:
         """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
+
+        A lead that was reported before is not sent again: a ``Repeat``.
 
         An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
         Raises ``StoreFailed``, and then nothing was written or sent.
@@ -221,4 +250,8 @@ class Outbox(Protocol):
 
     async def waiting(self, app: str) -> int:
         """Count an app's entries that wait for an install; raises ``StoreFailed``."""
+        ...
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
         ...

@@ -24,7 +24,7 @@ from service.store.batch import Row, Rows, Values, Work, Write, Written, write_a
 from service.telemetry import Event, Log
 
 FILE = "firstopen.sqlite"
-VERSION = 2  # of the schema
+VERSION = 3  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000
 BEHIND_MAX_BYTES = 64 * 1024 * 1024

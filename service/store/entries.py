@@ -5,8 +5,21 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
+from msgspec import structs
+
 from service.resolve.errors import NoOpen
-from service.resolve.owed import DELAY_MAX_S, INSTALL, NO_OPEN, Entry, Kind, State, Status, Summary
+from service.resolve.owed import (
+    DELAY_MAX_S,
+    INSTALL,
+    NO_OPEN,
+    REPEAT_S,
+    Entry,
+    Kind,
+    Repeat,
+    State,
+    Status,
+    Summary,
+)
 from service.store.batch import Rows
 from service.store.database import Database
 from service.store.sealing import Seal, Unsealable
@@ -28,6 +41,9 @@ CREATE TABLE IF NOT EXISTS entries (
     state TEXT NOT NULL DEFAULT 'queued',
     reason TEXT NOT NULL DEFAULT '',
     whose TEXT NOT NULL DEFAULT '', -- a keyed hash of app and install, or an openId, where either is known
+    event_key TEXT NOT NULL DEFAULT '', -- a lead's customer and event, as a keyed hash
+    idempotency_key TEXT NOT NULL DEFAULT '', -- of its caller, and the body that came with it, both hashed
+    body_key TEXT NOT NULL DEFAULT '',
     sealed BLOB
 );
 CREATE INDEX IF NOT EXISTS entries_due ON entries (kind, next_try, seq) WHERE state = 'queued';
@@ -38,6 +54,8 @@ CREATE INDEX IF NOT EXISTS entries_waiting ON entries (waits_for) WHERE state = 
 CREATE INDEX IF NOT EXISTS entries_queued ON entries (created, kind, waits_for) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS entries_delivered ON entries (created, kind) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS entries_dead ON entries (created, kind) WHERE state = 'dead';
+CREATE INDEX IF NOT EXISTS entries_by_event ON entries (event_key) WHERE event_key != '';
+CREATE INDEX IF NOT EXISTS entries_by_idempotency ON entries (idempotency_key) WHERE idempotency_key != '';
 """
 
 _DELAY_MAX_S = DELAY_MAX_S + 60  # no retry waits longer: one that is further ahead was set by a wrong clock
@@ -53,7 +71,13 @@ _SUMMARY = "id, app, kind, state, created, next_try, attempts, waits_for, reason
 _INSERT = """INSERT INTO entries
     (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed) VALUES """
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD = _INSERT + _ROW
+_ADD = """INSERT INTO entries (id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed,
+    event_key, idempotency_key, body_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_REPORTED = """SELECT id, state, body_key FROM entries
+    WHERE {key} != '' AND {key} = ? AND state != 'dead' AND created >= ? ORDER BY seq LIMIT 1"""
+_TAKE_OVER = f"""UPDATE entries SET waits_for = '', next_try = ?, sealed = ?,
+    whose = CASE WHEN ? = '' THEN whose ELSE ? END
+    WHERE id = ? AND state = 'queued' AND waits_for GLOB '{INSTALL}*'"""  # noqa: S608  a constant
 _OWE = Rows(table="entries", before=_INSERT, row=_ROW, after=" ON CONFLICT (id) DO NOTHING")
 _PAID = Rows(
     table="entries",
@@ -102,12 +126,22 @@ class SqliteEntries:
         self._undecryptable = undecryptable
         self._log = log
 
-    async def add(self, entry: Entry) -> bool:
-        """Keep an entry, durably; return whether an earlier one of its lane is still queued."""
+    async def add(self, entry: Entry) -> bool | Repeat:
+        """Keep an entry, durably; return whether an earlier one of its lane is still queued.
+
+        A lead that was reported before is a ``Repeat``.
+        """
         row = self._row(entry)
 
-        def add(connection: sqlite3.Connection) -> bool:
-            added = connection.execute(_ADD, row)
+        def add(connection: sqlite3.Connection) -> bool | Repeat:
+            repeat = _reported(connection, entry)
+            if repeat is not None:
+                if repeat.same_body and not entry.waits_for:
+                    sealed = row[-1]
+                    values = (entry.next_try, sealed, entry.whose, entry.whose, repeat.entry_id)
+                    connection.execute(_TAKE_OVER, values)
+                return repeat
+            added = connection.execute(_ADD, (*row, *structs.astuple(entry.keys)))
             return bool(connection.execute(_EARLIER, (entry.lane, added.lastrowid)).fetchone()[0])
 
         return await self._database.write(add)
@@ -180,6 +214,13 @@ class SqliteEntries:
         count: int = (await self._ask(_WAITING, app))[0][0]
         return count
 
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install."""
+        query = (
+            "SELECT 1 FROM entries WHERE lane = ? AND state = 'queued' AND kind != 'open' AND waits_for != ''"
+        )
+        return bool(await self._ask(query, lane))
+
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
         """Note, soon, a failed attempt, unless the entry has expired while it was under way."""
         query = """UPDATE entries SET attempts = attempts + 1, next_try = ?, reason = ?
@@ -205,10 +246,12 @@ class SqliteEntries:
         await self._do("DELETE FROM entries WHERE id = ?", entry_id)
 
     async def expire(self, before: float, now: float) -> int:
-        """Move what was queued before to the dead letters; forget what was delivered before."""
+        """Move what was queued before to the dead letters; forget what nobody reports again any more."""
 
         def expire(connection: sqlite3.Connection) -> int:
-            connection.execute("DELETE FROM entries WHERE state = 'delivered' AND created < ?", (before,))
+            connection.execute(
+                "DELETE FROM entries WHERE state = 'delivered' AND created < ?", (now - REPEAT_S,)
+            )
             connection.execute(_BURY, (before - _DEAD_S,))
             return connection.execute(_EXPIRE, (now, before)).rowcount
 
@@ -303,6 +346,17 @@ class SqliteEntries:
             return connection.execute(query, values).fetchall()
 
         return await self._database.read(ask, surely=surely)
+
+
+def _reported(connection: sqlite3.Connection, entry: Entry) -> Repeat | None:
+    """Find the entry as which this lead was reported before."""
+    keys, since = entry.keys, entry.created - REPEAT_S
+    for column, key in (("idempotency_key", keys.idempotency), ("event_key", keys.event)):
+        found = key and connection.execute(_REPORTED.format(key=column), (key, since)).fetchone()
+        if found:
+            entry_id, state, body = found
+            return Repeat(entry_id, state, same_body=column == "event_key" or body == keys.body)
+    return None
 
 
 def _by_next_try(row: tuple[Any, ...]) -> float:

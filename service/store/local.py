@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from service.resolve.errors import StoreFailed
 from service.resolve.model import Open
-from service.resolve.owed import Entry, Kind, State, Status
+from service.resolve.owed import Entry, Kind, Repeat, State, Status
 from service.store.entries import SqliteEntries
 from service.store.journal import SqliteJournal
 from service.store.shared_entries import SharedEntries
@@ -33,8 +33,8 @@ class LocalEntries:
         self._came = 0  # so many were put here, or are about to be
         self._lent: dict[str, Entry] = {}  # to the outbox, which sends them
 
-    async def add(self, entry: Entry) -> bool:
-        """Keep an entry; return whether an earlier one of its lane is still queued."""
+    async def add(self, entry: Entry) -> bool | Repeat:
+        """Keep an entry; return whether an earlier one of its lane is still queued, or what it repeats."""
         if not self._away():
             try:
                 return await self._shared.add(entry)
@@ -44,7 +44,8 @@ class LocalEntries:
         earlier = await self._here.add(entry)
         self._holds = True
         self._came += 1
-        self._lent[entry.id] = entry
+        if not isinstance(earlier, Repeat):
+            self._lent[entry.id] = entry
         return earlier
 
     def owe(self, entry: Entry) -> None:
@@ -102,6 +103,10 @@ class LocalEntries:
             return await self._shared.waiting(app)
         except StoreFailed:
             return await self._here.waiting(app)
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry here of this lane waits for an open or install."""
+        return await self._here.waits_in(lane)
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
         """Note, soon, a failed attempt; it may move now."""

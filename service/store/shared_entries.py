@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from service.resolve.errors import StoreFailed
-from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.resolve.owed import REPEAT_S, Entry, Kind, Repeat, State, Status, Summary
 from service.store.sealing import Seal, Unsealable
 from service.store.valkey import BEHIND_S, PREFIX, WRITE_S, Behind, Command, Script, Valkey
 
@@ -67,9 +67,12 @@ class SharedEntries:
             self._behind.put(self._command("leave", self._consumer))
         await self._behind.close()
 
-    async def add(self, entry: Entry) -> bool:
-        """Keep an entry; return whether an earlier one of its lane is still queued."""
+    async def add(self, entry: Entry) -> bool | Repeat:
+        """Keep an entry; return whether an earlier one of its lane is still queued, or what it repeats."""
         await self._behind.flush()
+        repeat = await self._reported(entry)
+        if repeat is not None:
+            return repeat
         try:
             earlier = await self._do("add", "add", self._consumer, *self._fields(entry))
         except StoreFailed:
@@ -78,6 +81,22 @@ class SharedEntries:
         if not earlier and not entry.waits_for:
             self._mine[entry.id] = entry
         return bool(earlier)
+
+    async def _reported(self, entry: Entry) -> Repeat | None:
+        """Find the entry as which this lead was reported before; else remember that this is it."""
+        keys = entry.keys
+        for key in filter(None, (keys.idempotency, keys.event)):
+            name, value = f"{KEY}:same:{key}", f"{entry.id} {keys.body}"
+            (before,) = await self._read(("SET", name, value, "NX", "GET", "EX", int(REPEAT_S)))
+            if before is None:
+                continue
+            entry_id, _, body = before.decode().partition(" ")
+            status = await self.status(entry_id)
+            if status is not None and status.state != "dead":
+                same_body = key == keys.event or body == keys.body
+                return Repeat(entry_id, status.state, same_body=same_body)
+            await self._read(("SET", name, value, "EX", int(REPEAT_S)))
+        return None
 
     async def move(self, entry: Entry) -> None:
         """Keep an entry that was kept elsewhere meanwhile, whether it was refused here or not."""
@@ -143,6 +162,10 @@ class SharedEntries:
     async def waiting(self, app: str) -> int:  # noqa: ARG002  not counted by app
         """Count the leads that are queued, whatever they wait for: no fewer than wait for an install."""
         return (await self.depths("queued")).get(("lead", "queued"), 0)
+
+    async def waits_in(self, lane: str) -> bool:  # noqa: ARG002  what waits holds its lane back
+        """Return False: what is tried is the first of its lane."""
+        return False
 
     def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
         """Note, soon, a failed attempt."""

@@ -11,7 +11,7 @@ import pytest
 from service.resolve import leads
 from service.resolve.owed import Summary
 from tests.integration.world import AS_SERVER, World, build, embedded_dub, started_over
-from tests.sandboxed import in_the_outbox
+from tests.sandboxed import in_the_outbox, left_over
 from tests.support import ANNA, BEN, CONFIG, FB_PROMO, OTHER_KEY, FakeClock, LogLines, until
 
 DAY_S = 86_400
@@ -257,7 +257,7 @@ async def test_a_waiting_lead_holds_nobody_back(world: World) -> None:
     """Another lead of the customer does not wait behind it for an install that may never open."""
     waiting = await queued(world)
     opened = await world.launch(BEN, deep_link=FB_PROMO)
-    reply = await world.lead("anna", installId=BEN)
+    reply = await world.lead("anna", installId=BEN, eventName="Invite")
     assert reply.json()["status"] == "delivered"
     await world.fail("/track/lead")
     another = await queued(world, "anna", installId=BEN, eventName="Trial")
@@ -265,6 +265,26 @@ async def test_a_waiting_lead_holds_nobody_back(world: World) -> None:
     await world.lead_is(another, "delivered")
     assert (await world.lead_status(waiting))["status"] == "queued"
     assert await credited(world) == {"anna": opened.click_id}
+
+
+async def test_a_sale_waits_for_the_lead_of_its_customer(world: World) -> None:
+    """Dub records no sale of a customer whom it does not know: it is kept while their lead waits."""
+    waiting = await queued(world)
+    sale = {"customerExternalId": "anna", "amount": 500, "eventName": "Purchase"}
+    await world.service.post("/track/sale", json=sale, headers=AS_SERVER)
+    nobodys = {**sale, "customerExternalId": "nobody"}
+    await world.service.post("/track/sale", json=nobodys, headers=AS_SERVER)
+    for _ in range(5):
+        world.clock.advance(3600)
+        await the_outbox_has_looked(world)
+    assert (await left_over())["sale dead"] == 1
+    await world.launch(deep_link=FB_PROMO)
+    await world.lead_is(waiting, "delivered")
+
+    async def sold() -> bool:
+        return (await left_over()).get("sale delivered") == 1
+
+    await world.eventually(sold, step_s=10)
 
 
 async def test_erasure_takes_the_waiting_leads_of_an_install(world: World) -> None:

@@ -72,8 +72,9 @@ async def test_a_certain_answer_supersedes_a_guess(world: World, name: str) -> N
     assert (recalled.match.type, recalled.match.reason) == ("none", "superseded")
     assert recalled.route.reason == "default"
     assert await freed(world) == "invite"
-    for whose in ({"installId": ANNA}, {"openId": guess.open_id}, {"openId": certain.open_id}):
-        customer = f"{name} by {next(iter(whose))}"
+    leads = ({"installId": ANNA}, {"openId": guess.open_id}, {"openId": certain.open_id})
+    for number, whose in enumerate(leads):
+        customer = f"{name} {number}"
         if name == "dub_id":  # which Dub knows nothing of, here
             continue
         assert (await world.lead(customer, **whose)).json()["click"]["id"] == certain.click_id

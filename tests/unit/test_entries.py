@@ -7,7 +7,7 @@ import pytest
 import structlog
 from msgspec import structs
 
-from service.resolve.owed import Entry, Kind, install_name
+from service.resolve.owed import Entry, Kind, LeadKeys, install_name
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
@@ -39,6 +39,10 @@ def numbered(entry: Entry, number: int, waits_for: str = "") -> Entry:
     return structs.replace(entry, id=name, lane=name, created=NOW + number / 1000, waits_for=waits_for)
 
 
+def keyed(entry: Entry, number: int) -> Entry:
+    return structs.replace(numbered(entry, number), keys=LeadKeys(f"event {number}", f"key {number}", "body"))
+
+
 def dead(number: int) -> Entry:
     return numbered(structs.replace(LEAD, app="dead"), number)
 
@@ -47,7 +51,7 @@ async def fill(entries: SqliteEntries, first: int, last: int) -> None:
     """Queue opens, leads and leads that wait for an open; and as many that are delivered or dead."""
     for number in range(first, last, 5):
         entries.owe(numbered(OPEN, number))
-        await entries.add(numbered(LEAD, number + 1))
+        await entries.add(keyed(LEAD, number + 1))
         await entries.add(numbered(LEAD, number + 2, waits_for=f"open-{number}"))
         await entries.add(numbered(LEAD, number + 3))
         entries.finish(numbered(LEAD, number + 3), "delivered", "", NOW)
@@ -77,6 +81,8 @@ async def steps_of(work: Callable[[], object], database: Database) -> int:
 
 QUESTIONS: dict[str, Callable[[SqliteEntries, int], object]] = {
     "add": lambda entries, new: entries.add(numbered(LEAD, new)),
+    "add what is reported again": lambda entries, _: entries.add(keyed(LEAD, 6)),
+    "waits in a lane": lambda entries, _: entries.waits_in("lead-6"),
     "owe": lambda entries, new: entries.owe(numbered(OPEN, new)),
     "drop": lambda entries, _: entries.drop("open-5"),
     "put_off": lambda entries, _: entries.put_off("open-5", NOW + 1, "a reason"),
