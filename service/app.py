@@ -369,7 +369,11 @@ class _Parts:
 
     def degraded(self) -> tuple[str, ...]:
         """Name what does not work right now."""
-        missing = [f"{variable} is not set" for variable in self._settings.keys_missing]
+        missing = [
+            f"apps.{name}: no dub_api_key_env: no leads, sales or events"
+            for name in self._settings.apps
+            if not self._settings.dub_api_keys.get(name)
+        ]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
         return (*missing, *breakers, *self.stores.problems(), *self.first_launch.problems())
 
@@ -426,7 +430,5 @@ def _tracing() -> "Tracing":
 
 
 def _warn(settings: Settings, log: Log) -> None:
-    if settings.secret_is_weak and not settings.demo:
-        log.warning(Event.SECRET_WEAK)
-    for variable in settings.keys_missing:
-        log.warning(Event.KEYS_MISSING, variable=variable)
+    if "*" in settings.forwarded_allow_ips:
+        log.warning(Event.FORWARDED_BY_ANYBODY)

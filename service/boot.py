@@ -1,10 +1,11 @@
 """``firstopen serve``: from an environment to running servers, and the first words to a person."""
 
+import errno
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from litestar import Litestar
 from msgspec import structs
@@ -49,6 +50,7 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
 def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
     if not configured.valkey_url or (configured.outbox.local and workers == 1):
+        _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
     host, port = configured.host, configured.port
     socks = [listen(host, port)] if workers == 1 else listen_together(host, port, workers)
@@ -83,6 +85,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
     if not configured.valkey_url:
+        _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
@@ -103,6 +106,19 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     )
     served = [_served(app, sock, configured), Served(sandbox, sandbox_sock, _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+
+def _refuse_unusable(folder: Path) -> None:
+    """Refuse a data directory that cannot be written to; raises ``SettingsError``.
+
+    A full disk passes: it may have room again, and opens are answered meanwhile.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise SettingsError(f"FIRSTOPEN_DATA_DIR: cannot write to {folder}: {exc.strerror}") from exc
 
 
 def _of_worker(configured: Settings, number: int) -> Settings:

@@ -20,10 +20,20 @@ from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
 from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
 from service.resolve.sightings import CROWD_LIMIT_MAX
+from service.validation import closest, explain
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
-_SECRET_STRONG_CHARS = 32
+_SECRET_MIN_CHARS = 32
+_OURS = "FIRSTOPEN_"
+_VARIABLES = frozenset(
+    {
+        *("BUDGET_MS", "CONFIG", "DATA_DIR", "FORWARDED_ALLOW_IPS", "HOST"),
+        *("LOG_LEVEL", "PORT", "SECRET", "VALKEY_URL"),
+    }
+)
+# What Kubernetes and Docker say in the environment about services that are named firstopen-something.
+_SERVICE_LINK = re.compile(r"FIRSTOPEN_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_\w+)")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -141,7 +151,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...]  # the first is current
     server_keys: dict[str, tuple[str, ...]]  # by app
     dub_api_keys: dict[str, str]  # by app
-    keys_missing: tuple[str, ...]  # variables that an app names and nobody set
     host: str
     port: int
     budget_ms: int
@@ -157,13 +166,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Show no secret."""
         return f"Settings(apps={list(self.apps)})"
 
-    @property
-    def secret_is_weak(self) -> bool:
-        """Whether the current secret is short enough to guess."""
-        return len(self.secrets[0]) < _SECRET_STRONG_CHARS
 
-
-def load(env: Mapping[str, str]) -> Settings:
+def load(env: Mapping[str, str], *, keys_required: bool = True) -> Settings:
     """Read the file that ``FIRSTOPEN_CONFIG`` names, and the environment; raises ``SettingsError``."""
     if not env["FIRSTOPEN_CONFIG"]:
         raise SettingsError("FIRSTOPEN_CONFIG: expected a path, got nothing (unset it to run the demo)")
@@ -172,19 +176,26 @@ def load(env: Mapping[str, str]) -> Settings:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"FIRSTOPEN_CONFIG: cannot read {path}: {exc}") from exc
-    return parse(text, env, name=str(path))
+    return parse(text, env, name=str(path), keys_required=keys_required)
 
 
 def of_commands(demo: Callable[[Mapping[str, str]], "Settings"]) -> Settings:
-    """Read the settings that ``serve`` would use; a missing secret stops no command that looks at things.
+    """Read the settings that ``serve`` would use, for a command that needs no secret and no key.
 
     ``demo`` makes the settings where there is no FIRSTOPEN_CONFIG. Raises ``SettingsError``.
     """
-    env = {"FIRSTOPEN_SECRET": "unused by this command, and nothing is hashed", **os.environ}
-    return load(env) if "FIRSTOPEN_CONFIG" in os.environ else demo(os.environ)
+    env = {"FIRSTOPEN_SECRET": "unused: this command hashes and opens nothing", **os.environ}
+    return load(env, keys_required=False) if "FIRSTOPEN_CONFIG" in os.environ else demo(os.environ)
 
 
-def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", demo: bool = False) -> Settings:
+def parse(
+    text: str,
+    env: Mapping[str, str],
+    *,
+    name: str = "firstopen.toml",
+    demo: bool = False,
+    keys_required: bool = True,
+) -> Settings:
     """Build settings from the text of a ``firstopen.toml`` and an environment; raises ``SettingsError``."""
     try:
         raw = tomllib.loads(text)
@@ -196,7 +207,8 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
     apps = {app: _app(table, app) for app, table in file.apps.items()}
     _refuse_shared(apps)
     _check_limits(file.limits, env)
-    server_keys, dub_api_keys, missing = _keys(apps, env)
+    _refuse_unknown(apps, env)
+    server_keys, dub_api_keys = _keys(apps, env, required=keys_required)
     _refuse_shared_keys(apps, server_keys)
     return Settings(
         apps=apps,
@@ -209,7 +221,6 @@ def parse(text: str, env: Mapping[str, str], *, name: str = "firstopen.toml", de
         secrets=_secrets(env),
         server_keys=server_keys,
         dub_api_keys=dub_api_keys,
-        keys_missing=missing,
         host=env.get("FIRSTOPEN_HOST") or "127.0.0.1",
         port=_number(env, "FIRSTOPEN_PORT", 8000, 1, 65_535),
         budget_ms=_number(env, "FIRSTOPEN_BUDGET_MS", 1500, BUDGET_MIN_MS, BUDGET_MAX_MS),
@@ -298,34 +309,53 @@ def _refuse_twice(what: str, claims: Mapping[str, tuple[str, ...]], *, shown: bo
             owners[value] = name
 
 
+def _refuse_unknown(apps: Mapping[str, AppSettings], env: Mapping[str, str]) -> None:
+    """Refuse a variable of ours that nobody reads: it is a typo, and what was meant would be ignored."""
+    named = {name for app in apps.values() for name in (app.server_keys_env, app.dub_api_key_env)}
+    for name, value in env.items():
+        if not name.startswith(_OURS) or name in named or name.removeprefix(_OURS) in _VARIABLES:
+            continue
+        if not _SERVICE_LINK.fullmatch(name) and not (name.endswith("_PORT") and "://" in value):
+            close = closest(name.removeprefix(_OURS), _VARIABLES)
+            hint = f", did you mean {_OURS}{close}?" if close else ""
+            raise SettingsError(f"{name}: unknown variable{hint}")
+
+
 def _keys(
-    apps: Mapping[str, AppSettings], env: Mapping[str, str]
-) -> tuple[dict[str, tuple[str, ...]], dict[str, str], tuple[str, ...]]:
+    apps: Mapping[str, AppSettings], env: Mapping[str, str], *, required: bool
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     server_keys: dict[str, tuple[str, ...]] = {}
     dub_api_keys: dict[str, str] = {}
-    missing: list[str] = []
     for name, app in apps.items():
+        path = f"apps.{name}"
         if app.server_keys_env:
-            server_keys[name] = _listed(env.get(app.server_keys_env, ""))
-            if not all(_KEY.fullmatch(key) for key in server_keys[name]):
-                raise SettingsError(f"{app.server_keys_env}: expected keys of {_KEY_EXPECTED}")
-            if not server_keys[name]:
-                missing.append(app.server_keys_env)
+            keys = _keys_in(app.server_keys_env, env, f"{path}.server_keys_env", required=required)
+            server_keys[name] = keys
         if app.dub_api_key_env:
-            dub_api_keys[name] = env.get(app.dub_api_key_env, "").strip()
-            if dub_api_keys[name] and not _KEY.fullmatch(dub_api_keys[name]):
-                raise SettingsError(f"{app.dub_api_key_env}: expected a key of {_KEY_EXPECTED}")
-            if not dub_api_keys[name]:
-                missing.append(app.dub_api_key_env)
-    return server_keys, dub_api_keys, tuple(missing)
+            keys = _keys_in(app.dub_api_key_env, env, f"{path}.dub_api_key_env", required=required)
+            if len(keys) > 1:
+                raise SettingsError(f"{app.dub_api_key_env}: expected one key")
+            dub_api_keys[name] = "".join(keys)
+    return server_keys, dub_api_keys
+
+
+def _keys_in(variable: str, env: Mapping[str, str], path: str, *, required: bool) -> tuple[str, ...]:
+    keys = _listed(env.get(variable, ""))
+    if required and not keys:
+        raise SettingsError(f"{path}: the environment variable {variable} is not set")
+    if not all(_KEY.fullmatch(key) for key in keys):
+        raise SettingsError(f"{variable}: expected {_KEY_EXPECTED}")
+    return keys
 
 
 def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
     secrets = _listed(env.get("FIRSTOPEN_SECRET", ""))
-    if not secrets:
+    shortest = min(map(len, secrets), default=0)
+    if shortest < _SECRET_MIN_CHARS:
+        found = f"one of {shortest}" if shortest else "nothing"
         raise SettingsError(
-            "FIRSTOPEN_SECRET: expected a secret of 32 characters or more, the same on every replica "
-            "(make one: openssl rand -hex 32)"
+            f"FIRSTOPEN_SECRET: expected a secret of {_SECRET_MIN_CHARS} characters or more (commas separate"
+            f" several), got {found}; it is the same on every replica (make one: openssl rand -hex 32)"
         )
     return secrets
 
@@ -391,6 +421,6 @@ def _convert(raw: object, into: type[T], path: str) -> T:
     try:
         return msgspec.convert(raw, into)
     except msgspec.ValidationError as exc:
-        problem, _, at = str(exc).partition(" - at `$")
-        setting = (path + at.removesuffix("`")).lstrip(".")
-        raise SettingsError(f"{setting or 'the file'}: {problem[:1].lower()}{problem[1:]}") from exc
+        found = explain(exc, into, structure="a table")
+        setting = f"{path}.{found.path}".strip(".")
+        raise SettingsError(f"{setting or 'the file'}: {found.problem}") from exc

@@ -40,16 +40,18 @@ def explain(exc: msgspec.ValidationError, model: type, *, structure: str = "an o
     if missing := _MISSING.match(message):
         return Invalid(f"{path}.{missing[1]}".removeprefix("."), "is required")
     if unknown := _UNKNOWN.match(message):
-        known = [field.encode_name for field in _struct(at).fields]
-        return Invalid(path, f"unknown setting `{unknown[1]}`{did_you_mean(unknown[1], known)}")
+        close = closest(unknown[1], [field.encode_name for field in _struct(at).fields])
+        return Invalid(
+            path, f"unknown setting `{unknown[1]}`" + (f", did you mean `{close}`?" if close else "")
+        )
     return Invalid(path, f"expected {_words(at, structure)}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``, did you mean `x`?`` for a known name that is close to this one, or nothing."""
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like this one, if one is; case and separators are not compared."""
     plain = {_plain(each): each for each in known}
     close = get_close_matches(_plain(name), plain, n=1, cutoff=0.75)
-    return f", did you mean `{plain[close[0]]}`?" if close else ""
+    return plain[close[0]] if close else None
 
 
 def _plain(name: str) -> str:

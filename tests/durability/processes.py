@@ -15,7 +15,7 @@ from service.telemetry import configure_logs
 from tests.process import Process, free_ports, started
 from tests.support import KEY, SERVER_KEY
 
-SECRET = "the secret of tests that kill, 32 characters or more"
+SECRET = "the secret of tests that kill has 32 characters or more"
 AS_APP = {"Authorization": f"Bearer {KEY}"}
 AS_SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
 AT_DUB = {"Authorization": "Bearer dub_secret_of_acme"}

@@ -133,7 +133,7 @@ async def test_an_open_that_a_failing_disk_may_know_is_503(service: Service, dis
 
 
 async def test_an_unusable_data_directory_costs_no_open(data_dir: Path, dub: FakeDub, logs: LogLines) -> None:
-    """The boot goes on, opens are answered, readiness names the disk; what needs it is 503, never 500."""
+    """Lost after the boot, it is named by readiness; opens are answered, what needs it is 503, never 500."""
     await asyncio.to_thread(data_dir.write_text, "a file, where a directory should be")
     async with running(create_app(parse(CONFIG, ENV), transport=dub)) as service:
         by_link = await service.open(FB_PROMO, install_id=ANNA)
@@ -227,7 +227,7 @@ async def test_the_outbox_shows_nothing_without_the_secret(
     show = ["outbox", "show", lead_id]
     env = {
         "FIRSTOPEN_DATA_DIR": str(data_dir),
-        "FIRSTOPEN_SECRET": "another secret, of 32 characters or more",
+        "FIRSTOPEN_SECRET": "another secret of 32 characters or more",
     }
     status, text = await asyncio.to_thread(finished, show, ROOT, env)
     assert (status, "queued" in text) == (0, True)

@@ -395,7 +395,7 @@ async def test_a_restart_forgets_nobody(dub: SandboxedDub, clock: FakeClock) -> 
 
 async def test_rotating_the_secret_loses_nothing(dub: SandboxedDub, clock: FakeClock) -> None:
     """What was sealed under an older secret is sent, and who was hashed under it is found."""
-    before, after = "the secret of yesterday, quite long", "the secret of today, quite long enough"
+    before, after = "the secret of yesterday and quite long", "the secret of today and quite long enough"
     async with serving(dub, clock, env={"FIRSTOPEN_SECRET": before}) as service:
         click_id = await click_of(service)
         dub.away = {TRACK_OPEN, TRACK_LEAD}

@@ -334,7 +334,8 @@ async def test_forwarded_addresses_are_believed_only_from_proxies(dub: FakeDub, 
 async def test_devices_are_told_apart_under_the_current_secret(dub: FakeDub) -> None:
     """The first secret hashes; one that was rotated out to the end of the list changes nothing."""
     tokens = []
-    for secrets in ("new secret", "new secret, old secret", "old secret, new secret"):
+    new, old = "the new secret".ljust(32, "n"), "the old secret".ljust(32, "o")
+    for secrets in (new, f"{new}, {old}", f"{old}, {new}"):
         app = create_app(parse(CONFIG, {**ENV, "FIRSTOPEN_SECRET": secrets}), transport=dub)
         async with running(app) as service:
             await service.open(FB_PROMO, install_id=ANNA)
@@ -426,17 +427,30 @@ async def test_health(service: Service) -> None:
     """Alive and ready, and readiness names what is degraded."""
     assert (await service.get("/health/live")).json() == {"status": "alive", "degraded": []}
     ready = await service.get("/health/ready")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "degraded": []})
+    keyless = "apps.globex: no dub_api_key_env: no leads, sales or events"
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "degraded": [keyless]})
 
 
-async def test_readiness_names_keys_that_nobody_set(dub: FakeDub) -> None:
-    """A key variable that is not set is degraded, not fatal."""
-    env = {name: ENV[name] for name in ("FIRSTOPEN_SECRET", "FIRSTOPEN_DATA_DIR")}
-    app = create_app(parse(CONFIG, env), transport=dub)
-    async with running(app) as keyless:
+async def test_readiness_names_an_app_without_a_dub_key(dub: FakeDub) -> None:
+    """Opens need none; what does is named."""
+    config = CONFIG.replace('dub_api_key_env = "ACME_DUB_API_KEY"\n', "")
+    async with running(create_app(parse(config, ENV), transport=dub)) as keyless:
         degraded = (await keyless.get("/health/ready")).json()["degraded"]
-        assert degraded == ["ACME_SERVER_KEYS is not set", "ACME_DUB_API_KEY is not set"]
+        assert degraded == [
+            f"apps.{name}: no dub_api_key_env: no leads, sales or events" for name in ("acme", "globex")
+        ]
         assert (await keyless.open(FB_PROMO, install_id=ANNA)).click_id
+
+
+@pytest.mark.parametrize(("allowed", "warned"), [("*", True), ("10.0.0.0/8,*", True), ("10.0.0.0/8", False)])
+async def test_believing_every_caller_is_warned_of(
+    dub: FakeDub, logs: LogLines, allowed: str, *, warned: bool
+) -> None:
+    """FIRSTOPEN_FORWARDED_ALLOW_IPS=* is fine behind a proxy only."""
+    async with running(
+        create_app(parse(CONFIG, {**ENV, "FIRSTOPEN_FORWARDED_ALLOW_IPS": allowed}), transport=dub)
+    ):
+        assert bool(logs.events("config.forwarded_by_anybody")) == warned
 
 
 async def test_the_schema_names_the_contract(service: Service) -> None:

@@ -154,7 +154,9 @@ def test_the_wrong_secret_reveals_nothing(outbox: Command, data_dir: Path, secre
 def test_an_older_secret_still_reveals(outbox: Command, data_dir: Path) -> None:
     """After a rotation, entries sealed before it open."""
     put(data_dir, "one", "dead")
-    result = outbox("show", "one", "--reveal", FIRSTOPEN_SECRET=f"the secret of today,{SECRET}")
+    result = outbox(
+        "show", "one", "--reveal", FIRSTOPEN_SECRET=f"the secret of today - 32 characters,{SECRET}"
+    )
     assert PERSON in result.output
 
 

@@ -264,6 +264,32 @@ def test_a_config_that_is_missing_or_wrong_stops_the_boot(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("env", "problem"),
     [
+        ({"FIRSTOPEN_SECRET": "abc"}, "FIRSTOPEN_SECRET: expected a secret of 32 characters or more"),
+        (
+            {"FIRSTOPEN_BUDGETMS": "9"},
+            "FIRSTOPEN_BUDGETMS: unknown variable, did you mean FIRSTOPEN_BUDGET_MS?",
+        ),
+        ({"ACME_DUB_API_KEY": ""}, "dub_api_key_env: the environment variable ACME_DUB_API_KEY is not set"),
+        ({"FIRSTOPEN_DATA_DIR": "firstopen.toml"}, "FIRSTOPEN_DATA_DIR: cannot write to firstopen.toml"),
+        ({"FIRSTOPEN_DATA_DIR": "/proc/nowhere"}, "FIRSTOPEN_DATA_DIR: cannot write to /proc/nowhere"),
+    ],
+)
+def test_what_cannot_work_stops_the_boot(tmp_path: Path, env: dict[str, str], problem: str) -> None:
+    """One line says what to change."""
+    (tmp_path / "firstopen.toml").write_text(CONFIG + 'dub_api_key_env = "ACME_DUB_API_KEY"\n')
+    complete = {
+        "FIRSTOPEN_CONFIG": "firstopen.toml",
+        "FIRSTOPEN_SECRET": "x" * 32,
+        "ACME_DUB_API_KEY": "dub_1",
+    }
+    status, text = finished(["serve"], tmp_path, {**complete, **env})
+    assert (status, problem in text) == (2, True), text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("env", "problem"),
+    [
         ({"FIRSTOPEN_HOST": "0.0.0.0"}, "FIRSTOPEN_HOST: the demo listens on 127.0.0.1 only"),
         ({"FIRSTOPEN_PORT": "65535"}, "FIRSTOPEN_PORT: the demo also needs the next port"),
         ({"FIRSTOPEN_CONFIG": ""}, "FIRSTOPEN_CONFIG: expected a path, got nothing"),

@@ -111,8 +111,6 @@ def _config(container: Object, pod: Object, objects: list[Object], path: str) ->
 
 
 def _settings(settings: Settings, container: Object, pod: Object) -> Iterator[str]:
-    for name in settings.keys_missing:
-        yield f"env: firstopen.toml names {name}, and nothing sets it"
     if settings.port not in {port["containerPort"] for port in container["ports"]}:
         yield f"env: FIRSTOPEN_PORT {settings.port} is no port of the container"
     if settings.host in {"127.0.0.1", "::1", "localhost"}:
