@@ -283,7 +283,11 @@ class _Parts:
         memory = self.stores.memory
         openings = Openings(memory, lifetimes(self._settings), self._clock)
         self._precedence = Precedence(
-            memory=memory, journal=self.stores.journal, claims=self.stores.claims, identity=identity
+            memory=memory,
+            journal=self.stores.journal,
+            claims=self.stores.claims,
+            identity=identity,
+            erasures=self._erasures,
         )
         climber = Climber(
             dub=dub,

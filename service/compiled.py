@@ -29,6 +29,7 @@ def compile_app(name: str, settings: Settings) -> App:
         clients_report_leads=app.leads == "client",
         dub_api_key=settings.dub_api_keys.get(name, ""),
         ip_matching=app.ip_matching,
+        first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
         analytics_calls_per_s=app.analytics_calls_per_s,
     )
 

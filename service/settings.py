@@ -61,6 +61,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
     match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour
+    first_launch_max_age_h: Annotated[int, Meta(ge=1, le=2160)] = 72  # of the install; the window at least
     crowd_limit: Annotated[int, Meta(ge=1, le=CROWD_LIMIT_MAX)] = 3  # installs on one network in the window
     ambiguous: Literal["refuse", "latest"] = "refuse"
     shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched

@@ -21,6 +21,8 @@ default_screen = "home"
 #                                          # any customer with any click
 # ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
 # match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
+# first_launch_max_age_h = 72              # hours; an install that is older (installedAt) has had its first
+#                                          # launch: an update that brings the SDK is no install
 # crowd_limit = 3                          # more installs than this (to 1000) on one network: no match there
 # ambiguous = "refuse"                     # between clicks of several links; or "latest": the latest one
 # shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]

@@ -24,6 +24,7 @@ class Case(Struct, gc=False, eq=False):
     own: bool
     device: str
     key: bytes
+    is_install: bool  # by its installId; else an address and a User-Agent, which may be several people's
     opened_at: float  # Unix seconds
     url: str | None = None
     dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
@@ -44,7 +45,9 @@ class Case(Struct, gc=False, eq=False):
     def ladder(self) -> Ladder:
         """Return its evidence, strongest first; sorted when it is first asked for."""
         if self.climbed is None:
-            self.climbed = ladder_of(self.report, self.domain, self.link, own=self.own, dub_id=self.dub_id)
+            self.climbed = ladder_of(
+                self.report, self.opened_at, self.domain, self.link, own=self.own, dub_id=self.dub_id
+            )
         return self.climbed
 
     @property
@@ -108,6 +111,9 @@ class Case(Struct, gc=False, eq=False):
             deep_link=link.url if link else "",
             url=self.url,
             click_id=rung.click_id,
+            doubt=rung.doubt,
+            is_install=self.is_install,
+            installed_at=report.installed_at,
             no_track=link is not None and link.no_track,
             user_agent=report.caller.user_agent,
             ip=self.ip,

@@ -46,6 +46,7 @@ class Cases:
         caller = report.caller
         app = caller.app
         domain = own_domain(app, report.domain)
+        opened_at = self._wall() - (self._clock() - caller.arrived)
         link = report.link
         url = dub_id = ladder = None
         own = False
@@ -56,7 +57,7 @@ class Cases:
             if DUB_ID in url and (own or app.router.covers(url)):
                 url, dub_id = split_dub_id(url)
         else:
-            ladder = ladder_of(report, domain)
+            ladder = ladder_of(report, opened_at, domain)
             target = ladder.target
         ip = caller.ip if report.install_id is None else None
         device = self._identity.device(app.name, report.install_id, ip, caller.user_agent)
@@ -68,7 +69,8 @@ class Cases:
             own=own,
             device=device,
             key=answer_key(app.name, device, target),
-            opened_at=self._wall() - (self._clock() - caller.arrived),
+            is_install=report.install_id is not None,
+            opened_at=opened_at,
             url=None if own else url,
             dub_id=dub_id,
             climbed=ladder,
@@ -80,7 +82,8 @@ class Cases:
         link = None
         if owed.deep_link:
             link = structs.replace(self._links.parse(owed.deep_link, app.domains), no_track=owed.no_track)
-        rung = Rung(owed.evidence, None if owed.evidence == "dub_id" else link, owed.click_id)
+        link_to_ask = None if owed.evidence == "dub_id" else link
+        rung = Rung(owed.evidence, link_to_ask, owed.click_id, owed.doubt)
         return Case(
             report=report,
             app=app,
@@ -89,6 +92,7 @@ class Cases:
             own=owed.url is None,
             device=owed.device,
             key=owed.key,
+            is_install=owed.is_install,
             opened_at=owed.arrived,
             url=owed.url,
             climbed=Ladder((rung, Rung("ip")) if owed.by_address else (rung,), (), ""),

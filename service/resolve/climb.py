@@ -28,7 +28,7 @@ from service.resolve.ladder import FIRST_LAUNCH, STRENGTH, Rung
 from service.resolve.model import Link, Open, OpenedLink
 from service.resolve.openings import Openings
 from service.resolve.ports import Claims, Dub, FirstLaunch, Journal, Memory
-from service.resolve.precedence import Precedence
+from service.resolve.precedence import Precedence, devices_of
 from service.resolve.recent import RecentClicks
 from service.resolve.trace import Outcome, Steps
 
@@ -115,7 +115,7 @@ class Climber:
 
     def known_at_once(self, open_id: str, case: Case, steps: Steps) -> Open | None:
         """Decide an open by what this process remembers of its install, if nothing need be asked."""
-        if case.url is None or case.report.install_id is None:
+        if case.url is None or not case.is_install:
             return None
         latest = self._memory.answer(case.first_launch_key)
         if latest is None:
@@ -193,7 +193,8 @@ class Climber:
         if found.link is None:
             steps.add(rung.evidence, "resolved", "Dub answered with no link", self._clock() - began)
             return opened
-        steps.add(rung.evidence, "resolved", f"link {found.link.id}", self._clock() - began)
+        detail = f"link {found.link.id}" + (f"; not guaranteed: {rung.doubt}" if rung.doubt else "")
+        steps.add(rung.evidence, "resolved", detail, self._clock() - began)
         if not dry:
             if found.click_id is not None:
                 self._recent.add(found.click_id, began)
@@ -237,16 +238,13 @@ class Climber:
 
     async def _earlier(self, case: Case) -> list[Open]:
         """Recall what this install was told before; nothing while the disk fails, or without an installId."""
-        install_id = case.report.install_id
-        if install_id is None:
+        if not case.is_install:
             return []
         latest = self._memory.answer(case.first_launch_key)
         if latest is not None and latest.offered in FIRST_LAUNCH:
             return [latest]
         try:
-            return await self._journal.of_device(
-                self._identity.devices(case.app.name, install_id), behind=False
-            )
+            return await self._journal.of_device(devices_of(case, self._identity), behind=False)
         except StoreFailed:
             return []
 

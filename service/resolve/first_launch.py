@@ -205,7 +205,8 @@ class FirstLaunches:
         report = case.report
         traits = traits_of_open(report.platform, report.caller.user_agent)
         domain = case.domain if report.domain is not None else None
-        return FirstOpen(case.device, int(case.opened_at * 1000), traits, domain)
+        installed_ms = None if report.installed_at is None else int(report.installed_at * 1000)
+        return FirstOpen(case.device, int(case.opened_at * 1000), traits, installed_ms, domain)
 
 
 def _looked(decision: Decision, outcome: Outcome) -> Look:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from service.resolve.errors import InvalidField
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS, DeepLink
+from service.resolve.matching import CLOCK_DIFFERENCE_S
 from service.resolve.model import App, OpenReport
 from service.resolve.wrapped_links import find_deep_link
 
@@ -38,6 +39,7 @@ class Rung(Struct, frozen=True, gc=False):
     evidence: Evidence
     link: DeepLink | None = None
     click_id: str = ""
+    doubt: str = ""  # why it is not certain, although it usually is
 
 
 class Skipped(Struct, frozen=True, gc=False):
@@ -53,6 +55,7 @@ class Ladder(Struct, frozen=True, gc=False):
     rungs: tuple[Rung, ...]
     skipped: tuple[Skipped, ...]
     target: str
+    old_install: bool = False  # too old for evidence of a first launch
 
     @property
     def offered(self) -> int:
@@ -70,6 +73,7 @@ def evidence_mask(ladder: Ladder) -> int:
 
 def ladder_of(
     report: OpenReport,
+    opened_at: float,
     domain: str,
     link: DeepLink | None = None,
     *,
@@ -78,8 +82,8 @@ def ladder_of(
 ) -> Ladder:
     """Sort what a report says, strongest first.
 
-    ``link`` is what it opened, ``own`` if that is on one of the app's domains; ``dub_id`` is the click that
-    the opened URL names, "" if it is malformed.
+    ``opened_at`` is Unix seconds. ``link`` is what it opened, ``own`` if that is on one of the app's domains;
+    ``dub_id`` is the click that the opened URL names, "" if it is malformed.
     """
     app = report.caller.app
     rungs: list[Rung] = []
@@ -94,22 +98,25 @@ def ladder_of(
         rungs.append(Rung("dub_id", click_id=dub_id))
     elif dub_id is not None:
         skipped.append(Skipped("dub_id", "is no clickId: 16 letters and digits"))
+    old = _why_too_old(report, opened_at)
     if report.install_referrer is not None:
+        why = old or _why_not_referred(report)
         text = link_in_referrer(report.install_referrer) or report.install_referrer
-        _take("install_referrer", text, app, rungs, skipped)
+        _take("install_referrer", text, app, rungs, skipped, why=why, doubt=_why_doubtful(report))
     if report.clipboard is not None:
-        _take("clipboard", report.clipboard, app, rungs, skipped)
+        _take("clipboard", report.clipboard, app, rungs, skipped, why=old)
     if link is not None:
         target = f"link:{link.target if own else link.href}"
     else:
         target = (
             f"{rungs[0].evidence}:{rungs[0].link.target}" if rungs and rungs[0].link else f"first:{domain}"
         )
-    if (why := _why_not_matched(report, opened_as_it_is=link is not None and not own)) is None:
+    why = old or _why_not_matched(report, opened_as_it_is=link is not None and not own)
+    if why is None:
         rungs.append(_BY_ADDRESS)
     else:
         skipped.append(Skipped("ip", why))
-    return Ladder(tuple(rungs), tuple(skipped), target)
+    return Ladder(tuple(rungs), tuple(skipped), target, old is not None)
 
 
 def link_in_referrer(text: str) -> str | None:
@@ -123,8 +130,20 @@ def link_in_referrer(text: str) -> str | None:
     return None
 
 
-def _take(evidence: Evidence, text: str, app: App, rungs: list[Rung], skipped: list[Skipped]) -> None:
-    """Add a rung for a link on one of the app's domains; anything else is skipped."""
+def _take(
+    evidence: Evidence,
+    text: str,
+    app: App,
+    rungs: list[Rung],
+    skipped: list[Skipped],
+    *,
+    why: str | None,
+    doubt: str = "",
+) -> None:
+    """Add a rung for a link on one of the app's domains; skip anything else, or all if ``why`` says so."""
+    if why is not None:
+        skipped.append(Skipped(evidence, why))
+        return
     try:
         link = find_deep_link(text, app.domains, evidence)
     except InvalidField:
@@ -135,7 +154,7 @@ def _take(evidence: Evidence, text: str, app: App, rungs: list[Rung], skipped: l
     elif any(rung.link is not None and rung.link.url == link.url for rung in rungs):
         skipped.append(Skipped(evidence, "is the link that stronger evidence holds"))
     else:
-        rungs.append(Rung(evidence, link))
+        rungs.append(Rung(evidence, link, doubt=doubt))
 
 
 def _decoded(text: str) -> str:
@@ -145,6 +164,36 @@ def _decoded(text: str) -> str:
             break
         text = unquote(text, errors="replace")
     return text
+
+
+def _why_too_old(report: OpenReport, opened_at: float) -> str | None:
+    """Return why an install has had its first launch, whatever it reports; ``None`` if it may be its first.
+
+    An update of the app may introduce its SDK: then installs of any age report a first open, with a referrer
+    that Google Play keeps for 90 days.
+    """
+    if report.installed_at is None:
+        return None
+    age_s = opened_at - report.installed_at
+    if age_s <= report.caller.app.first_launch_max_age_s:
+        return None
+    return f"the app was installed {age_s / 3600:.0f} hours ago: it is no first launch"
+
+
+def _why_not_referred(report: OpenReport) -> str | None:
+    """Return why a referrer has not led to this install; ``None`` if it may have."""
+    clicked, installed = report.referrer_clicked_at, report.installed_at
+    if clicked is not None and installed is not None and clicked > installed + CLOCK_DIFFERENCE_S:
+        return "its click is later than the install"
+    return None
+
+
+def _why_doubtful(report: OpenReport) -> str:
+    """Return what is suspicious about a referrer: fraud clicks once it sees that an install has begun."""
+    clicked, began = report.referrer_clicked_at, report.install_began_at
+    if clicked is not None and began is not None and clicked > began:
+        return "its click is later than the install began"
+    return ""
 
 
 def _why_not_matched(report: OpenReport, *, opened_as_it_is: bool) -> str | None:

@@ -52,6 +52,7 @@ class Rejection(StrEnum):
     MODEL = "its device model is not the install's"
     VERSION = "its system version is not the install's"
     LATER = "it is later than the open"
+    AFTER_INSTALL = "it is later than the install"
     TOO_OLD = "it is older than the window"
     DOMAIN = "it is on another domain than was asked for"
     CLAIMED = "it is claimed by another install"
@@ -83,6 +84,7 @@ class FirstOpen(Struct, frozen=True, gc=False):
     install: str
     at_ms: int  # Unix milliseconds, by our clock
     device: Traits
+    installed_ms: int | None = None  # Unix milliseconds, by the device's clock
     domain: str | None = None  # only clicks on this domain; None: on any of the app's
 
 
@@ -245,10 +247,14 @@ def told_by_dub(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> C
     """Make a candidate of what a Dub that honours forwarded addresses answered.
 
     It says neither when nor on which device: Dub matched the address within the past hour, so the click
-    counts as half as old as that (or as the window), on a device of the install's system.
+    counts as half as old as that (or as the window), and as old as the install at least, on a device of the
+    install's system.
     """
     age_s = min(_HOUR_S, rules.window_s) // 2
-    return Click(click_id, opened.at_ms - age_s * 1000, link, "", Traits(opened.device.system))
+    at_ms = opened.at_ms - age_s * 1000
+    if opened.installed_ms is not None:
+        at_ms = min(at_ms, opened.installed_ms)
+    return Click(click_id, at_ms, link, "", Traits(opened.device.system))
 
 
 def _fit(opened: FirstOpen, click: Click, rules: Rules) -> Fit | Rejection:
@@ -280,6 +286,8 @@ def _out_of_reach(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | 
         return Rejection.DEEP_LINK
     if later_ms > CLOCK_DIFFERENCE_S * 1000:
         return Rejection.LATER
+    if opened.installed_ms is not None and click.at_ms > opened.installed_ms + CLOCK_DIFFERENCE_S * 1000:
+        return Rejection.AFTER_INSTALL
     if -later_ms > rules.window_s * 1000:
         return Rejection.TOO_OLD
     if opened.domain is not None and click.link.domain != opened.domain:

@@ -28,6 +28,7 @@ class App(Struct, frozen=True, eq=False):
     dub_api_key: str = ""
     analytics_calls_per_s: int = 2
     ip_matching: Literal["on", "off", "consented"] = "on"
+    first_launch_max_age_s: float = 259_200
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -57,8 +58,10 @@ class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
 BY_DEEP_LINK = Match("deep_link", guaranteed=True)
 BY_DUB_ID = Match("dub_id", guaranteed=True)
 BY_REFERRER = Match("install_referrer", guaranteed=True)
+BY_DOUBTFUL_REFERRER = Match("install_referrer", guaranteed=False)
 BY_CLIPBOARD = Match("clipboard", guaranteed=True)
 NO_MATCH = Match("none", guaranteed=False)
+OLD_INSTALL = Match("none", guaranteed=False, reason="old_install")
 SUPERSEDED = Match("none", guaranteed=False, reason="superseded")
 
 

@@ -11,9 +11,11 @@ from service.resolve.ladder import STRENGTH, Rung, evidence_mask
 from service.resolve.model import (
     BY_CLIPBOARD,
     BY_DEEP_LINK,
+    BY_DOUBTFUL_REFERRER,
     BY_DUB_ID,
     BY_REFERRER,
     NO_MATCH,
+    OLD_INSTALL,
     Link,
     Match,
     Open,
@@ -26,6 +28,10 @@ from service.resolve.trace import Look
 _MATCHED_BY = {"deep_link": BY_DEEP_LINK, "install_referrer": BY_REFERRER, "clipboard": BY_CLIPBOARD}
 _NO_CLICK = (None, None, "")
 _ADDRESS_TTL_S = 60.0  # of an answer by address to nobody in particular
+
+
+def _matched_by(rung: Rung) -> Match:
+    return BY_DOUBTFUL_REFERRER if rung.doubt else _MATCHED_BY[rung.evidence]
 
 
 class Lifetimes(Struct, frozen=True, kw_only=True):
@@ -56,7 +62,7 @@ class Openings:
             case,
             source="dub",
             offered=STRENGTH[rung.evidence],
-            match=NO_MATCH if described is None else _MATCHED_BY[rung.evidence],
+            match=NO_MATCH if described is None else _matched_by(rung),
             click=(found.click_id, described, link.carried),
         )
 
@@ -81,7 +87,7 @@ class Openings:
             case,
             source="stale",
             offered=STRENGTH[rung.evidence],
-            match=_MATCHED_BY[rung.evidence],
+            match=_matched_by(rung),
             click=(None, known, link.carried),
             pending=True,
             ttl_s=ttl_s,
@@ -92,7 +98,14 @@ class Openings:
     ) -> Open:
         """Route a URL as it is: the one that was opened, else ``url``; with none, to the default screen."""
         return self._open(
-            open_id, case, source="parsed", offered=case.offered, url=url, pending=pending, ttl_s=ttl_s
+            open_id,
+            case,
+            source="parsed",
+            offered=case.offered,
+            match=OLD_INSTALL if case.ladder.old_install else NO_MATCH,
+            url=url,
+            pending=pending,
+            ttl_s=ttl_s,
         )
 
     def unmatched(
@@ -108,8 +121,9 @@ class Openings:
 
         A short link that Dub does not know may be somebody's clipboard: it lands on the default screen.
         """
+        match = OLD_INSTALL if case.ladder.old_install else NO_MATCH
         return self._open(
-            open_id, case, source=source, offered=case.offered, ttl_s=ttl_s, strongest=strongest
+            open_id, case, source=source, offered=case.offered, match=match, ttl_s=ttl_s, strongest=strongest
         )
 
     def again(self, earlier: Open, case: Case) -> Open:
@@ -153,7 +167,7 @@ class Openings:
         ttl_s = None
         if look.pending:
             ttl_s = self.lifetimes.pending_ttl_s
-        elif case.report.install_id is None:
+        elif not case.is_install:
             ttl_s = _ADDRESS_TTL_S
         return self._open(
             open_id,

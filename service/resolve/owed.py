@@ -61,6 +61,9 @@ class OwedOpen(Struct, frozen=True, kw_only=True):
     deep_link: str
     url: str | None = None  # that was opened, and is routed as it is
     click_id: str = ""  # that the opened URL names
+    doubt: str = ""  # why the evidence is not certain
+    is_install: bool = False  # the device is one install's
+    installed_at: float | None = None  # Unix seconds
     no_track: bool = False  # to be asked about only
     user_agent: str
     ip: str | None

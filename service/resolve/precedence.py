@@ -13,6 +13,7 @@ from msgspec import structs
 
 from service.resolve.case import Case
 from service.resolve.credit import strength_of
+from service.resolve.erasures import Erasures
 from service.resolve.errors import StoreFailed
 from service.resolve.identity import Identity, answer_key
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
@@ -26,11 +27,14 @@ _NO_INSTALL_ID_S = 60.0  # for so long, an address and User-Agent are one device
 class Precedence:
     """Remembers the open with each install's strongest evidence, and supersedes what it outranks."""
 
-    def __init__(self, *, memory: Memory, journal: Journal, claims: Claims, identity: Identity) -> None:
+    def __init__(
+        self, *, memory: Memory, journal: Journal, claims: Claims, identity: Identity, erasures: Erasures
+    ) -> None:
         self._memory = memory
         self._journal = journal
         self._claims = claims
         self._identity = identity
+        self._erasures = erasures
         self._releasing: set[asyncio.Task[None]] = set()
 
     def strongest(self, case: Case) -> Open | None:
@@ -65,7 +69,7 @@ class Precedence:
 
     def _keep_without_link(self, case: Case, opened: Open) -> None:
         """Repeat a first launch that has its click when the app is launched without a link."""
-        if opened.click_id is not None and case.report.install_id is not None:
+        if opened.click_id is not None and case.is_install:
             for domain in case.app.domains:
                 self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
 
@@ -88,6 +92,8 @@ class Precedence:
             task.add_done_callback(self._releasing.discard)
 
     def _revise(self, case: Case, guess: Open, certain: Open) -> None:
+        if self._erasures.covers(case.device, guess.opened_at):
+            return
         revised = structs.replace(guess, credited_to=certain.open_id)
         if guess.click_id is not None:
             revised = structs.replace(revised, click_id=None, link=None, carried="", match=SUPERSEDED)
@@ -100,15 +106,18 @@ class Precedence:
         try:
             if not uses_up(certain, guess.click_id, guess.link):
                 await self._claims.release(guess.click_id, case.device)
-            install_id = case.report.install_id
-            devices = (
-                [case.device] if install_id is None else self._identity.devices(case.app.name, install_id)
-            )
+            devices = devices_of(case, self._identity)
             for opened in await self._journal.of_device(devices):
                 if opened.click_id == guess.click_id and strength_of(opened) == _GUESS:
                     self._revise(case, opened, certain)
         except StoreFailed:
             return
+
+
+def devices_of(case: Case, identity: Identity) -> list[str]:
+    """Return what the case's install was called under each secret, as far as that is known."""
+    install_id = case.report.install_id
+    return [case.device] if install_id is None else identity.devices(case.app.name, install_id)
 
 
 def uses_up(certain: Open, click_id: str, link: Link | None) -> bool:
@@ -127,4 +136,4 @@ def _outranks(opened: Open, other: Open) -> bool:
 
 
 def _is_same_device(case: Case, known: Open) -> bool:
-    return case.report.install_id is not None or case.opened_at - known.opened_at <= _NO_INSTALL_ID_S
+    return case.is_install or case.opened_at - known.opened_at <= _NO_INSTALL_ID_S

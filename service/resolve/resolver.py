@@ -214,6 +214,7 @@ class Resolver:
             platform=owed.platform,
             app_version=owed.app_version,
             budget_ms=0,
+            installed_at=owed.installed_at,
         )
         case = self._cases.of_owed(report, owed)
         steps = Steps(self._clock())

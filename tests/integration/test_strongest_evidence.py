@@ -139,16 +139,20 @@ async def test_a_referrer_is_superseded_for_leads_only(world: World) -> None:
 async def test_a_lead_waits_for_a_certain_link_that_is_on_its_way(world: World) -> None:
     """Dub has not answered for the link yet: the guess is settled, and still not what the lead goes to."""
     await world.click("invite")
-    assert (await world.launch()).match.type == "ip"
+    guess = await world.launch()
+    assert guess.match.type == "ip"
     await world.fail("/track/open")
     pending = await world.launch(deep_link=FB_PROMO)
     assert pending.pending
     lead = (await world.lead(installId=ANNA)).json()
     assert lead["status"] == "queued"
+    world.clock.advance(300)
     await world.mend()
     await world.lead_is(lead["leadId"], "delivered")
     found = await world.service.recall(pending.open_id)
     assert (found.match.type, await credited(world)) == ("deep_link", {"anna": found.click_id})
+    assert (await world.service.recall(guess.open_id)).match.reason == "superseded"
+    assert await freed(world) == "invite"
 
 
 async def test_a_lead_that_dub_has_not_taken_follows_the_certain_link(world: World) -> None:
