@@ -10,7 +10,7 @@ INSTALL_VALKEY := command -v valkey-server >/dev/null || command -v redis-server
 	{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients lint format bench contract-sources k8s image-check lock clean
+.PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk, 
 	@command -v strace >/dev/null || { apt-get update && apt-get install -y strace; } >/dev/null
 	@$(INSTALL_VALKEY)
 	@$(BIN)/python -m tests.bench
+
+attack: $(VENV)/dev.stamp ## attack real processes for two minutes, as somebody without a key would or a bad Dub
+	@$(BIN)/python -m tests.attack
 
 contract-sources: $(VENV)/dev.stamp ## compare tests/contract/schemas with Dub's pages, field by field (SOURCES=folder)
 	@$(BIN)/python -m tests.contract.sources $(SOURCES)
