@@ -58,6 +58,7 @@ CREATE INDEX IF NOT EXISTS entries_by_event ON entries (event_key) WHERE event_k
 CREATE INDEX IF NOT EXISTS entries_by_idempotency ON entries (idempotency_key) WHERE idempotency_key != '';
 """
 
+UNREADABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
 _DELAY_MAX_S = DELAY_MAX_S + 60  # no retry waits longer: one that is further ahead was set by a wrong clock
 _DEAD_S = 90 * 86_400.0  # for which dead letters are kept
 _BURY = "DELETE FROM entries WHERE state = 'dead' AND created < ?"
@@ -91,8 +92,9 @@ _DUE = """SELECT * FROM (
     SELECT id, app, kind, lane, waits_for, created, next_try, attempts, whose, sealed FROM entries AS this
     WHERE state = 'queued' AND kind = ? AND (next_try <= ? OR next_try > ?) {held} {first}
     ORDER BY next_try, seq LIMIT ?)"""
-_FIRST = """AND NOT EXISTS (SELECT 1 FROM entries AS other WHERE other.lane = this.lane
-    AND other.state = 'queued' AND other.kind != 'open' AND other.waits_for = '' AND other.seq < this.seq)"""
+_FIRST = f"""AND NOT EXISTS (SELECT 1 FROM entries AS other WHERE other.lane = this.lane
+    AND other.state = 'queued' AND other.kind != 'open' AND other.waits_for = '' AND other.seq < this.seq
+    AND other.reason != '{UNREADABLE}')"""  # noqa: S608  a constant
 _HASTEN = """UPDATE entries SET next_try = ?
     WHERE state = 'queued' AND waits_for = '' AND kind IN ('open', 'lead', 'sale') AND next_try > ?
     AND reason NOT LIKE 'DubThrottled%'"""  # Dub's own time is kept
@@ -183,7 +185,7 @@ class SqliteEntries:
         for entry_id in entry_ids:
             self._undecryptable()
             query = "UPDATE entries SET next_try = ?, reason = ? WHERE id = ?"
-            self._behind(query, now + DELAY_MAX_S, "encrypted under a secret that is not listed", entry_id)
+            self._behind(query, now + DELAY_MAX_S, UNREADABLE, entry_id)
         if entry_ids and self._log is not None:
             self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=len(entry_ids))
 
