@@ -81,6 +81,7 @@ class Database:
         self._thread = ThreadPoolExecutor(1, "firstopen-store")
         self._reading = ThreadPoolExecutor(1, "firstopen-reader")
         self._connection: sqlite3.Connection | None = None
+        self._descriptor: int | None = None
         self._reader: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._waiting: deque[Write] = deque()
@@ -250,7 +251,11 @@ class Database:
 
     def _connect(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # nobody else's to read
+        # Readable by this user only. It stays open, to look at the header: closing any descriptor of the file
+        # would drop the locks that SQLite holds on it, and another process would delete the log under it.
+        if self._descriptor is not None:  # of an attempt that failed: the file may be another one by now
+            os.close(self._descriptor)
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             for pragma in _PRAGMAS:
@@ -270,9 +275,9 @@ class Database:
         """
         if self._identity() != self._file:
             raise sqlite3.DatabaseError("the file was replaced while in use; restart firstopen")
-        if _head(self._path, len(_MAGIC)) not in (_MAGIC, b""):
+        if self._descriptor is not None and os.pread(self._descriptor, len(_MAGIC), 0) not in (_MAGIC, b""):
             raise sqlite3.DatabaseError("the file was overwritten while in use")
-        if _head(self._path.with_name(f"{FILE}-wal"), 4) not in _WAL_HEADS:
+        if _log_head(self._path) not in _WAL_HEADS:
             raise sqlite3.DatabaseError("the write-ahead log was overwritten while in use")
         now = self._clock()
         if now >= self._next_look:
@@ -297,6 +302,9 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _take(self) -> None:
         try:
@@ -329,10 +337,11 @@ def refuse_taken(folder: Path) -> None:
         os.close(_lock(folder / FILE))
 
 
-def _head(path: Path, size: int) -> bytes:
+def _log_head(path: Path) -> bytes:
+    """Return the beginning of a file's write-ahead log, on which SQLite holds no locks."""
     try:
-        with path.open("rb") as file:
-            return file.read(size)
+        with path.with_name(f"{FILE}-wal").open("rb") as file:
+            return file.read(4)
     except FileNotFoundError:
         return b""
 
