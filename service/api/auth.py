@@ -11,7 +11,7 @@ from msgspec import Struct
 from service.api.http import LeanRequest
 from service.resolve.admission import Gate
 from service.resolve.errors import CallerError, MissingKey, WrongKey, WrongKind
-from service.resolve.identity import TrustedProxies
+from service.resolve.identity import USER_AGENT_MAX_CHARS, TrustedProxies
 from service.resolve.model import App, Caller
 
 KEY_MAX_BYTES = 512
@@ -127,7 +127,7 @@ class Callers:
             app,
             peer[0] if peer else None,
             request.forwarded_for.decode("latin-1"),
-            request.user_agent.decode("latin-1"),
+            request.user_agent[:USER_AGENT_MAX_CHARS].decode("latin-1"),
             request.arrived,
             self._proxies,
             admission,

@@ -17,6 +17,7 @@ from service.resolve.model import App
 
 _DOMAIN_MAX_CHARS = 253
 _MILLISECONDS_ABOVE = 1e11  # as seconds these would lie beyond the year 5000
+_NUMBER_MAX = 1e18
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:\.\d{0,18})?", re.ASCII)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLATFORMS: dict[str, Platform] = {"ios": "ios", "android": "android"}
@@ -138,7 +139,7 @@ class FieldReader:
         if value is None:
             return None
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return value
+            return max(min(value, _NUMBER_MAX), -_NUMBER_MAX)  # an integer may be beyond any float
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             return float(value)
         self.ignored.append(name)

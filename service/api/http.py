@@ -30,7 +30,6 @@ BODY_MAX_BYTES = 64 * 1024
 ADMISSION = "firstopen.admission"  # in a request's scope: what counted it, for its rate-limit headers
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_WHOLE_NUMBER_MAX_CHARS = 20  # a longer one is beyond 64 bits: it becomes infinity, which no field accepts
 _encode = msgspec.json.Encoder().encode
 
 S = TypeVar("S", bound=Struct)
@@ -228,25 +227,28 @@ def parse_json(body: bytes) -> Any:
     It takes what msgspec refuses although it is JSON: lone surrogates (half of an emoji) and huge numbers.
     """
     try:
-        return _parse(body.decode())
+        text = body.decode()
+        try:
+            return _parse(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            return _parse_huge_numbers(text)
     except UnicodeDecodeError as exc:
         raise MalformedBody("body: is not UTF-8") from exc
     except RecursionError as exc:
         raise MalformedBody("body: is nested too deep") from exc
-    except ValueError as exc:
+    except json.JSONDecodeError as exc:
         raise MalformedBody(f"body: is not JSON: {exc}") from exc
 
 
-def _whole_number(digits: str) -> int | float:
-    """Read an integer: Python refuses one of many digits, and takes quadratic time for it."""
-    return int(digits) if len(digits) <= _WHOLE_NUMBER_MAX_CHARS else math.inf
-
-
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise json.JSONDecodeError(f"{name} is no number", "", 0)
 
 
-_parse = json.JSONDecoder(parse_int=_whole_number, parse_constant=_refuse_constant).decode
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+# Python refuses an integer of thousands of digits, which would take quadratic time: it is infinity then.
+_parse_huge_numbers = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant).decode
 
 
 def _says_json(content_type: bytes) -> bool:

@@ -24,6 +24,9 @@ from service.resolve.traits import traits_of_click
 from service.resolve.urls import DUB_PARAMETERS
 
 QUERY_MAX_CHARS = 256
+PAGE_MAX_BYTES = 6 * 1024 * 1024  # split in one turn of the event loop; a full page is some 2 MB
+EVENTS_AT_A_TIME = 100  # decoded between two turns of the event loop, or fewer if they are large:
+BYTES_AT_A_TIME = 32 * 1024
 
 Fault = Literal["malformed", "timestamp"]  # why an event cannot be read
 
@@ -31,6 +34,7 @@ _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]
 _PARAMETERS_MAX = 50
+_PARSED_URL_MAX_CHARS = 4096  # of longer ones no query is taken
 _TARGETS_MAX = 10_000
 _NOT_CARRIED = DUB_PARAMETERS | {"referrer"}  # what Dub and Play's link add on the way
 _APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
@@ -106,11 +110,27 @@ _decode_times = msgspec.json.Decoder(_Times).decode
 
 
 def split_page(page: bytes) -> list[Raw]:
-    """Split a page into its events, undecoded; raises ``DubGarbled`` if it is no list."""
+    """Split a page into its events, undecoded; raises ``DubGarbled`` if it is no list, or too large."""
+    if len(page) > PAGE_MAX_BYTES:
+        raise DubGarbled(f"a page of events over {PAGE_MAX_BYTES} bytes")
     try:
         return _split(page)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise DubGarbled("a page of events that does not read as Dub's") from exc
+
+
+def in_slices(events: Sequence[Raw]) -> Iterator[list[Raw]]:
+    """Yield events in slices that are each read in one turn of the event loop."""
+    taken: list[Raw] = []
+    size = 0
+    for event in events:
+        taken.append(event)
+        size += memoryview(event).nbytes
+        if len(taken) == EVENTS_AT_A_TIME or size >= BYTES_AT_A_TIME:
+            yield taken
+            taken, size = [], 0
+    if taken:
+        yield taken
 
 
 def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | UnreadEvent]:
@@ -146,10 +166,10 @@ def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:
 
     Dub's event has no query of the short link; it shows the destination with that query laid over it.
     """
-    if not clicked or "?" not in clicked or clicked in targets:
+    if not clicked or "?" not in clicked or clicked in targets or len(clicked) > _PARSED_URL_MAX_CHARS:
         return ""
     try:
-        own = [_own_parameters(target) for target in targets if target]
+        own = [_own_parameters(target[:_PARSED_URL_MAX_CHARS]) for target in targets if target]
         carried = [pair for pair in _parameters(clicked) if not any(pair in pairs for pairs in own)]
     except ValueError:
         return ""

@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 
 from msgspec import Raw, Struct
 
-from service.resolve.click_events import Fault, UnreadEvent, read_events, split_page
+from service.resolve.click_events import Fault, UnreadEvent, in_slices, read_events, split_page
 from service.resolve.errors import (
     DubGarbled,
     DubRefused,
@@ -50,7 +50,6 @@ from service.telemetry import Event, Log, Tally, where
 PAGE_EVENTS = 1000  # Dub's most
 FEW_EVENTS = 100  # of a sync's first page, where few are new: an event is some 2 KB
 OVERLAP_S = 120  # how late an event may show up and still be seen
-EVENTS_AT_A_TIME = 100  # decoded between two turns of the event loop
 
 _PAGES_MAX = 2000  # two million clicks: a Dub that ignores ``page`` must end, too
 _PAUSE_MIN_S = 0.01
@@ -418,8 +417,8 @@ class ClickFeed:
         """
         reading = self._reading
         before = reading.events
-        for at in range(0, len(events), EVENTS_AT_A_TIME):
-            self._take_slice(events[at : at + EVENTS_AT_A_TIME])
+        for some in in_slices(events):
+            self._take_slice(some)
             self.window.expire(reading.began_ms)
             if reading.is_complete:
                 break

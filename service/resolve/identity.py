@@ -92,7 +92,7 @@ def canonical_install_id(text: str) -> str | None:
 
 def platform_of(user_agent: str) -> Platform | None:
     """Read the platform from a User-Agent: browsers say it, okhttp is Android's, CFNetwork is Apple's."""
-    found = _PLATFORM.search(user_agent)
+    found = _PLATFORM.search(user_agent, 0, USER_AGENT_MAX_CHARS)
     if found is None:
         return None
     return "android" if found["android"] else "ios"

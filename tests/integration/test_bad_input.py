@@ -17,6 +17,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "wrong and cut off": (b'{"budgetMs": "x", "deepLink": "https://acme', "body: is not JSON"),
     "two": (b"{} {}", "body: is not JSON"),
     "NaN": (b"NaN", "body: is not JSON"),
+    "a huge number and cut off": (b'{"x": 1' + b"0" * 5000 + b', "y": NaN', "body: is not JSON"),
     "NaN inside": (b'{"budgetMs": NaN}', "body: is not JSON"),
     "control characters": (b'{"deepLink": "a\nb"}', "body: is not JSON"),
     "not UTF-8": (b'{"deepLink": "\xff"}', "body: is not UTF-8"),
@@ -82,8 +83,8 @@ async def test_domains(service: Service, domain: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b'{"deepLink": 7}', "deepLink: expected text of at most 32000 characters"),
-        (b'{"dubDomain": ["acme.link"]}', "dubDomain: expected text of at most 253 characters"),
+        (b'{"deepLink": 7}', "deepLink: expected text of 1 to 32000 characters"),
+        (b'{"dubDomain": ["acme.link"]}', "dubDomain: expected text of 1 to 253 characters"),
         (b'{"deepLink": "https://acme.link/\\ud83d"}', "deepLink: must not contain lone surrogates"),
         (b'{"extra": {"a": ["\\udc00"]}}', "extra: must not contain lone surrogates"),
         (b'{"\\udc00": 1}', "body: must not contain lone surrogates"),

@@ -69,6 +69,7 @@ USABLE: list[tuple[str, Any]] = [
     ("budgetMs", "1500"),
     ("budgetMs", 99),
     ("budgetMs", 10**400),
+    ("openId", 10**4200),
     ("installedAt", "1785585600"),
     ("installId", 123456789),
     ("future", {"a": [1]}),

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.resolve import click_feed
+from service.resolve.click_events import EVENTS_AT_A_TIME
 from service.resolve.click_feed import (
-    EVENTS_AT_A_TIME,
     FEW_EVENTS,
     HOLD_ELSE_S,
     LATE,
