@@ -37,7 +37,7 @@ ENV PATH=/opt/firstopen/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FIRSTOPEN_CONFIG=/etc/firstopen/firstopen.toml \
     FIRSTOPEN_DATA_DIR=/var/lib/firstopen \
-    FIRSTOPEN_HOST=0.0.0.0 \
+    FIRSTOPEN_HOST=:: \
     FIRSTOPEN_PORT=8000
 RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/firstopen
 COPY --from=build /opt/firstopen /opt/firstopen/

@@ -11,7 +11,7 @@ from litestar import Litestar
 from msgspec import structs
 
 from service import demo, settings
-from service.api.ops import Readiness
+from service.api.ops import OpsPort, Readiness
 from service.app import create_app
 from service.peers import Peers
 from service.route_checks import refuse_failing_tests
@@ -52,8 +52,7 @@ def _serve_alone(configured: Settings, workers: int) -> None:
     if not configured.valkey_url or (configured.outbox.local and workers == 1):
         _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
-    host, port = configured.host, configured.port
-    socks = [listen(host, port)] if workers == 1 else listen_together(host, port, workers)
+    socks = _take_ports(configured, workers)
     apps = ", ".join(configured.apps)
     _say(
         f"firstopen {version('firstopen')} for {apps}, against {configured.dub_base_url}",
@@ -62,10 +61,10 @@ def _serve_alone(configured: Settings, workers: int) -> None:
         _curl(configured),
     )
 
-    def work(told: Settings, sock: socket.socket, peers: Peers | None = None) -> None:
+    def work(told: Settings, own: list[socket.socket], peers: Peers | None = None) -> None:
         readiness = Readiness()
         app = create_app(told, readiness=readiness, peers=peers)
-        run([_served(app, sock, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
+        run([_served(app, own, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
 
     if workers > 1:
         with TemporaryDirectory(prefix="firstopen-") as folder:
@@ -93,7 +92,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
     sandbox = create_sandbox(links, domains=[demo_domain()], data=sandbox_dir / _SANDBOX_FILE)
-    sock, sandbox_sock = listen(demo.HOST, configured.port), listen(demo.HOST, sandbox_port)
+    (socks,), sandbox_sock = _take_ports(configured, 1), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
     unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""
     _say(
@@ -104,7 +103,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
-    served = [_served(app, sock, configured), Served(sandbox, sandbox_sock, _SANDBOX_STOP_S)]
+    served = [_served(app, socks, configured), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
@@ -126,8 +125,19 @@ def _of_worker(configured: Settings, number: int) -> Settings:
     return structs.replace(configured, data_dir=configured.data_dir / f"worker-{number}")
 
 
-def _served(app: Litestar, sock: socket.socket, configured: Settings) -> Served:
-    return Served(app, sock, configured.server.stop_ms / 1000)
+def _take_ports(configured: Settings, workers: int) -> list[list[socket.socket]]:
+    """Return each worker's sockets: one, or two with FIRSTOPEN_OPS_PORT. Raises ``PortTaken``."""
+    host = configured.host
+    ports = [port for port in (configured.port, configured.ops_port) if port is not None]
+    by_port = [
+        [listen(host, port)] if workers == 1 else listen_together(host, port, workers) for port in ports
+    ]
+    return [list(each) for each in zip(*by_port, strict=True)]
+
+
+def _served(app: Litestar, socks: list[socket.socket], configured: Settings) -> Served:
+    split = app if configured.ops_port is None else OpsPort(app, configured.ops_port)
+    return Served(split, socks, configured.server.stop_ms / 1000)
 
 
 def _drain_s(configured: Settings) -> float:
@@ -135,8 +145,9 @@ def _drain_s(configured: Settings) -> float:
 
 
 def _addresses(configured: Settings) -> tuple[str, ...]:
-    base = f"http://{bracketed(configured.host)}:{configured.port}"
-    return (f"  service  {base}  (docs: {base}/schema, health: {base}/health/ready)",)
+    host = f"http://{bracketed(configured.host)}"
+    ops = f"{host}:{configured.ops_port or configured.port}"
+    return (f"  service  {host}:{configured.port}  (docs: {ops}/schema, health: {ops}/health/ready)",)
 
 
 def _curl(configured: Settings) -> str:

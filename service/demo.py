@@ -57,6 +57,8 @@ def settings(env: Mapping[str, str]) -> Settings:
         raise SettingsError(
             f"FIRSTOPEN_PORT: the demo also needs the next port, and {_LAST_PORT} is the last"
         )
+    if demo.ops_port == sandbox_port(demo.port):
+        raise SettingsError(f"FIRSTOPEN_OPS_PORT: {demo.ops_port} is the port of the demo's sandbox")
     return msgspec.structs.replace(demo, dub_base_url=f"http://{HOST}:{sandbox_port(demo.port)}")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 from service.api.ops import Readiness
 from service.protocol import Protocol, SharedState
@@ -58,7 +58,10 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port before anything is said about it; raises ``PortTaken``."""
+    """Take a port before anything is said about it; ``::`` is every IPv4 and IPv6 address.
+
+    Raises ``PortTaken``.
+    """
     return _listen(host, port, is_shared=False)
 
 
@@ -73,11 +76,16 @@ def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    dual = host == "::" and socket.has_dualstack_ipv6()  # every address of this machine, IPv4's too
+    both_families = ":" in host and socket.has_dualstack_ipv6()
+    if host == "::" and not both_families:
+        host = "0.0.0.0"  # noqa: S104  "::" is every address, also where the kernel has no IPv6
     try:
         return socket.create_server(
-            (host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared, dualstack_ipv6=dual
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=_BACKLOG,
+            reuse_port=is_shared,
+            dualstack_ipv6=both_families,
         )
     except OSError as exc:
         raise PortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
@@ -85,10 +93,10 @@ def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An app on a socket, and how long its requests in flight may take to finish at a stop, in seconds."""
+    """An app on its sockets, and how long its requests in flight may take to finish at a stop, in seconds."""
 
-    app: Litestar
-    sock: socket.socket
+    app: ASGIApp
+    socks: list[socket.socket]
     stop_s: float
 
 
@@ -99,7 +107,7 @@ def run(
     log: Log,
     drain_s: float,
 ) -> None:
-    """Serve each app on its socket until a signal says stop. The first listed stops first."""
+    """Serve each app on its sockets until a signal says stop. The first listed stops first."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(served, readiness, log, drain_s))
 
@@ -152,7 +160,7 @@ async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     tasks = [
-        asyncio.create_task(server.serve(sockets=[each.sock]))
+        asyncio.create_task(server.serve(sockets=each.socks))
         for server, each in zip(servers, served, strict=True)
     ]
     _settle_memory()
@@ -175,7 +183,7 @@ def _settle_memory() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def _config(app: Litestar, stop_s: float) -> uvicorn.Config:
+def _config(app: ASGIApp, stop_s: float) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,

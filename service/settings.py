@@ -29,7 +29,7 @@ _OURS = "FIRSTOPEN_"
 _VARIABLES = frozenset(
     {
         *("BUDGET_MS", "CONFIG", "DATA_DIR", "FORWARDED_ALLOW_IPS", "HOST"),
-        *("LOG_LEVEL", "PORT", "SECRET", "VALKEY_URL"),
+        *("LOG_LEVEL", "PORT", "OPS_PORT", "SECRET", "VALKEY_URL"),
     }
 )
 # What Kubernetes and Docker say in the environment about services that are named firstopen-something.
@@ -38,6 +38,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PORT_MAX = 65_535
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 T = TypeVar("T")
@@ -154,6 +155,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dub_api_keys: dict[str, str]  # by app
     host: str
     port: int
+    ops_port: int | None  # of metrics and schema; None: they are on ``port``, too
     budget_ms: int
     forwarded_allow_ips: tuple[str, ...]
     log_level: str
@@ -209,6 +211,7 @@ def parse(
     _refuse_shared(apps)
     _check_limits(file.limits, env)
     _refuse_unknown(apps, env)
+    port = _number(env, "FIRSTOPEN_PORT", 8000, 1, _PORT_MAX)
     server_keys, dub_api_keys = _keys(apps, env, required=keys_required)
     _refuse_shared_keys(apps, server_keys)
     return Settings(
@@ -223,7 +226,8 @@ def parse(
         server_keys=server_keys,
         dub_api_keys=dub_api_keys,
         host=env.get("FIRSTOPEN_HOST") or "127.0.0.1",
-        port=_number(env, "FIRSTOPEN_PORT", 8000, 1, 65_535),
+        port=port,
+        ops_port=_ops_port(env, port),
         budget_ms=_number(env, "FIRSTOPEN_BUDGET_MS", 1500, BUDGET_MIN_MS, BUDGET_MAX_MS),
         forwarded_allow_ips=_networks(env),
         log_level=_choice(env, "FIRSTOPEN_LOG_LEVEL", "info", _LEVELS),
@@ -397,6 +401,15 @@ def _wants_traces(env: Mapping[str, str]) -> bool:
         return False
     exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     return exporter != "none" and bool(exporter or any(env.get(name) for name in _OTLP_ENDPOINTS))
+
+
+def _ops_port(env: Mapping[str, str], port: int) -> int | None:
+    if not env.get("FIRSTOPEN_OPS_PORT"):
+        return None
+    ops_port = _number(env, "FIRSTOPEN_OPS_PORT", port, 1, _PORT_MAX)
+    if ops_port == port:
+        raise SettingsError("FIRSTOPEN_OPS_PORT: expected another port than FIRSTOPEN_PORT")
+    return ops_port
 
 
 def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

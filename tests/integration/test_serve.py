@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.server import listen
+from tests.k8s import dockerfile
+from tests.k8s.check import ROOT
 from tests.process import Process, finished, free_ports, started
 
 CONFIG = """
@@ -249,6 +253,97 @@ def test_a_taken_port_is_said_plainly(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+def test_a_taken_ops_port_is_said_plainly(tmp_path: Path) -> None:
+    """The operators' port is taken before anything is said about it, like the other one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {"FIRSTOPEN_PORT": str(free_ports(2)), "FIRSTOPEN_OPS_PORT": str(port)}
+        status, text = finished(["serve"], tmp_path, env)
+    assert (status, f"cannot listen on 127.0.0.1:{port}" in text) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def two_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """Serve on two ports; give a client of the public one and one of the operators'."""
+    port = free_ports(3)
+    env = {"FIRSTOPEN_PORT": str(port), "FIRSTOPEN_OPS_PORT": str(port + 2)}
+    with started("serve", env=env, cwd=tmp_path_factory.mktemp("two-ports")) as process:
+        process.ready(port)
+        key = {"Authorization": "Bearer dub_pk_acme"}
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, timeout=20) as public,
+            httpx.Client(base_url=f"http://127.0.0.1:{port + 2}", headers=key, timeout=20) as ops,
+        ):
+            assert f"docs: {ops.base_url}/schema" in process.until("service  ")
+            yield public, ops
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics/", "//metrics", "/%6Detrics", "/schema", "/schema/openapi.json"]
+)
+def test_the_public_port_has_no_operators_paths(
+    two_ports: tuple[httpx.Client, httpx.Client], method: str, path: str
+) -> None:
+    """With FIRSTOPEN_OPS_PORT, metrics and schema do not exist on FIRSTOPEN_PORT, whatever the Host says."""
+    public, ops = two_ports
+    reply = public.request(method, f"{public.base_url}{path}", headers={"Host": ops.base_url.netloc.decode()})
+    assert reply.status_code == 404
+    assert method == "HEAD" or reply.json()["error"]["code"] == "not_found"
+    assert "allow" not in reply.headers
+
+
+def test_the_ops_port_has_operators_paths(two_ports: tuple[httpx.Client, httpx.Client]) -> None:
+    """It serves metrics and schema; a 404 on the wrong port is counted like every other."""
+    public, ops = two_ports
+    public.get("/metrics")
+    metrics = ops.get("/metrics")
+    assert metrics.status_code == 200
+    assert 'firstopen_requests_total{route="unrouted",status="404"}' in metrics.text
+    assert ops.get("/schema").status_code == 200
+    assert "/v1/opens" in ops.get("/schema/openapi.json").json()["paths"]
+
+
+def test_the_ops_port_has_nothing_for_apps(two_ports: tuple[httpx.Client, httpx.Client]) -> None:
+    """Apps' paths are on FIRSTOPEN_PORT only, health is on both."""
+    public, ops = two_ports
+    assert public.post("/v1/opens", json={"installId": "install-anna"}).status_code == 200
+    for path in ("/v1/opens", "/track/open"):
+        reply = ops.post(path, json={})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    assert ops.get("/events").status_code == 404
+    for client in (public, ops):
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_every_address_is_ipv4_and_ipv6(tmp_path: Path) -> None:
+    """FIRSTOPEN_HOST=:: answers on IPv4 too, so the image's health check, which asks 127.0.0.1, works."""
+    port = free_ports(1)
+    (tmp_path / "firstopen.toml").write_text(CONFIG)
+    env = {
+        "FIRSTOPEN_CONFIG": "firstopen.toml",
+        "FIRSTOPEN_SECRET": "x" * 32,
+        "FIRSTOPEN_HOST": "::",
+        "FIRSTOPEN_PORT": str(port),
+    }
+    with started("serve", env=env, cwd=tmp_path) as process:
+        process.ready(port)
+        assert httpx.get(f"http://[::1]:{port}/health/ready").status_code == 200
+        image = dockerfile.read(ROOT / "Dockerfile")[1][-1]
+        _, _, check = image.last("HEALTHCHECK").text.partition("CMD ")
+        command = [sys.executable, *json.loads(check)[1:]]
+        assert subprocess.run(command, env=env, check=False).returncode == 0
+
+
+def test_every_address_where_the_kernel_has_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without IPv6 in the kernel, :: is every IPv4 address, and not a boot that fails."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with listen("::", 0) as sock:
+        assert sock.family == socket.AF_INET
+        socket.create_connection(("127.0.0.1", sock.getsockname()[1]), timeout=20).close()
+
+
 def test_a_config_that_is_missing_or_wrong_stops_the_boot(tmp_path: Path) -> None:
     """FIRSTOPEN_CONFIG that names nothing, or something wrong, never starts the demo."""
     status, text = finished(["serve"], tmp_path, {"FIRSTOPEN_CONFIG": "nowhere.toml"})
@@ -292,6 +387,7 @@ def test_what_cannot_work_stops_the_boot(tmp_path: Path, env: dict[str, str], pr
     [
         ({"FIRSTOPEN_HOST": "0.0.0.0"}, "FIRSTOPEN_HOST: the demo listens on 127.0.0.1 only"),
         ({"FIRSTOPEN_PORT": "65535"}, "FIRSTOPEN_PORT: the demo also needs the next port"),
+        ({"FIRSTOPEN_OPS_PORT": "8001"}, "FIRSTOPEN_OPS_PORT: 8001 is the port of the demo's sandbox"),
         ({"FIRSTOPEN_CONFIG": ""}, "FIRSTOPEN_CONFIG: expected a path, got nothing"),
     ],
 )

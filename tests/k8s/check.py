@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.k8s import metrics, pods, product, references, schemas
+from tests.k8s import metrics, network, pods, product, references, schemas
 from tests.k8s.documents import Object
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +24,7 @@ def broken_rules(objects: list[Object], *, overlay: bool = True) -> list[str]:
     return [
         *pods.complaints(objects),
         *references.complaints(objects),
+        *network.complaints(objects),
         *product.complaints(objects, overlay=overlay),
         *metrics.complaints(objects),
     ]

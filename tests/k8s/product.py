@@ -15,6 +15,7 @@ VARIABLES = {
     "FIRSTOPEN_FORWARDED_ALLOW_IPS",
     "FIRSTOPEN_HOST",
     "FIRSTOPEN_LOG_LEVEL",
+    "FIRSTOPEN_OPS_PORT",
     "FIRSTOPEN_PORT",
     "FIRSTOPEN_SECRET",
     "FIRSTOPEN_VALKEY_URL",
@@ -111,10 +112,13 @@ def _config(container: Object, pod: Object, objects: list[Object], path: str) ->
 
 
 def _settings(settings: Settings, container: Object, pod: Object) -> Iterator[str]:
-    if settings.port not in {port["containerPort"] for port in container["ports"]}:
-        yield f"env: FIRSTOPEN_PORT {settings.port} is no port of the container"
-    if settings.host in {"127.0.0.1", "::1", "localhost"}:
-        yield "env: FIRSTOPEN_HOST: nobody would reach it on loopback"
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    if settings.port != ports.get("http"):
+        yield f"env: FIRSTOPEN_PORT {settings.port} is not the container's port http"
+    if settings.ops_port is None or settings.ops_port != ports.get("ops"):
+        yield f"env: FIRSTOPEN_OPS_PORT {settings.ops_port} is not the container's port ops"
+    if settings.host != "::":
+        yield "env: FIRSTOPEN_HOST: expected ::, every address, of an IPv6-only cluster too"
     pre_stop_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     if not pre_stop_s:
         yield "no preStop: requests would still arrive after SIGTERM"

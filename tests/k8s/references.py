@@ -136,6 +136,7 @@ def _policed(thing: Object, objects: list[Object]) -> Iterator[str]:
         if not any(
             policy["kind"] == "NetworkPolicy"
             and direction in policy["spec"].get("policyTypes", [])
+            and policy["spec"]["podSelector"]  # one that denies by default opens nothing that it needs
             and thing in _selected(policy["spec"]["podSelector"], objects)
             for policy in objects
         ):
@@ -173,7 +174,8 @@ def _autoscaler(thing: Object, objects: list[Object]) -> Iterator[str]:
 
 def _network_policy(thing: Object, objects: list[Object]) -> Iterator[str]:
     spec = thing["spec"]
-    yield from _selects(spec["podSelector"], objects, "spec.podSelector")
+    if spec["podSelector"] or spec.get("ingress") or spec.get("egress"):  # else it denies, to every pod
+        yield from _selects(spec["podSelector"], objects, "spec.podSelector")
     own = _port_names(_selected(spec["podSelector"], objects))
     for direction, end in (("ingress", "from"), ("egress", "to")):
         for rule in spec.get(direction, []):

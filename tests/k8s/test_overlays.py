@@ -52,11 +52,11 @@ def change(objects: list[Object], name: str, path: str, value: Any) -> None:
 
 
 def test_there_are_the_overlays_we_speak_of() -> None:
-    """The README's two overlays exist, and all four components are in what is checked."""
+    """The README's two overlays exist, and all five components are in what is checked."""
     assert [folder.name for folder in check.overlays()] == ["dev", "production"]
     with check.parts() as folders:
         names = set(folders)
-    components = {"httproute", "ingress", "monitoring", "valkey"}
+    components = {"httproute", "ingress", "monitoring", "nat64", "valkey"}
     assert names == {"base", *(f"base + {component}" for component in components)}
 
 
@@ -117,8 +117,8 @@ NAMES = [
     ("Deployment", f"{POD}.serviceAccountName", "other", "no ServiceAccount/other"),
     ("Deployment", f"{POD}.volumes.0.configMap.name", "other", "no ConfigMap/other"),
     ("Deployment", f"{POD}.volumes.0.configMap.items", [{"key": "x", "path": "x"}], "has no key x"),
-    ("Deployment", f"{BOX}.env.5.valueFrom.secretKeyRef.name", "other", "no Secret/other, and it is not"),
-    ("Deployment", f"{BOX}.env.5.valueFrom.secretKeyRef.key", "OTHER", "external without a key OTHER"),
+    ("Deployment", f"{BOX}.env.6.valueFrom.secretKeyRef.name", "other", "no Secret/other, and it is not"),
+    ("Deployment", f"{BOX}.env.6.valueFrom.secretKeyRef.key", "OTHER", "external without a key OTHER"),
     ("Deployment", f"{BOX}.envFrom", [{"secretRef": {"name": "other"}}], "no Secret/other"),
     ("Deployment", f"{BOX}.envFrom", [{"configMapRef": {"name": "other"}}], "no ConfigMap/other"),
     ("Deployment", f"{BOX}.volumeMounts.1.name", "dta", "there is no volume dta"),
@@ -163,16 +163,15 @@ PRODUCT = [
     ("Deployment", f"{POD}.terminationGracePeriodSeconds", 29, "expected 30 at least"),
     ("Deployment", f"{BOX}.env.0.value", "/etc/other.toml", "nothing is at '/etc/other.toml'"),
     ("Deployment", f"{BOX}.env.0.name", "FIRSTOPEN_CONFG", "nothing is at ''"),
-    (
-        "Deployment",
-        f"{BOX}.env.4.name",
-        "FIRSTOPEN_FORWARDED_IPS",
-        "_IPS: unknown variable",
-    ),
-    ("Deployment", f"{BOX}.env.4.value", "10.0.0.0/33", "FIRSTOPEN_FORWARDED_ALLOW_IPS: expected"),
-    ("Deployment", f"{BOX}.env.2.value", "9000", "is no port of the container"),
-    ("Deployment", f"{BOX}.env.1.value", "127.0.0.1", "nobody would reach it"),
-    ("Deployment", f"{BOX}.env.7", DROP, "dub_api_key_env: the environment variable ACME_DUB_API_KEY"),
+    ("Deployment", f"{BOX}.env.5.name", "FIRSTOPEN_FORWARDED_IPS", "_IPS: unknown variable"),
+    ("Deployment", f"{BOX}.env.5.value", "10.0.0.0/33", "FIRSTOPEN_FORWARDED_ALLOW_IPS: expected"),
+    ("Deployment", f"{BOX}.env.2.value", "8080", "is not the container's port http"),
+    ("Deployment", f"{BOX}.env.1.value", "127.0.0.1", "FIRSTOPEN_HOST: expected ::"),
+    ("Deployment", f"{BOX}.env.1.value", "0.0.0.0", "FIRSTOPEN_HOST: expected ::"),
+    ("Deployment", f"{BOX}.env.3", DROP, "FIRSTOPEN_OPS_PORT None is not the container's port ops"),
+    ("Deployment", f"{BOX}.env.3.value", "9001", "FIRSTOPEN_OPS_PORT 9001 is not the container's port ops"),
+    ("Deployment", f"{BOX}.env.3.value", "8000", "FIRSTOPEN_OPS_PORT: expected another port"),
+    ("Deployment", f"{BOX}.env.8", DROP, "dub_api_key_env: the environment variable ACME_DUB_API_KEY"),
     ("Deployment", f"{BOX}.volumeMounts.2.mountPath", "/temp", "nothing writable is mounted at '/tmp'"),
     ("Deployment", f"{BOX}.volumeMounts.1.readOnly", True, "mounted at '/var/lib/firstopen'"),
     ("ConfigMap/firstopen-config", "data.firstopen|toml", "[apps.a]\nx = 1", "firstopen.toml: apps.a"),
@@ -190,6 +189,34 @@ PRODUCT = [
         {"service": {"name": "a", "port": {"number": 1}}},
         "exposes everything",
     ),
+]
+ALL = {"cidr": "0.0.0.0/0"}
+NAT64 = "spec.egress.0.to.0.ipBlock"
+INTERNET = "spec.egress.2.to"
+NETWORK = [
+    ("NetworkPolicy/default-deny", "", DROP, "no NetworkPolicy denies by default"),
+    ("NetworkPolicy/default-deny", "metadata.namespace", "other", "no NetworkPolicy denies by default"),
+    ("NetworkPolicy/default-deny", "spec.policyTypes", ["Ingress"], "no NetworkPolicy denies by default"),
+    ("NetworkPolicy/default-deny", "spec.egress", [{"to": [{"ipBlock": ALL}]}], "denies by default"),
+    ("NetworkPolicy/firstopen", "spec.ingress.0.ports.0.port", "ops", "others than Prometheus reach"),
+    ("NetworkPolicy/firstopen", "spec.ingress.1.from.0.podSelector", DROP, "others than Prometheus reach"),
+    ("NetworkPolicy/firstopen", "spec.ingress.1.ports.0.port", "http", "Prometheus reaches ['http']"),
+    ("NetworkPolicy/firstopen", "spec.egress.0.to.1", DROP, "over UDP"),
+    ("NetworkPolicy/firstopen", "spec.egress.0.ports.1", DROP, "over TCP"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.0.ipBlock.except.3", DROP, "includes 169.254.0.0/16"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.1.ipBlock.cidr", "::/0", "includes 64:ff9b::/96"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.1.ipBlock.cidr", "::/0", "includes 64:ff9b:1::/48"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.1.ipBlock.cidr", "::/0", "includes fc00::/7"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.1.ipBlock.cidr", "::/0", "includes fe80::/10"),
+    ("NetworkPolicy/firstopen", f"{INTERNET}.1.ipBlock.except.2", DROP, "includes 2002::/16"),
+    (
+        "Ingress",
+        "spec.rules.0.http.paths.0.backend.service.port.name",
+        "ops",
+        "which is for Prometheus alone",
+    ),
+    ("ServiceMonitor", "spec.endpoints.0.port", "http", "expected ops"),
+    ("Service", "spec.ports.0.targetPort", "ops", "which is for Prometheus alone"),
 ]
 METRICS = [
     ("PrometheusRule", "spec.groups.0.rules.0.expr", "up == 0", "there is no metric up"),
@@ -218,7 +245,9 @@ def test_what_no_schema_has_is_refused(name: str, path: str, value: Any, complai
     assert any(complaint in problem for problem in found), found
 
 
-@pytest.mark.parametrize(("name", "path", "value", "complaint"), [*PODS, *NAMES, *PRODUCT, *METRICS])
+@pytest.mark.parametrize(
+    ("name", "path", "value", "complaint"), [*PODS, *NAMES, *PRODUCT, *NETWORK, *METRICS]
+)
 def test_what_breaks_a_rule_is_refused(name: str, path: str, value: Any, complaint: str) -> None:
     """One thing broken in the production overlay is named, in the object where it is."""
     objects = rendered("production")
@@ -232,6 +261,9 @@ def test_what_breaks_a_rule_is_refused(name: str, path: str, value: Any, complai
     [
         ("base + httproute", "HTTPRoute", "spec.rules.0.matches.0.path.value", "/", "exposes"),
         ("base + httproute", "HTTPRoute", "spec.rules.0.backendRefs.0.port", 81, "no port 81"),
+        ("base + httproute", "HTTPRoute", "spec.rules.0.backendRefs.0.port", 9000, "for Prometheus alone"),
+        ("base + nat64", "NetworkPolicy/firstopen-nat64", f"{NAT64}.except.3", DROP, "::a9fe:0/112"),
+        ("base + nat64", "NetworkPolicy/firstopen-nat64", f"{NAT64}.except", [], "::a00:0/104"),
         ("base + httproute", "HTTPRoute", "spec.parentRefs.0.name", "x", "no Gateway/gateway/x"),
         ("base + valkey", "StatefulSet", "spec.serviceName", "other", "no Service/other"),
         ("base + valkey", "StatefulSet", f"{BOX}.volumeMounts.1.name", "x", "there is no volume x"),
@@ -278,6 +310,17 @@ def test_make_k8s_fails_on_a_broken_tree(
     said = capsys.readouterr().out
     assert "REFUSED" in said
     assert complaint in said
+
+
+def test_the_image_by_digest(tmp_path: Path) -> None:
+    """The production overlay's comment shows the image by digest; put in place of the tag, it is valid."""
+    tree = Path(shutil.copytree(check.K8S, tmp_path / "k8s"))
+    overlay = tree / "overlays" / "production"
+    text = (overlay / "kustomization.yaml").read_text()
+    digest = re.search(r"^# +(digest: sha256:[0-9a-f]{64})$", text, re.MULTILINE)
+    assert digest
+    (overlay / "kustomization.yaml").write_text(text.replace("newTag: 0.1.0", digest[1]))
+    assert command.main([str(overlay)], renderer=[]) == 0
 
 
 def test_make_k8s_holds_a_renderer_to_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,11 @@ def test_a_wrong_file_stops_the_boot(text: str, problem: str) -> None:
             {**ENV, "FIRSTOPEN_PORT": "http"},
             "FIRSTOPEN_PORT: expected an integer from 1 to 65535, got 'http'",
         ),
+        (
+            {**ENV, "FIRSTOPEN_OPS_PORT": "tcp://10.0.0.1:9000"},
+            "FIRSTOPEN_OPS_PORT: expected an integer from 1 to 65535",
+        ),
+        ({**ENV, "FIRSTOPEN_OPS_PORT": "8000"}, "FIRSTOPEN_OPS_PORT: expected another port than FIRSTOPEN_"),
         ({**ENV, "FIRSTOPEN_BUDGET_MS": "99"}, "FIRSTOPEN_BUDGET_MS: expected an integer from 100 to 10000"),
         ({**ENV, "FIRSTOPEN_LOG_LEVEL": "loud"}, "FIRSTOPEN_LOG_LEVEL: expected one of debug"),
         (
@@ -124,6 +129,7 @@ def test_defaults_are_the_contracts() -> None:
     settings = parse(MINIMAL, ENV)
     app = settings.apps["acme"]
     assert (settings.host, settings.port, settings.budget_ms) == ("127.0.0.1", 8000, 1500)
+    assert settings.ops_port is None
     assert settings.dub_base_url == "https://api.dub.co"
     assert (app.update_screen, app.leads, app.ip_matching, app.trusts_forwarded_ip) == (
         "update",
