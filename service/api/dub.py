@@ -65,7 +65,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
         if _asks_for_no_track(request):
             return await _looked_up(resolver, report)
         opened = (await resolver.settle(report)).open
-        degraded = opened.pending and opened.source in ("stale", "parsed")
+        degraded = opened.provisional and opened.source in ("stale", "parsed")
         reply = _opened(opened.click_id, opened.link, report.deep_link, pending=degraded)
         if opened.pending:
             reply.headers["Firstopen-Open-Id"] = opened.open_id

@@ -90,7 +90,7 @@ class Case(Struct, gc=False, eq=False):
     def explain_at_once(self, opened: Open, steps: Steps) -> None:
         """Say in a trace what needed no asking."""
         self.explain_skipped(steps)
-        if opened.pending and self.ladder.rungs:
+        if opened.provisional and self.ladder.rungs:
             why = "the budget was over before the open had its turn"
             steps.add(self.ladder.rungs[0].evidence, "unavailable", why)
 

@@ -229,7 +229,7 @@ class Climber:
             claim=not dry,
             certain=certain,
         )
-        outcome: Outcome = "matched" if look.click else "pending" if look.pending else "none"
+        outcome: Outcome = "matched" if look.click else "pending" if look.pending or look.again else "none"
         steps.add("ip", outcome, look.detail, self._clock() - began)
         steps.candidates = look.candidates
         steps.look_again = look.again
@@ -308,7 +308,7 @@ def _strongest(earlier: list[Open]) -> Open | None:
 def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:
     """Find the first launch that this install already had, by evidence as strong as is offered now."""
     for opened in earlier:
-        if opened.offered in FIRST_LAUNCH and not opened.pending:
+        if opened.offered in FIRST_LAUNCH and not opened.provisional:
             strength = STRENGTH[opened.match.type] if opened.click_id else opened.offered
             if strength >= offered:
                 return opened

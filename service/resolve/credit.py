@@ -23,7 +23,7 @@ class Credit:
 
 def may_get_click(opened: Open) -> bool:
     """Return True while an open without a click may still get one."""
-    return opened.click_id is None and (opened.pending or opened.looked_for)
+    return opened.click_id is None and opened.pending
 
 
 def open_to_credit(opens: Sequence[Open]) -> Open | None:

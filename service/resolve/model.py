@@ -4,9 +4,9 @@
 routes are laid on per report: a repeat from a newer build may land on another screen.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.resolve.admission import Admission
 from service.resolve.evidence import DeepLink
@@ -118,14 +118,21 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     carried: str = ""  # by the clicked link: its query, and its fragment behind a ``#``
     match: Match = NO_MATCH
     source: Source = "parsed"
-    pending: bool = False
+    provisional: bool = (
+        False  # answered while Dub or the store was away: decided anew when it is reported again
+    )
+    looking: bool = False  # its click may still show up, and later looks for it are due
     credited_to: str | None = None  # without a click: the openId of the install's open that has one
-    looked_for: bool = False  # its click may still show up, and who answered it looks for it
     app_version: str | None = None
     offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
     evidence: int = 0  # the kinds that were offered, see ``ladder.evidence_mask``
     opened_at: float  # Unix seconds
     repeat_until: float  # monotonic seconds
+
+    @property
+    def pending(self) -> bool:
+        """Return True while the open may still get another answer."""
+        return self.provisional or self.looking
 
     @property
     def destination(self) -> str | None:
@@ -144,7 +151,11 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     route: Route
     match: Match
     source: Source
-    pending: bool
+    pending: Annotated[bool, Meta(description="true: the answer may still improve. false: it is final.")]
+    retry_after_ms: Annotated[
+        int | UnsetType,
+        Meta(description="With pending only: in how many milliseconds it is worthwhile to ask for it again."),
+    ] = UNSET
     repeat: bool
 
 

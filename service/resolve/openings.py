@@ -81,7 +81,7 @@ class Openings:
         known = None if link is None else self._memory.link(link.domain, link.key)
         ttl_s = self.lifetimes.pending_ttl_s
         if rung is None or link is None or known is None:
-            return self.parsed(open_id, case, None if link is None else link.url, ttl_s, pending=True)
+            return self.parsed(open_id, case, None if link is None else link.url, ttl_s, provisional=True)
         return self._open(
             open_id,
             case,
@@ -89,12 +89,18 @@ class Openings:
             offered=STRENGTH[rung.evidence],
             match=_matched_by(rung),
             click=(None, known, link.carried),
-            pending=True,
+            provisional=True,
             ttl_s=ttl_s,
         )
 
     def parsed(
-        self, open_id: str, case: Case, url: str | None, ttl_s: float | None = None, *, pending: bool = False
+        self,
+        open_id: str,
+        case: Case,
+        url: str | None,
+        ttl_s: float | None = None,
+        *,
+        provisional: bool = False,
     ) -> Open:
         """Route a URL as it is: the one that was opened, else ``url``; with none, to the default screen."""
         return self._open(
@@ -104,7 +110,7 @@ class Openings:
             offered=case.offered,
             match=OLD_INSTALL if case.ladder.old_install else NO_MATCH,
             url=url,
-            pending=pending,
+            provisional=provisional,
             ttl_s=ttl_s,
         )
 
@@ -176,8 +182,8 @@ class Openings:
             offered=STRENGTH["ip"],
             match=look.match,
             click=look.click or _NO_CLICK,
-            pending=look.pending,
-            looked_for=look.again,
+            provisional=look.pending,
+            looking=look.again,
             ttl_s=ttl_s,
             strongest=None if look.click else strongest,
         )
@@ -192,8 +198,8 @@ class Openings:
         match: Match = NO_MATCH,
         click: tuple[str | None, Link | None, str] = _NO_CLICK,
         url: str | None = None,
-        pending: bool = False,
-        looked_for: bool = False,
+        provisional: bool = False,
+        looking: bool = False,
         ttl_s: float | None = None,
         strongest: Open | None = None,
     ) -> Open:
@@ -215,9 +221,9 @@ class Openings:
             carried=carried,
             match=match,
             source=source,
-            pending=pending,
+            provisional=provisional,
             credited_to=None if strongest is None else strongest.open_id,
-            looked_for=looked_for,
+            looking=looking,
             app_version=shared(case.report.app_version),
             offered=offered,
             evidence=evidence_mask(case.ladder),

@@ -83,7 +83,7 @@ class Precedence:
 
     def _supersede(self, case: Case, guess: Open, certain: Open) -> None:
         """Take a guess back; one that is still looked for ends by itself."""
-        if guess.pending or guess.looked_for or guess.open_id == certain.open_id:
+        if guess.pending or guess.open_id == certain.open_id:
             return
         self._revise(case, guess, certain)
         if guess.click_id is not None:

@@ -96,7 +96,7 @@ class Resolver:
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
         app, version = report.caller.app, report.app_version
-        return lay_out(app, opened, version, source=source, repeat=settled.repeat, log=self._log)
+        return self._laid_out(app, opened, version, source, repeat=settled.repeat)
 
     async def settle(self, report: OpenReport) -> Settled:
         """Decide an open, without its route; raises as ``resolve``."""
@@ -106,7 +106,7 @@ class Resolver:
         finally:
             self.in_flight -= 1
         opened = settled.open
-        outcome = "pending" if opened.pending else "repeat" if settled.repeat else "new"
+        outcome = "pending" if opened.provisional else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         if outcome == "new" and isinstance(opened.match.reason, str):
             self._metrics.matching_refused.add(opened.match.reason)
@@ -177,12 +177,12 @@ class Resolver:
         self._end(case, steps, "not asked: a dry run")
         trace = steps.trace(opened.open_id)
         version = report.app_version
-        return lay_out(case.app, opened, version, source=opened.source, repeat=False, log=self._log), trace
+        return self._laid_out(case.app, opened, version, opened.source), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
         """Answer an earlier open again, with what is known by now; raises as ``find``, or ``UnknownOpen``."""
         opened = await self._of_app(app, open_id)
-        return lay_out(app, opened, opened.app_version, source=opened.source, repeat=False, log=self._log)
+        return self._laid_out(app, opened, opened.app_version, opened.source)
 
     async def trace(self, app: App, open_id: str) -> tuple[Answer, Trace]:
         """Say how an open came to its answer, for an hour or so; raises ``UnknownOpen``."""
@@ -319,7 +319,7 @@ class Resolver:
         else:
             self._note_decided(case, opened, self._took_ms(steps), whose)
             if steps.look_again:
-                self._second_looks.start(case, opened, self._found_late)
+                opened = self._second_looks.start(case, opened, self._found_late)
         if opened.open_id == open_id:
             self._explain(open_id, case, steps)
         return self._unless_erased(case, opened)
@@ -345,7 +345,7 @@ class Resolver:
         """Remember a decision, and let go of what was owed for it."""
         self._keep(case, opened)
         flight = self._flights.under_way(case.key)
-        if (case.owes or (flight is not None and flight.late)) and not opened.pending:
+        if (case.owes or (flight is not None and flight.late)) and not opened.provisional:
             self._outbox.paid(opened.open_id)
         if opened.link is not None:
             self._cases.remember(case)
@@ -396,6 +396,12 @@ class Resolver:
         ignored = case.report.ignored
         steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
 
+    def _laid_out(
+        self, app: App, opened: Open, app_version: str | None, source: Source, *, repeat: bool = False
+    ) -> Answer:
+        now = self._wall()
+        return lay_out(app, opened, app_version, source=source, repeat=repeat, now=now, log=self._log)
+
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)
         if opened is None or opened.app != app.name:
@@ -404,7 +410,9 @@ class Resolver:
 
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
-        return known.pending and known.repeat_until + self._openings.lifetimes.answer_ttl_s > self._clock()
+        return (
+            known.provisional and known.repeat_until + self._openings.lifetimes.answer_ttl_s > self._clock()
+        )
 
     def _note_unreadable_version(self, case: Case) -> None:
         version = case.report.app_version

@@ -45,15 +45,19 @@ class SecondLooks:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting_bytes = 0
 
-    def start(self, case: Case, opened: Open, settle: Settle) -> None:
-        """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it."""
+    def start(self, case: Case, opened: Open, settle: Settle) -> Open:
+        """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it.
+
+        Returns the open, final if too many are looked for already.
+        """
         open_id = opened.open_id
         if open_id in self._tasks:
-            return
+            return opened
         size = _size_of(case)
         if self._waiting_bytes + size > _WAITING_MAX_BYTES:
-            settle(case, self._final(case, opened, _TOO_MANY), _TOO_MANY)
-            return
+            final = self._final(case, opened, _TOO_MANY)
+            settle(case, final, _TOO_MANY)
+            return final
         task = self._tasks[open_id] = asyncio.create_task(self._look(case, opened, settle))
         self._waiting_bytes += size
 
@@ -62,6 +66,7 @@ class SecondLooks:
             self._tasks.pop(open_id, None)
 
         task.add_done_callback(ended)
+        return opened
 
     async def forget(self, open_ids: Iterable[str]) -> None:
         """Look for the clicks of these opens no more."""

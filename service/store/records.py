@@ -55,8 +55,8 @@ class Records:
         return structs.replace(
             opened,
             repeat_until=self._clock(),
-            pending=opened.pending and age_s < patience_s,
-            looked_for=opened.looked_for and age_s < _LOOKED_FOR_S,
+            provisional=opened.provisional and age_s < patience_s,
+            looking=opened.looking and age_s < _LOOKED_FOR_S,
         )
 
 

@@ -104,7 +104,7 @@ class SharedMemory(MemoryStore):
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id; not one that another replica may have settled or superseded since."""
         opened = super().opened(open_id)
-        if opened is None or opened.pending or opened.looked_for or opened.match.type == "ip":
+        if opened is None or opened.pending or opened.match.type == "ip":
             return None
         return opened
 
@@ -151,7 +151,7 @@ class SharedMemory(MemoryStore):
             if other is not None and other.open_id != opened.open_id:
                 compare(other)
 
-        if opened.pending:
+        if opened.provisional:
             self.keep(key, opened)
             return
         super().keep(key, opened)
@@ -211,7 +211,7 @@ class SharedMemory(MemoryStore):
     def _to_keep(self, key: bytes, opened: Open) -> Command | None:
         """Return the command that keeps an answer for every replica, if it lasts."""
         lasts_s = opened.repeat_until - self._clock()
-        if opened.pending:
+        if opened.provisional:
             lasts_s += self._limits.open_ttl_s
         if lasts_s <= 0:
             return None
@@ -237,7 +237,7 @@ class SharedMemory(MemoryStore):
         if opened is None or opened.open_id in self._forgotten:
             return None
         until = self._times.back(opened.repeat_until)
-        if opened.looked_for:  # elsewhere: asked for again soon, it may have its click
+        if opened.looking:  # elsewhere: asked for again soon, it may have its click
             until = min(until, self._clock() + _NEWS_S)
         return structs.replace(opened, repeat_until=until)
 
@@ -343,7 +343,7 @@ class SharedClaims:
 
 def only_if(opened: Open) -> tuple[str, ...]:
     """Keep a pending open from taking the place of what is there: another replica may have settled it."""
-    return ("NX",) if opened.pending else ()
+    return ("NX",) if opened.provisional else ()
 
 
 def _answer(key: bytes) -> str:

@@ -98,7 +98,7 @@ async def test_a_lead_during_second_looks_waits_and_is_credited(
     async for world in build(clock, events_delay_s=5):
         await world.click()
         opened = await world.launch()
-        assert (opened.click_id, opened.pending) == (None, False)
+        assert (opened.click_id, opened.pending) == (None, True)
         reply = await world.lead(**{by: {"openId": opened.open_id, "installId": ANNA}[by]})
         assert (reply.status_code, reply.json()["status"]) == (202, "queued")
         await world.lead_is(reply.json()["leadId"], "delivered")

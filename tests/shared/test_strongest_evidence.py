@@ -76,7 +76,9 @@ def test_a_guess_on_one_replica_gives_way_to_a_link_on_the_other(world: World) -
     assert [each["link"] and each["link"]["key"] for each in housemates] == ["invite", None]
 
 
-async def test_cold_starts_that_report_to_two_replicas(world: World) -> None:
+async def test_cold_starts_that_report_to_two_replicas(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both reports are under way at once: no lead and no claim goes to the guess."""
     for number in range(INSTALLS):
         await asyncio.to_thread(world.dub.click, f"198.51.100.{number}", "invite")
@@ -120,7 +122,8 @@ async def test_cold_starts_that_report_to_two_replicas(world: World) -> None:
         for name in ("installId", "openId"):
             is_certain = clicks[f"{number} by {name}"] == certain["clickId"]
             counts["leads to the certain link" if is_certain else "leads to weaker evidence"] += 1
-    print(f"\ntwo replicas: {dict(counts)}")  # noqa: T201  what the run has shown
+    with capsys.disabled():
+        print(f"\ntwo replicas: {dict(counts)}")  # noqa: T201  what the run has shown
     assert counts["leads to weaker evidence"] == 0
     assert counts["leads to the certain link"] == 2 * INSTALLS
     assert counts["web clicks that are free again"] == INSTALLS

@@ -26,7 +26,7 @@ def opened(name: str, match: Match = NO_MATCH, *, pending: str | None = None) ->
         open_id=name,
         click_id=f"click-{name}" if match is not NO_MATCH else None,
         match=match,
-        pending=pending is not None,
+        provisional=pending is not None,
         offered=STRENGTH[pending or match.type],
         opened_at=0,
         repeat_until=0,
@@ -85,8 +85,8 @@ def test_an_install_without_opens_has_none() -> None:
 def test_a_lead_waits_for_stronger_evidence_only(awaited: str, known: Open, credited: str) -> None:
     """A guess does not win because the certain answer takes longer; and nobody waits for a guess."""
     pending = opened("pending", pending=awaited)
-    looked_for = structs.replace(pending, pending=False, looked_for=True)
-    for waiting in (pending, looked_for):
+    looking = structs.replace(pending, provisional=False, looking=True)
+    for waiting in (pending, looking):
         assert may_get_click(waiting)
         for order in ([waiting, known], [known, waiting]):
             assert open_to_credit(order) is {"awaited": waiting, "known": known}[credited]

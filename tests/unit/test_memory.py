@@ -37,7 +37,7 @@ def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
 @pytest.mark.parametrize("second", ["https://a.c", "https://a.c/" + "y" * 1100])
 def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, second: str) -> None:
     """Whatever the lengths of their URLs, a later open replaces an earlier one, both ways."""
-    store.keep(b"key", an_open(url=first, pending=True))
+    store.keep(b"key", an_open(url=first, provisional=True))
     store.keep(b"key", an_open(url=second))
     for found in (store.answer(b"key"), store.opened("id-1")):
         assert found is not None
@@ -150,7 +150,7 @@ def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: M
     """A first launch is kept under several keys; another's answer under one of them hides nothing."""
     for key in (b"link-a", b"first", b"domain"):
         store.keep(key, an_open("a"))
-    store.keep(b"link-a", an_open("a", pending=True))
+    store.keep(b"link-a", an_open("a", provisional=True))
     store.keep(b"first", an_open("b"))
     assert store.opened("a") is not None
     store.keep(b"domain", an_open("b"))
