@@ -211,7 +211,7 @@ async def test_an_open_whose_word_was_lost_is_found(
 
 async def test_a_new_secret_loses_no_waiting_lead(dub: httpx.ASGITransport, clock: FakeClock) -> None:
     """The install has another keyed hash under the new secret; the lead finds it all the same."""
-    before, after = "the secret of yesterday, quite long", "the secret of today, quite long enough"
+    before, after = "the secret of yesterday and quite long", "the secret of today and quite long enough"
     async with started_over(dub, clock, UNMATCHED, {"FIRSTOPEN_SECRET": before}) as world:
         lead_id = await queued(world)
     async with started_over(dub, clock, UNMATCHED, {"FIRSTOPEN_SECRET": f"{after},{before}"}) as world:
