@@ -150,8 +150,13 @@ def _customer(*names: str | None) -> str:
     return found
 
 
+def is_email(address: str) -> bool:
+    """Return True for an e-mail address that Dub takes."""
+    return len(address) <= _EMAIL_MAX_CHARS and _EMAIL.fullmatch(address) is not None
+
+
 def _email(address: str | None) -> str | None:
-    if address is not None and (len(address) > _EMAIL_MAX_CHARS or not _EMAIL.fullmatch(address)):
+    if address is not None and not is_email(address):
         raise InvalidField(
             "customerEmail", f"expected an e-mail address of at most {_EMAIL_MAX_CHARS} characters"
         )
@@ -168,12 +173,12 @@ def _whole(field: str, number: float | None, low: int, high: int) -> int | None:
 
 
 def _metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Hold metadata to Dub's length, which is that of its JSON as JavaScript writes it."""
+    """Hold metadata to Dub's length: its JSON as JavaScript writes it, in UTF-16 units (an emoji has two)."""
     if metadata is not None:
         try:
             text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
         except RecursionError as exc:
             raise InvalidField("metadata", "is nested too deep") from exc
-        if len(text) > _METADATA_MAX_CHARS:
+        if len(text.encode("utf-16-le", "surrogatepass")) // 2 > _METADATA_MAX_CHARS:
             raise InvalidField("metadata", f"expected at most {_METADATA_MAX_CHARS} characters as JSON")
     return metadata

@@ -6,10 +6,10 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from service.api.auth import Callers
-from service.api.dub_wire import LeadFields
+from service.api.dub_wire import LeadFields, is_email
 from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
@@ -60,13 +60,17 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
                 "clickId", problem if not given else f"{problem} clickId, openId and installId"
             )
         install_id = None if self.install_id is None else required_install_id(self.install_id)
-        body = self.checked(self.customer_external_id)
+        email = (self.customer_email or "").strip()
+        ignored = ("customerEmail",) if email and not is_email(email) else ()
+        lead = structs.replace(self, customer_email=None if ignored or not email else email)
+        body = lead.checked(self.customer_external_id)
         return LeadReport(
             body=body,
             click_id=self.click_id,
             open_id=self.open_id,
             install_id=install_id,
             idempotency_key=_checked_key(idempotency_key),
+            ignored=ignored,
         )
 
 
@@ -95,11 +99,17 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         the first `leadId`, where that one stands, and nothing else. A lead that ended as a dead letter may
         be reported anew.
 
+        A `customerEmail` that Dub would refuse is left out, and named in the header `Firstopen-Ignored`: it
+        never costs the lead.
+
         A publishable key may do this only where the app's settings say `leads = "client"`.
         """
         report = data.to_report(idempotency_key)
         answer = await leads.report(request.caller.app, report, budget_ms / 1000)
-        return JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
+        reply = JSONReply(answer, status_code=_ACCEPTED if answer.status == "queued" else None)
+        if report.ignored:
+            reply.headers["Firstopen-Ignored"] = ", ".join(report.ignored)
+        return reply
 
     @get(
         "/v1/leads/{leadId:str}",

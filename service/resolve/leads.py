@@ -31,6 +31,7 @@ class LeadReport(Struct, frozen=True, kw_only=True):
     open_id: str | None
     install_id: str | None
     idempotency_key: str | None = None
+    ignored: tuple[str, ...] = ()  # fields that were given and left out
 
 
 class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
