@@ -187,8 +187,6 @@ LONG = "x" * 10_001
         ({"customerExternalId": ""}, "customerExternalId"),
         ({"customerExternalId": "x" * 101}, "customerExternalId"),
         ({"customerName": "x" * 101}, "customerName"),
-        ({"customerEmail": "anna"}, "customerEmail"),
-        ({"customerEmail": "a" * 95 + "@b.com"}, "customerEmail"),
         ({"customerAvatar": "x" * 32_001}, "customerAvatar"),
         ({"eventQuantity": 0}, "eventQuantity"),
         ({"eventQuantity": 101}, "eventQuantity"),
