@@ -288,6 +288,7 @@ class _Parts:
             claims=self.stores.claims,
             identity=identity,
             erasures=self._erasures,
+            log=self._log,
         )
         climber = Climber(
             dub=dub,

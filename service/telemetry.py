@@ -64,6 +64,8 @@ class Event(StrEnum):
     """A caller's budget ended before Dub answered; Dub may still settle the open."""
     OPEN_FOUND_LATE = "open.found_late"
     """A click that Dub showed late was found for an open with no link, or none for good."""
+    OPEN_SUPERSEDED = "open.superseded"
+    """A click found by its address was given back: another open of the install, ``by``, is certain."""
     OPEN_SHED = "open.shed"
     """More opens came than could be served in time; this one was answered without asking Dub."""
     OPEN_REPLAYED = "open.replayed"

@@ -19,6 +19,7 @@ from service.resolve.identity import Identity, answer_key
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
 from service.resolve.model import SUPERSEDED, Link, Open
 from service.resolve.ports import Claims, Journal, Memory
+from service.telemetry import Event, Log
 
 _GUESS = STRENGTH["ip"]
 _NO_INSTALL_ID_S = 60.0  # for so long, an address and User-Agent are one device
@@ -28,13 +29,21 @@ class Precedence:
     """Remembers the open with each install's strongest evidence, and supersedes what it outranks."""
 
     def __init__(
-        self, *, memory: Memory, journal: Journal, claims: Claims, identity: Identity, erasures: Erasures
+        self,
+        *,
+        memory: Memory,
+        journal: Journal,
+        claims: Claims,
+        identity: Identity,
+        erasures: Erasures,
+        log: Log,
     ) -> None:
         self._memory = memory
         self._journal = journal
         self._claims = claims
         self._identity = identity
         self._erasures = erasures
+        self._log = log
         self._releasing: set[asyncio.Task[None]] = set()
 
     def strongest(self, case: Case) -> Open | None:
@@ -87,6 +96,8 @@ class Precedence:
             return
         self._revise(case, guess, certain)
         if guess.click_id is not None:
+            by = certain.open_id
+            self._log.info(Event.OPEN_SUPERSEDED, app=case.app.name, open_id=guess.open_id, by=by)
             task = asyncio.create_task(self._give_back(case, guess, certain))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)

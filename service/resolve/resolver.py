@@ -115,9 +115,11 @@ class Resolver:
 
     async def _settle(self, report: OpenReport) -> Settled:
         case = self._cases.of(report)
-        flight = self._flights.under_way(case.key)
-        if flight is not None:
-            return Settled(await self._wait(flight, case), repeat=True)
+        while (flight := self._flights.under_way(case.key)) is not None:
+            opened = await self._wait(flight, case)
+            if not case.says_more_than(opened):
+                return Settled(opened, repeat=True)
+            await asyncio.sleep(0)  # what has just been decided is still under way: let it land
         known = self._memory.answer(case.key)
         if known is not None and known.match.type == "ip" and self._memory.is_shared:
             known = None  # another replica may have superseded it

@@ -58,7 +58,7 @@ CERTAIN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CERTAIN)
-async def test_a_certain_answer_supersedes_a_guess(world: World, name: str) -> None:
+async def test_a_certain_answer_supersedes_a_guess(world: World, logs: LogLines, name: str) -> None:
     """The guess's open says so and has no click; its leads are the certain open's; its click is free."""
     await world.click("invite")
     guess = await world.launch()
@@ -71,6 +71,9 @@ async def test_a_certain_answer_supersedes_a_guess(world: World, name: str) -> N
     assert (recalled.click_id, recalled.link, recalled.pending) == (None, None, False)
     assert (recalled.match.type, recalled.match.reason) == ("none", "superseded")
     assert recalled.route.reason == "default"
+    assert [(line["open_id"], line["by"]) for line in logs.events("open.superseded")] == [
+        (guess.open_id, certain.open_id)
+    ]
     assert await freed(world) == "invite"
     leads = ({"installId": ANNA}, {"openId": guess.open_id}, {"openId": certain.open_id})
     for number, whose in enumerate(leads):
@@ -228,22 +231,29 @@ class SlowDub(httpx.AsyncBaseTransport):
             await self._clock.sleep(self._delays.uniform(0, longest_s))
 
 
-@pytest.mark.parametrize("certain", ["deep_link", "with a URL of its own"])
+RACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a launch and its link": ({}, CERTAIN["deep_link"]),
+    "a launch and a URL with its referrer": ({}, CERTAIN["with a URL of its own"]),
+    "a URL without and with its referrer": ({"deep_link": APP_URL}, CERTAIN["with a URL of its own"]),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
 @pytest.mark.parametrize("guess_first", [True, False])
 async def test_cold_starts_that_report_twice(
     clock: FakeClock,
     logs: LogLines,  # noqa: ARG001
     capsys: pytest.CaptureFixture[str],
-    certain: str,
+    race: str,
     guess_first: bool,  # noqa: FBT001
 ) -> None:
     """A hundred installs, each with a web click on another link: no lead and no claim goes to the guess."""
-    dub = SlowDub(embedded_dub(clock), clock, random.Random(certain))  # the same delays in each run
+    dub = SlowDub(embedded_dub(clock), clock, random.Random(race))  # the same delays in each run
     async with started_over(dub, clock) as world:
         for number in range(INSTALLS):
             await world.click("invite", ip=f"198.51.100.{number}")
         dub.is_slow = True
-        racing = asyncio.create_task(_race(world, CERTAIN[certain], guess_first=guess_first))
+        racing = asyncio.create_task(_race(world, *RACES[race], guess_first=guess_first))
         while not racing.done():
             clock.advance(0.005)
             await asyncio.sleep(0.001)
@@ -266,13 +276,15 @@ async def test_cold_starts_that_report_twice(
             launch = await world.settled(guess)
             counts["launches that keep their guess"] += launch.match.type == "ip"
         with capsys.disabled():
-            print(f"\n{certain}, guess first: {guess_first}: {dict(counts)}")  # noqa: T201  what the run has shown
+            print(f"\n{race}, guess first: {guess_first}: {dict(counts)}")  # noqa: T201  what the run has shown
         assert counts["leads to weaker evidence"] == counts["launches that keep their guess"] == 0
         assert counts["leads to the certain link"] == counts["web clicks that are free again"] == INSTALLS
         assert not guess_first or counts["guesses that were answered"] > 10
 
 
-async def _race(world: World, certain: dict[str, Any], *, guess_first: bool) -> list[tuple[Answer, Answer]]:
+async def _race(
+    world: World, weak: dict[str, Any], certain: dict[str, Any], *, guess_first: bool
+) -> list[tuple[Answer, Answer]]:
     """Report each install's cold start twice, at gaps from 0 to 300 ms; return guesses and certain opens."""
 
     async def report(number: int, after_s: float, **fields: Any) -> Answer:
@@ -289,7 +301,9 @@ async def _race(world: World, certain: dict[str, Any], *, guess_first: bool) -> 
     async def install(number: int) -> tuple[Answer, Answer]:
         gap_s = GAP_MAX_S * number / (INSTALLS - 1)
         guess_s, certain_s = (0.0, gap_s) if guess_first else (gap_s, 0.0)
-        guess, strong = await asyncio.gather(report(number, guess_s), report(number, certain_s, **certain))
+        guess, strong = await asyncio.gather(
+            report(number, guess_s, **weak), report(number, certain_s, **certain)
+        )
         return guess, strong
 
     return await asyncio.gather(*map(install, range(INSTALLS)))
