@@ -155,7 +155,8 @@ test('a phone whose Play Store gives no referrer says so, and reports its launch
   phone.referrer = null;
   await landing(options, null);
   assert.deepEqual(errors.map(String), ['Error: SERVICE_UNAVAILABLE']);
-  assert.equal(phone.asked.length, 1);
+  assert.equal(phone.asked[0].platform, 'android');
+  assert.equal('installReferrer' in phone.asked[0], false);
 });
 
 const EARLY = { openId: 'open-1', clickId: null, route: HOME, pending: true, retryAfterMs: 1 };
