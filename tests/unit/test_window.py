@@ -183,6 +183,6 @@ def test_the_window_holds_what_is_in_it(added: list[tuple[int, int, int]], now_m
     held = {click.id for network in range(6) for click in window.clicks(network)}
     young = {each for each, (_, at_ms) in clicks.items() if at_ms >= now_ms - HOUR_MS}
     assert (
-        young <= held <= {each for each, (_, at_ms) in clicks.items() if at_ms >= now_ms - HOUR_MS - 180_000}
+        young <= held <= {each for each, (_, at_ms) in clicks.items() if at_ms >= now_ms - HOUR_MS - 360_000}
     )
     assert len(window) == len(held)
