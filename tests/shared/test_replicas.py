@@ -318,6 +318,7 @@ def test_workers_take_no_port_of_other_workers(world: World, tmp_path: Path) -> 
             "FIRSTOPEN_CONFIG": str(tmp_path / "firstopen.toml"),
             "FIRSTOPEN_PORT": str(both.port),
             "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
+            "ACME_DUB_API_KEY": "dub_x",
             "FIRSTOPEN_VALKEY_URL": world.server.url,
         }
         code, text = finished(["serve", "--workers", "2"], tmp_path, env)
