@@ -78,6 +78,8 @@ class Event(StrEnum):
     """An appVersion that is no version, of this ``shape``: taken as new enough for every route."""
     UPSTREAM_FAILED = "upstream.failed"
     """Dub did not take a lead, a sale or a question about events; the caller was told 503."""
+    SCHEMA_MIGRATED = "store.migrated"
+    """A migration of the database schema was applied."""
     STORE_FAILING = "store.failing"
     """The disk does not take what must not be lost: leads are refused with 503, opens go on."""
     STORE_RECOVERED = "store.recovered"

@@ -1,0 +1,311 @@
+"""The one way to the database: reads that share a round trip, writes that share a commit.
+
+What can go wrong: the database is down, slow, full or read-only (callers wait as long as they say, and no
+longer; what is written behind waits, bounded, and the oldest is dropped and counted); a fault that nobody
+foresaw ends the writer (any exception fails the batch at hand, is logged, and the writer goes on); one faulty
+statement takes its neighbours down (the engine leaves it out); a write that is reported as failed is
+committed after all (callers only make writes that may be repeated).
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from service.resolve.errors import StoreFailed
+from service.storage.engines.port import Engine, Unit, UnitResult
+from service.storage.errors import EngineUnavailable, SchemaTooNew, StatementRejected
+from service.storage.migrate import migrate
+from service.storage.statements import Row, RowStatement, Statement, Values
+from service.telemetry import Event, Log, where
+
+WRITE_BEHIND_S = 0.05
+WRITE_BEHIND_MAX = 50_000
+WRITES_PER_COMMIT = 2_000
+
+_RETRY_S = 0.5
+_READS_PER_ROUND_TRIP = 64
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    unit: Unit
+    done: asyncio.Future[list[list[Row]]]
+
+
+@dataclass(slots=True, eq=False)
+class _BehindRow:
+    rows: RowStatement
+    values: Values
+
+
+@dataclass(slots=True, eq=False)
+class _Read:
+    query: Statement
+    done: asyncio.Future[list[Row]]
+
+
+class Database:
+    """Reads and writes through one ``Engine``.
+
+    ``committed`` is called after every durable commit. ``failing`` names what is wrong while the database
+    cannot be used. Every method that waits raises ``StoreFailed`` if the database does not answer as it
+    should, or in time.
+    """
+
+    def __init__(self, engine: Engine, log: Log, *, committed: Callable[[], None] = lambda: None) -> None:
+        self.is_shared = engine.is_shared
+        self.failing: str | None = None
+        self.dropped = 0  # rows that were written behind and never reached the database
+        self._engine = engine
+        self._log = log
+        self._committed = committed
+        self._waiting: deque[_Write] = deque()
+        self._behind: deque[_BehindRow | Unit] = deque()
+        self._reads: deque[_Read] = deque()
+        self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._closing = False
+        self._migrated = False
+        self._writer: asyncio.Task[None] | None = None
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect, migrate, and begin to write. A database that cannot be reached is tried again and again.
+
+        Raises ``SchemaTooNew`` or ``DataDirTaken``: starting makes no sense then.
+        """
+        try:
+            await self._prepare()
+        except EngineUnavailable as exc:
+            self._fail(str(exc))
+        except BaseException:
+            await self._engine.close()
+            raise
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write what is waiting, if the database takes it, and disconnect."""
+        self._closing = True
+        self._wanted.set()
+        self._urgent.set()
+        if self._writer is not None:
+            await self._writer
+        for task in self._readers:
+            task.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        await self._engine.close()
+
+    async def read(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
+        """Return a query's rows as of the last commit; reads of one moment share a round trip."""
+        if not self._migrated:
+            raise StoreFailed(self.failing or "the database is not ready")
+        done: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
+        self._reads.append(_Read(Statement(sql, values), done))
+        if len(self._reads) == 1:
+            asyncio.get_running_loop().call_soon(self._start_reading)
+        return await _within(done, timeout_s)
+
+    async def read_written(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
+        """Return a query's rows with everything that was written behind so far."""
+        return (await self.write(Statement(sql, values), timeout_s=timeout_s))[-1]
+
+    async def write(self, *unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
+        """Commit statements together, durably, and return the rows of each.
+
+        After a ``StoreFailed`` they may have been committed all the same.
+        """
+        if self._closing:
+            raise StoreFailed("the database is closed")
+        done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(unit, done))
+        self._wanted.set()
+        self._urgent.set()
+        return await _within(done, timeout_s)
+
+    def write_behind(self, *unit: Statement) -> None:
+        """Commit statements within ``WRITE_BEHIND_S``, in order; while the database fails they wait."""
+        self._push_behind(unit)
+
+    def write_row_behind(self, rows: RowStatement, values: Values) -> None:
+        """Commit a row as ``write_behind`` does, in one statement with others of its kind."""
+        self._push_behind(_BehindRow(rows, values))
+
+    async def erased(self) -> None:
+        """Remove what was just erased from the database's own files."""
+        with contextlib.suppress(EngineUnavailable):
+            await self._engine.after_erasure()
+
+    def _push_behind(self, item: _BehindRow | Unit) -> None:
+        if len(self._behind) >= WRITE_BEHIND_MAX:
+            self._behind.popleft()
+            self.dropped += 1
+        self._behind.append(item)
+        self._wanted.set()
+
+    def _start_reading(self) -> None:
+        while self._reads:
+            batch = [self._reads.popleft() for _ in range(min(len(self._reads), _READS_PER_ROUND_TRIP))]
+            task = asyncio.create_task(self._fetch(batch))
+            self._readers.add(task)
+            task.add_done_callback(self._readers.discard)
+
+    async def _fetch(self, batch: Sequence[_Read]) -> None:
+        """Answer reads; each of a batch with a faulty query is asked alone. Never raises."""
+        try:
+            results = await self._engine.fetch([each.query for each in batch])
+        except StatementRejected as exc:
+            if len(batch) == 1:
+                self._log.error(Event.STORE_REFUSED, error=str(exc))
+                _fail(batch[0].done, StoreFailed(str(exc)))
+            else:
+                for each in batch:
+                    await self._fetch([each])
+        except Exception as exc:  # noqa: BLE001  whoever waits is answered, whatever it is
+            self._fail(_named(exc))
+            for each in batch:
+                _fail(each.done, StoreFailed(_named(exc)))
+        else:
+            for each, rows in zip(batch, results, strict=True):
+                if not each.done.done():
+                    each.done.set_result(rows)
+
+    async def _write(self) -> None:
+        """Commit batches until closed; no exception ends it."""
+        while True:
+            await self._wanted.wait()
+            if not self._closing and not self._waiting:
+                await self._linger(WRITE_BEHIND_S)
+            self._wanted.clear()
+            self._urgent.clear()
+            behind, waiting = self._taken()
+            if behind or waiting or self.failing:
+                await self._commit(behind, waiting)
+            if self._closing and not self._waiting and (not self._behind or self.failing):
+                return
+            if self._behind or self._waiting or self.failing:
+                self._wanted.set()
+            if self.failing:
+                await self._linger(_RETRY_S)
+
+    def _taken(self) -> tuple[list[_BehindRow | Unit], list[_Write]]:
+        behind = [self._behind.popleft() for _ in range(min(len(self._behind), WRITES_PER_COMMIT))]
+        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), WRITES_PER_COMMIT))]
+        return behind, [each for each in waiting if not each.done.done()]  # its caller gave up
+
+    async def _linger(self, seconds: float) -> None:
+        """Let writes gather, unless a caller waits for one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+
+    async def _commit(self, behind: list[_BehindRow | Unit], waiting: list[_Write]) -> None:
+        try:
+            if not self._migrated or self.failing:
+                await self._prepare()
+            grouped = _grouped(behind)
+            units = [*(unit for unit, _ in grouped), *(each.unit for each in waiting)]
+            results = await self._engine.commit(units) if units else []
+        except Exception as exc:  # noqa: BLE001  the writer must go on, whatever it is
+            if not isinstance(exc, EngineUnavailable):
+                self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
+            self._fail(_named(exc))
+            self._put_back(behind)
+            for each in waiting:
+                _fail(each.done, StoreFailed(_named(exc)))
+            return
+        if units:
+            self._committed()
+        self._recovered()
+        for each, result in zip(waiting, results[len(grouped) :], strict=True):
+            _end(each.done, result)
+        for (_, singles), result in zip(grouped, results, strict=False):
+            if isinstance(result, StatementRejected) and len(singles) > 1:
+                self._behind.extendleft(reversed(singles))  # one row is at fault: find out which
+        self._log_rejected(grouped, results)
+
+    async def _prepare(self) -> None:
+        """Connect and migrate. Raises ``EngineUnavailable``, ``SchemaTooNew`` or ``DataDirTaken``."""
+        await self._engine.connect()
+        if not self._migrated:
+            await migrate(self._engine, self._log)
+            self._migrated = True
+
+    def _put_back(self, behind: list[_BehindRow | Unit]) -> None:
+        self._behind.extendleft(reversed(behind))
+        while len(self._behind) > WRITE_BEHIND_MAX:
+            self._behind.popleft()
+            self.dropped += 1
+
+    def _fail(self, problem: str) -> None:
+        if self.failing is None:
+            self._log.error(Event.STORE_FAILING, detail=problem)
+        self.failing = problem
+        self._wanted.set()  # the writer finds out when that is over
+
+    def _log_rejected(self, grouped: Sequence["_Group"], results: Sequence[UnitResult]) -> None:
+        for number, result in enumerate(results):
+            will_be_retried = number < len(grouped) and len(grouped[number][1]) > 1
+            if isinstance(result, StatementRejected) and not will_be_retried:
+                self._log.error(Event.STORE_REFUSED, error=str(result))
+
+    def _recovered(self) -> None:
+        if self.failing is not None:
+            self.failing = None
+            self._log.info(Event.STORE_RECOVERED, lost=self.dropped)
+
+
+_Group: TypeAlias = tuple[Unit, list[Unit]]  # what to commit, and the same row by row
+
+
+def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
+    """Group rows of one kind into statements. Writes to one table stay in their order."""
+    groups: list[_Group] = []
+    gathered: dict[str, tuple[RowStatement, list[Values]]] = {}
+
+    def flush(table: str) -> None:
+        rows, values = gathered.pop(table)
+        for statement, written in rows.over(values):
+            groups.append(([statement], [[rows.one(each)] for each in written]))
+
+    for item in behind:
+        if not isinstance(item, _BehindRow):
+            for table in list(gathered):
+                flush(table)
+            groups.append((item, [item]))
+            continue
+        known = gathered.get(item.rows.table)
+        if known is not None and known[0] is not item.rows:
+            flush(item.rows.table)
+        gathered.setdefault(item.rows.table, (item.rows, []))[1].append(item.values)
+    for table in list(gathered):
+        flush(table)
+    return groups
+
+
+async def _within(done: "asyncio.Future[T]", timeout_s: float | None) -> T:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await done
+    except TimeoutError as exc:
+        raise StoreFailed(f"the database took longer than {timeout_s} s") from exc
+
+
+def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:
+    if isinstance(result, StatementRejected):
+        _fail(done, StoreFailed(str(result)))
+    elif not done.done():
+        done.set_result(result)
+
+
+def _fail(done: "asyncio.Future[list[Row]] | asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:
+    if not done.done():
+        done.set_exception(exc)
+
+
+def _named(exc: Exception) -> str:
+    return str(exc) if isinstance(exc, EngineUnavailable | SchemaTooNew) else type(exc).__name__

@@ -1,0 +1,219 @@
+"""PostgreSQL 14 or newer, over psycopg: libpq's URLs, TLS parameters and host lists work as everywhere.
+
+psycopg and not asyncpg (both measured): a lookup costs half the CPU, libpq finds the writable host of
+several, and statements are never prepared by name, so PgBouncer in transaction mode of any version works.
+
+What can go wrong: the server is down, stopped, full or read-only, or another host has become the primary (the
+connection is dropped, and the next call connects again, to the host that takes writes); a server that accepts
+a connection and never answers (every call has a time limit); a lost connection during COMMIT (the caller
+learns nothing: all writes may be repeated); two replicas that lock rows in different orders (the units are
+tried again one by one).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import TypeAlias
+
+import psycopg
+from psycopg import conninfo
+
+from service.storage.engines.port import Unit, UnitResult
+from service.storage.errors import EngineUnavailable, StatementRejected
+from service.storage.statements import Row, Statement
+
+_CONNECT_S = 3.0
+_CALL_S = 3.0  # for a server that has stopped answering; callers have shorter limits of their own
+_READERS = 4
+_REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+_CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_CONFLICT_TRIES = 5
+_TOKENS = {
+    "{now_ms}": "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    "{skip_locked}": "FOR UPDATE SKIP LOCKED",
+}
+
+_Connection: TypeAlias = psycopg.AsyncConnection[Row]
+
+
+class BadDatabaseURL(ValueError):
+    """FIRSTOPEN_DATABASE_URL is not a PostgreSQL URL. The message repeats nothing of it: a password."""
+
+
+class PostgresEngine:
+    """Fills ``Engine`` over a ``postgresql://`` URL; raises ``BadDatabaseURL``."""
+
+    is_shared = True
+
+    def __init__(self, url: str) -> None:
+        self._conninfo = parse_url(url)
+        self._writer: _Connection | None = None
+        self._writing = asyncio.Lock()
+        self._readers: asyncio.LifoQueue[_Connection | None] = asyncio.LifoQueue()
+        for _ in range(_READERS):
+            self._readers.put_nowait(None)
+
+    async def connect(self) -> None:
+        """Connect to the host that takes writes."""
+        async with self._writing, self._limited():
+            await self._writer_connection()
+
+    async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
+        """Run queries in one round trip."""
+        connection = await self._readers.get()
+        try:
+            async with self._limited():
+                if connection is None or connection.closed:
+                    connection = await self._connected()
+                return await _pipelined(connection, queries)
+        except _REJECTIONS as exc:
+            raise StatementRejected(_kind(exc)) from exc
+        except BaseException:
+            _discard(connection)
+            connection = None
+            raise
+        finally:
+            self._readers.put_nowait(connection)
+
+    async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
+        """Commit the units in one transaction; if one is at fault, each in a transaction of its own."""
+        async with self._writing:
+            try:
+                return await self._committed(units)
+            except (*_REJECTIONS, *_CONFLICTS):
+                return [await self._committed_alone(unit) for unit in units]
+
+    async def commit_alone(self, unit: Unit) -> list[list[Row]]:
+        """Commit one unit without a time limit, such as a migration of a large table."""
+        async with self._writing:
+            try:
+                connection = await self._writer_connection()
+                async with connection.transaction():
+                    return [await _rows(await _execute(connection, each)) for each in unit]
+            except _REJECTIONS as exc:
+                raise StatementRejected(_kind(exc)) from exc
+            except (psycopg.Error, OSError) as exc:
+                self._drop_writer()
+                raise EngineUnavailable(_kind(exc)) from exc
+
+    async def after_erasure(self) -> None:
+        """Do nothing: PostgreSQL's own vacuum and log archiving decide how long deleted rows stay on disk."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._drop_writer()
+        while not self._readers.empty():
+            _discard(self._readers.get_nowait())
+
+    async def _committed(self, units: Sequence[Unit]) -> list[UnitResult]:
+        try:
+            async with self._limited():
+                connection = await self._writer_connection()
+                statements = [statement for unit in units for statement in unit]
+                async with connection.pipeline(), connection.transaction():
+                    cursors = [await _execute(connection, each) for each in statements]
+                rows = iter([await _rows(cursor) for cursor in cursors])
+        except (*_REJECTIONS, *_CONFLICTS):
+            raise
+        except BaseException:
+            self._drop_writer()
+            raise
+        return [[next(rows) for _ in unit] for unit in units]
+
+    async def _committed_alone(self, unit: Unit) -> UnitResult:
+        for _ in range(_CONFLICT_TRIES):
+            try:
+                return (await self._committed([unit]))[0]
+            except _CONFLICTS:
+                continue
+            except _REJECTIONS as exc:
+                return StatementRejected(_kind(exc))
+        raise EngineUnavailable("other replicas keep locking the same rows")
+
+    def _drop_writer(self) -> None:
+        _discard(self._writer)
+        self._writer = None
+
+    async def _writer_connection(self) -> _Connection:
+        if self._writer is None or self._writer.closed:
+            self._writer = await self._connected()
+        return self._writer
+
+    async def _connected(self) -> _Connection:
+        return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
+        """End a call that takes too long, and report every fault of the server as ``EngineUnavailable``."""
+        try:
+            async with asyncio.timeout(_CALL_S):
+                yield
+        except TimeoutError as exc:
+            raise EngineUnavailable(f"no answer within {_CALL_S:g} s") from exc
+        except (*_REJECTIONS, *_CONFLICTS):
+            raise
+        except (psycopg.Error, OSError) as exc:
+            raise EngineUnavailable(_kind(exc)) from exc
+
+
+def parse_url(url: str) -> str:
+    """Return libpq's connection string for a URL; raises ``BadDatabaseURL``.
+
+    Of several hosts the one that takes writes is used, unless the URL says otherwise; a connection that takes
+    longer than a few seconds counts as failed, so that the next host is tried.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise BadDatabaseURL("expected a URL such as postgresql://user:password@host1,host2/database")
+    try:
+        given = {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError as exc:
+        raise BadDatabaseURL(
+            "libpq cannot read this URL (is a special character not percent-encoded?)"
+        ) from exc
+    defaults = {
+        "target_session_attrs": "read-write",
+        "connect_timeout": "2",
+        "application_name": "firstopen",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+    }
+    return conninfo.make_conninfo(**{**defaults, **given})
+
+
+@lru_cache(1024)
+def text(sql: str) -> bytes:
+    """Return a statement as psycopg takes it: ``%s`` for ``?``."""
+    for token, meaning in _TOKENS.items():
+        sql = sql.replace(token, meaning)
+    return sql.replace("%", "%%").replace("?", "%s").encode()
+
+
+async def _execute(connection: _Connection, statement: Statement) -> psycopg.AsyncCursor[Row]:
+    cursor = connection.cursor(binary=True)
+    return await cursor.execute(text(statement.sql), statement.values)  # never None: %% would stay %%
+
+
+async def _pipelined(connection: _Connection, queries: Sequence[Statement]) -> list[list[Row]]:
+    if len(queries) == 1:
+        return [await _rows(await _execute(connection, queries[0]))]
+    async with connection.pipeline():
+        cursors = [await _execute(connection, each) for each in queries]
+    return [await _rows(cursor) for cursor in cursors]
+
+
+async def _rows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
+    return [] if cursor.description is None else await cursor.fetchall()
+
+
+def _discard(connection: _Connection | None) -> None:
+    """Close a connection whose state is not known any more."""
+    if connection is not None:
+        connection.pgconn.finish()  # without a word to a server that may not answer
+
+
+def _kind(exc: BaseException) -> str:
+    """Name a fault without its message, which may repeat values."""
+    sqlstate = getattr(exc, "sqlstate", None)
+    return type(exc).__name__ if sqlstate is None else f"{type(exc).__name__} ({sqlstate})"

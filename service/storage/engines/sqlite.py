@@ -1,0 +1,252 @@
+"""SQLite: one file, one connection that writes and one that reads, each in a thread of its own.
+
+What can go wrong: the disk is full, or the file is removed, replaced or damaged while SQLite goes on from its
+cache (the file's identity and headers are checked before each commit; damage in the middle of a file is found
+only when SQLite reads it, which no check of ours can promise); two processes write to one folder (a lock
+file); what was deleted stays in the file (``secure_delete``, and the write-ahead log is emptied after an
+erasure).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+from service.storage.engines.port import Unit, UnitResult
+from service.storage.errors import DataDirTaken, EngineUnavailable, StatementRejected
+from service.storage.statements import Row, Statement
+
+FILE = "firstopen.sqlite"
+
+_BUSY_MS = 5000
+_CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
+_SHRINK_EVERY_S = (
+    1.0  # so that damage to the file is read, and not hidden by the page cache, for longer than this
+)
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    f"busy_timeout={_BUSY_MS}",
+    "temp_store=MEMORY",
+    "cache_size=-8000",  # kB: indexes of random keys touch pages all over
+    "secure_delete=ON",
+    f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+)
+_REJECTIONS = (
+    sqlite3.ProgrammingError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+)
+_MAGIC = b"SQLite format 3\0"
+_WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_TOKENS = {
+    "{now_ms}": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "{skip_locked}": "",  # there is one writer
+}
+
+T = TypeVar("T")
+
+
+class SqliteEngine:
+    """Fills ``Engine`` over a file in ``folder``. ``exclusive`` locks the folder for this process."""
+
+    is_shared = False
+
+    def __init__(self, folder: Path, *, exclusive: bool = True) -> None:
+        self._path = folder / FILE
+        self._exclusive = exclusive
+        self._lock: int | None = None
+        self._writing = ThreadPoolExecutor(1, "firstopen-sqlite-writer")
+        self._reading = ThreadPoolExecutor(1, "firstopen-sqlite-reader")
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._next_shrink = 0.0
+
+    async def connect(self) -> None:
+        """Open the file, and create it if it is missing; raises ``DataDirTaken``."""
+        if self._exclusive and self._lock is None:
+            self._lock = _locked(self._path)
+        await self._in(self._writing, self._connected)
+
+    async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
+        """Run queries in the reading thread, without waiting for a commit under way."""
+
+        def fetch() -> list[list[Row]]:
+            connection = self._reading_connection()
+            try:
+                return [connection.execute(text(each.sql), each.values).fetchall() for each in queries]
+            except sqlite3.Error as exc:
+                if _is_rejection(exc):
+                    raise StatementRejected(type(exc).__name__) from exc
+                raise
+
+        return await self._in(self._reading, fetch)
+
+    async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
+        """Commit the units in one transaction."""
+        return await self._in(self._writing, lambda: self._committed(units))
+
+    async def commit_alone(self, unit: Unit) -> list[list[Row]]:
+        """Commit one unit, such as a migration."""
+        (result,) = await self.commit([unit])
+        if isinstance(result, StatementRejected):
+            raise result
+        return result
+
+    async def after_erasure(self) -> None:
+        """Empty the write-ahead log, where deleted rows are still to be read."""
+
+        def checkpoint() -> None:
+            self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+        await self._in(self._writing, checkpoint)
+
+    async def close(self) -> None:
+        """Close both connections and unlock the folder."""
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._disconnect)
+        self._writing.shutdown()
+        self._reading.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        except (sqlite3.Error, OSError) as exc:
+            raise EngineUnavailable(f"{type(exc).__name__}: {exc}") from exc
+
+    def _committed(self, units: Sequence[Unit]) -> list[UnitResult]:
+        connection = self._connected()
+        self._check_file(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = [_run(connection, unit) for unit in units]
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._writer is not None:
+            return self._writer
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(
+            os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        )  # readable by this user only
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._identity = self._file_identity()
+        self._writer = connection
+        return connection
+
+    def _reading_connection(self) -> sqlite3.Connection:
+        if self._reader is None:
+            self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._reader.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            self._reader.execute("PRAGMA query_only = ON")
+        return self._reader
+
+    def _check_file(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write to a file that SQLite would not open again."""
+        if self._file_identity() != self._identity:
+            raise sqlite3.DatabaseError("the database file was replaced while in use; restart firstopen")
+        if _head(self._path, len(_MAGIC)) not in (_MAGIC, b""):
+            raise sqlite3.DatabaseError("the database file was overwritten while in use")
+        if _head(Path(f"{self._path}-wal"), 4) not in (*_WAL_MAGIC, b"", bytes(4)):
+            raise sqlite3.DatabaseError("the write-ahead log was overwritten while in use")
+        now = time.monotonic()
+        if now >= self._next_shrink:
+            self._next_shrink = now + _SHRINK_EVERY_S
+            connection.execute("PRAGMA shrink_memory")
+
+    def _file_identity(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+    def _disconnect(self) -> None:
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+
+
+@lru_cache(1024)
+def text(sql: str) -> str:
+    """Return a statement as SQLite takes it."""
+    for token, meaning in _TOKENS.items():
+        sql = sql.replace(token, meaning)
+    return sql
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise ``DataDirTaken`` if another firstopen process writes to this directory."""
+    with contextlib.suppress(EngineUnavailable):
+        os.close(_locked(folder / FILE))
+
+
+def _run(connection: sqlite3.Connection, unit: Unit) -> UnitResult:
+    """Run a unit inside the open transaction; a fault of its own undoes this unit and no other."""
+    several = len(unit) > 1
+    try:
+        if several:
+            connection.execute("SAVEPOINT unit")
+        results = [connection.execute(text(each.sql), each.values).fetchall() for each in unit]
+        if several:
+            connection.execute("RELEASE unit")
+    except (sqlite3.Error, OverflowError, ValueError, TypeError) as exc:
+        if isinstance(exc, sqlite3.Error) and not _is_rejection(exc):
+            raise
+        if several:
+            connection.execute("ROLLBACK TO unit")
+            connection.execute("RELEASE unit")
+        return StatementRejected(type(exc).__name__)
+    return results
+
+
+def _is_rejection(exc: sqlite3.Error) -> bool:
+    """Tell a statement's own fault (a missing table, say) from the disk's."""
+    if isinstance(exc, sqlite3.OperationalError):
+        return exc.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    return isinstance(exc, _REJECTIONS)
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        return b""
+
+
+def _locked(path: Path) -> int:
+    """Lock a folder for this process; raises ``DataDirTaken`` or ``EngineUnavailable``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise EngineUnavailable(f"{type(exc).__name__}: {exc}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        if isinstance(exc, BlockingIOError):
+            raise DataDirTaken(f"FIRSTOPEN_DATA_DIR: another firstopen runs on {path.parent}") from exc
+        raise EngineUnavailable(f"{type(exc).__name__}: {exc}") from exc
+    return lock

@@ -1,0 +1,96 @@
+"""Bring a database's schema up to this version of firstopen.
+
+What can go wrong: two replicas migrate at the same time (each migration takes one row's lock first, and looks
+again whether it is still needed); a process dies half-way (a migration is one transaction); an older
+firstopen starts on a newer schema (refused, with what to do).
+"""
+
+from msgspec import Struct
+
+from service.storage.engines.port import Engine
+from service.storage.errors import SchemaTooNew, StatementRejected
+from service.storage.migrations import MIGRATIONS, Migration
+from service.storage.statements import Statement
+from service.telemetry import Event, Log
+
+LATEST = MIGRATIONS[-1].number
+
+_TRIES = 20  # two replicas that create the first table at the same time disturb each other
+_CREATE = (
+    """CREATE TABLE IF NOT EXISTS schema_migrations (
+        number BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)""",
+    "INSERT INTO schema_migrations VALUES (0, 'lock', {now_ms}) ON CONFLICT (number) DO NOTHING",
+)
+_LOCK = Statement("UPDATE schema_migrations SET applied_at = {now_ms} WHERE number = 0")
+_APPLIED = Statement(
+    "SELECT number, name, applied_at FROM schema_migrations WHERE number > 0 ORDER BY number"
+)
+
+
+class Applied(Struct, frozen=True):
+    """A migration that the database has; ``applied_at`` is Unix milliseconds."""
+
+    number: int
+    name: str
+    applied_at: int
+
+
+async def migrate(engine: Engine, log: Log) -> list[int]:
+    """Apply what is missing; return the numbers applied now.
+
+    Raises ``EngineUnavailable``, or ``SchemaTooNew`` for a database that a newer firstopen has migrated.
+    """
+    await _create(engine)
+    done = []
+    for migration in MIGRATIONS:
+        known = await applied(engine)
+        _refuse_newer(known)
+        if any(each.number == migration.number for each in known):
+            continue
+        if await _apply(engine, migration):
+            log.info(Event.SCHEMA_MIGRATED, number=migration.number, name=migration.name)
+            done.append(migration.number)
+    return done
+
+
+async def applied(engine: Engine) -> list[Applied]:
+    """Return the migrations that the database has, oldest first; none if it was never migrated."""
+    try:
+        (rows,) = await engine.commit_alone([_APPLIED])
+    except StatementRejected:
+        return []
+    return [Applied(*row) for row in rows]
+
+
+async def _create(engine: Engine) -> None:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            await engine.commit_alone([Statement(sql) for sql in _CREATE])
+        except StatementRejected:
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+async def _apply(engine: Engine, migration: Migration) -> bool:
+    """Apply a migration; return False if another replica has done so meanwhile."""
+    record = Statement(
+        "INSERT INTO schema_migrations VALUES (?, ?, {now_ms})", (migration.number, migration.name)
+    )
+    try:
+        await engine.commit_alone([_LOCK, record, *map(Statement, migration.statements)])
+    except StatementRejected:
+        if any(each.number == migration.number for each in await applied(engine)):
+            return False
+        raise
+    return True
+
+
+def _refuse_newer(known: list[Applied]) -> None:
+    newest = max((each.number for each in known), default=0)
+    if newest > LATEST:
+        raise SchemaTooNew(
+            f"the database has schema {newest}, this firstopen knows up to {LATEST}: run the newer version, "
+            "or restore a backup from before the update"
+        )

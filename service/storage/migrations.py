@@ -1,0 +1,120 @@
+"""The schema, as numbered migrations. Each is applied once, in one transaction.
+
+Rules: never edit a migration that was released; add one. During a rolling update the old and the new version
+use the database side by side, so a migration only adds (expand); what nobody reads any more is dropped one
+release later (contract). Only plain SQL that SQLite, PostgreSQL and PostgreSQL-compatible distributed engines
+share: no sequences, no extensions. Times are Unix milliseconds; hashes are keyed hashes under
+FIRSTOPEN_SECRET.
+"""
+
+from msgspec import Struct
+
+
+class Migration(Struct, frozen=True):
+    """One step of the schema."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+
+
+_OPENS = (
+    """CREATE TABLE opens (
+        open_id BYTEA PRIMARY KEY,       -- 16 bytes
+        app TEXT NOT NULL,
+        device BIGINT NOT NULL,          -- hash of app and install, or of app, address and User-Agent
+        answer_key BIGINT NOT NULL,      -- hash of device and what was opened
+        network BIGINT,                  -- hash of the address's network; null where it is shared
+        opened_at BIGINT NOT NULL,
+        updated_at BIGINT NOT NULL,
+        match_type TEXT NOT NULL,        -- deep_link, dub_id, install_referrer, clipboard, touch, ip, none
+        match_reason TEXT,               -- why there is no match
+        confidence DOUBLE PRECISION,     -- of a match that is not guaranteed
+        source TEXT NOT NULL,            -- dub, cache, stale, parsed
+        pending BOOLEAN NOT NULL,        -- the answer may still improve
+        first_launch BOOLEAN NOT NULL,   -- decided by first-launch evidence
+        click_id TEXT,
+        link_id TEXT,
+        record BYTEA NOT NULL            -- the rest: MessagePack, encrypted where it may be personal
+    )""",
+    "CREATE INDEX opens_by_device ON opens (device, opened_at)",
+    "CREATE INDEX opens_by_answer ON opens (answer_key)",
+    "CREATE INDEX opens_by_network ON opens (network, opened_at) WHERE network IS NOT NULL",
+    "CREATE INDEX opens_by_time ON opens (opened_at, open_id)",
+    """CREATE VIEW opens_readable AS SELECT
+        open_id, app, device, opened_at, updated_at, match_type, match_reason, confidence, source, pending,
+        first_launch, click_id, link_id FROM opens""",
+)
+_CLAIMS = (
+    """CREATE TABLE claims (
+        click_id TEXT PRIMARY KEY,
+        device BIGINT NOT NULL,
+        evidence TEXT NOT NULL,          -- the match type that claimed it
+        claimed_at BIGINT NOT NULL
+    )""",
+    "CREATE INDEX claims_by_device ON claims (device)",
+    "CREATE INDEX claims_by_time ON claims (claimed_at)",
+)
+_CLICKS = (
+    """CREATE TABLE clicks (
+        app TEXT NOT NULL,
+        click_id TEXT NOT NULL,
+        network BIGINT NOT NULL,
+        clicked_at BIGINT NOT NULL,
+        record BYTEA NOT NULL,           -- link, device traits and query: encrypted MessagePack
+        PRIMARY KEY (app, click_id)
+    )""",
+    "CREATE INDEX clicks_by_network ON clicks (network, clicked_at)",
+    "CREATE INDEX clicks_by_time ON clicks (clicked_at)",
+    """CREATE TABLE click_syncs (
+        app TEXT PRIMARY KEY,
+        turn BIGINT NOT NULL,            -- how many syncs have begun
+        finished_turn BIGINT NOT NULL,   -- the newest that has read everything
+        synced_to BIGINT NOT NULL,       -- every older click is known, but for those that Dub shows late
+        owner TEXT,                      -- the replica that syncs, until its lease ends
+        lease_until BIGINT NOT NULL
+    )""",
+)
+_OUTBOX = (
+    """CREATE TABLE outbox (
+        id TEXT PRIMARY KEY,
+        app TEXT NOT NULL,
+        kind TEXT NOT NULL,              -- open, lead, sale
+        state TEXT NOT NULL,             -- queued, delivered, dead
+        ordering_key TEXT NOT NULL,      -- entries with the same one are sent one after another
+        sequence BIGINT NOT NULL,        -- their order: Unix microseconds, distinct within a process
+        depends_on TEXT NOT NULL,        -- the open whose click it needs, or empty
+        subject TEXT NOT NULL,           -- the install that it is erased with: a hash, an open's id, or empty
+        created_at BIGINT NOT NULL,
+        next_attempt_at BIGINT NOT NULL,
+        attempts BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        owner TEXT,                      -- the replica that sends it, until its lease ends
+        lease_until BIGINT NOT NULL,
+        payload BYTEA                    -- encrypted; null once it is delivered
+    )""",
+    "CREATE INDEX outbox_due ON outbox (next_attempt_at, sequence) WHERE state = 'queued'",
+    "CREATE INDEX outbox_by_key ON outbox (ordering_key, sequence) WHERE state = 'queued'",
+    "CREATE INDEX outbox_by_dependency ON outbox (depends_on) WHERE state = 'queued' AND depends_on <> ''",
+    "CREATE INDEX outbox_by_subject ON outbox (subject) WHERE subject <> ''",
+    "CREATE INDEX outbox_by_state ON outbox (state, created_at)",
+)
+_SHARED = (
+    """CREATE TABLE erasures (
+        device BIGINT PRIMARY KEY,
+        erased_at BIGINT NOT NULL
+    )""",
+    """CREATE TABLE call_budgets (
+        workspace TEXT PRIMARY KEY,      -- hash of the Dub API key
+        second BIGINT NOT NULL,          -- Unix seconds
+        used BIGINT NOT NULL
+    )""",
+    """CREATE TABLE secrets (
+        fingerprint TEXT PRIMARY KEY,    -- of a FIRSTOPEN_SECRET that data here was written under
+        first_used_at BIGINT NOT NULL
+    )""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
+)

@@ -1,0 +1,152 @@
+"""A real PostgreSQL on a free loopback port, that can be killed, stopped and started again. Never runs as
+root."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from tests.process import READY_S, free_ports
+
+_USER = "firstopen"
+_UNPRIVILEGED = ("postgres", "nobody")
+_FOLDERS = (
+    "/usr/lib/postgresql",
+    "/usr/local/pgsql",
+    "/opt/homebrew/opt",
+    "/usr/local/opt",
+)  # Debian, source, Homebrew
+
+
+def binary(name: str) -> str:
+    """Find one of PostgreSQL's programs; the newest version installed."""
+    on_path = shutil.which(name)
+    if on_path is not None and shutil.which("initdb") is not None:
+        return on_path
+    found = [path for folder in _FOLDERS for path in Path(folder).glob(f"*/bin/{name}")]
+    assert found, f"no {name}: make test installs PostgreSQL with apt; elsewhere: brew install postgresql@17"
+    return str(max(found, key=lambda path: path.parts))
+
+
+def _unprivileged() -> str | None:
+    """Return the user to run the server as; None if this is not root."""
+    if os.getuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in _UNPRIVILEGED if name in names)
+
+
+class Postgres:
+    """One server with one superuser and no password. ``options`` are lines of its configuration."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_ports()
+        self.folder = folder
+        self.data = folder / "data"
+        self.options = options
+        self.popen: subprocess.Popen[bytes] | None = None
+        self._as = _unprivileged()
+        self._databases = 0
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
+
+    def create(self) -> None:
+        """Make the data directory."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.give_away(self.folder)
+        self.run("initdb", "-D", str(self.data), "-U", _USER, "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.configure(*self.options)
+
+    def configure(self, *options: str) -> None:
+        """Add lines to its configuration."""
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.write("\n".join([*options, ""]))
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's user."""
+        command = [binary(program), *arguments]
+        subprocess.run(
+            command, check=True, capture_output=True, user=self._as, cwd=self.folder, extra_groups=None
+        )
+
+    def give_away(self, folder: Path) -> None:
+        """Let the server's user own a folder."""
+        if self._as is not None:
+            shutil.chown(folder, self._as)
+
+    def start(self) -> None:
+        command = [
+            binary("postgres"),
+            "-D",
+            str(self.data),
+            "-p",
+            str(self.port),
+            "-h",
+            "127.0.0.1",
+            "-k",
+            "",
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self.popen = subprocess.Popen(command, stdout=log, stderr=log, user=self._as, cwd=self.folder)
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline and self.popen.poll() is None:
+            with (
+                contextlib.suppress(psycopg.OperationalError),
+                psycopg.connect(self.url(), connect_timeout=2),
+            ):
+                return
+            time.sleep(0.02)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def query(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run a statement and return its rows."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(sql.encode())
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def database(self) -> str:
+        """Create an empty database and return its URL."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self.query(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the server and every process of it."""
+        assert self.popen
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.popen.pid)], capture_output=True, text=True, check=False
+        )
+        for pid in [self.popen.pid, *map(int, children.stdout.split())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self.popen is not None and self.popen.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.popen.wait()
+
+
+@contextlib.contextmanager
+def serving(*options: str) -> Iterator[Postgres]:
+    """Start a server in a folder of its own, and end it whatever happens."""
+    # not pytest's folder: the server's user may not enter it
+    folder = Path(tempfile.mkdtemp(prefix="firstopen-postgres-"))
+    server = Postgres(folder, *options)
+    try:
+        server.create()
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,172 @@
+"""Reads and writes: what is committed, what is left out, what is answered while the database fails."""
+
+import asyncio
+
+import pytest
+import structlog
+
+from service.resolve.errors import StoreFailed
+from service.storage.database import Database
+from service.storage.engines.port import Engine, Unit, UnitResult
+from service.storage.errors import EngineUnavailable
+from service.storage.statements import Row, RowStatement, Statement
+from tests.storage.conftest import MakeEngine
+
+CLAIM = RowStatement(
+    table="claims",
+    before="INSERT INTO claims (click_id, device, evidence, claimed_at) VALUES ",
+    row="(?, ?, ?, ?)",
+    after=" ON CONFLICT (click_id) DO UPDATE SET device = excluded.device",
+)
+OWNERS = "SELECT click_id, device FROM claims ORDER BY click_id"
+
+
+def claim(click_id: str, device: object) -> Statement:
+    return CLAIM.one((click_id, device, "ip", 1))
+
+
+async def test_what_is_written_is_read_by_another_process(
+    database: Database, make_engine: MakeEngine
+) -> None:
+    await database.write(claim("a", 1), claim("b", 2))
+    other = Database(make_engine(), structlog.get_logger())
+    await other.open()
+    assert await other.read(OWNERS) == [("a", 1), ("b", 2)]
+    await other.close()
+
+
+async def test_a_rejected_unit_leaves_its_neighbours(database: Database) -> None:
+    """Of three writes of one commit the one with a value that cannot be stored fails, wholly, and alone."""
+    results = await asyncio.gather(
+        database.write(claim("a", 1)),
+        database.write(claim("b", 2), claim("c", {"no": "integer"})),
+        database.write(claim("d", 4)),
+        return_exceptions=True,
+    )
+    assert [isinstance(each, StoreFailed) for each in results] == [False, True, False]
+    assert await database.read(OWNERS) == [("a", 1), ("d", 4)]
+
+
+async def test_a_rejected_row_leaves_its_neighbours(database: Database) -> None:
+    """Rows written behind share a statement; the faulty one of them is left out, and the others are
+    committed."""
+    for number in range(100):
+        database.write_row_behind(CLAIM, (f"{number:03}", {} if number == 50 else number, "ip", 1))
+    await database.read_written(OWNERS)
+    await database.write()
+    assert len(await database.read(OWNERS)) == 99
+
+
+async def test_the_later_of_two_rows_wins(database: Database) -> None:
+    database.write_row_behind(CLAIM, ("a", 1, "ip", 1))
+    database.write_row_behind(CLAIM, ("a", 2, "ip", 1))
+    assert await database.read_written(OWNERS) == [("a", 2)]
+
+
+async def test_writes_to_one_table_keep_their_order(database: Database) -> None:
+    database.write_row_behind(CLAIM, ("a", 1, "ip", 1))
+    database.write_behind(Statement("DELETE FROM claims WHERE click_id = ?", ("a",)))
+    database.write_row_behind(CLAIM, ("b", 1, "ip", 1))
+    assert await database.read_written(OWNERS) == [("b", 1)]
+
+
+async def test_writers_share_commits(make_engine: MakeEngine) -> None:
+    commits = []
+    database = Database(make_engine(), structlog.get_logger(), committed=lambda: commits.append(1))
+    await database.open()
+    await asyncio.gather(*(database.write(claim(f"{number}", number)) for number in range(500)))
+    assert len(commits) < 10
+    await database.close()
+
+
+async def test_a_faulty_query_fails_alone(database: Database) -> None:
+    results = await asyncio.gather(
+        database.read(OWNERS),
+        database.read("SELECT 1 FROM nowhere"),
+        database.read(OWNERS),
+        return_exceptions=True,
+    )
+    assert [isinstance(each, StoreFailed) for each in results] == [False, True, False]
+
+
+class Faulty:
+    """An engine that fails when it is told to, with whatever it is told to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.is_shared = engine.is_shared
+        self.engine = engine
+        self.fault: Exception | None = None
+        self.stuck: asyncio.Event | None = None
+
+    async def _maybe(self) -> None:
+        if self.stuck is not None:
+            await self.stuck.wait()
+        if self.fault is not None:
+            raise self.fault
+
+    async def connect(self) -> None:
+        await self._maybe()
+        await self.engine.connect()
+
+    async def fetch(self, queries: list[Statement]) -> list[list[Row]]:
+        await self._maybe()
+        return await self.engine.fetch(queries)
+
+    async def commit(self, units: list[Unit]) -> list[UnitResult]:
+        await self._maybe()
+        return await self.engine.commit(units)
+
+    async def commit_alone(self, unit: Unit) -> list[list[Row]]:
+        await self._maybe()
+        return await self.engine.commit_alone(unit)
+
+    async def after_erasure(self) -> None:
+        await self.engine.after_erasure()
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+@pytest.mark.parametrize("fault", [EngineUnavailable("down"), ZeroDivisionError("a bug of ours")])
+async def test_any_fault_is_reported_and_outlived(make_engine: MakeEngine, fault: Exception) -> None:
+    """No exception ends the writer: while it lasts writes fail, and what was written behind is kept."""
+    engine = Faulty(make_engine())
+    database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]  # lists are sequences
+    await database.open()
+    engine.fault = fault
+    database.write_row_behind(CLAIM, ("behind", 1, "ip", 1))
+    with pytest.raises(StoreFailed):
+        await database.write(claim("refused", 1))
+    assert database.failing
+    engine.fault = None
+    await database.write(claim("later", 2))
+    assert database.failing is None
+    assert await database.read(OWNERS) == [("behind", 1), ("later", 2)]
+    await database.close()
+
+
+async def test_a_stuck_database_costs_as_long_as_the_caller_says(make_engine: MakeEngine) -> None:
+    engine = Faulty(make_engine())
+    database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]
+    await database.open()
+    engine.stuck = asyncio.Event()
+    with pytest.raises(StoreFailed):
+        await database.read(OWNERS, timeout_s=0.05)
+    with pytest.raises(StoreFailed):
+        await database.write(claim("a", 1), timeout_s=0.05)
+    engine.stuck.set()
+    await database.close()
+
+
+async def test_a_database_that_is_away_at_the_start_is_migrated_later(make_engine: MakeEngine) -> None:
+    engine = Faulty(make_engine())
+    engine.fault = EngineUnavailable("down")
+    database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]
+    await database.open()
+    assert database.failing == "down"
+    with pytest.raises(StoreFailed):
+        await database.read(OWNERS)
+    engine.fault = None
+    await database.write(claim("a", 1))
+    assert await database.read(OWNERS) == [("a", 1)]
+    await database.close()
