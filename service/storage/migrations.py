@@ -93,7 +93,8 @@ _OUTBOX = (
         lease_until BIGINT NOT NULL,
         payload BYTEA                    -- encrypted; null once it is delivered
     )""",
-    "CREATE INDEX outbox_due ON outbox (next_attempt_at, sequence) WHERE state = 'queued'",
+    "CREATE INDEX outbox_due ON outbox (kind, next_attempt_at) WHERE state = 'queued'",
+    "CREATE INDEX outbox_due_by_app ON outbox (kind, app, next_attempt_at, sequence) WHERE state = 'queued'",
     "CREATE INDEX outbox_by_key ON outbox (ordering_key, sequence) WHERE state = 'queued'",
     "CREATE INDEX outbox_by_dependency ON outbox (depends_on) WHERE state = 'queued' AND depends_on <> ''",
     "CREATE INDEX outbox_by_subject ON outbox (subject) WHERE subject <> ''",

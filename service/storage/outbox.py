@@ -7,7 +7,8 @@ attempt that is due further ahead than any delay is due now).
 """
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -48,11 +49,13 @@ _RELEASE = RowStatement(
 )
 _BEHIND_ANOTHER = """SELECT EXISTS (SELECT 1 FROM outbox AS other WHERE other.ordering_key = ?
     AND other.state = 'queued' AND other.sequence < ? AND other.kind <> 'open')"""
+_HAS_DUE = """SELECT 1 FROM outbox WHERE state = 'queued' AND kind = ?
+    AND (next_attempt_at <= ? OR next_attempt_at > ?) LIMIT 1"""
 _TAKE = f"""UPDATE outbox SET owner = ?, lease_until = {{now_ms}} + ? WHERE id IN (
     SELECT id FROM outbox AS this WHERE this.state = 'queued'
     AND (this.next_attempt_at <= ? OR this.next_attempt_at > ?)
     AND (this.lease_until < {{now_ms}} OR this.lease_until > {{now_ms}} + ?)
-    AND this.kind = ? %s
+    AND this.kind = ? AND this.app = ?
     AND (this.kind = 'open' OR NOT EXISTS (SELECT 1 FROM outbox AS other
         WHERE other.ordering_key = this.ordering_key AND other.state = 'queued'
         AND other.sequence < this.sequence AND other.kind <> 'open'))
@@ -78,6 +81,7 @@ class TakenEntry(Struct, frozen=True):
     """An entry under this replica's lease; ``entry`` is None if its payload cannot be decrypted."""
 
     id: str
+    app: str
     kind: Kind
     entry: Entry | None
 
@@ -119,17 +123,37 @@ class OutboxStore:
         for name in names:
             self._database.write_row_behind(_RELEASE, (name,))
 
-    async def take_due(self, kind: Kind, limit: int, *, but_not: Collection[str] = ()) -> list[TakenEntry]:
-        """Lease due entries, each the first of its ordering key; none of the apps ``but_not``."""
+    async def has_due(self, kind: Kind) -> bool:
+        """Return whether any entry of this kind may be due: a look that finds nothing costs no commit."""
         now_ms = self._now_ms()
-        apps = "AND this.app <> ? " * len(but_not)
-        values = (
-            *(self._owner, _ms(LEASE_S), now_ms, now_ms + _ms(DELAY_MAX_S), 2 * _ms(LEASE_S), kind),
-            *(*but_not, limit),
-        )
-        (rows,) = await self._database.write(Statement(_TAKE % apps, values))
-        taken = [self._taken(row) for row in rows]
+        return bool(await self._database.read(_HAS_DUE, kind, now_ms, now_ms + _ms(DELAY_MAX_S)))
+
+    async def take_due(self, kind: Kind, apps: Sequence[str], limit: int) -> list[TakenEntry]:
+        """Lease entries of these apps that may be tried now, each the first of its ordering key.
+
+        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
+        """
+        share = -(-limit // len(apps))
+        taken = await self._take(kind, [(app, share) for app in apps[:limit]])
+        found = Counter(each.app for each in taken)
+        hungry = [app for app in apps if found[app] == share]
+        left = limit - len(taken)
+        if hungry and len(apps) > 1 and left > 0:
+            taken += await self._take(kind, [(hungry[0], left)])
         return sorted(taken, key=lambda each: 0 if each.entry is None else each.entry.next_try)
+
+    async def _take(self, kind: Kind, wanted: Sequence[tuple[str, int]]) -> list[TakenEntry]:
+        now_ms = self._now_ms()
+        lease_ms = _ms(LEASE_S)
+        before = (self._owner, lease_ms, now_ms, now_ms + _ms(DELAY_MAX_S), 2 * lease_ms, kind)
+        unit = [Statement(_TAKE, (*before, app, limit)) for app, limit in wanted]
+        return [self._taken(row) for rows in await self._database.write(*unit) for row in rows]
+
+    def due_soon(self, kind: Kind, spread_s: float) -> None:
+        """Make what failed before due within ``spread_s`` seconds, soon: not all of it at once."""
+        now_ms = self._now_ms()
+        values = (now_ms, _ms(spread_s), now_ms + _ms(spread_s), kind)
+        self._database.write_behind(Statement(_DUE_SOON, values))
 
     async def renew(self, entry_ids: Collection[str]) -> None:
         """Keep the leases of entries that are being worked on."""
@@ -226,7 +250,7 @@ class OutboxStore:
         try:
             clear = self._cipher.decrypt(payload)
         except Undecryptable:
-            return TakenEntry(entry_id, kind, None)
+            return TakenEntry(entry_id, app, kind, None)
         entry = Entry(
             id=entry_id,
             app=app,
@@ -239,7 +263,7 @@ class OutboxStore:
             attempts=attempts,
             payload=clear,
         )
-        return TakenEntry(entry_id, kind, entry)
+        return TakenEntry(entry_id, app, kind, entry)
 
     def _next_sequence(self) -> int:
         """Return a number that grows with time, and with every entry of this process."""

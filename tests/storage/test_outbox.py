@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import structlog
 
@@ -35,7 +37,7 @@ def entry(name: str, key: str = "", kind: Kind = "lead", **more: object) -> Entr
 
 
 async def taken(store: OutboxStore, kind: Kind = "lead", limit: int = 10) -> list[str]:
-    return [each.id for each in await store.take_due(kind, limit)]
+    return [each.id for each in await store.take_due(kind, ["acme"], limit)]
 
 
 async def end_leases(database: Database) -> None:
@@ -84,6 +86,18 @@ async def test_entries_of_a_key_go_one_after_another(database: Database) -> None
     assert sorted(await taken(store)) == ["other", "second"]
 
 
+async def test_apps_share_what_is_taken(database: Database) -> None:
+    """One app's storm leaves the others their share; what they do not need goes to it."""
+    store = store_of(database)
+    for number in range(50):
+        store.enqueue_open(entry(f"storm {number:02}", kind="open"))
+    for number in range(3):
+        store.enqueue_open(msgspec.structs.replace(entry(f"calm {number}", kind="open"), app="globex"))
+    await store.status("calm 2")
+    found = await store.take_due("open", ["acme", "globex"], 10)
+    assert Counter(each.app for each in found) == {"acme": 7, "globex": 3}
+
+
 async def test_what_waits_for_an_open_is_released(database: Database) -> None:
     store = store_of(database)
     await store.add(entry("lead", waits_for="open-1", next_try=NOW + 30))
@@ -91,7 +105,7 @@ async def test_what_waits_for_an_open_is_released(database: Database) -> None:
     assert await taken(store) == []
     store.release_dependents("open-2", "open-1")
     await store.status("lead")  # reads what was written behind
-    (found,) = await store.take_due("lead", 10)
+    (found,) = await store.take_due("lead", ["acme"], 10)
     assert found.entry is not None
     assert found.entry.waits_for == ""
 
@@ -104,7 +118,7 @@ async def test_a_failed_attempt_is_due_later(database: Database) -> None:
     await store.status("a")
     assert await taken(store) == []
     now += 61
-    (found,) = await store.take_due("lead", 10)
+    (found,) = await store.take_due("lead", ["acme"], 10)
     assert found.entry is not None
     assert found.entry.attempts == 1
 
@@ -123,10 +137,10 @@ async def test_a_clock_that_is_set_back_delays_nothing(database: Database) -> No
 async def test_an_entry_of_an_unlisted_secret_is_kept(database: Database) -> None:
     await store_of(database).add(entry("a"))
     await end_leases(database)
-    (found,) = await store_of(database, secret="another").take_due("lead", 10)
+    (found,) = await store_of(database, secret="another").take_due("lead", ["acme"], 10)
     assert found.entry is None
     await end_leases(database)
-    (found,) = await store_of(database).take_due("lead", 10)
+    (found,) = await store_of(database).take_due("lead", ["acme"], 10)
     assert found.entry is not None
 
 
