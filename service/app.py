@@ -162,7 +162,7 @@ class _Parts:
         self.guards = guards(settings, clock, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
         self._erasures = Erasures(self.stores.erasures)
-        self.limits = limits(settings, wall, log, self.metrics)
+        self.limits = limits(settings, wall, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
@@ -331,7 +331,6 @@ class _Parts:
             _closing(self._transport.aclose),
             _opened(self.stores.open, self.stores.close),
             _opened(self._load_erasures, self._erasures.close),
-            _closing(self.limits.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _closing(self._precedence.close),

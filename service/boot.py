@@ -18,7 +18,6 @@ from service.route_checks import refuse_failing_tests
 from service.server import Served, listen, listen_together, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
-from service.stores import refuse_bad_valkey_url
 from service.telemetry import configure_logs
 from service.workers import run_workers
 
@@ -31,12 +30,6 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
 
     Raises ``SettingsError``, ``PortTaken`` or ``DataDirTaken`` before anything runs.
     """
-    if workers > 1 and not env.get("FIRSTOPEN_VALKEY_URL"):
-        raise SettingsError(
-            "--workers: more than one needs FIRSTOPEN_VALKEY_URL, where they share what they know"
-        )
-    if env.get("FIRSTOPEN_VALKEY_URL"):
-        refuse_bad_valkey_url(env["FIRSTOPEN_VALKEY_URL"])
     if "FIRSTOPEN_CONFIG" in env:
         configured = settings.load(env)
         refuse_failing_tests(configured.apps)
@@ -49,7 +42,7 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
 
 def _serve_alone(configured: Settings, workers: int) -> None:
     log = configure_logs(configured.log_level)
-    if not configured.valkey_url or (configured.outbox.local and workers == 1):
+    if not configured.database_url:
         _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
     socks = _take_ports(configured, workers)
@@ -83,7 +76,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
-    if not configured.valkey_url:
+    if not configured.database_url:
         _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
     readiness = Readiness()

@@ -13,7 +13,7 @@ from service.resolve.model import App
 from service.resolve.openings import Lifetimes
 from service.settings import Settings, compile_router
 from service.store.memory import MemoryLimits
-from service.telemetry import Log, Metrics
+from service.telemetry import Metrics
 
 DAY_S = 86_400
 
@@ -92,25 +92,16 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
     )
 
 
-def limits(settings: Settings, wall: Callable[[], float], log: Log, metrics: Metrics) -> Limits:
-    """Build what counts requests. A Valkey URL that is none was refused before."""
+def limits(settings: Settings, wall: Callable[[], float], metrics: Metrics) -> Limits:
+    """Build what counts requests."""
     wanted = settings.limits
     per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
-    shared = None
-    if wanted.shared:
-        from service.limiting.shared import SharedWindows
-        from service.store.valkey_url import connect
-
-        shared = SharedWindows(
-            connect(settings.valkey_url), fault=metrics.valkey_faults.labels("limits").inc, log=log
-        )
     return Limits(
         per_address=rates(wanted.per_address) if wanted.per_address else (),
         per_key={name: rates(text) for name, text in per_key.items() if text},
         secret=settings.secrets[0].encode("utf-8", "surrogateescape"),
         wall=wall,
         refused=metrics.rate_limited,
-        shared=shared,
     )
 
 

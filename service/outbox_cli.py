@@ -19,7 +19,6 @@ from service.store.sealing import Seal, Unsealable
 from service.telemetry import configure_logs
 
 if TYPE_CHECKING:
-    from service.store.shared_entries import SharedEntries
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _STATES: tuple[State, ...] = ("queued", "delivered", "dead")
@@ -38,7 +37,7 @@ What has not reached Dub yet, what never will, and why.
   firstopen outbox show ID          one entry; --reveal prints what it carries
   firstopen outbox retry ID         send a dead letter again; --all: every one
 
-It reads FIRSTOPEN_VALKEY_URL, or without that FIRSTOPEN_DATA_DIR, also while firstopen serve runs
+It reads FIRSTOPEN_DATABASE_URL, or without that FIRSTOPEN_DATA_DIR, also while firstopen serve runs
 there; retried entries go within a second.
 """
 
@@ -153,9 +152,9 @@ def _run(work: Callable[[Kept], Awaitable[T]]) -> T:
         configured = settings.of_commands(demo.settings)
     except settings.SettingsError as exc:
         _stop(str(exc))
-    where = "FIRSTOPEN_VALKEY_URL" if configured.valkey_url else str(configured.data_dir / FILE)
+    where = str(configured.data_dir / FILE)
     try:
-        return asyncio.run((_shared if configured.valkey_url else _on_disk)(configured, work))
+        return asyncio.run(_on_disk(configured, work))
     except StoreFailed as exc:
         _stop(f"{where}: {exc}")
     except Unsealable as exc:
@@ -171,24 +170,6 @@ async def _on_disk(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -
         return await work(SqliteEntries(database, Seal(configured.secrets)))
     finally:
         await database.close()
-
-
-async def _shared(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -> T:
-    from service.store.shared_entries import SharedEntries
-    from service.store.valkey import Valkey
-    from service.store.valkey_url import BadValkeyURL
-    from service.telemetry import Metrics
-
-    try:
-        valkey = Valkey(
-            configured.valkey_url, Metrics().valkey_faults, configure_logs("critical"), time.monotonic
-        )
-    except BadValkeyURL as exc:
-        _stop(f"FIRSTOPEN_VALKEY_URL: {exc}")
-    try:
-        return await work(SharedEntries(valkey, Seal(configured.secrets), time.monotonic))
-    finally:
-        await valkey.close()
 
 
 def _stop(message: Any) -> NoReturn:

@@ -29,7 +29,7 @@ _OURS = "FIRSTOPEN_"
 _VARIABLES = frozenset(
     {
         *("BUDGET_MS", "CONFIG", "DATA_DIR", "FORWARDED_ALLOW_IPS", "HOST"),
-        *("LOG_LEVEL", "PORT", "OPS_PORT", "SECRET", "VALKEY_URL"),
+        *("LOG_LEVEL", "PORT", "OPS_PORT", "SECRET", "DATABASE_URL"),
     }
 )
 # What Kubernetes and Docker say in the environment about services that are named firstopen-something.
@@ -104,7 +104,6 @@ class OutboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backoff_min_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
     backoff_max_s: Annotated[float, Meta(ge=0.1, le=600)] = 10
     expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub's own deduplication of leads ends after 7
-    local: bool = False  # while Valkey is away, leads are kept in FIRSTOPEN_DATA_DIR
 
 
 class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +117,6 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     per_key: str | None = None
     per_address: str | None = None
-    shared: bool = False  # counted in Valkey, by all replicas together
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,7 +159,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: str
     dub_base_url: str
     data_dir: Path
-    valkey_url: str
+    database_url: str  # PostgreSQL's; empty: SQLite in ``data_dir``
     tracing: bool
     demo: bool = False
 
@@ -209,7 +207,7 @@ def parse(
         raise SettingsError("apps: expected at least one [apps.<name>] table")
     apps = {app: _app(table, app) for app, table in file.apps.items()}
     _refuse_shared(apps)
-    _check_limits(file.limits, env)
+    _check_limits(file.limits)
     _refuse_unknown(apps, env)
     port = _number(env, "FIRSTOPEN_PORT", 8000, 1, _PORT_MAX)
     server_keys, dub_api_keys = _keys(apps, env, required=keys_required)
@@ -233,7 +231,7 @@ def parse(
         log_level=_choice(env, "FIRSTOPEN_LOG_LEVEL", "info", _LEVELS),
         dub_base_url=_base_url(env),
         data_dir=Path(env.get("FIRSTOPEN_DATA_DIR") or "var"),
-        valkey_url=env.get("FIRSTOPEN_VALKEY_URL", ""),
+        database_url=env.get("FIRSTOPEN_DATABASE_URL", ""),
         tracing=_wants_traces(env),
         demo=demo,
     )
@@ -277,11 +275,9 @@ def _app(table: object, name: str) -> AppSettings:
     return app
 
 
-def _check_limits(limits: LimitSettings, env: Mapping[str, str]) -> None:
+def _check_limits(limits: LimitSettings) -> None:
     _check_rates("limits.per_key", limits.per_key)
     _check_rates("limits.per_address", limits.per_address)
-    if limits.shared and not env.get("FIRSTOPEN_VALKEY_URL"):
-        raise SettingsError("limits.shared: true needs FIRSTOPEN_VALKEY_URL, where replicas count together")
 
 
 def _check_rates(path: str, text: str | None) -> None:

@@ -76,7 +76,6 @@ screen = "category"
 # backoff_min_s = 0.5
 # backoff_max_s = 10
 # expiry_days = 6                          # then they are dead letters: see firstopen outbox
-# local = false                            # true: while Valkey is away, leads are kept in FIRSTOPEN_DATA_DIR
 
 # How long opens are kept on disk, so that a later sign-up finds its click.
 # [installs]
@@ -87,7 +86,6 @@ screen = "category"
 # [limits]
 # per_key = "2000/second"
 # per_address = "50/second;1200/minute"
-# shared = false                           # true: counted by all replicas together, in FIRSTOPEN_VALKEY_URL
 
 # How a stop goes: after SIGTERM not ready but still answering for drain_ms; then requests in flight
 # finish, and opens still under way to Dub settle, for at most stop_ms each (whole seconds).

@@ -1,4 +1,4 @@
-"""Where this process keeps what it must not forget: on its own disk, or in a Valkey that replicas share."""
+"""Where this process keeps what it must not forget: in SQLite on its own disk, or in PostgreSQL."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +13,10 @@ from service.resolve.matcher import Crowd
 from service.resolve.owed import Entries
 from service.resolve.ports import Claims, Journal, Memory
 from service.settings import Settings, SettingsError
+from service.storage.database import Database as SqlDatabase
+from service.storage.encryption import Cipher
+from service.storage.engines.port import Engine
+from service.storage.engines.sqlite import SqliteEngine
 from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
 from service.store.database import Database
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -54,38 +58,27 @@ class Stores:
     open: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     problems: Callable[[], list[str]]
+    database: SqlDatabase
+    cipher: Cipher
 
 
 def choose(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
     """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds.
 
-    Raises ``SettingsError`` for a Valkey URL that names no server.
+    Raises ``SettingsError`` for a FIRSTOPEN_DATABASE_URL that cannot be read.
     """
-    if not settings.valkey_url:
-        return _on_disk(settings, log, metrics, clock, wall)
-    from service.shared_stores import shared
-
-    refuse_bad_valkey_url(settings.valkey_url)
-    return shared(settings, log, metrics, clock, wall)
-
-
-def refuse_bad_valkey_url(url: str) -> None:
-    """Raise ``SettingsError`` for a URL that names no server; nothing of it is shown: it holds a password."""
-    from service.store.valkey_url import BadValkeyURL, connect
-
-    try:
-        connect(url)
-    except BadValkeyURL as exc:
-        raise SettingsError(f"FIRSTOPEN_VALKEY_URL: {exc}") from exc
+    return _on_disk(settings, log, metrics, clock, wall)
 
 
 class Disk:
-    """One SQLite file: all there is, or what stands in for Valkey."""
+    """One SQLite file."""
 
     def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
         schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA + ERASURES_SCHEMA
         seal = Seal(settings.secrets)
         self._database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
+        self.sql = SqlDatabase(_engine(settings), log, committed=metrics.store_commits.inc)
+        self.cipher = Cipher(settings.secrets)
         self.journal = SqliteJournal(self._database, seal, clock, wall)
         self.claims = SqliteClaims(self._database, wall)
         self.entries = SqliteEntries(self._database, seal, metrics.outbox_undecryptable.inc, log)
@@ -103,6 +96,7 @@ class Disk:
 
     async def open(self) -> None:
         """Take the folder, and begin to write and to forget."""
+        await self.sql.open()
         await self._database.open()
         self._housekeeping.start()
 
@@ -110,11 +104,25 @@ class Disk:
         """Write what waits, and let go of the folder."""
         await self._housekeeping.close()
         await self._database.close()
+        await self.sql.close()
 
     def problems(self) -> list[str]:
         """Name what does not work."""
-        failing, problem = self._database.failing, self._housekeeping.problem
-        return [*([f"disk: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
+        failing = self.sql.failing or self._database.failing
+        problem = self._housekeeping.problem
+        return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
+
+
+def _engine(settings: Settings) -> Engine:
+    """Connect to nothing yet; raises ``SettingsError``."""
+    if not settings.database_url:
+        return SqliteEngine(settings.data_dir)
+    from service.storage.engines.postgres import BadDatabaseURL, PostgresEngine
+
+    try:
+        return PostgresEngine(settings.database_url)
+    except BadDatabaseURL as exc:
+        raise SettingsError(f"FIRSTOPEN_DATABASE_URL: {exc}") from exc
 
 
 def _nobody(_app: str) -> None:
@@ -136,4 +144,6 @@ def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall:
         open=disk.open,
         close=disk.close,
         problems=disk.problems,
+        database=disk.sql,
+        cipher=disk.cipher,
     )

@@ -81,21 +81,11 @@ class Event(StrEnum):
     SCHEMA_MIGRATED = "store.migrated"
     """A migration of the database schema was applied."""
     STORE_FAILING = "store.failing"
-    """The disk does not take what must not be lost: leads are refused with 503, opens go on."""
+    """The database does not take what must not be lost: leads are refused with 503, opens go on."""
     STORE_RECOVERED = "store.recovered"
-    """The disk takes writes again; ``lost`` are opens that were forgotten meanwhile."""
+    """The database takes writes again; ``lost`` are rows that were dropped meanwhile."""
     STORE_REFUSED = "store.refused"
     """A mistake of ours: a write that the store cannot do, left out."""
-    VALKEY_FAILING = "valkey.failing"
-    """Valkey does not answer as it should: opens go on in process, no click is given, leads may get 503."""
-    VALKEY_RECOVERED = "valkey.recovered"
-    """Valkey answers again."""
-    VALKEY_LOST = "valkey.lost"
-    """So many ``writes`` were given up while Valkey was away, the oldest first: more came than may wait."""
-    VALKEY_NOT_DURABLE = "valkey.not_durable"
-    """The server acknowledges what is not on its disk yet (``appendonly yes``, ``appendfsync always``
-    would be): leads and claims of its last moments are lost if it crashes. Or it evicts them when it is full
-    (with ``maxmemory-policy noeviction`` it does not)."""
     ENTRY_DELIVERED = "outbox.delivered"
     """A lead or sale has reached Dub."""
     ENTRY_DEAD = "outbox.dead"
@@ -115,10 +105,6 @@ class Event(StrEnum):
     CLICKS_UNREADABLE = "clicks.unreadable"
     """So many of Dub's ``events`` cannot be read, for this ``fault``: a "none" by address stays pending.
     Logged once a fault, and again if it comes back."""
-    LIMITS_ALONE = "limits.alone"
-    """Valkey does not count, or not in time: each replica's rate limits are its own meanwhile."""
-    LIMITS_SHARED = "limits.shared"
-    """Replicas count together again."""
     REQUEST_FAILED = "request.failed"
     """A mistake of ours: the caller got a 500; ``where`` is the line."""
 
@@ -243,7 +229,6 @@ class Metrics:
         self.claims_refused = self._counter(
             "claims_refused", "Opens that wanted a click which another install has."
         )
-        self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
         self.background_failures = self._counter(
             "background_failures", "Exceptions in background tasks, which go on.", "task"
         )

@@ -6,7 +6,6 @@ phone cannot use up what an app may ask. Addresses and keys are counted under ke
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Protocol
 
 from service.limiting.rates import Rate
 from service.limiting.windows import Cell, Window
@@ -17,18 +16,6 @@ from service.telemetry import Tally
 
 _IPV6_NETWORK_BYTES = 8  # a /64 is one customer
 _WHO_BYTES = 8
-
-
-class Shared(Protocol):
-    """What several replicas count together."""
-
-    async def counts(self, cells: Sequence[Cell]) -> list[int] | None:
-        """Count a request in these, up to the first that is over; ``None`` if nobody can say in time."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of it."""
-        ...
 
 
 class Limits:
@@ -42,24 +29,17 @@ class Limits:
         secret: bytes,
         wall: Callable[[], float],
         refused: Tally,
-        shared: Shared | None = None,
     ) -> None:
         self._addresses = [Window("address", rate) for rate in per_address]
         self._keys = {app: [Window("key", rate) for rate in rates] for app, rates in per_key.items()}
         self._hash_key = blake2b(b"limits\0" + secret).digest()
         self._wall = wall
         self._refused = refused
-        self._shared = shared
 
     @property
     def are_set(self) -> bool:
         """Whether anything is limited."""
         return bool(self._addresses or self._keys)
-
-    async def close(self) -> None:
-        """Let go of what is shared."""
-        if self._shared is not None:
-            await self._shared.close()
 
     def name_of(self, key: bytes) -> bytes:
         """Return what a key is counted under: the same on every replica."""
@@ -87,21 +67,11 @@ class Limits:
             who = self._address(ip)
             cells = [Cell(window, who, int(now // window.period_s)) for window in self._addresses]
         cells += [Cell(window, key_name, int(now // window.period_s)) for window in keys]
-        standing = self._stand(cells, None, now)
-        if self._shared is not None and cells:
-            counts = await self._shared.counts(cells)
-            if counts is not None:
-                standing = self._stand(cells, counts, now)
-        return standing
-
-    def _stand(self, cells: Sequence[Cell], counts: Sequence[int] | None, now: float) -> Standing | None:
-        """Take these counts, or those of this process; raises ``RateLimited`` at the first that is over."""
         tightest: Window | None = None
         least = 0
-        for at, cell in enumerate(cells):
+        for cell in cells:
             window = cell.window
-            count = counts[at] if counts is not None else window.count(cell.who, cell.number)
-            left = window.amount - count
+            left = window.amount - window.count(cell.who, cell.number)
             if left < 0:
                 self._refused.add(window.by)
                 raise RateLimited(window.by, window.period_s, _standing(window, 0, now))

@@ -8,6 +8,7 @@ from service.resolve.ladder import STRENGTH, Ladder, Rung, evidence_mask, ladder
 from service.resolve.model import App, Open, OpenReport
 from service.resolve.owed import OwedOpen
 from service.resolve.trace import Steps
+from service.resolve.traits import Traits
 
 
 class Case(Struct, gc=False, eq=False):
@@ -33,6 +34,7 @@ class Case(Struct, gc=False, eq=False):
     owes: bool = False  # it was answered before, without Dub
     replay: bool = False  # made by the outbox: no caller waits for it
     network: int | None = None  # a keyed hash, once somebody has looked at the address
+    traits: Traits | None = None  # of the device, once a link that is certain has been found for it
 
     @property
     def ip(self) -> str | None:

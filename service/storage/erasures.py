@@ -1,7 +1,8 @@
 """Erasure: an erased install stays erased, on every replica, whatever was under way.
 
-What can go wrong: an open that was decided before the erasure is written after it, or repeated from another replica's
-memory (opens that are older than their install's erasure are returned by nobody: see ``opens`` and ``Erasures``).
+What can go wrong: an open that was decided before the erasure is written after it, or repeated from another
+replica's memory (opens that are older than their install's erasure are returned by nobody: see ``opens`` and
+``Erasures``).
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Every open, durable: whoever asks for an openId later, or reports a sign-up, finds how it was decided.
 
-Opens are written behind: an answer does not wait for the database. What can go wrong: an open that was decided while
-its install was being erased is written after the erasure (no query returns it, and it is deleted later); a URL or a
-query that says who somebody is (encrypted; the columns that SQL can read hold nothing personal).
+Opens are written behind: an answer does not wait for the database. What can go wrong: an open that was
+decided while its install was being erased is written after the erasure (no query returns it, and it is
+deleted later); a URL or a query that says who somebody is (encrypted; the columns that SQL can read hold
+nothing personal).
 """
 
 import asyncio
@@ -11,7 +12,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from service.resolve.errors import StoreFailed
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
 from service.resolve.model import Link, Match, Open
 from service.resolve.traits import Traits

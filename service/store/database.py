@@ -23,7 +23,7 @@ from service.resolve.errors import StoreFailed
 from service.store.batch import Row, Rows, Values, Work, Write, Written, write_all
 from service.telemetry import Event, Log
 
-FILE = "firstopen.sqlite"
+FILE = "old.sqlite"
 VERSION = 3  # of the schema
 BEHIND_S = 0.05
 BEHIND_MAX = 50_000

@@ -39,14 +39,3 @@ class SqliteErasures:
             connection.executemany(_ADD, [(device, at) for device in devices])
 
         await self._database.write(add)
-
-
-class ErasuresInProcess:
-    """Erasures of this process alone, for as long as it runs: where replicas share Valkey."""
-
-    async def load(self) -> Mapping[str, float]:
-        """Return none."""
-        return {}
-
-    async def add(self, devices: Sequence[str], at: float) -> None:
-        """Keep nothing."""

@@ -27,9 +27,7 @@ FILE = "firstopen.sqlite"
 
 _BUSY_MS = 5000
 _CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
-_SHRINK_EVERY_S = (
-    1.0  # so that damage to the file is read, and not hidden by the page cache, for longer than this
-)
+_SHRINK_EVERY_S = 1.0  # damage to the file is hidden by the page cache for no longer
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -68,6 +66,7 @@ class SqliteEngine:
         self._reading = ThreadPoolExecutor(1, "firstopen-sqlite-reader")
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._descriptor: int | None = None
         self._identity: tuple[int, int] | None = None
         self._next_shrink = 0.0
 
@@ -142,9 +141,11 @@ class SqliteEngine:
         if self._writer is not None:
             return self._writer
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(
-            os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        )  # readable by this user only
+        # Readable by this user only. The descriptor stays open, to look at the header: closing any descriptor of
+        # the file drops the locks that SQLite holds on it, and another process would delete the log under it.
+        if self._descriptor is not None:  # of an attempt that failed: the file may be another one by now
+            os.close(self._descriptor)
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             for pragma in _PRAGMAS:
@@ -167,9 +168,9 @@ class SqliteEngine:
         """Refuse to write to a file that SQLite would not open again."""
         if self._file_identity() != self._identity:
             raise sqlite3.DatabaseError("the database file was replaced while in use; restart firstopen")
-        if _head(self._path, len(_MAGIC)) not in (_MAGIC, b""):
+        if self._descriptor is not None and os.pread(self._descriptor, len(_MAGIC), 0) not in (_MAGIC, b""):
             raise sqlite3.DatabaseError("the database file was overwritten while in use")
-        if _head(Path(f"{self._path}-wal"), 4) not in (*_WAL_MAGIC, b"", bytes(4)):
+        if _log_head(Path(f"{self._path}-wal")) not in (*_WAL_MAGIC, b"", bytes(4)):
             raise sqlite3.DatabaseError("the write-ahead log was overwritten while in use")
         now = time.monotonic()
         if now >= self._next_shrink:
@@ -185,6 +186,9 @@ class SqliteEngine:
             if connection is not None:
                 connection.close()
         self._reader = self._writer = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 @lru_cache(1024)
@@ -227,10 +231,11 @@ def _is_rejection(exc: sqlite3.Error) -> bool:
     return isinstance(exc, _REJECTIONS)
 
 
-def _head(path: Path, size: int) -> bytes:
+def _log_head(path: Path) -> bytes:
+    """Return the beginning of the write-ahead log, on which SQLite holds no locks."""
     try:
         with path.open("rb") as file:
-            return file.read(size)
+            return file.read(4)
     except FileNotFoundError:
         return b""
 
