@@ -41,7 +41,6 @@ from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
 from service.resolve.conversions import Conversions
 from service.resolve.credit import Credit
-from service.resolve.erasures import Erasures
 from service.resolve.errors import StoreFailed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.first_launch import AppMatching, FirstLaunches
@@ -61,7 +60,7 @@ from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
 from service.resolve.window import ClickWindow
 from service.settings import AppSettings, Settings, SettingsError
-from service.stores import choose
+from service.stores import Stores
 from service.telemetry import Event, Log, Metrics
 
 if TYPE_CHECKING:
@@ -160,15 +159,14 @@ class _Parts:
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
-        self.stores = choose(settings, log, self.metrics, clock, wall)
-        self._erasures = Erasures(self.stores.erasures)
+        self.stores = Stores(settings, log, self.metrics, clock, wall)
         self.limits = limits(settings, wall, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
-        self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
+        self.feed = EventFeed(dub, CallBudget(clock))
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
-        credit = Credit(self.stores.journal, identity)
+        credit = Credit(self.stores.opens, identity)
         self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
@@ -180,16 +178,15 @@ class _Parts:
         )
         self.forgetting = Forgetting(
             identity=identity,
-            memory=self.stores.memory,
             looks=self._second_looks,
-            opens=self.stores.journal,
+            opens=self.stores.opens,
             claims=self.stores.claims,
             entries=self.stores.entries,
-            erasures=self._erasures,
+            erasures=self.stores.erasures,
             wall=wall,
-            scrub=self.stores.scrub,
+            scrub=self.stores.database.erased,
         )
-        self._erasures.sweep_with(self.forgetting.sweep)
+        self.stores.erasures.sweep_with(self.forgetting.sweep)
         guard = self.guards["/track/open"]
         self._replays = Replays(self.resolver, apps, lambda: self._clock() - guard.answered_at, self._wall)
 
@@ -258,7 +255,6 @@ class _Parts:
             clock=self._clock,
             wall=self._wall,
             sleep=self._sleep,
-            together=self.stores.clicks(app.name),
         )
         return AppMatching(
             Matcher(
@@ -267,7 +263,6 @@ class _Parts:
                 claims=self.stores.claims,
                 rules=rules,
                 refused=self.metrics.claims_refused.inc,
-                crowd=self.stores.crowd(app.name),
             ),
             feed,
             rules,
@@ -284,17 +279,17 @@ class _Parts:
         openings = Openings(memory, lifetimes(self._settings), self._clock)
         self._precedence = Precedence(
             memory=memory,
-            journal=self.stores.journal,
+            journal=self.stores.opens,
             claims=self.stores.claims,
             identity=identity,
-            erasures=self._erasures,
+            erasures=self.stores.erasures,
             log=self._log,
         )
         climber = Climber(
             dub=dub,
             first_launch=self.first_launch,
             memory=memory,
-            journal=self.stores.journal,
+            journal=self.stores.opens,
             claims=self.stores.claims,
             precedence=self._precedence,
             identity=identity,
@@ -309,9 +304,9 @@ class _Parts:
         return Resolver(
             climber=climber,
             memory=memory,
-            journal=self.stores.journal,
+            journal=self.stores.opens,
             outbox=self.outbox,
-            cases=Cases(identity, self._erasures, self._clock, self._wall),
+            cases=Cases(identity, self.stores.erasures, self._clock, self._wall),
             openings=openings,
             second_looks=self._second_looks,
             precedence=self._precedence,
@@ -330,7 +325,6 @@ class _Parts:
         async with (
             _closing(self._transport.aclose),
             _opened(self.stores.open, self.stores.close),
-            _opened(self._load_erasures, self._erasures.close),
             _closing(self.feed.close),
             _closing(self.first_launch.close),
             _closing(self._precedence.close),
@@ -340,14 +334,9 @@ class _Parts:
             ),
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
+            _publishing(self._peers, self.metrics.registry, self._refresh),
         ):
-            await self.first_launch.remember(self.stores.journal)
-            async with _publishing(self._peers, self.metrics.registry, self._refresh):
-                yield
-
-    async def _load_erasures(self) -> None:
-        with contextlib.suppress(StoreFailed):
-            await self._erasures.load()
+            yield
 
     async def scrape(self) -> bytes:
         """Return the metrics as Prometheus reads them, with what is only counted when asked."""

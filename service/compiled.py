@@ -12,7 +12,7 @@ from service.outbox.policy import OutboxPolicy
 from service.resolve.model import App
 from service.resolve.openings import Lifetimes
 from service.settings import Settings, compile_router
-from service.store.memory import MemoryLimits
+from service.storage.memory import MemoryLimits
 from service.telemetry import Metrics
 
 DAY_S = 86_400

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -18,8 +18,6 @@ from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal, Unsealable
 from service.telemetry import configure_logs
 
-if TYPE_CHECKING:
-
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _STATES: tuple[State, ...] = ("queued", "delivered", "dead")
 _LISTED_MAX = 50
@@ -27,7 +25,7 @@ _PIPED_COLUMNS = 160
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 T = TypeVar("T")
-Kept: TypeAlias = "SqliteEntries | SharedEntries"
+Kept: TypeAlias = SqliteEntries
 
 HELP = """\
 What has not reached Dub yet, what never will, and why.

@@ -1,149 +1,88 @@
-"""Where this process keeps what it must not forget: in SQLite on its own disk, or in PostgreSQL."""
+"""What this process must not forget: in SQLite in its own folder, or in a PostgreSQL that replicas share."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 from service.compiled import DAY_S, claims_ttl_s, memory_limits
-from service.resolve.click_feed import Together
-from service.resolve.erasures import KeptErasures
-from service.resolve.events import Budget
-from service.resolve.forgetting import Kept, Opens
-from service.resolve.matcher import Crowd
-from service.resolve.owed import Entries
-from service.resolve.ports import Claims, Journal, Memory
+from service.resolve.erasures import Erasures
 from service.settings import Settings, SettingsError
-from service.storage.database import Database as SqlDatabase
+from service.storage.claims import ClaimStore
+from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import SqliteEngine
-from service.store.claims import CLAIMS_SCHEMA, SqliteClaims
-from service.store.database import Database
+from service.storage.erasures import ErasureStore
+from service.storage.housekeeping import Housekeeping
+from service.storage.memory import MemoryStore
+from service.storage.opens import OpenStore
+from service.store.database import Database as OldDatabase
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.erasures import ERASURES_SCHEMA, SqliteErasures
-from service.store.housekeeping import Housekeeping
-from service.store.journal import JOURNAL_SCHEMA, SqliteJournal
-from service.store.memory import MemoryStore
 from service.store.sealing import Seal
 from service.telemetry import Log, Metrics
 
 Clock = Callable[[], float]
 
 
-class KeptOpens(Journal, Opens, Protocol):
-    """Opens, durable until an install is to be forgotten."""
-
-
-class KeptClaims(Claims, Kept, Protocol):
-    """Claims, durable until an install is to be forgotten."""
-
-
-class KeptEntries(Entries, Kept, Protocol):
-    """The outbox, durable until an install is to be forgotten."""
-
-
-@dataclass(frozen=True, slots=True)
 class Stores:
-    """What is remembered. ``problems`` names what does not work at the moment."""
+    """Everything that is remembered, over one database.
 
-    memory: Memory
-    journal: KeptOpens
-    claims: KeptClaims
-    entries: KeptEntries
-    erasures: KeptErasures
-    scrub: Callable[[], Awaitable[None]]  # removes deleted rows from the database's own files
-    budget: Budget | None  # what replicas share of matching, if there are others
-    clicks: Callable[[str], Together | None]
-    crowd: Callable[[str], Crowd | None]
-    open: Callable[[], Awaitable[None]]
-    close: Callable[[], Awaitable[None]]
-    problems: Callable[[], list[str]]
-    database: SqlDatabase
-    cipher: Cipher
-
-
-def choose(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    """Choose by the settings. ``clock`` is monotonic, ``wall`` Unix time, both in seconds.
-
-    Raises ``SettingsError`` for a FIRSTOPEN_DATABASE_URL that cannot be read.
+    ``clock`` is monotonic, ``wall`` Unix time, both in seconds. Raises ``SettingsError`` for a
+    FIRSTOPEN_DATABASE_URL that cannot be read.
     """
-    return _on_disk(settings, log, metrics, clock, wall)
-
-
-class Disk:
-    """One SQLite file."""
 
     def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
-        schema = JOURNAL_SCHEMA + ENTRIES_SCHEMA + CLAIMS_SCHEMA + ERASURES_SCHEMA
-        seal = Seal(settings.secrets)
-        self._database = Database(settings.data_dir, schema, log, committed=metrics.store_commits.inc)
-        self.sql = SqlDatabase(_engine(settings), log, committed=metrics.store_commits.inc)
+        self.database = Database(engine(settings), log, committed=metrics.store_commits.inc)
         self.cipher = Cipher(settings.secrets)
-        self.journal = SqliteJournal(self._database, seal, clock, wall)
-        self.claims = SqliteClaims(self._database, wall)
-        self.entries = SqliteEntries(self._database, seal, metrics.outbox_undecryptable.inc, log)
-        self.erasures = SqliteErasures(self._database)
-        self.scrub = self._database.scrub
+        self._kept_erasures = ErasureStore(self.database, wall)
+        self.erasures = Erasures(self._kept_erasures)
+        self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
+        self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
+        self.claims = ClaimStore(self.database, wall)
+        self._old = OldDatabase(settings.data_dir, ENTRIES_SCHEMA, log, committed=metrics.store_commits.inc)
+        self.entries = SqliteEntries(self._old, Seal(settings.secrets), metrics.outbox_undecryptable.inc, log)
+        opens_s = settings.installs.install_ttl_days * DAY_S
+        claims_s = claims_ttl_s(settings)
         self._housekeeping = Housekeeping(
-            self.journal,
-            self.claims,
-            opens_ttl_s=settings.installs.install_ttl_days * DAY_S,
-            claims_ttl_s=claims_ttl_s(settings),
-            wall=wall,
+            (
+                lambda: self.opens.expire(int((wall() - opens_s) * 1000)),
+                lambda: self.claims.expire(int((wall() - claims_s) * 1000)),
+                self._kept_erasures.expire,
+            ),
             log=log,
             failures=metrics.background_failures.labels("housekeeping").inc,
         )
 
     async def open(self) -> None:
-        """Take the folder, and begin to write and to forget."""
-        await self.sql.open()
-        await self._database.open()
+        """Connect and begin; raises ``DataDirTaken`` or ``SchemaTooNew``."""
+        await self.database.open()
+        await self._old.open()
+        await self.erasures.load()
+        self._kept_erasures.follow(self.erasures.learn)
         self._housekeeping.start()
 
     async def close(self) -> None:
-        """Write what waits, and let go of the folder."""
+        """Write what waits, and disconnect."""
         await self._housekeeping.close()
-        await self._database.close()
-        await self.sql.close()
+        await self._kept_erasures.close()
+        await self.erasures.close()
+        await self._old.close()
+        await self.database.close()
 
     def problems(self) -> list[str]:
         """Name what does not work."""
-        failing = self.sql.failing or self._database.failing
-        problem = self._housekeeping.problem
+        failing, problem = self.database.failing, self._housekeeping.problem
         return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
 
 
-def _engine(settings: Settings) -> Engine:
-    """Connect to nothing yet; raises ``SettingsError``."""
+def engine(settings: Settings, *, exclusive: bool = True) -> Engine:
+    """Choose the database engine, and connect to nothing yet; raises ``SettingsError``.
+
+    ``exclusive``: a SQLite folder is this process's alone.
+    """
     if not settings.database_url:
-        return SqliteEngine(settings.data_dir)
+        return SqliteEngine(settings.data_dir, exclusive=exclusive)
     from service.storage.engines.postgres import BadDatabaseURL, PostgresEngine
 
     try:
         return PostgresEngine(settings.database_url)
     except BadDatabaseURL as exc:
         raise SettingsError(f"FIRSTOPEN_DATABASE_URL: {exc}") from exc
-
-
-def _nobody(_app: str) -> None:
-    """There are no other replicas to share anything with."""
-
-
-def _on_disk(settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> Stores:
-    disk = Disk(settings, log, metrics, clock, wall)
-    return Stores(
-        memory=MemoryStore(memory_limits(settings), clock),
-        journal=disk.journal,
-        claims=disk.claims,
-        entries=disk.entries,
-        erasures=disk.erasures,
-        scrub=disk.scrub,
-        budget=None,
-        clicks=_nobody,
-        crowd=_nobody,
-        open=disk.open,
-        close=disk.close,
-        problems=disk.problems,
-        database=disk.sql,
-        cipher=disk.cipher,
-    )

@@ -32,7 +32,9 @@ class Case(Struct, gc=False, eq=False):
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
     owes: bool = False  # it was answered before, without Dub
+    repeats: bool = False  # the database knew its answer
     replay: bool = False  # made by the outbox: no caller waits for it
+    earlier: list[Open] | None = None  # of its device, as the database knows them; None: nobody has asked
     network: int | None = None  # a keyed hash, once somebody has looked at the address
     traits: Traits | None = None  # of the device, once a link that is certain has been found for it
 

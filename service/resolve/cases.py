@@ -10,8 +10,9 @@ from service.resolve.errors import ForeignDomain
 from service.resolve.evidence import canonical_domain
 from service.resolve.identity import Identity, answer_key
 from service.resolve.ladder import Ladder, Rung, ladder_of
-from service.resolve.model import App, OpenReport
+from service.resolve.model import App, Open, OpenReport
 from service.resolve.owed import OwedOpen
+from service.resolve.precedence import devices_of
 from service.resolve.urls import DUB_ID, split_dub_id
 from service.resolve.wrapped_links import ParsedLinks
 
@@ -36,6 +37,15 @@ class Cases:
     def is_erased(self, case: Case) -> bool:
         """Return True if the case's install was erased since its open began."""
         return self._erasures.covers(case.device, case.opened_at)
+
+    def devices(self, case: Case) -> list[str]:
+        """Return what the case's device was called under each secret, as far as that is known."""
+        return devices_of(case, self._identity)
+
+    def open_id_after(self, case: Case, known: Open | None) -> str:
+        """Return the id of the case's open: the one after ``known``, its key's answer before."""
+        before = known.open_id if known is not None else str(self._erasures.erased_at(case.device) or "")
+        return self._identity.open_id(case.key, before)
 
     def sweep(self, case: Case) -> None:
         """Delete, soon, what an open of an erased install has left behind."""

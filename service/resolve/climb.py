@@ -237,16 +237,19 @@ class Climber:
         return self._openings.by_address(open_id, case, look, steps.source, strongest)
 
     async def _earlier(self, case: Case) -> list[Open]:
-        """Recall what this install was told before; nothing while the disk fails, or without an installId."""
+        """Recall what this install was told before: nothing without an installId, or a database."""
         if not case.is_install:
             return []
         latest = self._memory.answer(case.first_launch_key)
         if latest is not None and latest.offered in FIRST_LAUNCH:
             return [latest]
-        try:
-            return await self._journal.of_device(devices_of(case, self._identity), behind=False)
-        except StoreFailed:
-            return []
+        if case.earlier is None:
+            try:
+                known = await self._journal.recall(devices_of(case, self._identity), case.key)
+            except StoreFailed:
+                return []
+            case.earlier = known.opens
+        return case.earlier
 
     async def _track(
         self, case: Case, link: DeepLink, patience_s: float, *, no_track: bool = False

@@ -7,15 +7,18 @@ later).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
+
+from service.resolve.errors import StoreFailed
 
 
 class KeptErasures(Protocol):
     """Erasures, durable; raises ``StoreFailed``."""
 
     async def load(self) -> Mapping[str, float]:
-        """Return when each device was erased, in Unix seconds."""
+        """Return when devices were erased, in Unix seconds."""
         ...
 
     async def add(self, devices: Sequence[str], at: float) -> None:
@@ -37,8 +40,14 @@ class Erasures:
         self._sweep = sweep
 
     async def load(self) -> None:
-        """Learn what was erased before a restart; raises ``StoreFailed``."""
-        self._erased_at = {**await self._kept.load(), **self._erased_at}
+        """Learn what was erased before a restart, as far as the database says so."""
+        with contextlib.suppress(StoreFailed):
+            self.learn(await self._kept.load())
+
+    def learn(self, erased_at: Mapping[str, float]) -> None:
+        """Take note of erasures: when each device was erased, in Unix seconds."""
+        for device, at in erased_at.items():
+            self._erased_at[device] = max(at, self._erased_at.get(device, 0))
 
     async def add(self, devices: Sequence[str], at: float) -> None:
         """Erase devices as of a time (Unix seconds); raises ``StoreFailed``."""
@@ -49,6 +58,10 @@ class Erasures:
         """Return True if an open of this device began before the device was erased."""
         erased_at = self._erased_at.get(device)
         return erased_at is not None and opened_at <= erased_at
+
+    def erased_at(self, device: str) -> float:
+        """Return when a device was erased, in Unix seconds; 0 if it was not."""
+        return self._erased_at.get(device, 0)
 
     def sweep(self, device: str) -> None:
         """Delete, soon, what an open that was under way has left behind."""

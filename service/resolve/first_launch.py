@@ -19,7 +19,7 @@ from service.resolve.identity import upstream_user_agent
 from service.resolve.matcher import Matcher
 from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
 from service.resolve.model import SUPERSEDED, Link, Match, Open
-from service.resolve.ports import DubFirstOpens, Journal
+from service.resolve.ports import DubFirstOpens
 from service.resolve.precedence import uses_up
 from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
@@ -85,18 +85,6 @@ class FirstLaunches:
                 unread = f"{events} of the last sync's events could not be read"
                 found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
         return found
-
-    async def remember(self, journal: Journal) -> None:
-        """Take up again how crowded networks are, after a start."""
-        for name, app in self._apps.items():
-            try:
-                seen = await journal.sightings(name, self._wall() - app.rules.window_s)
-            except StoreFailed:
-                continue
-            for number, (network, device, at) in enumerate(seen):
-                app.matcher.remember(network, device, int(at * 1000))
-                if number % _AT_A_TIME == 0:
-                    await asyncio.sleep(0)
 
     def saw(self, case: Case) -> None:
         """Note an open: it counts towards how crowded its network is."""

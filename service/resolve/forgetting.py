@@ -10,7 +10,6 @@ from service.resolve.erasures import Erasures
 from service.resolve.errors import StoreFailed
 from service.resolve.identity import Identity
 from service.resolve.model import App
-from service.resolve.ports import Memory
 from service.resolve.second_looks import SecondLooks
 
 
@@ -45,7 +44,6 @@ class Forgetting:
         self,
         *,
         identity: Identity,
-        memory: Memory,
         looks: SecondLooks,
         opens: Opens,
         claims: Kept,
@@ -59,7 +57,6 @@ class Forgetting:
         self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
         self._looks = looks
-        self._memory = memory
         self._opens = opens
         self._claims = claims
         self._entries = entries
@@ -86,5 +83,4 @@ class Forgetting:
         outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
         answers = await self._opens.forget(devices)
-        self._memory.forget(frozenset(open_ids))
         return Forgotten(answers, claims, outbox)

@@ -18,6 +18,7 @@ Platform = Literal["ios", "android"]
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
+_OPEN_ID_HEX_CHARS = 32
 _LEAD_KEY_HEX_CHARS = 32  # so that no two leads are ever taken for one
 _ID_BYTES = 16
 _IDS_AT_A_TIME = 64
@@ -54,6 +55,16 @@ class Identity:
     def devices(self, app: str, install_id: str) -> list[str]:
         """Return what an install was called under each secret, the current one first."""
         return [_hashed(keyed, app, f"i\0{install_id}") for keyed in self._keyed]
+
+    def open_id(self, key: bytes, before: str) -> str:
+        """Return the openId of an answer: 32 hex characters that nobody can guess.
+
+        ``key`` is what it answers, ``before`` what tells it from earlier answers under the key: replicas that
+        decide one open at the same moment give it one id.
+        """
+        mine = self._keyed[0].copy()
+        mine.update(b"o\0%b\0%b" % (key, before.encode()))
+        return mine.hexdigest()[:_OPEN_ID_HEX_CHARS]
 
     def customer(self, app: str, customer_id: str) -> str:
         """Return 16 hex characters for a customer of the app's workspace."""

@@ -112,6 +112,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
 
     app: str
     open_id: str
+    device: str  # a keyed hash: 16 hex characters
     click_id: str | None = None
     link: Link | None = None
     url: str | None = None  # the URL that the app was opened with, if that is routed as it is

@@ -215,6 +215,7 @@ class Openings:
         return Open(
             app=case.app.name,
             open_id=open_id,
+            device=case.device,
             click_id=click_id,
             link=link,
             url=url,

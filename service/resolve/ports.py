@@ -6,6 +6,7 @@ from typing import Protocol
 from service.resolve.case import Case
 from service.resolve.model import App, Link, Open, OpenedLink
 from service.resolve.trace import Look
+from service.resolve.traits import Traits
 
 
 class Dub(Protocol):
@@ -76,14 +77,6 @@ class DubEvents(Protocol):
 class Memory(Protocol):
     """What is remembered of opens and links; never raises, forgetting is allowed."""
 
-    is_shared: bool  # whether other processes remember, too
-
-    async def shared(
-        self, key: bytes, first_launch: bytes | None, links: Sequence[tuple[str, str]]
-    ) -> Open | None:
-        """Learn what other processes know of these keys and links; return the answer under the first key."""
-        ...
-
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         ...
@@ -96,19 +89,8 @@ class Memory(Protocol):
         """Remember an open, by its id and as the answer under its key."""
         ...
 
-    def keep_strongest(self, key: bytes, opened: Open, compare: Callable[[Open], None]) -> None:
-        """Remember an install's strongest open under its key.
-
-        If another process had noted another open there, ``compare`` is called with that one, soon.
-        """
-        ...
-
     def revise(self, opened: Open) -> None:
         """Remember a new version of an open, under every key that it answers; never a new open."""
-        ...
-
-    def forget(self, open_ids: frozenset[str]) -> None:
-        """Forget these opens."""
         ...
 
     def link(self, domain: str, key: str) -> Link | None:
@@ -128,27 +110,53 @@ class Memory(Protocol):
         ...
 
 
+class Recalled(Protocol):
+    """What the database knows of a device."""
+
+    @property
+    def answer(self) -> Open | None:
+        """Return the open last answered under the key that was asked for; it says how long it is repeated."""
+        ...
+
+    @property
+    def opens(self) -> list[Open]:
+        """Return the device's telling opens, newest first: see ``Journal.of_device``."""
+        ...
+
+
 class Journal(Protocol):
-    """Opens, durable."""
+    """Opens, durable. What is awaited raises ``StoreFailed``."""
 
-    def keep(self, device: str, opened: Open, network: int | None) -> None:
-        """Write an open down, soon, with its network's hash; the same openId replaces it. Never raises."""
-        ...
+    is_shared: bool  # whether other processes keep opens here, too
 
-    async def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id; raises ``StoreFailed``."""
-        ...
+    def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
+        """Write an open down, soon, under the key that it answers; the same openId replaces it. Never raises.
 
-    async def of_device(self, devices: Sequence[str], *, behind: bool = True) -> list[Open]:
-        """Recall a device's newest telling opens (under any of its names), newest first.
-
-        Those that say how the install came, those with a click, and the newest of all. Without ``behind``,
-        what was kept in the last moment may be missing, and no commit is waited for. Raises ``StoreFailed``.
+        ``network`` is a keyed hash of where it came from; ``traits`` are its device's, if another install on
+        that network must not be given the click that brought this one.
         """
         ...
 
-    async def sightings(self, app: str, since: float) -> list[tuple[int, str, float]]:
-        """Return which networks an app's installs opened from since then (Unix seconds), with the time."""
+    def revise(self, opened: Open) -> None:
+        """Write down, soon, a new version of an open that was kept. Never raises."""
+        ...
+
+    async def opened(self, open_id: str) -> Open | None:
+        """Recall an open by its id."""
+        ...
+
+    async def recall(self, devices: Sequence[str], key: bytes) -> Recalled:
+        """Recall a device's telling opens (under any of its names), and what it was answered under this key.
+
+        For an open that waits: it takes 50 ms at most, and what was kept in the last moment may be missing.
+        """
+        ...
+
+    async def of_device(self, devices: Sequence[str]) -> list[Open]:
+        """Recall a device's telling opens (under any of its names), newest first.
+
+        Those that say how the install came, those with a click, and others: the newest of each.
+        """
         ...
 
 

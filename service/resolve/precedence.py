@@ -7,12 +7,12 @@ that made it. A claim that cannot be given back while the store fails is lost to
 """
 
 import asyncio
-from functools import partial
+from collections.abc import Coroutine, Sequence
 
 from msgspec import structs
 
 from service.resolve.case import Case
-from service.resolve.credit import strength_of
+from service.resolve.credit import open_to_credit, strength_of
 from service.resolve.erasures import Erasures
 from service.resolve.errors import StoreFailed
 from service.resolve.identity import Identity, answer_key
@@ -44,7 +44,7 @@ class Precedence:
         self._identity = identity
         self._erasures = erasures
         self._log = log
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def strongest(self, case: Case) -> Open | None:
         """Return the open whose click this install is credited to, as far as this process knows."""
@@ -68,13 +68,22 @@ class Precedence:
                 return
             if _outranks(opened, known):
                 self._supersede(case, known, opened)
-        self._memory.keep_strongest(case.first_launch_key, opened, partial(self._compare, case, opened))
+        self._memory.keep(case.first_launch_key, opened)
+        if self._journal.is_shared and case.is_install:
+            self._start(self._compare_with_others(case, opened))
+
+    def learn(self, case: Case, opens: Sequence[Open]) -> None:
+        """Remember the strongest open of an install, as the database knows it, if none is remembered."""
+        if self._memory.answer(case.first_launch_key) is None:
+            strongest = open_to_credit([opened for opened in opens if opened.click_id])
+            if strongest is not None:
+                self._memory.keep(case.first_launch_key, strongest)
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for task in self._releasing:
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._releasing, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     def _keep_without_link(self, case: Case, opened: Open) -> None:
         """Repeat a first launch that has its click when the app is launched without a link."""
@@ -82,13 +91,23 @@ class Precedence:
             for domain in case.app.domains:
                 self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
 
-    def _compare(self, case: Case, opened: Open, other: Open) -> None:
-        """Compare an open with one that another replica had noted, and that it took the place of."""
-        if _outranks(opened, other):
-            self._supersede(case, other, opened)
-        elif _outranks(other, opened):
-            self._memory.keep(case.first_launch_key, other)
-            self._supersede(case, opened, other)
+    async def _compare_with_others(self, case: Case, opened: Open) -> None:
+        """Compare an open, once it is written down, with those that other replicas decided meanwhile.
+
+        Of two opens the one that is written last finds the other, whichever replica that is.
+        """
+        try:
+            others = await self._journal.of_device(devices_of(case, self._identity))
+        except StoreFailed:
+            return
+        for other in others:
+            if other.open_id == opened.open_id:
+                continue
+            if _outranks(opened, other):
+                self._supersede(case, other, opened)
+            elif _outranks(other, opened):
+                self._memory.keep(case.first_launch_key, other)
+                self._supersede(case, opened, other)
 
     def _supersede(self, case: Case, guess: Open, certain: Open) -> None:
         """Take a guess back; one that is still looked for ends by itself."""
@@ -98,9 +117,12 @@ class Precedence:
         if guess.click_id is not None:
             by = certain.open_id
             self._log.info(Event.OPEN_SUPERSEDED, app=case.app.name, open_id=guess.open_id, by=by)
-            task = asyncio.create_task(self._give_back(case, guess, certain))
-            self._releasing.add(task)
-            task.add_done_callback(self._releasing.discard)
+            self._start(self._give_back(case, guess, certain))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _revise(self, case: Case, guess: Open, certain: Open) -> None:
         if self._erasures.covers(case.device, guess.opened_at):
@@ -109,7 +131,7 @@ class Precedence:
         if guess.click_id is not None:
             revised = structs.replace(revised, click_id=None, link=None, carried="", match=SUPERSEDED)
         self._memory.revise(revised)
-        self._journal.keep(case.device, revised, None)
+        self._journal.revise(revised)
 
     async def _give_back(self, case: Case, guess: Open, certain: Open) -> None:
         """Release a guess's click, and revise the install's other opens that shared it."""

@@ -5,6 +5,7 @@ owns: callers wait for it as long as their own budgets last, and a late success 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from msgspec import Struct, structs
@@ -24,7 +25,7 @@ from service.resolve.errors import (
 from service.resolve.evidence import DEEP_LINK_MAX_CHARS
 from service.resolve.flights import Flight, Flights
 from service.resolve.identity import TrustedProxies
-from service.resolve.ladder import FIRST_LAUNCH, Rung
+from service.resolve.ladder import Rung
 from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Openings, shared
@@ -121,7 +122,7 @@ class Resolver:
                 return Settled(opened, repeat=True)
             await asyncio.sleep(0)  # what has just been decided is still under way: let it land
         known = self._memory.answer(case.key)
-        if known is not None and known.match.type == "ip" and self._memory.is_shared:
+        if known is not None and known.match.type == "ip" and self._journal.is_shared:
             known = None  # another replica may have superseded it
         if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
             self._metrics.cache.add("memory", "hit")
@@ -131,8 +132,8 @@ class Resolver:
         owed = known is not None and self._still_owed(known)
         open_id = known.open_id if known is not None and owed else self._new_id()
         case.owes = owed
-        if self._memory.is_shared and self._left_s(report) > 0:
-            work = self._decide_with_others(open_id, case)
+        if (known is None or self._journal.is_shared) and self._left_s(report) > 0:
+            work = self._decide_anew(open_id, case, known)
         else:
             await report.caller.enter()  # counted in process, or nobody waits: nothing else happens meanwhile
             steps = Steps(self._clock())
@@ -142,9 +143,10 @@ class Resolver:
             if settled is not None:
                 return Settled(settled, repeat=owed)
             work = self._decide(open_id, case, steps)
-        opened = await self._wait(self._flights.launch(case.key, open_id, work), case)
-        earlier = opened.open_id != open_id
-        return Settled(opened, repeat=owed or earlier, remembered=earlier)
+        flight = self._flights.launch(case.key, open_id, work)
+        opened = await self._wait(flight, case)
+        earlier = case.repeats or opened.open_id != flight.open_id
+        return Settled(opened, repeat=case.owes or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
@@ -196,7 +198,12 @@ class Resolver:
 
     async def find(self, open_id: str) -> Open | None:
         """Find an open, however long ago it was; raises ``StoreFailed``."""
-        return self._memory.opened(open_id) or await self._journal.opened(open_id)
+        opened = self._memory.opened(open_id)
+        if opened is None:
+            return await self._journal.opened(open_id)
+        if self._journal.is_shared and (opened.pending or opened.match.type == "ip"):
+            return await self._journal.opened(open_id) or opened  # another replica may have settled it
+        return opened
 
     async def find_credited(self, open_id: str) -> Open | None:
         """Find an open, or the one of the same install that it is credited to; raises ``StoreFailed``."""
@@ -264,6 +271,14 @@ class Resolver:
             self._memory.keep(case.key, known)
         return Settled(known, repeat=True, remembered=True)
 
+    def _repeat_recalled(self, case: Case, known: Open) -> Open:
+        """Answer again what this process, or another replica, has answered before."""
+        case.repeats = True
+        self._memory.keep(case.key, known)
+        if known.link is not None:
+            self._cases.remember(case)
+        return known
+
     async def _wait(self, flight: Flight[Open], case: Case) -> Open:
         """Wait for the decision as long as this report's budget lasts, then degrade."""
         if (settled := await flight.wait(self._left_s(case.report))) is not None:
@@ -280,31 +295,31 @@ class Resolver:
         self._keep(case, late)
         return late
 
-    async def _decide_with_others(self, open_id: str, case: Case) -> Open:
-        """Repeat what another replica answered; what none of them knows is decided here, if admitted."""
-        first_launch = None if case.offered not in FIRST_LAUNCH else case.first_launch_key
-        known = await self._memory.shared(case.key, first_launch, case.links)
-        if known is not None and known.match.type == "ip" and self._precedence.certain(case) is not None:
-            known = await self._revised(known)
-        if known is not None and not case.says_more_than(known):
-            if known.repeat_until > self._clock():
-                if known.link is not None:
-                    self._cases.remember(case)
-                return known
+    async def _decide_anew(self, open_id: str, case: Case, known: Open | None) -> Open:
+        """Repeat what the database knows to be answered already; decide what it does not, if admitted.
+
+        ``known`` is what this process remembers to have answered. Replicas that decide one open at the same
+        moment give it one id; while the database cannot say what was answered before, it has a random one.
+        """
+        with contextlib.suppress(StoreFailed):
+            recalled = await self._journal.recall(self._cases.devices(case), case.key)
+            case.earlier = recalled.opens
+            self._precedence.learn(case, recalled.opens)
+            known = recalled.answer or known
+            if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
+                return self._repeat_recalled(case, known)
             flight = self._flights.under_way(case.key)
-            if self._still_owed(known) and flight is not None and not flight.late:
-                open_id = flight.open_id = known.open_id
-                case.owes = True
+            if flight is not None and not flight.late:
+                case.owes = known is not None and self._still_owed(known)
+                owed = known if case.owes else None
+                after = self._cases.open_id_after(case, known) if owed is None else owed.open_id
+                open_id = flight.open_id = after
         await case.report.caller.enter()
         steps = Steps(self._clock())
-        return self._settle_at_once(open_id, case) or await self._decide(open_id, case, steps)
-
-    async def _revised(self, known: Open) -> Open | None:
-        """Return an open as the replica wrote it down that has superseded it."""
-        try:
-            return await self._journal.opened(known.open_id)
-        except StoreFailed:
-            return None
+        settled = self._settle_at_once(open_id, case)
+        if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
+            settled = self._degraded(open_id, case, steps, DubHeldBack("circuit breaker open"))
+        return settled or await self._decide(open_id, case, steps)
 
     async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
         """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
@@ -381,7 +396,7 @@ class Resolver:
             return
         self._memory.keep(case.key, opened)
         self._precedence.settle(case, opened)
-        self._journal.keep(case.device, opened, case.network)
+        self._journal.keep(case.key, opened, case.network, case.traits)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
             self._outbox.let_go(install_name(case.device), after_s=after_s)

@@ -70,6 +70,7 @@ class Database:
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
+        self._committing = False
         self._migrated = False
         self._writer: asyncio.Task[None] | None = None
         self._readers: set[asyncio.Task[None]] = set()
@@ -112,6 +113,8 @@ class Database:
 
     async def read_written(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
         """Return a query's rows with everything that was written behind so far."""
+        if not self._behind and not self._committing:
+            return await self.read(sql, *values, timeout_s=timeout_s)
         return (await self.write(Statement(sql, values), timeout_s=timeout_s))[-1]
 
     async def write(self, *unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
@@ -184,7 +187,9 @@ class Database:
             self._urgent.clear()
             behind, waiting = self._taken()
             if behind or waiting or self.failing:
+                self._committing = True
                 await self._commit(behind, waiting)
+                self._committing = False
             if self._closing and not self._waiting and (not self._behind or self.failing):
                 return
             if self._behind or self._waiting or self.failing:

@@ -1,115 +1,75 @@
-"""Erasure: an erased install stays erased, on every replica, whatever was under way.
+"""Which installs were erased: what is older than its install's erasure is returned by no query.
 
-What can go wrong: an open that was decided before the erasure is written after it, or repeated from another
-replica's memory (opens that are older than their install's erasure are returned by nobody: see ``opens`` and
-``Erasures``).
+What can go wrong: an open that was decided before the erasure is written after it, here or by another replica
+that has not heard of it yet (``expire`` deletes it, and until then no query returns it); a replica repeats an
+open from its memory (each follows the erasures of the others, a second behind).
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-
-from msgspec import Struct
+from collections.abc import Callable, Mapping, Sequence
 
 from service.resolve.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
-from service.storage.statements import Statement, placeholders
+from service.storage.statements import Statement
 
-KEPT_S = 8 * 86_400.0  # longer than anything that is under way: an outbox entry
+KEPT_S = 8 * 86_400.0  # longer than anything that is under way: an entry of the outbox
 
 _POLL_S = 1.0
+_OVERLAP_MS = 60_000  # clocks of replicas differ, and commits overtake each other
+_ADD = """INSERT INTO erasures (device, erased_at) VALUES (?, ?)
+    ON CONFLICT (device) DO UPDATE SET erased_at = excluded.erased_at"""
+_SINCE = "SELECT device, erased_at FROM erasures WHERE erased_at >= ? ORDER BY erased_at"
+_LATE_OPENS = """DELETE FROM opens WHERE device IN (SELECT device FROM erasures)
+    AND opened_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = opens.device) RETURNING 1"""
+_LATE_CLAIMS = """DELETE FROM claims WHERE device IN (SELECT device FROM erasures)
+    AND claimed_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = claims.device) RETURNING 1"""
+_EXPIRE = "DELETE FROM erasures WHERE erased_at < ?"
 
 
-class Erased(Struct, frozen=True):
-    """How much was removed."""
-
-    opens: int
-    claims: int
-    outbox: int
-
-
-class Erasures:
-    """Erases installs, and remembers which were. ``unix_time`` is wall clock seconds."""
+class ErasureStore:
+    """Fills ``resolve.erasures.KeptErasures``. Times are Unix seconds; ``unix_time`` is the wall clock's."""
 
     def __init__(self, database: Database, unix_time: Callable[[], float]) -> None:
         self._database = database
         self._unix_time = unix_time
-        self._erased_at: dict[str, float] = {}
         self._seen_to_ms = 0
-        self._task: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Learn what was erased before, and what other replicas erase from now on."""
-        with contextlib.suppress(StoreFailed):
-            await self._learn()
+    async def load(self) -> Mapping[str, float]:
+        """Return when devices were erased, of those that were not returned before; raises ``StoreFailed``."""
+        rows = await self._database.read(_SINCE, self._seen_to_ms - _OVERLAP_MS)
+        if rows:
+            self._seen_to_ms = max(self._seen_to_ms, rows[-1][1])
+        return {device_name(device): erased_at / 1000 for device, erased_at in rows}
+
+    async def add(self, devices: Sequence[str], at: float) -> None:
+        """Note that devices were erased at a time; raises ``StoreFailed``."""
+        at_ms = int(at * 1000)
+        await self._database.write(*(Statement(_ADD, (device_number(each), at_ms)) for each in devices))
+
+    def follow(self, learn: Callable[[Mapping[str, float]], None]) -> None:
+        """Tell what other replicas erase, from now on."""
         if self._database.is_shared:
-            self._task = asyncio.create_task(self._follow())
+            self._following = asyncio.create_task(self._follow(learn))
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def covers(self, device: str, at: float) -> bool:
-        """Return True if the install was erased at this time (Unix seconds) or later."""
-        erased_at = self._erased_at.get(device)
-        return erased_at is not None and erased_at >= at
-
-    async def erase(self, devices: Sequence[str], open_ids: Sequence[str]) -> Erased:
-        """Remove everything that is kept of an install, under all its names; raises ``StoreFailed``."""
-        now = self._unix_time()
-        numbers = [device_number(device) for device in devices]
-        mark = [_mark(number, int(now * 1000)) for number in numbers]
-        self._erased_at.update(dict.fromkeys(devices, now))
-        these, subjects = placeholders(len(numbers)), [*devices, *open_ids]
-        results = await self._database.write(
-            *mark,
-            Statement(f"DELETE FROM opens WHERE device IN ({these}) RETURNING 1", tuple(numbers)),  # noqa: S608
-            Statement(f"DELETE FROM claims WHERE device IN ({these}) RETURNING 1", tuple(numbers)),  # noqa: S608
-            *_delete_entries(subjects),
-        )
-        opens, claims, *entries = results[len(mark) :]
-        await self._database.erased()
-        return Erased(len(opens), len(claims), sum(map(len, entries)))
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
 
     async def expire(self) -> int:
         """Delete opens and claims that were written after their install's erasure, and old erasures."""
-        before_ms = int((self._unix_time() - KEPT_S) * 1000)
-        late = """device IN (SELECT device FROM erasures)
-            AND {at} <= (SELECT erased_at FROM erasures AS e WHERE e.device = {table}.device) RETURNING 1"""
-        results = await self._database.write(
-            Statement(f"DELETE FROM opens WHERE {late.format(at='opened_at', table='opens')}"),  # noqa: S608
-            Statement(f"DELETE FROM claims WHERE {late.format(at='claimed_at', table='claims')}"),  # noqa: S608
-            Statement("DELETE FROM erasures WHERE erased_at < ?", (before_ms,)),
-        )
-        if any(results[:2]):
+        old = Statement(_EXPIRE, (int((self._unix_time() - KEPT_S) * 1000),))
+        late = await self._database.write(Statement(_LATE_OPENS), Statement(_LATE_CLAIMS), old)
+        if late[0] or late[1]:
             await self._database.erased()
         return 0
 
-    async def _follow(self) -> None:
+    async def _follow(self, learn: Callable[[Mapping[str, float]], None]) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
             with contextlib.suppress(StoreFailed):
-                await self._learn()
-
-    async def _learn(self) -> None:
-        sql = "SELECT device, erased_at FROM erasures WHERE erased_at >= ? ORDER BY erased_at"
-        for device, erased_at in await self._database.read(sql, self._seen_to_ms - 60_000):
-            self._erased_at[device_name(device)] = erased_at / 1000
-            self._seen_to_ms = max(self._seen_to_ms, erased_at)
-
-
-def _mark(device: int, at_ms: int) -> Statement:
-    return Statement(
-        """INSERT INTO erasures (device, erased_at) VALUES (?, ?)
-        ON CONFLICT (device) DO UPDATE SET erased_at = excluded.erased_at""",
-        (device, at_ms),
-    )
-
-
-def _delete_entries(subjects: Sequence[str]) -> list[Statement]:
-    sql = "DELETE FROM outbox WHERE (subject <> '' AND subject IN ({ids})) OR id IN ({ids}) RETURNING 1"
-    ids = placeholders(len(subjects))
-    return [Statement(sql.format(ids=ids), (*subjects, *subjects))]
+                learn(await self.load())

@@ -32,24 +32,23 @@ _OPENS = (
         confidence DOUBLE PRECISION,     -- of a match that is not guaranteed
         source TEXT NOT NULL,            -- dub, cache, stale, parsed
         pending BOOLEAN NOT NULL,        -- the answer may still improve
-        first_launch BOOLEAN NOT NULL,   -- decided by first-launch evidence
+        role TEXT NOT NULL,              -- first_launch: first-launch evidence decided it; click; other
         click_id TEXT,
         link_id TEXT,
+        device_traits TEXT,              -- JSON: system, model, version; where matching needs them
         record BYTEA NOT NULL            -- the rest: MessagePack, encrypted where it may be personal
     )""",
-    "CREATE INDEX opens_by_device ON opens (device, opened_at)",
-    "CREATE INDEX opens_by_answer ON opens (answer_key)",
+    "CREATE INDEX opens_by_device ON opens (device, role, opened_at)",
     "CREATE INDEX opens_by_network ON opens (network, opened_at) WHERE network IS NOT NULL",
     "CREATE INDEX opens_by_time ON opens (opened_at, open_id)",
     """CREATE VIEW opens_readable AS SELECT
         open_id, app, device, opened_at, updated_at, match_type, match_reason, confidence, source, pending,
-        first_launch, click_id, link_id FROM opens""",
+        role, click_id, link_id FROM opens""",
 )
 _CLAIMS = (
     """CREATE TABLE claims (
         click_id TEXT PRIMARY KEY,
         device BIGINT NOT NULL,
-        evidence TEXT NOT NULL,          -- the match type that claimed it
         claimed_at BIGINT NOT NULL
     )""",
     "CREATE INDEX claims_by_device ON claims (device)",

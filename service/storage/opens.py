@@ -2,97 +2,103 @@
 
 Opens are written behind: an answer does not wait for the database. What can go wrong: an open that was
 decided while its install was being erased is written after the erasure (no query returns it, and it is
-deleted later); a URL or a query that says who somebody is (encrypted; the columns that SQL can read hold
-nothing personal).
+deleted later); two replicas decide one open, and the one that Dub did not answer is written last (it never
+replaces an answer that is final); a URL or a query says who somebody is (it is encrypted; the columns that
+SQL can read hold nothing personal).
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import msgspec
 from msgspec import Struct
 
+from service.resolve.errors import StoreFailed
 from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
-from service.resolve.model import Link, Match, Open
+from service.resolve.model import Link, Match, Open, Source
 from service.resolve.traits import Traits
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.encryption import ENCRYPTED, Cipher, Undecryptable
 from service.storage.hashes import device_name, device_number, to_signed
+from service.storage.network_activity import encode_traits
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
-READ_TIMEOUT_S = 0.05  # an open waits no longer for what is remembered of it
+LOOKUP_TIMEOUT_S = 0.05  # an open waits no longer for what is remembered of it
 
 _EXPIRED_AT_A_TIME = 1000
-_OF_DEVICE_MAX = 20  # of each: with first-launch evidence, with a click, and any
-_LOOKED_FOR_S = 60.0  # no look for a click of a first launch is later than this
+_LOOKED_FOR_S = 60.0  # no look for the click of a first launch is later than this
 _REPORTED_S = 7 * 86_400.0  # no open is reported to Dub later than this
 
+Role = Literal["first_launch", "click", "other"]  # what an open tells of its install
+_NEWEST: dict[Role, int] = {"first_launch": 10, "click": 10, "other": 10}  # of an install: so many of each
+
 _COLUMNS = """open_id, app, device, answer_key, network, opened_at, updated_at, match_type, match_reason,
-    confidence, source, pending, first_launch, click_id, link_id, record"""
-_READ = """o.open_id, o.app, o.device, o.opened_at, o.updated_at, o.match_type, o.match_reason, o.confidence,
-    o.source, o.pending, o.click_id, o.link_id, o.record"""
+    confidence, source, pending, role, click_id, link_id, device_traits, record"""
+_READ = """o.open_id, o.app, o.device, o.answer_key, o.opened_at, o.updated_at, o.match_type, o.match_reason,
+    o.confidence, o.source, o.pending, o.click_id, o.record"""
 _NOT_ERASED = """NOT EXISTS (SELECT 1 FROM erasures AS e
     WHERE e.device = o.device AND e.erased_at >= o.opened_at)"""
 _KEEP = RowStatement(
     table="opens",
     before=f"INSERT INTO opens ({_COLUMNS}) VALUES ",  # noqa: S608  a constant, as are all of these
-    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     after=""" ON CONFLICT (open_id) DO UPDATE SET updated_at = excluded.updated_at,
     network = coalesce(excluded.network, opens.network), match_type = excluded.match_type,
     match_reason = excluded.match_reason, confidence = excluded.confidence, source = excluded.source,
-    pending = excluded.pending, first_launch = excluded.first_launch, click_id = excluded.click_id,
-    link_id = excluded.link_id, record = excluded.record""",
+    pending = excluded.pending, role = excluded.role, click_id = excluded.click_id,
+    link_id = excluded.link_id, device_traits = coalesce(excluded.device_traits, opens.device_traits),
+    record = excluded.record
+    WHERE opens.pending
+    OR (NOT excluded.pending AND (opens.click_id IS NULL OR excluded.click_id IS NOT NULL))""",
 )
+_REVISE = """UPDATE opens SET updated_at = ?, match_type = ?, match_reason = ?, confidence = ?, source = ?,
+    pending = ?, role = ?, click_id = ?, link_id = ?, record = ? WHERE open_id = ?"""
 _BY_ID = f"SELECT {_READ} FROM opens AS o WHERE o.open_id = ? AND {_NOT_ERASED}"  # noqa: S608
-_BY_ANSWER = f"""SELECT {_READ} FROM opens AS o WHERE o.answer_key = ? AND {_NOT_ERASED}
-    ORDER BY o.opened_at DESC LIMIT 1"""  # noqa: S608
-_OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND {{which}}
-    AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT {_OF_DEVICE_MAX}) AS found"""  # noqa: S608
-_WHICH = ("o.first_launch", "o.click_id IS NOT NULL", "1 = 1")
-_ON_NETWORK = f"""SELECT o.device, o.opened_at, o.link_id, o.match_type, o.record FROM opens AS o
-    WHERE o.network = ? AND o.opened_at >= ? AND o.app = ? AND {_NOT_ERASED}
-    ORDER BY o.opened_at DESC LIMIT ?"""  # noqa: S608
+_OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND o.role = ?
+    AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
 _PAGE = f"""SELECT {_READ} FROM opens AS o WHERE o.app = ?
-    AND (o.opened_at > ? OR (o.opened_at = ? AND o.open_id > ?)) AND {_NOT_ERASED}
+    AND (o.opened_at > ? OR (o.opened_at = ? AND o.open_id > ?)) AND o.opened_at < ? AND {_NOT_ERASED}
     ORDER BY o.opened_at, o.open_id LIMIT ?"""  # noqa: S608
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
     (SELECT open_id FROM opens WHERE opened_at < ? ORDER BY opened_at LIMIT ?) RETURNING 1"""
 
+_SOURCES: dict[str, Source] = {source: source for source in get_args(Source)}
 _EVIDENCE = {strength: name for name, strength in STRENGTH.items()}
+_DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
 
 
 class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What SQL does not read. Evidence is named: ``STRENGTH`` and masks are this process's."""
+    """What SQL does not read. Evidence is named: ``STRENGTH`` and its masks may change with the code."""
 
     link: Link | None = None
     url: str | None = None
-    query: str = ""
+    carried: str = ""
     guaranteed: bool = False
     candidates: int | None = None
     age_s: int | None = None
-    looked_for: bool = False
+    provisional: bool = False
+    looking: bool = False
+    credited_to: str | None = None
     app_version: str | None = None
     offered: str = "none"
     evidence: tuple[str, ...] = ()
-    traits: Traits | None = None
+    repeat_until: float = 0  # Unix seconds
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
-class NetworkOpen(Struct, frozen=True, gc=False):
-    """An open as its network sees it: which install, when, and the link that brought it."""
+class Recalled(Struct, frozen=True):
+    """What the database knows of a device: the answer under one key, and its telling opens, newest first."""
 
-    install: str
-    at_ms: int
-    link_id: str | None
-    match_type: str
-    traits: Traits | None
+    answer: Open | None
+    opens: list[Open]
 
 
 class OpenStore:
-    """Fills ``OpenStore``'s port. ``clock`` is monotonic, ``unix_time`` wall clock seconds.
+    """Fills ``resolve.ports.Journal``. ``clock`` is monotonic, ``unix_time`` wall clock seconds.
 
     What is awaited raises ``StoreFailed``.
     """
@@ -102,111 +108,151 @@ class OpenStore:
         database: Database,
         cipher: Cipher,
         *,
-        answer_ttl_s: float,
         clock: Callable[[], float],
         unix_time: Callable[[], float],
     ) -> None:
+        self.is_shared = database.is_shared
         self._database = database
         self._cipher = cipher
-        self._answer_ttl_s = answer_ttl_s
         self._clock = clock
         self._unix_time = unix_time
 
     def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
-        """Write an open behind, under the key of its answer; the same openId replaces it. Never raises."""
+        """Write an open behind, under the key of its answer; the same openId replaces it. Never raises.
+
+        ``network`` is its address's network as a keyed hash; ``traits`` of its device, where another install
+        on that network must not be given the click that brought this one.
+        """
         match = opened.match
-        personal = bool(opened.query or opened.url)
-        record = _encode(_record(opened, traits if network is not None else None))
         row = (
             *(bytes.fromhex(opened.open_id), opened.app, device_number(opened.device), _answer_number(key)),
             *(None if network is None else to_signed(network), _ms(opened.opened_at), _ms(self._unix_time())),
-            *(match.type, _or_none(match.reason), _or_none(match.confidence), opened.source),
-            *(opened.pending, opened.offered in FIRST_LAUNCH, opened.click_id),
+            *(match.type, _text(match.reason), _number(match.confidence), opened.source),
+            *(opened.pending, _role(opened), opened.click_id),
             *(None if opened.link is None else opened.link.id,),
-            *(self._cipher.encrypt(record) if personal else record,),
+            *(None if network is None or traits is None else encode_traits(traits), self._record(opened)),
         )
         self._database.write_row_behind(_KEEP, row)
 
-    async def by_id(self, open_id: str) -> Open | None:
+    def revise(self, opened: Open) -> None:
+        """Write a new version of an open that was kept, whatever that says. Never raises."""
+        match = opened.match
+        values = (
+            *(_ms(self._unix_time()), match.type, _text(match.reason), _number(match.confidence)),
+            *(opened.source, opened.pending, _role(opened), opened.click_id),
+            *(None if opened.link is None else opened.link.id, self._record(opened)),
+            bytes.fromhex(opened.open_id),
+        )
+        self._database.write_behind(Statement(_REVISE, values))
+
+    async def opened(self, open_id: str) -> Open | None:
         """Return an open by its id."""
         try:
             short = bytes.fromhex(open_id)
         except ValueError:
             return None
-        rows = await self._database.read(_BY_ID, short)
+        rows = await self._database.read_written(_BY_ID, short)
+        if not rows and self._database.is_shared:
+            await asyncio.sleep(2 * WRITE_BEHIND_S)  # another replica may have answered it a moment ago
+            rows = await self._database.read(_BY_ID, short)
         if not rows:
-            rows = await self._written(_BY_ID, short)
-        return self._opened(rows[0]) if rows else None
-
-    async def by_answer(self, key: bytes, device: str) -> Open | None:
-        """Return the open that was last answered under this key, to be repeated for as long as it is good."""
-        rows = await self._database.read(_BY_ANSWER, _answer_number(key), timeout_s=READ_TIMEOUT_S)
-        if not rows or rows[0][2] != device_number(device):
+            self._doubt()
             return None
-        opened = self._opened(rows[0])
-        if opened is None or opened.pending:
-            return opened
-        age_s = self._unix_time() - opened.opened_at
-        return msgspec.structs.replace(opened, repeat_until=self._clock() + self._answer_ttl_s - age_s)
+        return self._opened(rows[0])
 
-    async def of_device(self, devices: Sequence[str], *, written: bool = False) -> list[Open]:
-        """Return an install's opens, under any of its names, newest first.
+    async def recall(self, devices: Sequence[str], key: bytes) -> Recalled:
+        """Return what is known of a device under any of its names, and the answer under this key.
 
-        Those that first-launch evidence decided, those with a click, and the newest of all: a few of each.
-        With ``written``, what was kept a moment ago is there, too.
+        What was kept in the last moment may be missing. Raises ``StoreFailed`` also if that takes longer than
+        ``LOOKUP_TIMEOUT_S``.
         """
-        sql = " UNION ".join(_OF_DEVICE.format(which=which) for _ in devices for which in _WHICH)
-        values = [device_number(device) for device in devices for _ in _WHICH]
-        read = self._database.read_written if written else self._database.read
-        rows = await read(sql, *values, timeout_s=None if written else READ_TIMEOUT_S)
+        rows = await self._database.read(*_of_device(devices), timeout_s=LOOKUP_TIMEOUT_S)
+        rows.sort(key=_newest_first)
+        number = _answer_number(key)
+        answer = next((row for row in rows if row[_KEY_AT] == number), None)
+        opens = [(row, self._opened(row)) for row in rows]
+        return Recalled(
+            next((opened for row, opened in opens if row is answer), None),
+            [opened for _, opened in opens if opened is not None],
+        )
+
+    async def of_device(self, devices: Sequence[str]) -> list[Open]:
+        """Return a device's telling opens, under any of its names, newest first.
+
+        Those that first-launch evidence decided, those with a click, and others: the newest of each.
+        """
+        rows = await self._database.read_written(*_of_device(devices))
+        if not rows:
+            self._doubt()
         opens = [self._opened(row) for row in sorted(rows, key=_newest_first)]
         return [opened for opened in opens if opened is not None]
 
-    async def on_network(self, app: str, network: int, since_ms: int, limit: int) -> list[NetworkOpen]:
-        """Return the newest opens of an app from a network since a time, newest first."""
-        rows = await self._database.read(_ON_NETWORK, to_signed(network), since_ms, app, limit)
-        return [self._network_open(*row) for row in rows]
+    async def page(self, app: str, since_ms: int, after: str, before_ms: int, limit: int) -> list[Open]:
+        """Return opens in the order in which they came: those since a time, or after another of that time.
 
-    async def page(self, app: str, since_ms: int, after: str, limit: int) -> list[Open]:
-        """Return opens in the order in which they came: those since a time, or after another of that time."""
-        try:
-            short = bytes.fromhex(after)
-        except ValueError:
-            short = b""
-        rows = await self._database.read(_PAGE, app, since_ms, since_ms, short, limit)
+        None is of ``before_ms`` (Unix milliseconds, as ``since_ms``) or later.
+        """
+        short = bytes.fromhex(after)
+        rows = await self._database.read(_PAGE, app, since_ms, since_ms, short, before_ms, limit)
         return [opened for row in rows if (opened := self._opened(row)) is not None]
 
     async def ids(self, devices: Sequence[str]) -> list[str]:
-        """Return the ids of an install's opens."""
+        """Return the ids of a device's opens."""
         sql = f"SELECT open_id FROM opens WHERE device IN ({placeholders(len(devices))})"  # noqa: S608
         rows = await self._database.read_written(sql, *map(device_number, devices))
-        return [open_id.hex() for (open_id,) in rows]
+        return [bytes(open_id).hex() for (open_id,) in rows]
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Delete a device's opens; return how many."""
+        sql = f"DELETE FROM opens WHERE device IN ({placeholders(len(devices))}) RETURNING 1"  # noqa: S608
+        (rows,) = await self._database.write(Statement(sql, tuple(map(device_number, devices))))
+        return len(rows)
 
     async def expire(self, before_ms: int) -> int:
         """Delete some opens from before a time, oldest first; return how many."""
         (rows,) = await self._database.write(Statement(_EXPIRE, (before_ms, _EXPIRED_AT_A_TIME)))
         return len(rows)
 
-    async def _written(self, sql: str, *values: object) -> list[Row]:
-        """Look again for what another replica, or this one, may have written a moment ago."""
-        rows = await self._database.read_written(sql, *values)
-        if not rows and self._database.is_shared:
-            await asyncio.sleep(2 * WRITE_BEHIND_S)
-            rows = await self._database.read(sql, *values)
-        return rows
+    def _doubt(self) -> None:
+        """Raise ``StoreFailed`` while the database fails: what is not there may be waiting to be written."""
+        if self._database.failing is not None:
+            raise StoreFailed(self._database.failing)
+
+    def _record(self, opened: Open) -> bytes:
+        record = _encode(self._recorded(opened))
+        return self._cipher.encrypt(record) if opened.carried or opened.url is not None else record
+
+    def _recorded(self, opened: Open) -> _Record:
+        match = opened.match
+        return _Record(
+            link=opened.link,
+            url=opened.url,
+            carried=opened.carried,
+            guaranteed=match.guaranteed,
+            candidates=match.candidates if isinstance(match.candidates, int) else None,
+            age_s=match.age_s if isinstance(match.age_s, int) else None,
+            provisional=opened.provisional,
+            looking=opened.looking,
+            credited_to=opened.credited_to,
+            app_version=opened.app_version,
+            offered=_EVIDENCE.get(opened.offered, "none"),
+            evidence=tuple(name for name, strength in STRENGTH.items() if opened.evidence & 1 << strength),
+            repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
+        )
 
     def _opened(self, row: Row) -> Open | None:
         """Read a row. None if it was encrypted under a secret that is not listed any more, or is damaged.
 
-        An open that was pending for longer than it is worked on is final.
+        An open that was pending, or looked for, for longer than it is worked on is final.
         """
-        (open_id, app, device, opened_at, updated_at, match_type, reason, confidence) = row[:8]
-        (source, pending, click_id, _, encoded) = row[8:]
-        record = self._read(encoded)
+        (open_id, app, device, _, opened_at, updated_at) = row[:6]
+        (match_type, reason, confidence, source, pending, click_id, encoded) = row[6:]
+        record = self._read(bytes(encoded))
         if record is None:
             return None
+        now = self._unix_time()
         offered = STRENGTH.get(record.offered, 0)
-        age_s = self._unix_time() - updated_at / 1000
+        age_s = now - updated_at / 1000
         patience_s = _LOOKED_FOR_S if offered <= STRENGTH["ip"] else _REPORTED_S
         return Open(
             app=app,
@@ -215,63 +261,64 @@ class OpenStore:
             click_id=click_id,
             link=record.link,
             url=record.url,
-            query=record.query,
+            carried=record.carried,
             match=_match(match_type, reason, confidence, record),
-            source=source,
-            pending=bool(pending) and age_s < patience_s,
-            looked_for=record.looked_for and age_s < _LOOKED_FOR_S,
+            source=_SOURCES[source],
+            provisional=bool(pending) and record.provisional and age_s < patience_s,
+            looking=bool(pending) and record.looking and age_s < _LOOKED_FOR_S,
+            credited_to=record.credited_to,
             app_version=record.app_version,
             offered=offered,
             evidence=sum(1 << STRENGTH[name] for name in record.evidence if name in STRENGTH),
             opened_at=opened_at / 1000,
-            repeat_until=self._clock(),
+            repeat_until=self._clock() + record.repeat_until - now,
         )
 
     def _read(self, encoded: bytes) -> _Record | None:
-        encoded = bytes(encoded)
         try:
             return _decode(self._cipher.decrypt(encoded) if encoded.startswith(ENCRYPTED) else encoded)
         except (Undecryptable, msgspec.DecodeError):
             return None
 
-    def _network_open(
-        self, device: int, opened_at: int, link_id: str | None, match_type: str, encoded: bytes
-    ) -> NetworkOpen:
-        record = self._read(encoded) if link_id is not None else None
-        traits = None if record is None else record.traits
-        return NetworkOpen(device_name(device), opened_at, link_id, match_type, traits)
+
+def _of_device(devices: Sequence[str]) -> tuple[str, *tuple[object, ...]]:
+    sql = " UNION ALL ".join([_OF_DEVICE] * (len(devices) * len(_NEWEST)))
+    values = [
+        value
+        for device in map(device_number, devices)
+        for role, limit in _NEWEST.items()
+        for value in (device, role, limit)
+    ]
+    return sql, *values
 
 
-def _record(opened: Open, traits: Traits | None) -> _Record:
-    match = opened.match
-    return _Record(
-        link=opened.link,
-        url=opened.url,
-        query=opened.query,
-        guaranteed=match.guaranteed,
-        candidates=_or_none(match.candidates),
-        age_s=_or_none(match.age_s),
-        looked_for=opened.looked_for,
-        app_version=opened.app_version,
-        offered=_EVIDENCE.get(opened.offered, "none"),
-        evidence=tuple(name for name, strength in STRENGTH.items() if opened.evidence & 1 << strength),
-        traits=traits,
-    )
+def _role(opened: Open) -> Role:
+    """Say what an open tells of its install: how it came, a click (or one to come), or neither."""
+    if opened.offered in FIRST_LAUNCH:
+        return "first_launch"
+    return "click" if opened.click_id is not None or opened.pending else "other"
 
 
 def _match(match_type: str, reason: str | None, confidence: float | None, record: _Record) -> Match:
-    return Match(
-        match_type,  # type: ignore[arg-type]  one of ours
-        guaranteed=record.guaranteed,
-        candidates=msgspec.UNSET if record.candidates is None else record.candidates,
-        age_s=msgspec.UNSET if record.age_s is None else record.age_s,
-        confidence=msgspec.UNSET if confidence is None else confidence,
-        reason=msgspec.UNSET if reason is None else reason,
+    return msgspec.convert(
+        {
+            "type": match_type,
+            "guaranteed": record.guaranteed,
+            **({} if record.candidates is None else {"candidates": record.candidates}),
+            **({} if record.age_s is None else {"ageS": record.age_s}),
+            **({} if confidence is None else {"confidence": confidence}),
+            **({} if reason is None else {"reason": reason}),
+        },
+        Match,
     )
 
 
-def _or_none(value: object) -> object:
-    return None if value is msgspec.UNSET else value
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, float | int) else None
 
 
 def _answer_number(key: bytes) -> int:
@@ -279,7 +326,7 @@ def _answer_number(key: bytes) -> int:
 
 
 def _newest_first(row: Row) -> int:
-    opened_at: int = row[3]
+    opened_at: int = row[_OPENED_AT]
     return -opened_at
 
 

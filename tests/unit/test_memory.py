@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.resolve.model import Link, Open
-from service.store.memory import MemoryLimits, MemoryStore
+from service.storage.memory import MemoryLimits, MemoryStore
 from tests.support import FakeClock
 
 BYTES = 1_200_000

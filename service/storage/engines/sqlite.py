@@ -141,8 +141,8 @@ class SqliteEngine:
         if self._writer is not None:
             return self._writer
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Readable by this user only. The descriptor stays open, to look at the header: closing any descriptor of
-        # the file drops the locks that SQLite holds on it, and another process would delete the log under it.
+        # Readable by this user only. The descriptor stays open, to look at the header: closing any descriptor
+        # of the file drops SQLite's locks on it, and another process would delete the log under it.
         if self._descriptor is not None:  # of an attempt that failed: the file may be another one by now
             os.close(self._descriptor)
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -6,20 +6,19 @@ the memory, and little for the garbage collector to walk over.
 
 What can go wrong: somebody with a publishable key fills memory with 32,000-character links, or pushes
 everybody else's opens out with them (opens with long URLs have a small cache of their own; long keys are
-hashed).
+hashed); an erased install is remembered (what is older than its erasure is recalled by nobody).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 from msgspec import Struct, structs
 
 from service.resolve.evidence import link_name
 from service.resolve.model import Link, Open
 
-_ERASED_MAX, _ERASED_S = 100_000, 86_400.0  # no open is recalled for longer than a day
 _LONG_URL_CHARS = 1024
 _LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links
 _OPEN_BYTES = 900  # of an open, beside the characters of its strings
@@ -51,26 +50,20 @@ class Known(Struct, frozen=True, gc=False):
 class MemoryStore:
     """Fills ``resolve.ports.Memory``. ``clock`` counts seconds and never goes back."""
 
-    is_shared = False
-
-    def __init__(self, limits: MemoryLimits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: MemoryLimits,
+        clock: Callable[[], float],
+        erased: Callable[[str, float], bool] = lambda _device, _at: False,
+    ) -> None:
         self._limits = limits
+        self._erased = erased  # whether a device was erased at a time (Unix seconds) or later
         self._clock = clock
         total = limits.bytes_max
         self._usual = _Opens(int(total * (1 - _LONG_SHARE - _LINKS_SHARE)))
         self._long = _Opens(int(total * _LONG_SHARE))
-        self._erased: TTLCache[str, bool] = TTLCache(_ERASED_MAX, _ERASED_S, timer=clock)
         self._links = _Links(int(total * _LINKS_SHARE))
         self._unknown: LRUCache[str, float] = LRUCache(_UNKNOWN_LINKS_MAX)
-
-    async def shared(
-        self,
-        key: bytes,  # noqa: ARG002  nobody else knows anything
-        first_launch: bytes | None,  # noqa: ARG002
-        links: Sequence[tuple[str, str]],  # noqa: ARG002
-    ) -> Open | None:
-        """Return nothing: one process is all there is."""
-        return None
 
     @property
     def size_bytes(self) -> int:
@@ -80,16 +73,14 @@ class MemoryStore:
     def answer(self, key: bytes) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         opened = self._usual.latest(key) or self._long.latest(key)
-        return None if opened is None or opened.open_id in self._erased else opened
+        return None if opened is None or self._erased(opened.device, opened.opened_at) else opened
 
     def opened(self, open_id: str) -> Open | None:
         """Recall an open by its id while it is what would be answered, and for an hour or so after."""
         opened = self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
         if opened is None or opened.repeat_until + self._limits.open_ttl_s < self._clock():
             return None
-        if open_id in self._erased:
-            return None
-        return opened
+        return None if self._erased(opened.device, opened.opened_at) else opened
 
     def keep(self, key: bytes, opened: Open) -> None:
         """Remember an open, by its id and as the answer under its key, in place of what was there."""
@@ -100,26 +91,12 @@ class MemoryStore:
             elsewhere.pop(key, None)
             elsewhere.by_id.pop(opened.open_id, None)
 
-    def keep_strongest(
-        self,
-        key: bytes,
-        opened: Open,
-        compare: Callable[[Open], None],  # noqa: ARG002  no other process has noted anything
-    ) -> None:
-        """Remember an install's strongest open under its key."""
-        self.keep(key, opened)
-
     def revise(self, opened: Open) -> None:
         """Remember a new version of an open, under every key that it answers, and for as long."""
         for opens in (self._usual, self._long):
             known = opens.by_id.get(opened.open_id)
             if known is not None:
                 opens.by_id[opened.open_id] = structs.replace(opened, repeat_until=known.repeat_until)
-
-    def forget(self, open_ids: frozenset[str]) -> None:
-        """Forget these opens: they are recalled by nobody, and make room as time goes by."""
-        for open_id in open_ids:
-            self._erased[open_id] = True
 
     def link(self, domain: str, key: str) -> Link | None:
         """Recall a link that Dub described, days past its freshness."""
