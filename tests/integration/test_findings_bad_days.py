@@ -155,7 +155,7 @@ async def test_an_unusable_data_directory_costs_no_open(data_dir: Path, dub: Fak
         assert (await service.get("/metrics")).status_code == 200
         ready = await service.get("/health/ready")
         assert ready.status_code == 200
-        assert any("disk" in each for each in ready.json()["degraded"])
+        assert any("database" in each for each in ready.json()["degraded"])
     assert not [line for line in logs.lines if "Traceback" in json.dumps(line)]
 
 

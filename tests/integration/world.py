@@ -15,7 +15,7 @@ from service.app import create_app
 from service.resolve.model import Answer
 from service.sandbox import SandboxLink, SandboxSettings, create_sandbox
 from service.settings import parse
-from service.store.database import Database
+from service.storage.engines.sqlite import SqliteEngine
 from tests.support import ANNA, CONFIG, ENV, SERVER_KEY, FakeClock, Service, running
 
 HOME = "203.0.113.7"
@@ -176,16 +176,16 @@ class Disk:
         self.refused = 0
         self._goes_on = threading.Event()
         self._goes_on.set()
-        commit = Database._in_one_transaction
+        commit = SqliteEngine._committed
 
-        def watched(database: Database, batch: Any) -> Any:
+        def watched(engine: SqliteEngine, units: Any) -> Any:
             self._goes_on.wait(10)
             if self.full:
                 self.refused += 1
                 raise sqlite3.OperationalError("database or disk is full")
-            return commit(database, batch)
+            return commit(engine, units)
 
-        monkeypatch.setattr(Database, "_in_one_transaction", watched)
+        monkeypatch.setattr(SqliteEngine, "_committed", watched)
 
     def stall(self) -> None:
         self._goes_on.clear()

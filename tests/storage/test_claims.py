@@ -24,9 +24,9 @@ async def test_a_raced_click_has_one_owner(make_engine: MakeEngine) -> None:
     stores = [claims_of(each) for each in databases]
     installs = [f"{number:016x}" for number in range(200)]
     won = await asyncio.gather(
-        *(stores[at % 2].claim(["click"], install, "ip") for at, install in enumerate(installs))
+        *(stores[at % 2].claim("click", install) for at, install in enumerate(installs))
     )
-    winners = [install for install, clicks in zip(installs, won, strict=True) if clicks]
+    winners = [install for install, is_own in zip(installs, won, strict=True) if is_own]
     assert len(winners) == 1
     for store in stores:
         assert await store.owners(["click", "other"]) == {"click": winners[0]}
@@ -34,18 +34,27 @@ async def test_a_raced_click_has_one_owner(make_engine: MakeEngine) -> None:
         await each.close()
 
 
-async def test_clicks_are_claimed_together_and_released(database: Database) -> None:
+async def test_a_claim_is_an_install_s_own_until_it_is_released(database: Database) -> None:
     store = claims_of(database)
-    assert await store.claim(["a", "b"], ANNA, "ip") == {"a", "b"}
-    assert await store.claim(["b", "c"], BEN, "ip") == {"c"}
-    assert await store.claim(["a"], ANNA, "ip") == {"a"}
-    assert await store.release(["a", "b", "c"], ANNA) == {"a", "b"}
+    assert [await store.claim("a", install) for install in (ANNA, BEN, ANNA)] == [True, False, True]
+    await store.release("a", BEN)
+    assert await store.owners(["a", "b"]) == {"a": ANNA}
+    await store.release("a", ANNA)
+    assert await store.owners(["a", "b"]) == {}
+    assert await store.claim("a", BEN)
+
+
+async def test_an_erased_install_s_claims_go(database: Database) -> None:
+    store = claims_of(database)
+    for click_id, install in (("a", ANNA), ("b", ANNA), ("c", BEN)):
+        await store.claim(click_id, install)
+    assert await store.forget([ANNA]) == 2
     assert await store.owners(["a", "b", "c"]) == {"c": BEN}
-    assert await store.claim(["a", "b"], BEN, "ip") == {"a", "b"}
 
 
 async def test_old_claims_expire(database: Database) -> None:
     store = claims_of(database)
-    await store.claim([f"{number}" for number in range(1200)], ANNA, "ip")
+    for begin in range(0, 1200, 100):
+        await asyncio.gather(*(store.claim(f"{begin + number}", ANNA) for number in range(100)))
     later_ms = int((time.time() + 60) * 1000)
     assert [await store.expire(later_ms), await store.expire(later_ms)] == [1000, 200]

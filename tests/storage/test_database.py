@@ -14,15 +14,15 @@ from tests.storage.conftest import MakeEngine
 
 CLAIM = RowStatement(
     table="claims",
-    before="INSERT INTO claims (click_id, device, evidence, claimed_at) VALUES ",
-    row="(?, ?, ?, ?)",
+    before="INSERT INTO claims (click_id, device, claimed_at) VALUES ",
+    row="(?, ?, ?)",
     after=" ON CONFLICT (click_id) DO UPDATE SET device = excluded.device",
 )
 OWNERS = "SELECT click_id, device FROM claims ORDER BY click_id"
 
 
 def claim(click_id: str, device: object) -> Statement:
-    return CLAIM.one((click_id, device, "ip", 1))
+    return CLAIM.one((click_id, device, 1))
 
 
 async def test_what_is_written_is_read_by_another_process(
@@ -51,22 +51,22 @@ async def test_a_rejected_row_leaves_its_neighbours(database: Database) -> None:
     """Rows written behind share a statement; the faulty one of them is left out, and the others are
     committed."""
     for number in range(100):
-        database.write_row_behind(CLAIM, (f"{number:03}", {} if number == 50 else number, "ip", 1))
+        database.write_row_behind(CLAIM, (f"{number:03}", {} if number == 50 else number, 1))
     await database.read_written(OWNERS)
     await database.write()
     assert len(await database.read(OWNERS)) == 99
 
 
 async def test_the_later_of_two_rows_wins(database: Database) -> None:
-    database.write_row_behind(CLAIM, ("a", 1, "ip", 1))
-    database.write_row_behind(CLAIM, ("a", 2, "ip", 1))
+    database.write_row_behind(CLAIM, ("a", 1, 1))
+    database.write_row_behind(CLAIM, ("a", 2, 1))
     assert await database.read_written(OWNERS) == [("a", 2)]
 
 
 async def test_writes_to_one_table_keep_their_order(database: Database) -> None:
-    database.write_row_behind(CLAIM, ("a", 1, "ip", 1))
+    database.write_row_behind(CLAIM, ("a", 1, 1))
     database.write_behind(Statement("DELETE FROM claims WHERE click_id = ?", ("a",)))
-    database.write_row_behind(CLAIM, ("b", 1, "ip", 1))
+    database.write_row_behind(CLAIM, ("b", 1, 1))
     assert await database.read_written(OWNERS) == [("b", 1)]
 
 
@@ -134,7 +134,7 @@ async def test_any_fault_is_reported_and_outlived(make_engine: MakeEngine, fault
     database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]  # lists are sequences
     await database.open()
     engine.fault = fault
-    database.write_row_behind(CLAIM, ("behind", 1, "ip", 1))
+    database.write_row_behind(CLAIM, ("behind", 1, 1))
     with pytest.raises(StoreFailed):
         await database.write(claim("refused", 1))
     assert database.failing

@@ -24,6 +24,7 @@ def opened(name: str, match: Match = NO_MATCH, *, pending: str | None = None) ->
     return Open(
         app="acme",
         open_id=name,
+        device="00" * 8,
         click_id=f"click-{name}" if match is not NO_MATCH else None,
         match=match,
         provisional=pending is not None,

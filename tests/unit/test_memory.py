@@ -21,7 +21,7 @@ def store(clock: FakeClock) -> MemoryStore:
 
 
 def an_open(open_id: str = "id-1", **fields: object) -> Open:
-    known = {"app": "acme", "open_id": open_id, "opened_at": 0.0, "repeat_until": 5000.0}
+    known = {"app": "acme", "open_id": open_id, "device": "00" * 8, "opened_at": 0.0, "repeat_until": 5000.0}
     return Open(**{**known, **fields})  # type: ignore[arg-type]
 
 
