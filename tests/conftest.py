@@ -10,6 +10,7 @@ import uvloop
 from service.app import create_app
 from service.settings import parse
 from service.telemetry import configure_logs
+from tests.postgres import Postgres, serving
 from tests.support import CONFIG, ENV, FakeClock, FakeDub, LogLines, Service, running
 
 
@@ -28,6 +29,13 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     monkeypatch.setitem(ENV, "FIRSTOPEN_DATA_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Start one PostgreSQL for all tests that ask for it; each makes a database of its own."""
+    with serving("fsync = off") as server:
+        yield server
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from service.resolve.layout import lay_out
 from service.resolve.model import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.resolve.openings import Openings, shared
 from service.resolve.owed import Outbox, OwedOpen, install_name
-from service.resolve.ports import Journal, Memory
+from service.resolve.ports import Journal, Memory, Recalled
 from service.resolve.precedence import Precedence
 from service.resolve.routing import parse_version, shape_of_version
 from service.resolve.second_looks import SecondLooks
@@ -122,9 +122,7 @@ class Resolver:
                 return Settled(opened, repeat=True)
             await asyncio.sleep(0)  # what has just been decided is still under way: let it land
         known = self._memory.answer(case.key)
-        if known is not None and known.match.type == "ip" and self._journal.is_shared:
-            known = None  # another replica may have superseded it
-        if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
+        if known is not None and self._may_repeat(case, known) and not self._may_be_revised(known):
             self._metrics.cache.add("memory", "hit")
             return self._repeat(case, known)
         self._metrics.cache.add("memory", "miss")
@@ -201,9 +199,7 @@ class Resolver:
         opened = self._memory.opened(open_id)
         if opened is None:
             return await self._journal.opened(open_id)
-        if self._journal.is_shared and (opened.pending or opened.match.type == "ip"):
-            return await self._journal.opened(open_id) or opened  # another replica may have settled it
-        return opened
+        return await self._journal.opened(open_id) or opened if self._may_be_revised(opened) else opened
 
     async def find_credited(self, open_id: str) -> Open | None:
         """Find an open, or the one of the same install that it is credited to; raises ``StoreFailed``."""
@@ -301,13 +297,15 @@ class Resolver:
         ``known`` is what this process remembers to have answered. Replicas that decide one open at the same
         moment give it one id; while the database cannot say what was answered before, it has a random one.
         """
+        recalled: Recalled | None = None
         with contextlib.suppress(StoreFailed):
             recalled = await self._journal.recall(self._cases.devices(case), case.key)
             case.earlier = recalled.opens
             self._precedence.learn(case, recalled.opens)
             known = recalled.answer or known
-            if known is not None and known.repeat_until > self._clock() and not case.says_more_than(known):
-                return self._repeat_recalled(case, known)
+        if known is not None and self._may_repeat(case, known):
+            return self._repeat_recalled(case, known)
+        if recalled is not None:
             flight = self._flights.under_way(case.key)
             if flight is not None and not flight.late:
                 case.owes = known is not None and self._still_owed(known)
@@ -424,6 +422,14 @@ class Resolver:
         if opened is None or opened.app != app.name:
             raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
         return opened
+
+    def _may_repeat(self, case: Case, known: Open) -> bool:
+        """Return True if an answer stands, and the report has no better evidence than it was found by."""
+        return known.repeat_until > self._clock() and not case.says_more_than(known)
+
+    def _may_be_revised(self, known: Open) -> bool:
+        """Return True if another replica may have given an open another answer than is remembered here."""
+        return self._journal.is_shared and (known.pending or known.match.type == "ip")
 
     def _still_owed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""

@@ -1,6 +1,6 @@
 """Each storage test runs on SQLite and on PostgreSQL."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,8 @@ from service.storage.database import Database
 from service.storage.engines.port import Engine
 from service.storage.engines.postgres import PostgresEngine
 from service.storage.engines.sqlite import SqliteEngine
-from tests.postgres import Postgres, serving
 
 MakeEngine = Callable[[], Engine]
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with serving("fsync = off") as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

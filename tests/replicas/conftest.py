@@ -1,0 +1,29 @@
+"""Two replicas on a database of their own, in front of one sandbox."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.postgres import Postgres
+from tests.replicas.processes import Replica, Sandbox, replica, sandbox
+
+
+class World(NamedTuple):
+    """Two replicas, their Dub, and the URL of their database."""
+
+    here: Replica
+    there: Replica
+    dub: Sandbox
+    database_url: str
+
+
+@pytest.fixture
+def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
+    url = postgres.database()
+    with ExitStack() as stack:
+        dub = stack.enter_context(sandbox(tmp_path))
+        here, there = (stack.enter_context(replica(tmp_path, dub, url)) for _ in range(2))
+        yield World(here, there, dub, url)
