@@ -199,7 +199,10 @@ class Resolver:
         opened = self._memory.opened(open_id)
         if opened is None:
             return await self._journal.opened(open_id)
-        return await self._journal.opened(open_id) or opened if self._may_be_revised(opened) else opened
+        if self._may_be_revised(opened):
+            with contextlib.suppress(StoreFailed):
+                return await self._journal.opened(open_id) or opened
+        return opened
 
     async def find_credited(self, open_id: str) -> Open | None:
         """Find an open, or the one of the same install that it is credited to; raises ``StoreFailed``."""

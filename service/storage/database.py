@@ -23,9 +23,11 @@ from service.telemetry import Event, Log, where
 
 WRITE_BEHIND_S = 0.05
 WRITE_BEHIND_MAX = 50_000
+WRITE_BEHIND_MAX_BYTES = 64 * 1024 * 1024
 WRITES_PER_COMMIT = 2_000
 
 _RETRY_S = 0.5
+_WRITE_BYTES = 500  # of one that waits, beside its texts and blobs
 _READS_PER_ROUND_TRIP = 64
 
 T = TypeVar("T")
@@ -66,6 +68,7 @@ class Database:
         self._committed = committed
         self._waiting: deque[_Write] = deque()
         self._behind: deque[_BehindRow | Unit] = deque()
+        self._behind_bytes = 0
         self._reads: deque[_Read] = deque()
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -144,11 +147,15 @@ class Database:
             await self._engine.after_erasure()
 
     def _push_behind(self, item: _BehindRow | Unit) -> None:
-        if len(self._behind) >= WRITE_BEHIND_MAX:
-            self._behind.popleft()
-            self.dropped += 1
         self._behind.append(item)
+        self._behind_bytes += _bytes_of(item)
+        self._drop_oldest()
         self._wanted.set()
+
+    def _drop_oldest(self) -> None:
+        while len(self._behind) > WRITE_BEHIND_MAX or self._behind_bytes > WRITE_BEHIND_MAX_BYTES:
+            self._behind_bytes -= _bytes_of(self._behind.popleft())
+            self.dropped += 1
 
     def _start_reading(self) -> None:
         while self._reads:
@@ -199,6 +206,7 @@ class Database:
 
     def _taken(self) -> tuple[list[_BehindRow | Unit], list[_Write]]:
         behind = [self._behind.popleft() for _ in range(min(len(self._behind), WRITES_PER_COMMIT))]
+        self._behind_bytes -= sum(map(_bytes_of, behind))
         waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), WRITES_PER_COMMIT))]
         return behind, [each for each in waiting if not each.done.done()]  # its caller gave up
 
@@ -230,7 +238,7 @@ class Database:
             _end(each.done, result)
         for (_, singles), result in zip(grouped, results, strict=False):
             if isinstance(result, StatementRejected) and len(singles) > 1:
-                self._behind.extendleft(reversed(singles))  # one row is at fault: find out which
+                self._put_back(list(singles))  # one row is at fault: find out which
         self._log_rejected(grouped, results)
 
     async def _prepare(self) -> None:
@@ -242,9 +250,8 @@ class Database:
 
     def _put_back(self, behind: list[_BehindRow | Unit]) -> None:
         self._behind.extendleft(reversed(behind))
-        while len(self._behind) > WRITE_BEHIND_MAX:
-            self._behind.popleft()
-            self.dropped += 1
+        self._behind_bytes += sum(map(_bytes_of, behind))
+        self._drop_oldest()
 
     def _fail(self, problem: str) -> None:
         if self.failing is None:
@@ -290,6 +297,17 @@ def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
     for table in list(gathered):
         flush(table)
     return groups
+
+
+def _bytes_of(item: _BehindRow | Unit) -> int:
+    """Estimate what a write that waits takes."""
+    if isinstance(item, _BehindRow):
+        return _WRITE_BYTES + _sizes(item.values)
+    return sum(_WRITE_BYTES + _sizes(statement.values) for statement in item)
+
+
+def _sizes(values: Values) -> int:
+    return sum(len(value) for value in values if isinstance(value, bytes | str))
 
 
 async def _within(done: "asyncio.Future[T]", timeout_s: float | None) -> T:
