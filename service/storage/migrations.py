@@ -29,12 +29,16 @@ _OPENS = (
         updated_at BIGINT NOT NULL,
         match_type TEXT NOT NULL,        -- deep_link, dub_id, install_referrer, clipboard, touch, ip, none
         match_reason TEXT,               -- why there is no match
-        confidence DOUBLE PRECISION,     -- of a match that is not guaranteed
+        guaranteed BOOLEAN NOT NULL,     -- the match cannot be wrong
+        confidence DOUBLE PRECISION,     -- of a match by address: 0 to 1
         source TEXT NOT NULL,            -- dub, cache, stale, parsed
         pending BOOLEAN NOT NULL,        -- the answer may still improve
         role TEXT NOT NULL,              -- first_launch: first-launch evidence decided it; click; other
         click_id TEXT,
         link_id TEXT,
+        link_domain TEXT,
+        link_key TEXT,
+        app_version TEXT,
         device_traits TEXT,              -- JSON: system, model, version; where matching needs them
         record BYTEA NOT NULL            -- the rest: MessagePack, encrypted where it may be personal
     )""",
@@ -42,8 +46,8 @@ _OPENS = (
     "CREATE INDEX opens_by_network ON opens (network, opened_at) WHERE network IS NOT NULL",
     "CREATE INDEX opens_by_time ON opens (opened_at, open_id)",
     """CREATE VIEW opens_readable AS SELECT
-        open_id, app, device, opened_at, updated_at, match_type, match_reason, confidence, source, pending,
-        role, click_id, link_id FROM opens""",
+        open_id, app, device, opened_at, updated_at, match_type, match_reason, guaranteed, confidence, source,
+        pending, click_id, link_id, link_domain, link_key, app_version FROM opens""",
 )
 _CLAIMS = (
     """CREATE TABLE claims (

@@ -34,26 +34,30 @@ Role = Literal["first_launch", "click", "other"]  # what an open tells of its in
 _NEWEST: dict[Role, int] = {"first_launch": 10, "click": 10, "other": 10}  # of an install: so many of each
 
 _COLUMNS = """open_id, app, device, answer_key, network, opened_at, updated_at, match_type, match_reason,
-    confidence, source, pending, role, click_id, link_id, device_traits, record"""
+    guaranteed, confidence, source, pending, role, click_id, link_id, link_domain, link_key, app_version,
+    device_traits, record"""
 _READ = """o.open_id, o.app, o.device, o.answer_key, o.opened_at, o.updated_at, o.match_type, o.match_reason,
-    o.confidence, o.source, o.pending, o.click_id, o.record"""
+    o.guaranteed, o.confidence, o.source, o.pending, o.click_id, o.link_id, o.link_domain, o.link_key,
+    o.app_version, o.record"""
 _NOT_ERASED = """NOT EXISTS (SELECT 1 FROM erasures AS e
     WHERE e.device = o.device AND e.erased_at >= o.opened_at)"""
 _KEEP = RowStatement(
     table="opens",
     before=f"INSERT INTO opens ({_COLUMNS}) VALUES ",  # noqa: S608  a constant, as are all of these
-    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     after=""" ON CONFLICT (open_id) DO UPDATE SET updated_at = excluded.updated_at,
     network = coalesce(excluded.network, opens.network), match_type = excluded.match_type,
-    match_reason = excluded.match_reason, confidence = excluded.confidence, source = excluded.source,
-    pending = excluded.pending, role = excluded.role, click_id = excluded.click_id,
-    link_id = excluded.link_id, device_traits = coalesce(excluded.device_traits, opens.device_traits),
-    record = excluded.record
+    match_reason = excluded.match_reason, guaranteed = excluded.guaranteed, confidence = excluded.confidence,
+    source = excluded.source, pending = excluded.pending, role = excluded.role, click_id = excluded.click_id,
+    link_id = excluded.link_id, link_domain = excluded.link_domain, link_key = excluded.link_key,
+    app_version = excluded.app_version,
+    device_traits = coalesce(excluded.device_traits, opens.device_traits), record = excluded.record
     WHERE opens.pending
     OR (NOT excluded.pending AND (opens.click_id IS NULL OR excluded.click_id IS NOT NULL))""",
 )
-_REVISE = """UPDATE opens SET updated_at = ?, match_type = ?, match_reason = ?, confidence = ?, source = ?,
-    pending = ?, role = ?, click_id = ?, link_id = ?, record = ? WHERE open_id = ?"""
+_REVISE = """UPDATE opens SET updated_at = ?, match_type = ?, match_reason = ?, guaranteed = ?,
+    confidence = ?, source = ?, pending = ?, role = ?, click_id = ?, link_id = ?, link_domain = ?,
+    link_key = ?, app_version = ?, record = ? WHERE open_id = ?"""
 _BY_ID = f"SELECT {_READ} FROM opens AS o WHERE o.open_id = ? AND {_NOT_ERASED}"  # noqa: S608
 _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND o.role = ?
     AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
@@ -71,16 +75,14 @@ _DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
 class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
     """What SQL does not read. Evidence is named: ``STRENGTH`` and its masks may change with the code."""
 
-    link: Link | None = None
+    link_url: str | None = None
     url: str | None = None
     carried: str = ""
-    guaranteed: bool = False
     candidates: int | None = None
     age_s: int | None = None
     provisional: bool = False
     looking: bool = False
     credited_to: str | None = None
-    app_version: str | None = None
     offered: str = "none"
     evidence: tuple[str, ...] = ()
     repeat_until: float = 0  # Unix seconds
@@ -123,24 +125,18 @@ class OpenStore:
         ``network`` is its address's network as a keyed hash; ``traits`` of its device, where another install
         on that network must not be given the click that brought this one.
         """
-        match = opened.match
         row = (
             *(bytes.fromhex(opened.open_id), opened.app, device_number(opened.device), _answer_number(key)),
             *(None if network is None else to_signed(network), _ms(opened.opened_at), _ms(self._unix_time())),
-            *(match.type, _text(match.reason), _number(match.confidence), opened.source),
-            *(opened.pending, _role(opened), opened.click_id),
-            *(None if opened.link is None else opened.link.id,),
+            *_decision(opened),
             *(None if network is None or traits is None else encode_traits(traits), self._record(opened)),
         )
         self._database.write_row_behind(_KEEP, row)
 
     def revise(self, opened: Open) -> None:
         """Write a new version of an open that was kept, whatever that says. Never raises."""
-        match = opened.match
         values = (
-            *(_ms(self._unix_time()), match.type, _text(match.reason), _number(match.confidence)),
-            *(opened.source, opened.pending, _role(opened), opened.click_id),
-            *(None if opened.link is None else opened.link.id, self._record(opened)),
+            *(_ms(self._unix_time()), *_decision(opened), self._record(opened)),
             bytes.fromhex(opened.open_id),
         )
         self._database.write_behind(Statement(_REVISE, values))
@@ -225,16 +221,14 @@ class OpenStore:
     def _recorded(self, opened: Open) -> _Record:
         match = opened.match
         return _Record(
-            link=opened.link,
+            link_url=None if opened.link is None else opened.link.url,
             url=opened.url,
             carried=opened.carried,
-            guaranteed=match.guaranteed,
             candidates=match.candidates if isinstance(match.candidates, int) else None,
             age_s=match.age_s if isinstance(match.age_s, int) else None,
             provisional=opened.provisional,
             looking=opened.looking,
             credited_to=opened.credited_to,
-            app_version=opened.app_version,
             offered=_EVIDENCE.get(opened.offered, "none"),
             evidence=tuple(name for name, strength in STRENGTH.items() if opened.evidence & 1 << strength),
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
@@ -246,7 +240,8 @@ class OpenStore:
         An open that was pending, or looked for, for longer than it is worked on is final.
         """
         (open_id, app, device, _, opened_at, updated_at) = row[:6]
-        (match_type, reason, confidence, source, pending, click_id, encoded) = row[6:]
+        (match_type, reason, guaranteed, confidence, source, pending) = row[6:12]
+        (click_id, link_id, domain, link_key, app_version, encoded) = row[12:]
         record = self._read(bytes(encoded))
         if record is None:
             return None
@@ -259,15 +254,15 @@ class OpenStore:
             open_id=bytes(open_id).hex(),
             device=device_name(device),
             click_id=click_id,
-            link=record.link,
+            link=None if link_id is None else Link(link_id, domain, link_key, record.link_url),
             url=record.url,
             carried=record.carried,
-            match=_match(match_type, reason, confidence, record),
+            match=_match(match_type, reason, confidence, record, guaranteed=bool(guaranteed)),
             source=_SOURCES[source],
             provisional=bool(pending) and record.provisional and age_s < patience_s,
             looking=bool(pending) and record.looking and age_s < _LOOKED_FOR_S,
             credited_to=record.credited_to,
-            app_version=record.app_version,
+            app_version=app_version,
             offered=offered,
             evidence=sum(1 << STRENGTH[name] for name in record.evidence if name in STRENGTH),
             opened_at=opened_at / 1000,
@@ -299,11 +294,24 @@ def _role(opened: Open) -> Role:
     return "click" if opened.click_id is not None or opened.pending else "other"
 
 
-def _match(match_type: str, reason: str | None, confidence: float | None, record: _Record) -> Match:
+def _decision(opened: Open) -> tuple[object, ...]:
+    """Return what SQL can read of how an open was decided, in the order of the columns."""
+    match, link = opened.match, opened.link
+    return (
+        *(match.type, _text(match.reason), match.guaranteed, _number(match.confidence), opened.source),
+        *(opened.pending, _role(opened), opened.click_id),
+        *((None, None, None) if link is None else (link.id, link.domain, link.key)),
+        opened.app_version,
+    )
+
+
+def _match(
+    match_type: str, reason: str | None, confidence: float | None, record: _Record, *, guaranteed: bool
+) -> Match:
     return msgspec.convert(
         {
             "type": match_type,
-            "guaranteed": record.guaranteed,
+            "guaranteed": guaranteed,
             **({} if record.candidates is None else {"candidates": record.candidates}),
             **({} if record.age_s is None else {"ageS": record.age_s}),
             **({} if confidence is None else {"confidence": confidence}),
