@@ -153,7 +153,7 @@ def sandbox(folder: Path) -> Iterator[Sandbox]:
 
 @contextlib.contextmanager
 def replica(
-    folder: Path, sandbox: Sandbox, valkey_url: str, *args: str, config: str = CONFIG, **env: str
+    folder: Path, sandbox: Sandbox, valkey_url: str, *, config: str = CONFIG, **env: str
 ) -> Iterator[Replica]:
     """Start a replica with a read-only idea of its disk: its data directory is never made."""
     port = free_ports()
@@ -168,7 +168,7 @@ def replica(
         "ACME_DUB_API_KEY": "dub_x",
         "DUB_BASE_URL": f"http://127.0.0.1:{sandbox.port}",
     }
-    with started("serve", *args, env={**known, **env}, cwd=folder) as process:
+    with started("serve", env={**known, **env}, cwd=folder) as process:
         process.ready(port)
         found = Replica(process, port)
         with found.http:

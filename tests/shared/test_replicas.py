@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -261,93 +259,6 @@ def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path)
     world.dub.well()
     assert finished(["outbox", "retry", "--all"], tmp_path, env) == (0, "1 queued again")
     until(lambda: len(world.dub.events("leads")) == 1)
-
-
-def test_workers_are_one_service(world: World, tmp_path: Path) -> None:
-    """Processes on one port answer as one; one that is killed is replaced, and a stop ends all of them."""
-    with replica(tmp_path, world.dub, world.server.url, "--workers", "2") as both:
-        first = both.open(deepLink=PROMO, installId="install-anna")
-        pids = {int(line) for line in children(both.process.popen.pid)}
-        assert len(pids) == 2
-        for _ in range(20):
-            with httpx.Client(base_url=both.base, headers=both.http.headers) as fresh:  # any worker's
-                again = fresh.post("/v1/opens", json={"deepLink": PROMO, "installId": "install-anna"}).json()
-            assert again["openId"] == first["openId"]
-        until(lambda: both.metric("firstopen_opens_total") == 21)  # all workers', whichever is scraped
-        for _ in range(5):
-            with httpx.Client(base_url=both.base) as fresh:
-                text = fresh.get("/metrics").text
-            assert text.count("# TYPE firstopen_opens_total counter") == 1
-        victim = min(pids)
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: len(set(children(both.process.popen.pid)) - {str(victim)}) == 2)
-        until(lambda: both.metric("firstopen_opens_total") == 21)  # and what the dead one had counted
-        assert both.process.stop() == 0
-        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def test_workers_end_with_their_parent(world: World, tmp_path: Path) -> None:
-    """A parent that is killed leaves no worker behind on its port."""
-    with replica(tmp_path, world.dub, world.server.url, "--workers", "2") as both:
-        pids = children(both.process.popen.pid)
-        assert len(pids) == 2
-        both.process.popen.kill()
-        until(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
-
-
-def test_a_burst_of_connections_is_shared_out_over_workers(world: World, tmp_path: Path) -> None:
-    """Connections that come at once, as a proxy's do, are not all taken by the worker that wakes first."""
-    with two_workers(world, tmp_path) as both, ExitStack() as stack:
-        workers = children(both.process.popen.pid)
-        for pid in workers:
-            os.kill(int(pid), signal.SIGSTOP)
-            stack.callback(os.kill, int(pid), signal.SIGCONT)  # whatever happens: it could not stop
-        for _ in range(64):  # fewer than 8 on one worker: once in ten billion times
-            stack.enter_context(socket.create_connection(("127.0.0.1", both.port)))
-        for pid in workers:
-            os.kill(int(pid), signal.SIGCONT)
-            until(lambda: established(pid, both.port) >= 8)  # noqa: B023  called at once
-        until(lambda: sum(established(pid, both.port) for pid in workers) >= 64)
-        assert all(established(pid, both.port) >= 8 for pid in workers)
-
-
-def test_workers_take_no_port_of_other_workers(world: World, tmp_path: Path) -> None:
-    """A port that workers share is still taken for every other service."""
-    with two_workers(world, tmp_path) as both:
-        env = {
-            "FIRSTOPEN_CONFIG": str(tmp_path / "firstopen.toml"),
-            "FIRSTOPEN_PORT": str(both.port),
-            "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
-            "ACME_DUB_API_KEY": "dub_x",
-            "FIRSTOPEN_VALKEY_URL": world.server.url,
-        }
-        code, text = finished(["serve", "--workers", "2"], tmp_path, env)
-        assert code == 2
-        assert f"cannot listen on 127.0.0.1:{both.port}" in text
-
-
-@contextmanager
-def two_workers(world: World, folder: Path) -> Iterator[Replica]:
-    with replica(folder, world.dub, world.server.url, "--workers", "2") as both:
-        try:
-            yield both
-        finally:
-            both.process.stop()  # which they hear of; a parent that is killed leaves them
-
-
-def established(pid: str, port: int) -> int:
-    """Count a process's connections on its port."""
-    table = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    ours = {f"socket:[{row[9]}]" for row in table if row[1].endswith(f":{port:04X}") and row[3] == "01"}
-    held = set()
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            held.add(str(each.readlink()))
-    return len(ours & held)
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_one_replica_asks_dub_for_clicks_and_all_read(world: World) -> None:
