@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx
 import structlog
 from litestar import Litestar, Router
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from service.api.auth import Callers
 from service.api.dub import dub_routes
@@ -35,7 +35,6 @@ from service.compiled import (
 from service.dub.client import DubClient
 from service.dub.transport import open_transport
 from service.outbox.outbox import DurableOutbox
-from service.peers import Peers
 from service.resolve.cases import Cases
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
@@ -77,7 +76,6 @@ def create_app(
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
-    peers: Peers | None = None,
 ) -> Litestar:
     """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
@@ -87,7 +85,7 @@ def create_app(
     if tracing is not None:
         transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
-    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log, peers)
+    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
     callers = Callers(
         [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
@@ -145,9 +143,7 @@ class _Parts:
         transport: httpx.AsyncBaseTransport,
         timing: _Time,
         log: Log,
-        peers: Peers | None,
     ) -> None:
-        self._peers = peers
         self._settings = settings
         self._transport = transport
         clock, wall = self._clock, self._wall = timing.clock, timing.wall
@@ -334,31 +330,23 @@ class _Parts:
             ),
             _closing(self._second_looks.close),
             _closing(lambda: self.resolver.close(stop_s)),
-            _publishing(self._peers, self.metrics.registry, self._refresh),
         ):
             yield
 
     async def scrape(self) -> bytes:
         """Return the metrics as Prometheus reads them, with what is only counted when asked."""
-        metrics = self.metrics
-        self._refresh()
+        metrics, broken = self.metrics, self.guards.open_breakers()
+        metrics.in_flight.set(self.resolver.in_flight)
+        for endpoint, calls in self.guards.in_flight().items():
+            metrics.dub_in_flight.labels(endpoint).set(calls)
+            metrics.breaker_open.labels(endpoint).set(endpoint in broken)
         with contextlib.suppress(StoreFailed):
             depths, oldest_s = await self.outbox.depths()
             for kind in _ENDPOINT_OF:
                 metrics.outbox_entries.labels(kind).set(depths.get((kind, "queued"), 0))
                 metrics.outbox_dead_entries.labels(kind).set(depths.get((kind, "dead"), 0))
             metrics.outbox_oldest_seconds.set(oldest_s)
-        if self._peers is None:
-            return generate_latest(metrics.registry)
-        return generate_latest(self._peers.merged(metrics.registry))
-
-    def _refresh(self) -> None:
-        """Set the gauges that are known without asking anybody."""
-        metrics, broken = self.metrics, self.guards.open_breakers()
-        metrics.in_flight.set(self.resolver.in_flight)
-        for endpoint, calls in self.guards.in_flight().items():
-            metrics.dub_in_flight.labels(endpoint).set(calls)
-            metrics.breaker_open.labels(endpoint).set(endpoint in broken)
+        return generate_latest(metrics.registry)
 
     def degraded(self) -> tuple[str, ...]:
         """Name what does not work right now."""
@@ -386,22 +374,6 @@ async def _opened(
     await open_()
     async with _closing(close):
         yield
-
-
-@asynccontextmanager
-async def _publishing(
-    peers: Peers | None, registry: CollectorRegistry, refresh: Callable[[], None]
-) -> AsyncIterator[None]:
-    if peers is None:
-        yield
-        return
-    task = asyncio.create_task(peers.publish_on(registry, refresh))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        peers.publish(registry)
 
 
 async def _nothing() -> None:

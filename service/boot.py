@@ -5,27 +5,24 @@ import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 
 from litestar import Litestar
-from msgspec import structs
 
 from service import demo, settings
 from service.api.ops import OpsPort, Readiness
 from service.app import create_app
-from service.peers import Peers
 from service.route_checks import refuse_failing_tests
-from service.server import Served, listen, listen_together, run
+from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
-from service.store.database import refuse_taken
+from service.storage.engines.sqlite import refuse_taken
 from service.telemetry import configure_logs
-from service.workers import run_workers
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 
 
-def serve(env: Mapping[str, str], workers: int = 1) -> None:
+def serve(env: Mapping[str, str]) -> None:
     """Serve until told to stop.
 
     Raises ``SettingsError``, ``PortTaken`` or ``DataDirTaken`` before anything runs.
@@ -33,19 +30,17 @@ def serve(env: Mapping[str, str], workers: int = 1) -> None:
     if "FIRSTOPEN_CONFIG" in env:
         configured = settings.load(env)
         refuse_failing_tests(configured.apps)
-        _serve_alone(configured, workers)
-    elif workers > 1:
-        raise SettingsError("--workers: the demo is one process; FIRSTOPEN_CONFIG lifts that")
+        _serve_alone(configured)
     else:
         _serve_demo(env)
 
 
-def _serve_alone(configured: Settings, workers: int) -> None:
+def _serve_alone(configured: Settings) -> None:
     log = configure_logs(configured.log_level)
     if not configured.database_url:
         _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
-    socks = _take_ports(configured, workers)
+    socks = _take_ports(configured)
     apps = ", ".join(configured.apps)
     _say(
         f"firstopen {version('firstopen')} for {apps}, against {configured.dub_base_url}",
@@ -53,20 +48,9 @@ def _serve_alone(configured: Settings, workers: int) -> None:
         "Try it, with one of your links:",
         _curl(configured),
     )
-
-    def work(told: Settings, own: list[socket.socket], peers: Peers | None = None) -> None:
-        readiness = Readiness()
-        app = create_app(told, readiness=readiness, peers=peers)
-        run([_served(app, own, told)], readiness=readiness, log=log, drain_s=_drain_s(told))
-
-    if workers > 1:
-        with TemporaryDirectory(prefix="firstopen-") as folder:
-            metrics = Path(folder)
-            run_workers(
-                workers, lambda n: work(_of_worker(configured, n), socks[n - 1], Peers(metrics, n)), log
-            )
-    else:
-        work(configured, socks[0])
+    readiness = Readiness()
+    app = create_app(configured, readiness=readiness)
+    run([_served(app, socks, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -85,7 +69,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
     sandbox = create_sandbox(links, domains=[demo_domain()], data=sandbox_dir / _SANDBOX_FILE)
-    (socks,), sandbox_sock = _take_ports(configured, 1), listen(demo.HOST, sandbox_port)
+    socks, sandbox_sock = _take_ports(configured), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
     unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""
     _say(
@@ -113,19 +97,10 @@ def _refuse_unusable(folder: Path) -> None:
             raise SettingsError(f"FIRSTOPEN_DATA_DIR: cannot write to {folder}: {exc.strerror}") from exc
 
 
-def _of_worker(configured: Settings, number: int) -> Settings:
-    """Give each worker a directory of its own: one process per directory."""
-    return structs.replace(configured, data_dir=configured.data_dir / f"worker-{number}")
-
-
-def _take_ports(configured: Settings, workers: int) -> list[list[socket.socket]]:
-    """Return each worker's sockets: one, or two with FIRSTOPEN_OPS_PORT. Raises ``PortTaken``."""
-    host = configured.host
+def _take_ports(configured: Settings) -> list[socket.socket]:
+    """Return the listening sockets: one, or two with FIRSTOPEN_OPS_PORT. Raises ``PortTaken``."""
     ports = [port for port in (configured.port, configured.ops_port) if port is not None]
-    by_port = [
-        [listen(host, port)] if workers == 1 else listen_together(host, port, workers) for port in ports
-    ]
-    return [list(each) for each in zip(*by_port, strict=True)]
+    return [listen(configured.host, port) for port in ports]
 
 
 def _served(app: Litestar, socks: list[socket.socket], configured: Settings) -> Served:

@@ -46,10 +46,7 @@ def outbox(args: tuple[str, ...]) -> None:
 @main.command()
 @click.option("--host", help="Address to listen on.  [FIRSTOPEN_HOST; 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on.  [FIRSTOPEN_PORT; 8000]")
-@click.option(
-    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; more need Valkey."
-)
-def serve(host: str | None, port: int | None, workers: int) -> None:
+def serve(host: str | None, port: int | None) -> None:
     """Answer app opens over HTTP.
 
     With FIRSTOPEN_CONFIG, the apps of that file, against Dub itself (DUB_BASE_URL). Without it, the
@@ -66,7 +63,7 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
     if port:
         env["FIRSTOPEN_PORT"] = str(port)
     try:
-        boot(env, workers)
+        boot(env)
     except (SettingsError, PortTaken, DataDirTaken) as exc:
         _stop(str(exc))
 

@@ -62,20 +62,6 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises ``PortTaken``.
     """
-    return _listen(host, port, is_shared=False)
-
-
-def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
-    """Take a port for so many processes, with a queue of connections each; raises ``PortTaken``.
-
-    From one queue, whoever wakes first takes all that wait: a burst, or a proxy's connections, would be one
-    process's. Linux shares them out over the queues.
-    """
-    listen(host, port).close()  # another service's, even if that shares its port
-    return [_listen(host, port, is_shared=True) for _ in range(count)]
-
-
-def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
     both_families = ":" in host and socket.has_dualstack_ipv6()
     if host == "::" and not both_families:
         host = "0.0.0.0"  # noqa: S104  "::" is every address, also where the kernel has no IPv6
@@ -84,7 +70,6 @@ def _listen(host: str, port: int, *, is_shared: bool) -> socket.socket:
             (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=_BACKLOG,
-            reuse_port=is_shared,
             dualstack_ipv6=both_families,
         )
     except OSError as exc:

@@ -133,4 +133,5 @@ def _canonical(url: ada_url.URL, href: str) -> DeepLink:
     fragment = str(url.hash)[1:]
     canonical = f"https://{domain}{'/' if key == '_root' else path}"
     canonical += (f"?{query}" if query else "") + (f"#{fragment}" if fragment else "")
-    return DeepLink(canonical, href, domain, key, query, fragment, has_parameter(search, NO_TRACK))
+    no_track = query != search and has_parameter(search, NO_TRACK)
+    return DeepLink(canonical, href, domain, key, query, fragment, no_track)

@@ -19,7 +19,7 @@ from service.resolve.urls import (
     canonical_escapes,
     canonical_host,
     collapse_slashes,
-    name_of,
+    names_of,
     without_last_dot,
 )
 
@@ -158,8 +158,9 @@ def forms_of(href: str) -> UrlForms:
     paths = (path, path.removesuffix("/") if path.endswith("/") else f"{path}/")
     end = f"#{canonical_escapes(fragment)}" if fragment else ""
     forms = tuple(tuple(f"{start}{each}{end}" for start in starts) for each in paths)
-    parameters = {name_of(pair): pair.partition("=")[2] for pair in search.split("&") if pair}
-    return UrlForms(forms, parameters)
+    pairs = [pair for pair in search.split("&") if pair]
+    values = [pair.partition("=")[2] for pair in pairs]
+    return UrlForms(forms, dict(zip(names_of(pairs), values, strict=True)))
 
 
 def percent_decoded(value: str) -> str:
@@ -178,7 +179,7 @@ def _parameters(search: str) -> Iterator[tuple[str, str]]:
             continue
         if not equals or not _PLAIN_NAME.fullmatch(name):
             raise ValueError("its query is matched by parameter, such as ?id=:id&lang=*")
-        yield name_of(_ESCAPED.sub(r"\1", name)), value
+        yield names_of([_ESCAPED.sub(r"\1", name)])[0], value
 
 
 def _named_groups(result: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from tests.attack.lab import Lab, Row, Target, Verdict
 _QUEUED_AFTER_S = 60
 _KINDS = ("302", "500", "404", "html")
 _PROBLEMS_SHOWN = 5
-_HEADINGS = ("case", "inputs", "longest turn", "memory before", "after", "verdict")
+_HEADINGS = ("case", "inputs", "longest wait", "memory before", "after", "verdict")
 
 
 def main() -> int:

@@ -75,7 +75,6 @@ class Target:
         self.server = server
         self.port = int(urlsplit(server.url).port or 0)
         self._watch = watch
-        self._cpu_ms = self._loop_cpu_ms()
         self.http = httpx.Client(base_url=server.url, timeout=_PATIENCE_S, headers=with_key(KEY))
         # Without a key of its own, and on a new connection each time.
         self.anybody = httpx.Client(
@@ -83,21 +82,11 @@ class Target:
         )
 
     def longest_ms(self) -> float:
-        """Return what no turn of the event loop since this was last asked can have been longer than.
-
-        That is the longest wait for /health/live, or the CPU time of the loop's thread in all, if that is
-        less: a busy machine makes waits longer, but takes no CPU time of the service's.
-        """
+        """Return for how long the service kept /health/live waiting, at worst since this was last asked."""
         stdin, stdout = cast("IO[str]", self._watch.stdin), cast("IO[str]", self._watch.stdout)
         stdin.write("\n")
         stdin.flush()
-        waited_ms = float(stdout.readline())
-        before_ms, self._cpu_ms = self._cpu_ms, self._loop_cpu_ms()
-        return min(waited_ms, self._cpu_ms - before_ms)
-
-    def _loop_cpu_ms(self) -> float:
-        pid = self.server.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e6
+        return float(stdout.readline())
 
     def rss_mb(self) -> float:
         """Return the resident memory."""
@@ -222,7 +211,7 @@ class Lab:
 def _watched(server: Server) -> Iterator[Target]:
     port = urlsplit(server.url).port
     watch = subprocess.Popen(
-        [sys.executable, "-m", "tests.attack.watch", str(port)],
+        [sys.executable, "-m", "tests.attack.watch", str(port), str(server.pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -99,9 +99,7 @@ class Lab:
         *,
         tables: str = "",
         valkey: Valkey | None = None,
-        workers: int = 1,
         port: int | None = None,
-        on_both_cores: bool = False,
     ) -> Iterator[Server]:
         """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``."""
         port = port or free_port()
@@ -119,11 +117,11 @@ class Lab:
         }
         if valkey is not None:
             env["FIRSTOPEN_VALKEY_URL"] = valkey.url
-        command = [sys.executable, "-m", "service", "serve", "--workers", str(workers)]
+        command = [sys.executable, "-m", "service", "serve"]
         with serving(
             command,
             port=port,
-            core=f"{self.server_core},{self.load_core}" if on_both_cores else self.server_core,
+            core=self.server_core,
             log=folder / "log",
             env=env,
             ready_path="/health/ready",

@@ -43,10 +43,10 @@ class Server(Struct, frozen=True):
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
-    def cpu_s(self) -> dict[int, float]:
-        """Return the CPU seconds that it and its workers have used so far, by process id."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return {pid: _cpu_s(pid) for pid in (self.pid, *map(int, children))}
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
 
 @contextmanager
@@ -130,11 +130,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
         if not isinstance(exc, subprocess.TimeoutExpired):
             raise
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
 
 def last_words(log: Path) -> str:

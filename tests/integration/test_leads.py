@@ -411,16 +411,6 @@ async def test_rotating_the_secret_loses_nothing(dub: SandboxedDub, clock: FakeC
     assert await dub.leads() == [("anna", click_id), ("anna-again", click_id), ("ben", bens.click_id)]
 
 
-def test_more_workers_need_valkey(tmp_path: Path) -> None:
-    """Two processes that do not share what they know would not keep the promises: refused at boot."""
-    port = free_ports(2)
-    status, said = finished(["serve", "--workers", "2", "--port", str(port)], tmp_path)
-    assert status == 2
-    assert "--workers" in said
-    assert "FIRSTOPEN_VALKEY_URL" in said
-    assert "Traceback" not in said
-
-
 def test_two_processes_on_one_directory_are_refused(tmp_path: Path) -> None:
     """The second says which setting is taken, and the first goes on."""
     first, second = free_ports(2), free_ports(2)

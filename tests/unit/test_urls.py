@@ -1,7 +1,7 @@
 """URLs as text: Dub's own parameters, escapes, and what a clicked link lays over its destination."""
 
 import re
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_plus, unquote_to_bytes
 
 import ada_url
 import pytest
@@ -13,6 +13,7 @@ from service.resolve.urls import (
     canonical_escapes,
     has_parameter,
     merge,
+    names_of,
     without_dub_parameters,
 )
 
@@ -48,6 +49,16 @@ def test_nothing_but_dubs_own_parameters_is_removed(pairs: list[str]) -> None:
     assert [each for each in left.split("&") if each] == [
         each for each in pairs if each and each not in DUB_PARAMETERS and each != "%70w=x"
     ]
+
+
+@given(
+    st.lists(st.sampled_from(["%", "2", "5", "6", "%26", "%25", "%3D", "+", "a", "%ff", "%c3", "%a9", "é"])),
+    st.lists(st.sampled_from(["a", "%26", "%"])),
+)
+def test_names_are_decoded_as_in_forms(name: list[str], other: list[str]) -> None:
+    """Each is what the standard library makes of it alone, whatever stands beside it."""
+    names = ["".join(name), "".join(other)]
+    assert names_of([f"{each}=%41" for each in names]) == [unquote_plus(each) for each in names]
 
 
 def test_each_escape_has_one_form() -> None:

@@ -33,7 +33,6 @@ MEASURES = (
         "hit", "a repeat, over a bare ASGI echo and a bare Litestar handler; rate limits on", throughput.hit
     ),
     Measure("tiers", "a hit that only Valkey has, over one in process", replicas.tiers),
-    Measure("workers", "two workers: CPU seconds per hit, over one worker's", replicas.workers),
     Measure("miss", "a first open, over a naive httpx proxy and a bare aiohttp proxy", throughput.miss),
     Measure("burst", "1,000 concurrent reports of one open: one upstream call", burst.run),
     Measure("budget", "upstream stalled: the 99th percentile of answers beyond the budget", stalled.budget),

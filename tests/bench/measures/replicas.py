@@ -1,21 +1,18 @@
-"""What it costs to be several: a hit that only the shared tier has, and workers side by side."""
+"""Measure what replicas share: a hit that only the shared tier has, and what opens and leads take there."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from tests.bench.lab import VALKEY_LATE, Lab, Upstream, complaints
-from tests.bench.load import CONNECTIONS, POOL, Run, Subject, alternate, leads, ratios, wrk, wrk_until
+from tests.bench.load import CONNECTIONS, POOL, Run, Subject, alternate, leads, ratios, wrk_until
 from tests.bench.outside import counted, wait_until
 from tests.bench.processes import Failed, Server
 from tests.bench.table import Row
 from tests.bench.valkey import Valkey
 
 VALKEY_OVER_MEMORY = 0.35
-TWO_OVER_ONE = 1.1
 OPENS = 20_000
 
 MEMORY_HIT, VALKEY_HIT = "firstopen with Valkey, a hit in process", "firstopen, a hit that only Valkey has"
-ONE, TWO = "one worker: CPU of a hit", "two workers: CPU of a hit"
 
 # Smaller than a pool of installs that take turns: whoever comes has been forgotten in process.
 _SMALL = """
@@ -26,7 +23,6 @@ _STRAYS = 1  # of "in process": the first of a run comes from Valkey, and others
 _WITHIN_S = 30
 _FILLED_WITHIN_S = 120
 _KEYS = {"answer": "fo1:a:*", "open": "fo1:o:*", "install": "fo1:d:*", "lead": "fo1:{outbox}:e:*"}
-_SHARE_MIN = 0.2  # of the work that each of two workers must have done
 
 
 class Tier:
@@ -100,54 +96,6 @@ def tiers(lab: Lab) -> list[Row]:
     ]
 
 
-def workers(lab: Lab) -> list[Row]:
-    """Load one worker, and two, with hits in turns, and divide their CPU time by the hits.
-
-    Two have a core each where they are run; here they share both with the load, and so does the one.
-    """
-    used_us: dict[str, list[float]] = {ONE: [], TWO: []}
-    shares: list[float] = []
-    problems: list[str] = []
-    with (
-        lab.upstream() as upstream,
-        lab.valkey() as valkey,
-        lab.service(upstream, valkey=valkey, on_both_cores=True) as one,
-        lab.service(upstream, valkey=valkey, on_both_cores=True, workers=2) as two,
-    ):
-        services = {ONE: one, TWO: two}
-        for service in services.values():
-            wrk(lab, service.url, "same", 1)
-        for number in range(1, lab.rounds + 1):
-            for name, service in services.items():
-                calls, before = upstream.calls(), service.cpu_s()
-                run = wrk(lab, service.url, "same", lab.seconds)
-                each_s = _since(before, service.cpu_s())
-                used_us[name].append(sum(each_s) * 1e6 / max(run.requests, 1))
-                problems += [f"round {number}, {name}: {problem}" for problem in run.problems()]
-                if upstream.calls() > calls:
-                    problems.append(f"round {number}, {name}: upstream calls for hits")
-            shares.append(
-                sorted(each_s)[-2] / sum(each_s)
-            )  # of the worker that did less; the parent does nothing
-            lab.say(
-                f"round {number} of {lab.rounds}: {used_us[ONE][-1]:.1f} and {used_us[TWO][-1]:.1f} µs, "
-                f"the lesser worker's share {shares[-1]:.2f}"
-            )
-        problems += complaints(one, expected=VALKEY_LATE) + complaints(two, expected=VALKEY_LATE)
-    if min(shares) < _SHARE_MIN:
-        problems.append(f"one of the two workers did {100 * min(shares):.0f} % of the work only")
-    return [
-        *(Row(name=name, unit="µs", rounds=rounds) for name, rounds in used_us.items()),
-        Row(
-            name="two workers: CPU seconds per hit / one worker's, both with Valkey",
-            rounds=[two / one for one, two in zip(used_us[ONE], used_us[TWO], strict=True)],
-            at_most=TWO_OVER_ONE,
-            details={"lesserShare": shares},
-            problems=problems,
-        ),
-    ]
-
-
 def footprint(lab: Lab) -> list[Row]:
     """Report opens of as many installs, then leads of as many customers; what does each take, and leave?"""
     with lab.upstream() as upstream, lab.valkey() as valkey, lab.service(upstream, valkey=valkey) as service:
@@ -174,7 +122,7 @@ class Spent:
     """What the service and Valkey have used so far."""
 
     def __init__(self, valkey: Valkey, service: Server) -> None:
-        self.service_s = sum(service.cpu_s().values())
+        self.service_s = service.cpu_s()
         self.valkey_s = valkey.cpu_s()
         self.bytes = valkey.used_bytes()
 
@@ -213,7 +161,3 @@ def _fill(lab: Lab, upstream: Upstream, valkey: Valkey, service: Server) -> None
         if run.problems():
             raise Failed(f"the pools are not filled: {run.problems()}")
     wait_until(lambda: valkey.answers() >= 2 * POOL, within_s=_WITHIN_S, what="answers reach Valkey")
-
-
-def _since(before: Mapping[int, float], now: Mapping[int, float]) -> list[float]:
-    return [seconds - before[pid] for pid, seconds in now.items()]
