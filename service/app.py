@@ -57,8 +57,10 @@ from service.resolve.recent import RecentClicks
 from service.resolve.replays import Replays
 from service.resolve.resolver import Resolver
 from service.resolve.second_looks import SecondLooks
-from service.resolve.window import ClickWindow
 from service.settings import AppSettings, Settings, SettingsError
+from service.storage.call_budgets import SharedCallBudget
+from service.storage.clicks import ClickStore
+from service.storage.network_activity import NetworkActivity
 from service.stores import Stores
 from service.telemetry import Event, Log, Metrics
 
@@ -159,7 +161,9 @@ class _Parts:
         self.limits = limits(settings, wall, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
-        self.feed = EventFeed(dub, CallBudget(clock))
+        database = self.stores.database
+        shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
+        self.feed = EventFeed(dub, CallBudget(clock), shared_calls)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = Credit(self.stores.opens, identity)
@@ -232,7 +236,7 @@ class _Parts:
             for name, app in apps.items()
             if app.ip_matching != "off"
         }
-        return FirstLaunches(matching, dub, self._wall)
+        return FirstLaunches(matching, dub)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
@@ -240,11 +244,13 @@ class _Parts:
         )
         secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
         networks = Networks(secret, settings.shared_networks)
-        window = ClickWindow(settings.match_window_s)
+        scope = f"{networks.fingerprint} {rules.window_s} {','.join(app.domains)}"
+        clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
         feed = ClickFeed(
             app=app,
             events=self.feed,
-            window=window,
+            clicks=clicks,
+            window_s=rules.window_s,
             networks=networks,
             log=self._log,
             unreadable=self.metrics.events_unreadable,
@@ -255,7 +261,7 @@ class _Parts:
         return AppMatching(
             Matcher(
                 networks=networks,
-                window=window,
+                activity=NetworkActivity(self.stores.database, clicks, app.name, rules),
                 claims=self.stores.claims,
                 rules=rules,
                 refused=self.metrics.claims_refused.inc,

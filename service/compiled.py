@@ -13,6 +13,7 @@ from service.resolve.model import App
 from service.resolve.openings import Lifetimes
 from service.settings import Settings, compile_router
 from service.storage.memory import MemoryLimits
+from service.storage.network_activity import CLICK_SLACK_S
 from service.telemetry import Metrics
 
 DAY_S = 86_400
@@ -103,6 +104,11 @@ def limits(settings: Settings, wall: Callable[[], float], metrics: Metrics) -> L
         wall=wall,
         refused=metrics.rate_limited,
     )
+
+
+def clicks_ttl_s(settings: Settings) -> float:
+    """Keep clicks for as long as any app may match them."""
+    return max(app.match_window_s for app in settings.apps.values()) + CLICK_SLACK_S
 
 
 def claims_ttl_s(settings: Settings) -> float:

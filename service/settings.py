@@ -18,8 +18,8 @@ from msgspec import Meta, Struct
 
 from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
+from service.resolve.matching import CROWD_LIMIT_MAX
 from service.resolve.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
-from service.resolve.sightings import CROWD_LIMIT_MAX
 from service.validation import closest, explain
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from service.compiled import DAY_S, claims_ttl_s, memory_limits
+from service.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits
 from service.resolve.erasures import Erasures
 from service.settings import Settings, SettingsError
 from service.storage.claims import ClaimStore
+from service.storage.clicks import expire_clicks
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
@@ -40,11 +41,12 @@ class Stores:
         self._old = OldDatabase(settings.data_dir, ENTRIES_SCHEMA, log, committed=metrics.store_commits.inc)
         self.entries = SqliteEntries(self._old, Seal(settings.secrets), metrics.outbox_undecryptable.inc, log)
         opens_s = settings.installs.install_ttl_days * DAY_S
-        claims_s = claims_ttl_s(settings)
+        claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
         self._housekeeping = Housekeeping(
             (
                 lambda: self.opens.expire(int((wall() - opens_s) * 1000)),
                 lambda: self.claims.expire(int((wall() - claims_s) * 1000)),
+                lambda: expire_clicks(self.database, int((wall() - clicks_s) * 1000)),
                 self._kept_erasures.expire,
             ),
             log=log,

@@ -9,13 +9,14 @@ from urllib.parse import parse_qsl
 import httpx
 import msgspec
 
-from service.resolve.click_feed import ClickFeed, Together
+from service.resolve.click_feed import ClickFeed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.routing import Router
-from service.resolve.window import ClickWindow
+from service.storage.database import Database
 from service.telemetry import Log, Metrics, configure_logs
+from tests.databases import Kept
 from tests.support import FakeClock
 
 NOON = 1_785_585_600.0
@@ -143,29 +144,30 @@ class World:
 
     def __init__(
         self,
+        database: Database,
         *,
         app: App = APP,
         log: Log | None = None,
-        together: Together | None = None,
         beside: "World | None" = None,
+        scope: str = "all",
     ) -> None:
+        self.kept = Kept(database, scope=scope)
         self.clock: FakeClock = beside.clock if beside else FakeClock()
         self.dub: FakeEvents = beside.dub if beside else FakeEvents(self.clock)
         self.budget = CallBudget(self.clock)
         self.sleeping: asyncio.Event | None = None
-        self.window = ClickWindow(3600)
         self.metrics = Metrics()
         self.feed = ClickFeed(
             app=app,
             events=EventFeed(self.dub, self.budget),
-            window=self.window,
+            clicks=self.kept.store,
+            window_s=3600,
             networks=NETWORKS,
             log=log or configure_logs("critical"),
             unreadable=self.metrics.events_unreadable,
             clock=self.clock,
             wall=lambda: self.dub.now,
             sleep=self._sleep,
-            together=together,
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -174,9 +176,13 @@ class World:
         self.clock.advance(seconds)
         await asyncio.sleep(0)
 
-    @property
-    def held(self) -> set[str]:
-        return {click.id for click in self.window.clicks(key_of(HOME))}
+    async def held(self) -> set[str]:
+        """Return which clicks are stored of one network."""
+        return {click.id for click in await self.kept.clicks(key_of(HOME))}
+
+    async def stored(self) -> set[str]:
+        """Return which clicks are stored."""
+        return await self.kept.click_ids()
 
     async def sync(self) -> str:
         """Sync for an open that arrives now."""

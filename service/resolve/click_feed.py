@@ -1,4 +1,4 @@
-"""An app's window of clicks, kept up to date from Dub's ``/events`` whenever an open asks.
+"""The clicks of an app's matching window, brought up to date from Dub's ``/events`` whenever an open asks.
 
 Dub widens ``start`` and ``end`` to whole days, so a sync asks for the newest events first and stops at the
 first one that is older than what earlier syncs have seen: one call, however busy the day was.
@@ -15,13 +15,15 @@ What can go wrong with that:
 
 And with syncs in general: a final "none" from a sync that began before the open arrived (such a sync is
 waited out, and another one made); events that show up late (each sync reads an overlap again); opens that
-wait for each other's syncs until Dub's budget is gone (all that wait share one).
+wait for each other's syncs until Dub's budget is gone (all that wait share one, on all replicas); a sync
+that cannot store what it read (it has failed, as if Dub had not answered).
 """
 
 import asyncio
 import re
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -44,7 +46,6 @@ from service.resolve.flights import Flight, Flights
 from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
 from service.resolve.model import App
 from service.resolve.networks import Networks
-from service.resolve.window import ClickWindow
 from service.telemetry import Event, Log, Tally, where
 
 PAGE_EVENTS = 1000  # Dub's most
@@ -53,7 +54,7 @@ OVERLAP_S = 120  # how late an event may show up and still be seen
 
 _PAGES_MAX = 2000  # two million clicks: a Dub that ignores ``page`` must end, too
 _PAUSE_MIN_S = 0.01
-_EXPIRY_STEPS = 20  # after a fetch, so that whoever waits for it does not wait for these
+_STORED_MAX = 50_000  # ids of clicks that are known to be stored, so that the overlap is not stored again
 _KEY = b"clicks"
 _FORBIDDEN = 403
 _OVERLAP_MS = OVERLAP_S * 1000
@@ -70,7 +71,7 @@ Problem = Literal[
     "down",
     "garbled",
     "not_configured",
-    "not_shared",
+    "database",
     "failed",
 ]
 
@@ -82,7 +83,7 @@ _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (DubGarbled, "garbled"),
     (DubUnavailable, "down"),
     (NotConfigured, "not_configured"),
-    (StoreFailed, "not_shared"),
+    (StoreFailed, "database"),
 )
 
 # How long Dub is left alone after it said no, in seconds; a 429 says itself.
@@ -99,7 +100,7 @@ class Outcome(Struct, frozen=True):
 
     @property
     def allows_match(self) -> bool:
-        """Whether the window has every click that Dub showed when the open arrived and that can be read."""
+        """Whether every click is stored that Dub showed when the open arrived and that can be read."""
         return self.status in ("synced", "unreadable")
 
     @property
@@ -114,31 +115,28 @@ LATE = Outcome("late")
 SPENT = Outcome("over_budget")
 
 
-class Together(Protocol):
-    """One window for all replicas: whose turn it is asks Dub, everybody reads. Raises ``StoreFailed``."""
+class Turn(Struct):
+    """A sync that this process makes, or (``mine`` false) that another one has finished.
 
-    async def turn(self) -> tuple[bool, int, Mapping[Fault, int]]:
-        """Wait for a fetch that began after this to be over, or for one's own turn to make one.
+    Of one's own turn, ``clicks`` are stored at its end, together with how far the sync has seen.
+    """
 
-        Returns whether it is one's own, how far fetches have seen, in Unix milliseconds, and how many events
-        the last one could not read.
-        """
+    mine: bool
+    number: int
+    synced_to_ms: int  # every click before then is stored, in Unix milliseconds by Dub's clock
+    unread: Mapping[Fault, int]  # how many of the last sync's events could not be read
+    clicks: Sequence[tuple[int, Click]] = ()
+
+
+class Clicks(Protocol):
+    """The stored clicks of an app, which all replicas share; raises ``StoreFailed``."""
+
+    def turn(self) -> AbstractAsyncContextManager[Turn]:
+        """Take the turn to sync, or wait until a sync that began after this call is finished elsewhere."""
         ...
 
-    def read(self) -> AsyncIterator[list[tuple[int, Click]]]:
-        """Yield what others found since the last time, with the network of each click."""
-        ...
-
-    async def share(self, clicks: Sequence[tuple[int, Click]]) -> None:
-        """Let every replica read what was found."""
-        ...
-
-    async def over(self, seen_to_ms: int, unread: Mapping[Fault, int]) -> None:
-        """End a turn that saw everything up to then, but for so many events that it could not read."""
-        ...
-
-    async def give_up(self) -> None:
-        """End a turn that came to nothing; never raises."""
+    async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
+        """Store clicks, each with its network."""
         ...
 
 
@@ -178,7 +176,7 @@ class _Unfinished(Struct, frozen=True):
 
 
 class ClickFeed:
-    """Syncs the window of one app.
+    """Syncs the clicks of one app: those of the last ``window_s`` seconds.
 
     ``clock`` is monotonic seconds, ``wall`` Unix seconds; ``unreadable`` counts, by fault, each time that an
     event could not be read.
@@ -189,20 +187,20 @@ class ClickFeed:
         *,
         app: App,
         events: EventFeed,
-        window: ClickWindow,
+        clicks: Clicks,
+        window_s: int,
         networks: Networks,
         log: Log,
         unreadable: Tally,
         clock: Callable[[], float],
         wall: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        together: Together | None = None,
     ) -> None:
-        self.window = window
         self.unread: Mapping[Fault, int] = {}  # of the last sync's events, by what was wrong with them
-        self._together = together
         self._app = app
         self._events = events
+        self._clicks = clicks
+        self._window_s = window_s
         self._networks = networks
         self._log = log
         self._unreadable = unreadable
@@ -212,9 +210,8 @@ class ClickFeed:
         self._flights: Flights[Outcome] = Flights()
         self._began = float("-inf")  # the fetch under way, or the last one, on the clock
         self._synced = float("-inf")  # when the last complete one began
-        self._unshared: dict[str, tuple[int, Click]] = {}  # found here, and the others may not have them
-        self._shared_to_ms = 0  # how far fetches had seen when last asked
-        self._shares_all = False  # in this turn: what was shared before is lost
+        self._found: dict[str, tuple[int, Click]] = {}  # read from Dub, and not stored yet
+        self._stored: OrderedDict[str, int] = OrderedDict()  # clicks of the overlap, and when they were made
         self._known_to_ms = 0  # by Dub's clock: everything older was seen, but for what shows up late
         self._reading = _Reading(0, 0)  # the fetch under way, or the last one
         self._last_events = 0  # that the last sync took
@@ -229,7 +226,7 @@ class ClickFeed:
         return self._problem.problem if self._problem else None
 
     async def sync(self, arrived: float, timeout_s: float) -> Outcome:
-        """Bring the window up to an open that ``arrived`` (on the clock), within ``timeout_s`` seconds.
+        """Bring the clicks up to an open that ``arrived`` (on the clock), within ``timeout_s`` seconds.
 
         Never raises. Whoever gives up early costs the others nothing: the sync goes on.
         """
@@ -284,51 +281,41 @@ class ClickFeed:
         return self._problem
 
     async def _fetch(self) -> None:
-        """Bring the window up to now: by what other replicas found, or in one's own turn from Dub."""
-        if self._together is None:
-            await self._fetch_pages()
-            return
+        """Bring the stored clicks up to now: with Dub, if no other replica does so at the moment."""
         began = self._began
-        mine, seen_to_ms, unread = await self._together.turn()
-        try:
-            async for clicks in self._together.read():
-                for seen in clicks:
-                    self.window.add(*seen)
-                await asyncio.sleep(0)
-            self._shares_all = seen_to_ms < self._shared_to_ms
-            self._known_to_ms = seen_to_ms
-            self._unfinished = None  # what was found in a turn that failed may not have reached the others
-            if mine:
-                await self._fetch_pages()
-                await self._together.over(self._known_to_ms, self.unread)
-        except BaseException:
-            if mine:
-                await self._together.give_up()
-            raise
-        self._shared_to_ms = self._known_to_ms
-        if not mine:
-            self._note_unread(unread)
-            self._synced = began
-            await self._expire(int(self._wall() * 1000))
+        self._found.clear()
+        async with self._clicks.turn() as turn:
+            if turn.synced_to_ms != self._known_to_ms:
+                self._known_to_ms = turn.synced_to_ms
+                self._unfinished = None  # another replica has read on from somewhere else
+            if turn.mine:
+                await self._fetch_pages(turn)
+        self._known_to_ms = turn.synced_to_ms
+        if turn.mine:
+            began = self._began
+            self._note_stored()
+            if self._reading.is_complete:
+                self._unfinished = None
+        self._note_unread(turn.unread)
+        self._synced = began
 
-    async def _fetch_pages(self) -> None:
-        """Sync with Dub: read from the newest event down to what is known, and note what is known then."""
+    async def _fetch_pages(self, turn: Turn) -> None:
+        """Read from the newest event down to what is known, and say in the turn what is known then."""
         self._reading = _Reading(0, 0)
         await self._read_down()
         reading = self._reading
         if reading.is_complete:
-            self._known_to_ms = reading.known_to_ms
-            self._unfinished = None
+            turn.synced_to_ms = reading.known_to_ms
+        turn.unread = dict(reading.unread)
+        turn.clicks = list(self._found.values())
         self._last_events = reading.events
-        self._note_unread(reading.unread)
-        self._synced = self._began
-        await self._expire(reading.began_ms)
 
     async def _read_down(self) -> None:
         """Read pages, newest first, until one shows something known, or is empty, or has no times."""
         limit = FEW_EVENTS if self._expects_few() else PAGE_EVENTS
         before, number = self._unfinished, 1
         while events := await self._read_page(number, limit):
+            await self._store()
             if limit == FEW_EVENTS:
                 if number == 1 and events < FEW_EVENTS:
                     number = 2  # likely to be empty, and so to say that this was all
@@ -354,14 +341,24 @@ class ClickFeed:
             self._log.warning(Event.CLICKS_UNREADABLE, app=self._app.name, fault=fault, events=unread[fault])
         self.unread = dict(unread)
 
-    async def _expire(self, now_ms: int) -> None:
-        for _ in range(_EXPIRY_STEPS):
-            if not self.window.expire(now_ms):
+    async def _store(self) -> None:
+        """Store what was read so far."""
+        await self._clicks.add(list(self._found.values()))
+        self._note_stored()
+
+    def _note_stored(self) -> None:
+        """Remember which clicks are stored, for as long as later syncs read them again."""
+        self._stored.update((each, click.at_ms) for each, (_, click) in self._found.items())
+        self._found.clear()
+        oldest_ms = self._known_to_ms - _OVERLAP_MS
+        while self._stored:
+            click_id, at_ms = next(iter(self._stored.items()))
+            if at_ms >= oldest_ms and len(self._stored) <= _STORED_MAX:
                 break
-            await asyncio.sleep(0)
+            del self._stored[click_id]
 
     async def _read_page(self, number: int, limit: int) -> int:
-        """Put a page into the window; return how many events it had, or 0 if nothing older is to be read."""
+        """Read a page; return how many events it had, or 0 if nothing older is to be read."""
         events = await self._page(number, limit)
         reading = self._reading
         reading.pages += 1
@@ -392,7 +389,7 @@ class ClickFeed:
         """Set the time range of this sync."""
         self._began = self._clock()
         now_ms = int(self._wall() * 1000)
-        oldest_wanted_ms = now_ms - self.window.window_s * 1000 - _CLOCK_DIFFERENCE_MS
+        oldest_wanted_ms = now_ms - self._window_s * 1000 - _CLOCK_DIFFERENCE_MS
         known_ms = min(self._known_to_ms, now_ms) - _OVERLAP_MS
         self._reading = _Reading(now_ms, max(oldest_wanted_ms, known_ms))
 
@@ -410,7 +407,7 @@ class ClickFeed:
         return urlencode(asked)
 
     async def _take(self, events: list[Raw]) -> bool:
-        """Put a page into the window, with a turn of the loop between slices of it.
+        """Find the clicks of a page, with a turn of the loop between slices of it.
 
         Stops at the first event that is older than this sync reads. Returns False if no event on the page has
         a readable time: nobody can tell then how old the next page is.
@@ -419,13 +416,9 @@ class ClickFeed:
         before = reading.events
         for some in in_slices(events):
             self._take_slice(some)
-            self.window.expire(reading.began_ms)
             if reading.is_complete:
                 break
             await asyncio.sleep(0)
-        if self._unshared and self._together is not None:
-            await self._together.share(list(self._unshared.values()))
-            self._unshared.clear()
         return reading.events > before
 
     def _take_slice(self, events: list[Raw]) -> None:
@@ -442,12 +435,8 @@ class ClickFeed:
                 reading.unread[event.fault] += 1
                 self._unreadable.add(event.fault)
                 continue
-            seen = event.seen(self._networks)
-            if seen is None:
-                continue
-            is_new = self.window.add(*seen)
-            if self._together is not None and (is_new or self._shares_all):
-                self._unshared[seen[1].id] = seen
+            if event.click.id not in self._stored and (seen := event.seen(self._networks)) is not None:
+                self._found[event.click.id] = seen
 
 
 def _refuse_oldest_first(events: list[Raw]) -> None:

@@ -24,7 +24,6 @@ from service.resolve.precedence import uses_up
 from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
 
-_AT_A_TIME = 500
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
 _MORE_CLICKS_MAY_HELP: frozenset[NoMatch] = _CLICK_MAY_SHOW | {"several_links", "unlikely"}
 _FOR_GOOD: frozenset[Problem] = frozenset({"plan", "usage", "key", "refused", "not_configured"})
@@ -37,7 +36,7 @@ _PROBLEMS: Mapping[Problem, str] = {
     "down": "Dub's /events does not answer",
     "garbled": "Dub's /events does not read as Dub's",
     "not_configured": "this app has no Dub API key",
-    "not_shared": "the clicks that replicas share cannot be had",
+    "database": "the database cannot be used",
     "failed": "a mistake of firstopen's, which its log names",
 }
 _FAULTS: Mapping[Fault, str] = {
@@ -62,18 +61,11 @@ class AppMatching(Struct, frozen=True):
 
 
 class FirstLaunches:
-    """Fills ``resolve.ports.FirstLaunch``. ``wall`` is Unix seconds."""
+    """Fills ``resolve.ports.FirstLaunch``."""
 
-    def __init__(
-        self,
-        apps: Mapping[str, AppMatching],
-        dub: DubFirstOpens,
-        wall: Callable[[], float],
-    ) -> None:
+    def __init__(self, apps: Mapping[str, AppMatching], dub: DubFirstOpens) -> None:
         self._apps = apps
         self._dub = dub
-        self._wall = wall
-        self._retiring: set[asyncio.Task[None]] = set()
 
     def problems(self) -> list[str]:
         """Name the apps whose clicks cannot be had or read, and why."""
@@ -93,15 +85,12 @@ class FirstLaunches:
             case.network = app.matcher.saw(case.ip, case.device, int(case.opened_at * 1000))
 
     def found(self, case: Case, link: Link) -> None:
-        """Use up, soon, the web clicks of an install that came by this link."""
+        """Use up the web clicks of an install that came by this link."""
         app = self._apps.get(case.app.name)
-        if app is None:
-            return
-        case.network, clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
-        if clicks:
-            task = asyncio.create_task(self._claim(app.matcher, clicks, case.device))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+        if app is not None:
+            opened = self._first_open(case)
+            case.network = app.matcher.found(case.ip, opened, link.id)
+            case.traits = opened.device if opened.device.system else None
 
     async def look(
         self,
@@ -147,18 +136,8 @@ class FirstLaunches:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        tasks = list(self._retiring)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         for app in self._apps.values():
             await app.feed.close()
-
-    async def _claim(self, matcher: Matcher, click_ids: list[str], install: str) -> None:
-        try:
-            await matcher.claim(click_ids, install)
-        except StoreFailed:
-            return  # noted in memory all the same
 
     async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
         try:

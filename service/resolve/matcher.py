@@ -1,12 +1,11 @@
-"""From an open with no link to a click that is claimed: the window, the crowds and the claims, together.
+"""From an open with no link to a click that is claimed, by what is known of the open's network.
 
 What can go wrong: one click given to two installs that open in the same instant (the claim decides, and
 the loser looks again); the same install asking twice and losing its own click (its claim is no obstacle);
 a dry run that uses a click up (``preview`` claims nothing).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from service.resolve.matching import (
     Click,
@@ -18,20 +17,10 @@ from service.resolve.matching import (
     decide,
     nothing,
 )
-from service.resolve.networks import Network, Networks
-from service.resolve.ports import Claims
-from service.resolve.sightings import Crowds, Retirements
-from service.resolve.window import ClickWindow
+from service.resolve.networks import Networks
+from service.resolve.ports import Claims, NetworkActivity
 
-_TAKEN = {Rejection.CLAIMED, Rejection.USED_UP}
-
-
-class Crowd(Protocol):
-    """How many installs opened from a network, counted by all replicas."""
-
-    async def count(self, network: int, install: str, at_ms: int, *, note: bool) -> int:
-        """Count distinct installs within the window before ``at_ms``, after noting this one if asked to."""
-        ...
+_TAKEN = {Rejection.CLAIMED, Rejection.USED_UP, Rejection.RETIRED}
 
 
 class Matcher:
@@ -41,42 +30,52 @@ class Matcher:
         self,
         *,
         networks: Networks,
-        window: ClickWindow,
+        activity: NetworkActivity,
         claims: Claims,
         rules: Rules,
         refused: Callable[[], None] = lambda: None,
-        crowd: Crowd | None = None,
     ) -> None:
-        self.window = window
         self.networks = networks
+        self._activity = activity
         self._claims = claims
         self._rules = rules
-        self._crowd = crowd
-        self._refused = refused  # hears of each open that came too late for a click
-        self._crowds = Crowds(window.window_s, rules.crowd_limit)
-        self._retirements = Retirements(window.window_s)
+        self._refused = refused  # called for each open that came too late for a click
 
     def saw(self, ip: str | None, install: str, at_ms: int) -> int | None:
         """Note any open of the app, with a link or without: crowds are counted from them.
 
-        Returns the network, for ``remember``.
+        Returns the network, to be stored with the open.
         """
-        network = self.networks.of(ip)
-        self._saw(network, install, at_ms)
-        return network.key
+        network = self.networks.of(ip).key
+        if network is not None:
+            self._activity.saw(network, install, at_ms)
+        return network
 
-    def remember(self, network: int, install: str, at_ms: int) -> None:
-        """Note again what was noted before a stop."""
-        self._crowds.note(network, install, at_ms)
+    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> int | None:
+        """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
+
+        Those of its network, link and system, seen or yet to be seen. Returns the network, to be stored with
+        the open.
+        """
+        network = self.networks.of(ip).key
+        if network is None:
+            return None
+        if opened.device.system:
+            retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
+            self._activity.found(network, retirement)
+        else:
+            self._activity.saw(network, opened.install, opened.at_ms)
+        return network
 
     async def match(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
-        """Decide and claim; ``told`` is one more candidate, from Dub. The open itself is noted, too."""
-        network = self.networks.of(ip)
-        self._saw(network, opened.install, opened.at_ms)
+        """Decide and claim; ``told`` is one more candidate, from Dub. The open itself is noted, too.
+
+        Raises ``StoreFailed``.
+        """
+        self.saw(ip, opened.install, opened.at_ms)
         lost: dict[str, str] = {}
-        elsewhere = await self._counted(network, opened, note=True)
         while True:
-            decision = await self._decide(network, opened, told, lost, elsewhere)
+            decision = await self._decide(ip, opened, told, lost)
             click = decision.click
             if click is None:
                 if lost or any(each.rejected in _TAKEN for each in decision.considered):
@@ -84,75 +83,32 @@ class Matcher:
                 return decision
             if await self._claims.claim(click.id, opened.install):
                 return decision
-            lost[click.id] = ""  # somebody else's, by now
+            lost[click.id] = ""  # another install's, by now
 
     async def preview(self, ip: str | None, opened: FirstOpen, told: Click | None = None) -> Decision:
-        """Decide as ``match`` would, and change nothing."""
-        network = self.networks.of(ip)
-        elsewhere = await self._counted(network, opened, note=False)
-        return await self._decide(network, opened, told, {}, elsewhere)
-
-    def found(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[int | None, list[str]]:
-        """Note an install that was found by deep link, referrer or clipboard: its clicks are used up.
-
-        Those of its network, link and system, seen or yet to be seen. Returns the network, and the clicks
-        seen, to be claimed.
-        """
-        network = self.networks.of(ip)
-        if network.key is None:
-            return None, []
-        if not opened.device.system:
-            self._crowds.note(network.key, opened.install, opened.at_ms)
-            return network.key, []
-        retirement = Retirement(opened.install, link_id, opened.at_ms, opened.device)
-        self._retirements.note(network.key, retirement)
-        clicks = self.window.clicks(network.key)
-        return network.key, [click.id for click in clicks if retirement.covers(click)]
-
-    async def claim(self, click_ids: Sequence[str], install: str) -> tuple[str, ...]:
-        """Claim clicks for an install; returns those that are its own now."""
-        return tuple([each for each in click_ids if await self._claims.claim(each, install)])
+        """Decide as ``match`` would, and change nothing; raises ``StoreFailed``."""
+        return await self._decide(ip, opened, told, {})
 
     async def release(self, click_id: str, install: str) -> None:
         """Give back a click that was claimed for an install; raises ``StoreFailed``."""
         await self._claims.release(click_id, install)
 
-    async def retire(self, ip: str | None, opened: FirstOpen, link_id: str) -> tuple[str, ...]:
-        """Use up the web clicks of an install that was found; returns the clicks claimed now."""
-        _, clicks = self.found(ip, opened, link_id)
-        return await self.claim(clicks, opened.install)
-
-    def _saw(self, network: Network, install: str, at_ms: int) -> None:
-        if network.key is not None:
-            self._crowds.note(network.key, install, at_ms)
-
-    async def _counted(self, network: Network, opened: FirstOpen, *, note: bool) -> int:
-        if self._crowd is None or network.key is None:
-            return 0
-        return await self._crowd.count(network.key, opened.install, opened.at_ms, note=note)
-
     async def _decide(
-        self,
-        network: Network,
-        opened: FirstOpen,
-        told: Click | None,
-        lost: Mapping[str, str],
-        elsewhere: int,
+        self, ip: str | None, opened: FirstOpen, told: Click | None, lost: Mapping[str, str]
     ) -> Decision:
+        network = self.networks.of(ip)
         if network.key is None:
             return nothing(network.unmatchable or "no_address")
-        clicks = self.window.clicks(network.key)
-        retirements = self._retirements.of(network.key, opened.at_ms)
+        view = await self._activity.view(network.key, opened.install, opened.at_ms)
+        clicks, owners = view.clicks, view.owners
         if told is not None and all(told.id != each.id for each in clicks):
             clicks = (*clicks, told)
-        owners = await self._claims.owners([each.id for each in clicks]) if clicks else {}
+            owners = {**owners, **await self._claims.owners([told.id])}
         return decide(
             opened,
             clicks,
             self._rules,
-            installs=max(
-                self._crowds.count(network.key, opened.install, opened.at_ms, retirements), elsewhere
-            ),
+            installs=view.installs,
             owners={**owners, **lost} if lost else owners,
-            retirements=retirements,
+            retirements=view.retirements,
         )

@@ -25,6 +25,7 @@ CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
 # People who get stuck in an in-app browser try the link in the system's browser within minutes. A longer span
 # would use up more clicks of other people who were sent the same link.
 SECOND_CLICK_S = 300
+CROWD_LIMIT_MAX = 1000  # counting more would read a network's opens for longer than an open may take
 
 Ambiguous = Literal["refuse", "latest"]
 NoMatch = Literal[
@@ -115,6 +116,15 @@ class Retirement(Struct, frozen=True, gc=False):
         )
 
 
+class NetworkView(Struct, frozen=True, gc=False):
+    """What is known of a network when an install opens there."""
+
+    clicks: tuple[Click, ...]
+    owners: Mapping[str, str]  # the installs that have claimed any of the clicks
+    installs: int  # distinct ones that opened from it within the window, the one that opens included
+    retirements: tuple[Retirement, ...]
+
+
 class TracedClick(Struct, frozen=True, gc=False, rename="camel"):
     """A click that was looked at, for the trace."""
 
@@ -160,10 +170,12 @@ def decide(
     chosen whatever the others are: an install that asks again gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
-    claimed = [
+    covered = {click.id for click in clicks if any(each.covers(click) for each in retired)}
+    taken_by_others = [
         click
         for click in clicks
-        if not click.opened_app and owners.get(click.id, opened.install) != opened.install
+        if not click.opened_app
+        and (owners[click.id] != opened.install if click.id in owners else click.id in covered)
     ]
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
@@ -174,17 +186,16 @@ def decide(
             considered.append(_traced(opened, click, fit))
             continue
         candidate = Candidate(click, fit, _age_s(opened, click))
-        covered = any(each.covers(click) for each in retired)
         taken: Rejection | None = None
         if click.id in owners:
             taken = Rejection.CLAIMED if owners[click.id] != opened.install else None
-        elif covered:
+        elif click.id in covered:
             taken = Rejection.RETIRED
-        elif any(_is_second_click(candidate, each, opened.device) for each in claimed):
+        elif any(_is_second_click(candidate, each, opened.device) for each in taken_by_others):
             taken = Rejection.USED_UP
         if taken is None:
             candidates.append(candidate)
-        elif not covered:  # matching gave it to another install, and may have been wrong
+        elif click.id not in covered:  # matching gave it to another install, and may have been wrong
             rivals.append(candidate)
         considered.append(_traced(opened, click, taken))
     own = [each for each in candidates if owners.get(each.click.id) == opened.install]

@@ -56,6 +56,8 @@ class Networks:
 
     def __init__(self, secret: bytes, shared: Sequence[str] = ()) -> None:
         self._secret = blake2b(secret, person=b"networks", digest_size=32).digest()
+        # Changes with the secret and the ranges: keys that were given before mean nothing any more then.
+        self.fingerprint = blake2b("\n".join(shared).encode(), key=self._secret, digest_size=8).hexdigest()
         self._private = _Ranges(_PRIVATE)
         self._unmatchable = _Ranges((*_PRIVATE, *_SHARED, *shared))
 

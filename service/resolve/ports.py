@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from service.resolve.case import Case
+from service.resolve.matching import NetworkView, Retirement
 from service.resolve.model import App, Link, Open, OpenedLink
 from service.resolve.trace import Look
 from service.resolve.traits import Traits
@@ -176,6 +177,22 @@ class Claims(Protocol):
         ...
 
 
+class NetworkActivity(Protocol):
+    """The opens and clicks of an app by network."""
+
+    def saw(self, network: int, install: str, at_ms: int) -> None:
+        """Note an open at a time (Unix milliseconds): whoever looks from now on counts it."""
+        ...
+
+    def found(self, network: int, retirement: Retirement) -> None:
+        """Note an install that was found by certain evidence: whoever looks from now on hears of it."""
+        ...
+
+    async def view(self, network: int, install: str, at_ms: int) -> NetworkView:
+        """Return what is known of a network, for an install that opened there; raises ``StoreFailed``."""
+        ...
+
+
 class FirstLaunch(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
 
@@ -184,7 +201,7 @@ class FirstLaunch(Protocol):
         ...
 
     def found(self, case: Case, link: Link) -> None:
-        """Note that an install came by this link: its web clicks are used up, soon."""
+        """Note that an install came by this link: its web clicks are used up."""
         ...
 
     async def look(

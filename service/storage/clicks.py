@@ -2,53 +2,67 @@
 
 What can go wrong: two replicas sync at the same time (one takes the turn, under a lease that it renews); a
 replica dies in its turn (the lease ends, and another takes over); a "none" from a sync that began before the
-open arrived (turns are numbered: a caller waits for one that begins after its question).
+open arrived (turns are numbered: a caller waits for one that begins after its question); a replica whose
+configuration is another, so that its syncs leave out clicks that this one needs (``scope``).
 """
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 from msgspec import Struct
 
+from service.resolve.click_events import Fault
+from service.resolve.click_feed import Turn
 from service.resolve.errors import StoreFailed
 from service.resolve.matching import Click
 from service.resolve.model import Link
 from service.resolve.traits import Traits
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
-from service.storage.statements import RowStatement, Statement
+from service.storage.hashes import device_name, to_signed
+from service.storage.statements import Row, RowStatement, Statement, Values
 
-LEASE_MS = 4000  # a dead replica's turn is taken over after this
+LEASE_MS = 4000  # the turn of a replica that died is taken over after this
 
 _RENEW_S = 1.0
 _POLL_S = 0.025
-_READ_S = 1.0
+_GIVE_UP_S = 1.0  # a failed sync waits no longer for the end of its turn: the lease ends it
+_WRITTEN_EVERY_MS = 10_000  # of a database of our own: a restart reads clicks of so long again
+_ENCRYPTED_AT_A_TIME = 100  # between two turns of the event loop
 _EXPIRED_AT_A_TIME = 1000
 
 _ADD = RowStatement(
     table="clicks",
     before="INSERT INTO clicks (click_id, app, network, clicked_at, record) VALUES ",
     row="(?, ?, ?, ?, ?)",
-    after=" ON CONFLICT (app, click_id) DO NOTHING",
+    after=""" ON CONFLICT (app, click_id) DO UPDATE SET network = excluded.network, record = excluded.record
+    WHERE clicks.network <> excluded.network""",  # after a change of FIRSTOPEN_SECRET
 )
-_BY_NETWORK = """SELECT click_id, clicked_at, record FROM clicks
-    WHERE network = ? AND clicked_at >= ? AND app = ? ORDER BY clicked_at DESC, click_id LIMIT ?"""
-_CREATE_SYNC = """INSERT INTO click_syncs (app, turn, finished_turn, synced_to, owner, lease_until)
-    VALUES (?, 0, 0, 0, NULL, 0) ON CONFLICT (app) DO NOTHING"""
-_SYNC = "SELECT turn, finished_turn, synced_to FROM click_syncs WHERE app = ?"
+_ON_NETWORK = """SELECT c.click_id, c.clicked_at, c.record, k.device FROM clicks AS c
+    LEFT JOIN claims AS k ON k.click_id = c.click_id
+    WHERE c.network = ? AND c.clicked_at >= ? AND c.app = ? ORDER BY c.clicked_at DESC LIMIT ?"""
+_CREATE_SYNC = """INSERT INTO click_syncs
+    (app, turn, finished_turn, synced_to, unread, scope, owner, lease_until)
+    VALUES (?, 0, 0, ?, ?, ?, NULL, 0) ON CONFLICT (app) DO """
+_CREATE = f"{_CREATE_SYNC} NOTHING"
+_SYNC = """SELECT turn, finished_turn, synced_to, unread, scope, owner IS NULL OR lease_until < {now_ms}
+    FROM click_syncs WHERE app = ?"""
 _TAKE_TURN = """UPDATE click_syncs SET owner = ?, lease_until = {now_ms} + ?, turn = turn + 1
-    WHERE app = ? AND finished_turn < ? AND (owner IS NULL OR lease_until < {now_ms}) RETURNING turn"""
+    WHERE app = ? AND (finished_turn < ? OR scope <> ?)
+    AND (owner IS NULL OR owner = ? OR lease_until < {now_ms}) RETURNING turn"""
 _RENEW = "UPDATE click_syncs SET lease_until = {now_ms} + ? WHERE app = ? AND owner = ?"
-_FINISH = """UPDATE click_syncs SET owner = NULL,
-    finished_turn = CASE WHEN finished_turn < ? THEN ? ELSE finished_turn END,
-    synced_to = CASE WHEN synced_to < ? THEN ? ELSE synced_to END WHERE app = ? AND owner = ?"""
+_FINISH = """UPDATE click_syncs SET owner = NULL, finished_turn = ?, synced_to = ?, unread = ?, scope = ?
+    WHERE app = ? AND owner = ?"""
 _GIVE_UP = "UPDATE click_syncs SET owner = NULL WHERE app = ? AND owner = ?"
+_NOTE = f"""{_CREATE_SYNC} UPDATE SET synced_to = excluded.synced_to, unread = excluded.unread,
+    scope = excluded.scope"""
 _EXPIRE = """DELETE FROM clicks WHERE (app, click_id) IN
-    (SELECT app, click_id FROM clicks WHERE clicked_at < ? LIMIT ?)"""
+    (SELECT app, click_id FROM clicks WHERE clicked_at < ? LIMIT ?) RETURNING 1"""
+_ANY_TURN = 2**62
 
 
 class _Record(Struct, frozen=True, gc=False):
@@ -60,83 +74,113 @@ class _Record(Struct, frozen=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
+_encode_unread = msgspec.json.Encoder().encode
+_decode_unread = msgspec.json.Decoder(dict[Fault, int]).decode
 
 
-class Turn(Struct):
-    """A sync that this process makes, or (``mine`` false) that another one has finished.
+class _Sync(Struct, frozen=True):
+    """How far the clicks of an app are known."""
 
-    ``synced_to_ms``: every click before then is known. Set it further when the sync has read everything.
-    """
-
-    mine: bool
-    number: int
+    turn: int
+    finished_turn: int
     synced_to_ms: int
-    finished: bool = False
+    unread: Mapping[Fault, int]
+    is_free: bool  # nobody syncs at the moment
 
 
 class ClickStore:
-    """The clicks of one app. Every method raises ``StoreFailed``."""
+    """Fills ``resolve.click_feed.Clicks`` for one app. Every method raises ``StoreFailed``.
 
-    def __init__(self, database: Database, cipher: Cipher, app: str, window_s: int) -> None:
-        self.window_s = window_s
+    ``scope`` stands for all of the configuration that decides which clicks a sync stores, and how: what was
+    synced under another one does not count.
+    """
+
+    def __init__(self, database: Database, cipher: Cipher, app: str, scope: str) -> None:
         self._database = database
         self._cipher = cipher
         self._app = app
+        self._scope = scope
         self._owner = secrets.token_hex(8)
+        self._own: _Sync | None = None  # the last sync, of a database that is this process's alone
+        self._written_to_ms = 0
 
     async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
         """Keep clicks, each with its network's hash; one that is known already is left as it is."""
-        rows = [
-            (click.id, self._app, network, click.at_ms, self._cipher.encrypt(_encode(_record(click))))
-            for network, click in clicks
-        ]
-        await self._database.write(*(statement for statement, _ in _ADD.over(rows)))
+        if clicks:
+            await self._database.write(*await self._add(clicks))
 
-    async def on_network(self, network: int, since_ms: int, limit: int) -> list[Click]:
-        """Return a network's newest clicks since a time, newest first."""
-        rows = await self._database.read(_BY_NETWORK, network, since_ms, self._app, limit, timeout_s=_READ_S)
-        return [click for row in rows if (click := self._click(*row)) is not None]
+    def on_network(self, network: int, since_ms: int, limit: int) -> Statement:
+        """Return the query for a network's newest clicks since a time, and who has claimed them."""
+        return Statement(_ON_NETWORK, (to_signed(network), since_ms, self._app, limit))
+
+    def clicks(self, rows: Iterable[Row]) -> tuple[tuple[Click, ...], dict[str, str]]:
+        """Read what ``on_network`` found: clicks, newest first, and the installs that have claimed any."""
+        clicks, owners = [], {}
+        for click_id, clicked_at, encrypted, owner in rows:
+            click = self._click(click_id, clicked_at, encrypted)
+            if click is not None:
+                clicks.append(click)
+                if owner is not None:
+                    owners[click_id] = device_name(owner)
+        return tuple(clicks), owners
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn]:
         """Take the turn to sync, or wait until a sync that begins after this call is finished elsewhere."""
-        turn = await self._take_turn()
-        if not turn.mine or not self._database.is_shared:
+        turn = await (self._take_turn() if self._database.is_shared else self._resume())
+        if not turn.mine:
             yield turn
+            return
+        try:
+            async with self._renewed():
+                yield turn
+        except BaseException:
+            with contextlib.suppress(StoreFailed):
+                await self._give_up()
+            raise
+        await self._finish(turn)
+
+    async def _take_turn(self) -> Turn:
+        wanted: int | None = None
+        while True:
+            take = Statement(
+                _TAKE_TURN,
+                (self._owner, LEASE_MS, self._app, wanted or _ANY_TURN, self._scope, self._owner),
+            )
+            taken, found = await self._database.write(take, Statement(_SYNC, (self._app,)))
+            if not found:
+                await self._database.write(Statement(_CREATE, (self._app, 0, "{}", self._scope)))
+                continue
+            sync = self._sync(found[0])
+            if taken:
+                return Turn(mine=True, number=sync.turn, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
+            wanted = wanted or sync.turn + 1
+            while not sync.is_free and sync.finished_turn < wanted:
+                await asyncio.sleep(_POLL_S)
+                (row,) = await self._database.read(_SYNC, self._app)
+                sync = self._sync(row)
+            if sync.finished_turn >= wanted:
+                return Turn(mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
+
+    async def _resume(self) -> Turn:
+        """Go on where the last sync ended, also after a restart: nobody else syncs into our own database."""
+        if self._own is None:
+            found = await self._database.read(_SYNC, self._app)
+            self._own = self._sync(found[0]) if found else _Sync(0, 0, 0, {}, is_free=True)
+        return Turn(mine=True, number=0, synced_to_ms=self._own.synced_to_ms, unread=self._own.unread)
+
+    @asynccontextmanager
+    async def _renewed(self) -> AsyncIterator[None]:
+        """Hold the lease for as long as the turn takes."""
+        if not self._database.is_shared:
+            yield
             return
         renewing = asyncio.create_task(self._renew())
         try:
-            yield turn
+            yield
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            await self._end(turn)
-
-    async def expire(self, before_ms: int) -> int:
-        """Delete some clicks from before a time; return how many."""
-        deleted = await self._database.write(
-            Statement(f"{_EXPIRE} RETURNING 1", (before_ms, _EXPIRED_AT_A_TIME))
-        )
-        return len(deleted[0])
-
-    async def _take_turn(self) -> Turn:
-        if not self._database.is_shared:
-            return Turn(mine=True, number=0, synced_to_ms=0)
-        found = await self._database.read(_SYNC, self._app)
-        if not found:
-            await self._database.write(Statement(_CREATE_SYNC, (self._app,)))
-            found = await self._database.read(_SYNC, self._app)
-        (began, finished, synced_to_ms) = found[0]
-        wanted = began + 1
-        while finished < wanted:
-            take = Statement(_TAKE_TURN, (self._owner, LEASE_MS, self._app, wanted))
-            (taken, found) = await self._database.write(take, Statement(_SYNC, (self._app,)))
-            (_, finished, synced_to_ms) = found[0]
-            if taken:
-                return Turn(mine=True, number=taken[0][0], synced_to_ms=synced_to_ms)
-            if finished < wanted:
-                await asyncio.sleep(_POLL_S)
-        return Turn(mine=False, number=finished, synced_to_ms=synced_to_ms)
 
     async def _renew(self) -> None:
         while True:
@@ -144,19 +188,52 @@ class ClickStore:
             with contextlib.suppress(StoreFailed):
                 await self._database.write(Statement(_RENEW, (LEASE_MS, self._app, self._owner)))
 
-    async def _end(self, turn: Turn) -> None:
-        end = Statement(_GIVE_UP, (self._app, self._owner))
-        if turn.finished:
-            values = (turn.number, turn.number, turn.synced_to_ms, turn.synced_to_ms, self._app, self._owner)
-            end = Statement(_FINISH, values)
-        await self._database.write(end)
+    async def _finish(self, turn: Turn) -> None:
+        """Commit the last clicks of a sync, and how far it saw."""
+        unit = await self._add(turn.clicks)
+        unread = _encode_unread(turn.unread).decode()
+        if self._database.is_shared:
+            state = (turn.number, turn.synced_to_ms, unread, self._scope)
+            unit.append(Statement(_FINISH, (*state, self._app, self._owner)))
+        elif unit or turn.synced_to_ms >= self._written_to_ms + _WRITTEN_EVERY_MS:
+            unit.append(Statement(_NOTE, (self._app, turn.synced_to_ms, unread, self._scope)))
+        if unit:
+            await self._database.write(*unit)
+            self._written_to_ms = turn.synced_to_ms
+        self._own = _Sync(0, 0, turn.synced_to_ms, turn.unread, is_free=True)
 
-    def _click(self, click_id: str, clicked_at: int, record: bytes) -> Click | None:
+    async def _give_up(self) -> None:
+        if self._database.is_shared:
+            end = Statement(_GIVE_UP, (self._app, self._owner))
+            await self._database.write(end, timeout_s=_GIVE_UP_S)
+
+    async def _add(self, clicks: Sequence[tuple[int, Click]]) -> list[Statement]:
+        rows: list[Values] = []
+        for number, (network, click) in enumerate(clicks, 1):
+            record = self._cipher.encrypt(_encode(_record(click)))
+            rows.append((click.id, self._app, to_signed(network), click.at_ms, record))
+            if number % _ENCRYPTED_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return [statement for statement, _ in _ADD.over(rows)]
+
+    def _sync(self, row: Row) -> _Sync:
+        turn, finished_turn, synced_to_ms, unread, scope, is_free = row
+        if scope != self._scope:
+            return _Sync(turn, 0, 0, {}, is_free=bool(is_free))
+        return _Sync(turn, finished_turn, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
+
+    def _click(self, click_id: str, clicked_at: int, encrypted: bytes) -> Click | None:
         try:
-            held = _decode(self._cipher.decrypt(record))
+            held = _decode(self._cipher.decrypt(bytes(encrypted)))
         except (Undecryptable, msgspec.DecodeError):
             return None  # written under a secret that is not listed any more
         return Click(click_id, clicked_at, held.link, held.query, held.device, held.opened_app)
+
+
+async def expire_clicks(database: Database, before_ms: int) -> int:
+    """Delete some clicks of any app from before a time; return how many. Raises ``StoreFailed``."""
+    (rows,) = await database.write(Statement(_EXPIRE, (before_ms, _EXPIRED_AT_A_TIME)))
+    return len(rows)
 
 
 def _record(click: Click) -> _Record:

@@ -47,8 +47,8 @@ class _BehindRow:
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    query: Statement
-    done: asyncio.Future[list[Row]]
+    queries: Sequence[Statement]
+    done: asyncio.Future[list[list[Row]]]
 
 
 class Database:
@@ -106,10 +106,14 @@ class Database:
 
     async def read(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
         """Return a query's rows as of the last commit; reads of one moment share a round trip."""
+        return (await self.read_all(Statement(sql, values), timeout_s=timeout_s))[0]
+
+    async def read_all(self, *queries: Statement, timeout_s: float | None = None) -> list[list[Row]]:
+        """Return the rows of several queries, in one round trip; otherwise as ``read``."""
         if not self._migrated:
             raise StoreFailed(self.failing or "the database is not ready")
-        done: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
-        self._reads.append(_Read(Statement(sql, values), done))
+        done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
+        self._reads.append(_Read(queries, done))
         if len(self._reads) == 1:
             asyncio.get_running_loop().call_soon(self._start_reading)
         return await _within(done, timeout_s)
@@ -167,7 +171,7 @@ class Database:
     async def _fetch(self, batch: Sequence[_Read]) -> None:
         """Answer reads; each of a batch with a faulty query is asked alone. Never raises."""
         try:
-            results = await self._engine.fetch([each.query for each in batch])
+            found = await self._engine.fetch([query for each in batch for query in each.queries])
         except StatementRejected as exc:
             if len(batch) == 1:
                 self._log.error(Event.STORE_REFUSED, error=str(exc))
@@ -180,7 +184,9 @@ class Database:
             for each in batch:
                 _fail(each.done, StoreFailed(_named(exc)))
         else:
-            for each, rows in zip(batch, results, strict=True):
+            results = iter(found)
+            for each in batch:
+                rows = [next(results) for _ in each.queries]
                 if not each.done.done():
                     each.done.set_result(rows)
 
@@ -325,7 +331,7 @@ def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:
         done.set_result(result)
 
 
-def _fail(done: "asyncio.Future[list[Row]] | asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:
+def _fail(done: "asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:
     if not done.done():
         done.set_exception(exc)
 

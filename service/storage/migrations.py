@@ -43,7 +43,7 @@ _OPENS = (
         record BYTEA NOT NULL            -- the rest: MessagePack, encrypted where it may be personal
     )""",
     "CREATE INDEX opens_by_device ON opens (device, role, opened_at)",
-    "CREATE INDEX opens_by_network ON opens (network, opened_at) WHERE network IS NOT NULL",
+    "CREATE INDEX opens_by_network ON opens (network, updated_at) WHERE network IS NOT NULL",
     "CREATE INDEX opens_by_time ON opens (opened_at, open_id)",
     """CREATE VIEW opens_readable AS SELECT
         open_id, app, device, opened_at, updated_at, match_type, match_reason, guaranteed, confidence, source,
@@ -74,6 +74,8 @@ _CLICKS = (
         turn BIGINT NOT NULL,            -- how many syncs have begun
         finished_turn BIGINT NOT NULL,   -- the newest that has read everything
         synced_to BIGINT NOT NULL,       -- every older click is known, but for those that Dub shows late
+        unread TEXT NOT NULL,            -- events that the last sync could not read: JSON, by what is wrong
+        scope TEXT NOT NULL,             -- the configuration that decides which clicks are synced
         owner TEXT,                      -- the replica that syncs, until its lease ends
         lease_until BIGINT NOT NULL
     )""",
@@ -109,9 +111,10 @@ _SHARED = (
         erased_at BIGINT NOT NULL
     )""",
     """CREATE TABLE call_budgets (
-        workspace TEXT PRIMARY KEY,      -- hash of the Dub API key
-        second BIGINT NOT NULL,          -- Unix seconds
-        used BIGINT NOT NULL
+        workspace TEXT NOT NULL,         -- hash of the Dub API key
+        slot BIGINT NOT NULL,            -- one for each call that may be made in a second
+        free_at BIGINT NOT NULL,         -- a second after its last call
+        PRIMARY KEY (workspace, slot)
     )""",
     """CREATE TABLE secrets (
         fingerprint TEXT PRIMARY KEY,    -- of a FIRSTOPEN_SECRET that data here was written under

@@ -46,7 +46,8 @@ _KEEP = RowStatement(
     before=f"INSERT INTO opens ({_COLUMNS}) VALUES ",  # noqa: S608  a constant, as are all of these
     row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     after=""" ON CONFLICT (open_id) DO UPDATE SET updated_at = excluded.updated_at,
-    network = coalesce(excluded.network, opens.network), match_type = excluded.match_type,
+    network = coalesce(CASE WHEN opens.device_traits IS NULL THEN excluded.network END, opens.network),
+    match_type = excluded.match_type,
     match_reason = excluded.match_reason, guaranteed = excluded.guaranteed, confidence = excluded.confidence,
     source = excluded.source, pending = excluded.pending, role = excluded.role, click_id = excluded.click_id,
     link_id = excluded.link_id, link_domain = excluded.link_domain, link_key = excluded.link_key,

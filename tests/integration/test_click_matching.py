@@ -1,6 +1,8 @@
 """From a click in the embedded Dub, over the real client, to an install that is given it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,35 +18,20 @@ from service.resolve.model import App
 from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.traits import traits_of_open
-from service.resolve.window import ClickWindow
+from service.storage.claims import ClaimStore
+from service.storage.database import Database
 from service.telemetry import Metrics, configure_logs
+from tests.databases import Kept, sqlite
 from tests.sandbox.support import IPHONE, MAC, NOON, OKHTTP, PIXEL, FakeClock, Sandbox, build
 
 HOME, OFFICE = "203.0.113.7", "203.0.113.200"
 CFNETWORK = "Acme/12 CFNetwork/1490 Darwin/23.5.0"
 
 
-class Claims:
-    """Claims in memory."""
-
-    def __init__(self) -> None:
-        self.owner: dict[str, str] = {}
-
-    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
-        return {each: self.owner[each] for each in click_ids if each in self.owner}
-
-    async def claim(self, click_id: str, install: str) -> bool:
-        return self.owner.setdefault(click_id, install) == install
-
-    async def release(self, click_id: str, install: str) -> None:
-        if self.owner.get(click_id) == install:
-            del self.owner[click_id]
-
-
 class World:
     """A sandbox, and an app's matching over it; all of them on one clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
         self.clock = FakeClock()
         self.sandbox: Sandbox = build(self.clock)
         transport = httpx.ASGITransport(self.sandbox.app)  # type: ignore[arg-type]  # two ASGI vocabularies
@@ -59,11 +46,12 @@ class World:
         )
         dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, wall=self.clock)
         networks = Networks(b"a secret for tests")
-        self.window = ClickWindow(3600)
+        self.kept = Kept(database)
         self.feed = ClickFeed(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
             events=EventFeed(dub, CallBudget(self._monotonic)),
-            window=self.window,
+            clicks=self.kept.store,
+            window_s=3600,
             networks=networks,
             log=configure_logs("critical"),
             unreadable=Metrics().events_unreadable,
@@ -71,13 +59,19 @@ class World:
             wall=self.clock,
             sleep=self._sleep,
         )
-        self.matcher = Matcher(networks=networks, window=self.window, claims=Claims(), rules=Rules())
+        self.matcher = Matcher(
+            networks=networks,
+            activity=self.kept.activity,
+            claims=ClaimStore(database, self.clock),
+            rules=Rules(),
+        )
 
     async def first_open(self, install: str, *, ip: str = HOME, ua: str = CFNETWORK) -> str | None:
         """Sync for an open, and match it; return the link's key."""
         outcome = await self.feed.sync(self._monotonic(), 5)
         assert outcome.is_final, outcome
-        opened = FirstOpen(install, int(self.clock() * 1000), traits_of_open(None, ua))
+        device = blake2b(install.encode(), digest_size=8).hexdigest()
+        opened = FirstOpen(device, int(self.clock() * 1000), traits_of_open(None, ua))
         decision = await self.matcher.match(ip, opened)
         return decision.click.link.key if decision.click else None
 
@@ -89,10 +83,11 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    async with world.sandbox.http:
-        yield world
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with sqlite(tmp_path) as database:
+        world = World(database)
+        async with world.sandbox.http:
+            yield world
 
 
 async def test_the_install_that_follows_a_click_gets_it(world: World) -> None:
@@ -105,7 +100,7 @@ async def test_the_install_that_follows_a_click_gets_it(world: World) -> None:
     assert await world.first_open("dora") is None
     assert await world.first_open("anna") == "fb-promo"
     (event,) = await world.sandbox.events()
-    (held,) = world.window.clicks(world.matcher.networks.of(HOME).key or 0)
+    (held,) = await world.kept.clicks(world.matcher.networks.of(HOME).key or 0)
     assert (held.id, held.query) == (event["click"]["id"], "ref=ig")
     assert held.link.url == event["link"]["url"]
 
@@ -123,7 +118,7 @@ async def test_deep_link_opens_are_no_clicks(world: World) -> None:
     """What Dub records when an app is opened by a link matches nobody's first open."""
     await world.sandbox.open("https://acme.link/plain", ip=HOME, ua=CFNETWORK)
     assert await world.first_open("anna") is None
-    assert len(world.window) == 1
+    assert len(await world.kept.click_ids()) == 1
 
 
 async def test_a_click_that_dub_shows_late_is_found(world: World) -> None:
@@ -143,7 +138,7 @@ async def test_deleted_links_leave_gaps(world: World) -> None:
     await world.sandbox.click("/fb-promo", ip=HOME, ua=IPHONE)
     await world.sandbox.delete_link("link_plain")
     assert await world.first_open("anna") == "fb-promo"
-    assert len(world.window) == 1
+    assert len(await world.kept.click_ids()) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,4 +167,4 @@ async def test_people_in_the_eu_are_not_held(world: World) -> None:
         "/plain", ip=HOME, ua=IPHONE, x_vercel_ip_country="DE", x_vercel_ip_continent="EU"
     )
     assert await world.first_open("anna") is None
-    assert len(world.window) == 0
+    assert len(await world.kept.click_ids()) == 0

@@ -1,8 +1,9 @@
 """Syncs of the window from Dub's events: fresh, shared, complete, and within Dub's budget."""
 
 import asyncio
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.resolve import click_feed
-from service.resolve.click_events import EVENTS_AT_A_TIME
+from service.resolve.click_events import EVENTS_AT_A_TIME, ClickEvent, UnreadEvent, read_events
 from service.resolve.click_feed import (
     FEW_EVENTS,
     HOLD_ELSE_S,
@@ -22,13 +23,29 @@ from service.resolve.click_feed import (
     SYNCED,
     UNREADABLE,
     Problem,
+    Turn,
 )
-from service.resolve.errors import DubFailed, DubRefused, DubThrottled, DubUnavailable, DubUnreachable
-from service.resolve.matching import CLOCK_DIFFERENCE_S
-from service.resolve.window import ClickWindow
+from service.resolve.errors import (
+    DubFailed,
+    DubRefused,
+    DubThrottled,
+    DubUnavailable,
+    DubUnreachable,
+    StoreFailed,
+)
+from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
+from service.storage.database import Database
+from service.storage.statements import Row, Statement
 from service.telemetry import Event, configure_logs
-from tests.fake_events import APP, LONG_S, NOON, World, iso, javascript, key_of, seconds_between
+from tests.databases import sqlite
+from tests.fake_events import APP, LONG_S, NOON, World, iso, javascript, seconds_between
 from tests.support import LogLines, until
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with sqlite(tmp_path) as database:
+        yield database
 
 
 @pytest.fixture
@@ -38,15 +55,15 @@ def logs() -> Iterator[LogLines]:
     configure_logs("critical")
 
 
-async def test_a_sync_brings_the_clicks() -> None:
+async def test_a_sync_brings_the_clicks(database: Database) -> None:
     """What Dub shows is in the window when the sync is done, and the query asks for what the page says.
 
     A page that is not full is not the last (dub-api.md, "GET /events"): the second one is empty.
     """
-    world = World()
+    world = World(database)
     world.dub.click("one", 42)
     assert await world.feed.sync(world.clock(), LONG_S) == SYNCED
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     first, last = world.dub.queries
     assert first == last | {"page": "1"}
     assert (first["event"], first["domain"]) == ("clicks", "acme.link,go.acme.com")
@@ -55,9 +72,9 @@ async def test_a_sync_brings_the_clicks() -> None:
     assert seconds_between(iso(world.dub.now), first["start"]) == 3600 + CLOCK_DIFFERENCE_S
 
 
-async def test_who_waits_shares_one_sync() -> None:
+async def test_who_waits_shares_one_sync(database: Database) -> None:
     """Fifty opens that arrive before a fetch begins cost one fetch: a page, and the empty one."""
-    world = World()
+    world = World(database)
     world.dub.click("one")
     arrived = world.clock()
     outcomes = await asyncio.gather(*(world.feed.sync(arrived, LONG_S) for _ in range(50)))
@@ -67,9 +84,9 @@ async def test_who_waits_shares_one_sync() -> None:
     assert len(world.dub.queries) == 2
 
 
-async def test_a_fetch_that_began_before_is_not_fresh() -> None:
+async def test_a_fetch_that_began_before_is_not_fresh(database: Database) -> None:
     """An open that arrives during a fetch waits for another one, and finds what only that one shows."""
-    world = World()
+    world = World(database)
     world.dub.gate = asyncio.Event()
     first = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
     await until(lambda: world.dub.queries)
@@ -79,13 +96,13 @@ async def test_a_fetch_that_began_before_is_not_fresh() -> None:
     await asyncio.sleep(0)
     world.dub.gate.set()
     assert (await first, await second) == (SYNCED, SYNCED)
-    assert world.held == {"just now"}
+    assert await world.held() == {"just now"}
     assert len(world.dub.queries) == 3
 
 
-async def test_a_fetch_that_waits_for_the_budget_has_not_begun() -> None:
+async def test_a_fetch_that_waits_for_the_budget_has_not_begun(database: Database) -> None:
     """Opens that arrive while it waits are served by it: it asks for events up to then."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=1))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=1))
     world.budget.spend(APP.dub_api_key, 1)
     world.sleeping = asyncio.Event()
     first = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
@@ -96,30 +113,30 @@ async def test_a_fetch_that_waits_for_the_budget_has_not_begun() -> None:
     await asyncio.sleep(0)
     world.sleeping.set()
     assert (await first, await second) == (SYNCED, SYNCED)
-    assert world.held == {"just now"}
+    assert await world.held() == {"just now"}
     assert len(world.dub.queries) == 2
 
 
-async def test_a_click_that_shows_up_late_is_found() -> None:
+async def test_a_click_that_shows_up_late_is_found(database: Database) -> None:
     """As long as it is not later than the overlap of two syncs."""
-    world = World()
+    world = World(database)
     assert await world.sync() == "synced"
     world.dub.click("late", late_s=OVERLAP_S - 11)
     world.dub.click("too late", late_s=3600)
     world.clock.advance(10)
     assert await world.sync() == "synced"
-    assert world.held == set()
+    assert await world.held() == set()
     world.clock.advance(OVERLAP_S - 30)
     assert await world.sync() == "synced"
-    assert world.held == set()
+    assert await world.held() == set()
     world.clock.advance(10)
     assert await world.sync() == "synced"
-    assert world.held == {"late"}
+    assert await world.held() == {"late"}
 
 
-async def test_a_later_sync_asks_for_what_is_new() -> None:
+async def test_a_later_sync_asks_for_what_is_new(database: Database) -> None:
     """From where the last one was by Dub's clock, less the overlap in which late events still show up."""
-    world = World()
+    world = World(database)
     assert await world.sync() == "synced"
     world.clock.advance(10)
     assert await world.sync() == "synced"
@@ -134,14 +151,14 @@ async def test_a_later_sync_asks_for_what_is_new() -> None:
     assert ago_s == 4 + 10 + OVERLAP_S
 
 
-async def test_pages_are_read_to_an_empty_one() -> None:
+async def test_pages_are_read_to_an_empty_one(database: Database) -> None:
     """A page that is short for deleted links is not the last; all pages of a fetch have one pinned end."""
-    world = World()
+    world = World(database)
     for number in range(2500):
         ip = f"203.0.{number // 250}.{number % 250}"
         world.dub.click(f"{number}", 3000 - number, deleted=number % 2 == 0, ip=ip)
     assert await world.sync() == "synced"
-    assert len(world.window) == 1250
+    assert len(await world.stored()) == 1250
     assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4"]
     assert len({(query["start"], query["end"]) for query in world.dub.queries}) == 1
 
@@ -153,44 +170,44 @@ def spread_clicks(world: World, number: int, *, from_s: int, to_s: int, name: st
         world.dub.click(f"{name}{each}", ago_s, ip=f"203.{each // 62_500}.{each // 250 % 250}.{each % 250}")
 
 
-async def test_a_busy_day_costs_a_sync_one_call() -> None:
+async def test_a_busy_day_costs_a_sync_one_call(database: Database) -> None:
     """Dub widens ``start`` to midnight (dub-api.md, "GET /events"): the order keeps it from being read.
 
     Neither the first sync of a process nor any later one reads what is older than its window.
     """
-    world = World()
+    world = World(database)
     spread_clicks(world, 12_000, from_s=3600, to_s=43_000)
     world.dub.click("one", 30)
     assert await world.sync() == "synced"
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     assert len(world.dub.queries) == 1
     for number in range(5):
         world.clock.advance(1)
         world.dub.click(f"more {number}")
         assert await world.sync() == "synced"
-    assert world.held == {"one", *(f"more {number}" for number in range(5))}
+    assert await world.held() == {"one", *(f"more {number}" for number in range(5))}
     assert len(world.dub.queries) == 6
 
 
-async def test_a_first_sync_reads_no_more_than_the_window() -> None:
+async def test_a_first_sync_reads_no_more_than_the_window(database: Database) -> None:
     """A service that starts on a busy day pages through its matching window, and then only what is new."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     spread_clicks(world, 3500, from_s=200, to_s=3600)
     spread_clicks(world, 8500, from_s=3700, to_s=43_000)
     assert await world.sync() == "synced"
-    assert len(world.window) == 3500
+    assert len(await world.stored()) == 3500
     assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4"]
     world.clock.advance(1)
     assert await world.sync() == "synced"
     assert len(world.dub.queries) == 5
 
 
-async def test_a_quiet_app_asks_for_small_pages() -> None:
+async def test_a_quiet_app_asks_for_small_pages(database: Database) -> None:
     """Where little was new a moment ago, a sync asks for a hundred events, and for a thousand if all are new.
 
     A small page that is not full is no reason to ask for a large one.
     """
-    world = World()
+    world = World(database)
     spread_clicks(world, 500, from_s=200, to_s=3600)
     asked = []
     for number in range(5):
@@ -201,24 +218,24 @@ async def test_a_quiet_app_asks_for_small_pages() -> None:
         asked.append([int(query["limit"]) for query in world.dub.queries])
         world.dub.queries.clear()
     assert asked == [[PAGE_EVENTS] * 2, [PAGE_EVENTS], [FEW_EVENTS], [FEW_EVENTS, PAGE_EVENTS], [PAGE_EVENTS]]
-    assert len(world.window) == 600 + 500
+    assert len(await world.stored()) == 600 + 500
 
 
-async def test_the_first_click_of_a_day_costs_two_small_pages() -> None:
+async def test_the_first_click_of_a_day_costs_two_small_pages(database: Database) -> None:
     """Nothing older is there to stop at, so the empty page has to be seen (dub-api.md, "GET /events")."""
-    world = World()
+    world = World(database)
     assert await world.sync() == "synced"
     world.clock.advance(1)
     world.dub.click("one")
     assert await world.sync() == "synced"
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     pages = [(query["page"], int(query["limit"])) for query in world.dub.queries]
     assert pages == [("1", PAGE_EVENTS), ("1", FEW_EVENTS), ("2", FEW_EVENTS)]
 
 
-async def test_clicks_that_arrive_between_two_pages_hide_none() -> None:
+async def test_clicks_that_arrive_between_two_pages_hide_none(database: Database) -> None:
     """They push older events onto the next page: those are read twice, none is skipped, each is held once."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     spread_clicks(world, 3000, from_s=60, to_s=3000)
     pushed = 0
 
@@ -230,16 +247,16 @@ async def test_clicks_that_arrive_between_two_pages_hide_none() -> None:
 
     world.dub.meanwhile = push
     assert await world.sync() == "synced"
-    assert len(world.window) == 3000
+    assert len(await world.stored()) == 3000
     world.dub.meanwhile = None
     world.clock.advance(1)
     assert await world.sync() == "synced"
-    assert len(world.window) == 3000 + pushed
+    assert len(await world.stored()) == 3000 + pushed
 
 
-async def test_a_page_that_is_oldest_first_is_refused() -> None:
+async def test_a_page_that_is_oldest_first_is_refused(database: Database) -> None:
     """A Dub that takes no notice of ``sortOrder`` is a problem with a name, not a sync that found nothing."""
-    world = World()
+    world = World(database)
     world.dub.ignores_order = True
     world.dub.click("yesterday's", 40_000)
     world.dub.click("one", 10)
@@ -247,41 +264,43 @@ async def test_a_page_that_is_oldest_first_is_refused() -> None:
     world.dub.ignores_order = False
     world.clock.advance(HOLD_ELSE_S)
     assert await world.sync() == "synced"
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
 
 
-async def test_a_budget_that_ends_ends_the_wait_alone() -> None:
+async def test_a_budget_that_ends_ends_the_wait_alone(database: Database) -> None:
     """A caller goes when its time is up; the fetch goes on and serves the next."""
-    world = World()
+    world = World(database)
     world.dub.click("one")
     world.dub.gate = asyncio.Event()
     arrived = world.clock()
     assert await world.feed.sync(arrived, 0) == LATE
     world.dub.gate.set()
     assert await world.feed.sync(arrived, LONG_S) == SYNCED
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     assert len(world.dub.queries) == 2
 
 
-async def test_a_spent_budget_is_told_from_a_slow_dub() -> None:
+async def test_a_spent_budget_is_told_from_a_slow_dub(database: Database) -> None:
     """Who gives up while Dub's budget is spent hears that; the fetch is made once there is a call again."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=1))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=1))
     world.budget.spend(APP.dub_api_key, 1)
     world.sleeping = asyncio.Event()
     arrived = world.clock()
+    waiting = asyncio.create_task(world.feed.sync(arrived, LONG_S))
+    await until(lambda: world.feed._spent)
     assert await world.feed.sync(arrived, 0) == SPENT
     assert world.dub.queries == []
     world.sleeping.set()
-    assert await world.feed.sync(arrived, LONG_S) == SYNCED
+    assert await waiting == SYNCED
 
 
-async def test_the_budget_is_kept() -> None:
+async def test_the_budget_is_kept(database: Database) -> None:
     """However many pages there are, no second has more calls than the plan allows."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=2))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=2))
     for number in range(4 * PAGE_EVENTS + 1):
         world.dub.click(f"{number}", 600, ip=f"203.{number // 250}.0.{number % 250}")
     assert await world.sync() == "synced"
-    assert len(world.window) == 4 * PAGE_EVENTS + 1
+    assert len(await world.stored()) == 4 * PAGE_EVENTS + 1
     called = world.dub.called_at
     assert len(called) == 6
     assert all(third - first >= 1 for first, third in zip(called, called[2:], strict=False))
@@ -304,10 +323,10 @@ async def test_the_budget_is_kept() -> None:
     ],
 )
 async def test_a_dub_that_cannot_be_asked(
-    logs: LogLines, failure: Exception | bytes, problem: Problem, hold_s: float
+    database: Database, logs: LogLines, failure: Exception | bytes, problem: Problem, hold_s: float
 ) -> None:
     """The outcome names the problem, the log has one line of it, Dub is left alone, and then asked again."""
-    world = World(log=configure_logs("info", logs))
+    world = World(database, log=configure_logs("info", logs))
     world.dub.click("one")
     world.dub.failures = [failure, failure]
     outcome = await world.feed.sync(world.clock(), LONG_S)
@@ -321,15 +340,17 @@ async def test_a_dub_that_cannot_be_asked(
     assert len(world.dub.queries) == 2
     world.clock.advance(hold_s)
     assert await world.sync() == "synced"
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     assert not world.feed.problem
     assert [line["problem"] for line in logs.events(Event.CLICKS_UNAVAILABLE)] == [problem]
     assert len(logs.events(Event.CLICKS_AVAILABLE)) == 1
 
 
-async def test_no_key_is_a_problem_of_its_own(logs: LogLines) -> None:
+async def test_no_key_is_a_problem_of_its_own(database: Database, logs: LogLines) -> None:
     """An app without a Dub API key asks nothing, fails nothing, and says so once."""
-    world = World(app=msgspec.structs.replace(APP, dub_api_key=""), log=configure_logs("info", logs))
+    world = World(
+        database, app=msgspec.structs.replace(APP, dub_api_key=""), log=configure_logs("info", logs)
+    )
     for _ in range(3):
         outcome = await world.feed.sync(world.clock(), LONG_S)
         assert (outcome.status, outcome.problem) == ("unavailable", "not_configured")
@@ -338,27 +359,27 @@ async def test_no_key_is_a_problem_of_its_own(logs: LogLines) -> None:
     assert len(logs.events(Event.CLICKS_UNAVAILABLE)) == 1
 
 
-async def test_a_sync_that_fails_half_way_marks_nothing_as_known() -> None:
+async def test_a_sync_that_fails_half_way_marks_nothing_as_known(database: Database) -> None:
     """The clicks below the page where it failed are read by the next one, which goes on at that page."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     spread_clicks(world, 5 * PAGE_EVENTS + 10, from_s=30, to_s=3500)
     world.dub.failures = [None, None, None, DubUnreachable("reset")]
     assert await world.sync() == "unavailable"
-    assert len(world.window) == 3 * PAGE_EVENTS
+    assert len(await world.stored()) == 3 * PAGE_EVENTS
     world.clock.advance(HOLD_ELSE_S)
     for number in range(20):
         world.dub.click(f"new {number}", ip=f"198.51.100.{number}")
     assert await world.sync() == "synced"
-    assert len(world.window) == 5 * PAGE_EVENTS + 30
+    assert len(await world.stored()) == 5 * PAGE_EVENTS + 30
     assert [query["page"] for query in world.dub.queries] == ["1", "2", "3", "4", "1", "4", "5", "6", "7"]
     world.clock.advance(1)
     assert await world.sync() == "synced"
     assert len(world.dub.queries) == 10
 
 
-async def test_a_sync_that_fails_among_new_clicks_loses_no_ground() -> None:
+async def test_a_sync_that_fails_among_new_clicks_loses_no_ground(database: Database) -> None:
     """What an earlier one had read below them is not read again."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     spread_clicks(world, 4 * PAGE_EVENTS, from_s=400, to_s=3000)
     reset = DubUnreachable("reset")
     world.dub.failures = [None, None, None, reset, None, reset]
@@ -368,14 +389,14 @@ async def test_a_sync_that_fails_among_new_clicks_loses_no_ground() -> None:
     assert await world.sync() == "unavailable"
     world.clock.advance(HOLD_ELSE_S)
     assert await world.sync() == "synced"
-    assert len(world.window) == 5 * PAGE_EVENTS + 500
+    assert len(await world.stored()) == 5 * PAGE_EVENTS + 500
     pages = [query["page"] for query in world.dub.queries]
     assert pages == ["1", "2", "3", "4", "1", "2", "1", "2", "4", "5", "6", "7"]
 
 
-async def test_syncs_that_fail_again_and_again_close_the_gap() -> None:
+async def test_syncs_that_fail_again_and_again_close_the_gap(database: Database) -> None:
     """However often a sync fails, and however much arrives meanwhile, in the end every click was read."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     spread_clicks(world, 6 * PAGE_EVENTS, from_s=30, to_s=3000)
     reset = DubUnreachable("reset")
     for fails_at in (3, 2, 1, 4, 0, 3):
@@ -386,12 +407,12 @@ async def test_syncs_that_fail_again_and_again_close_the_gap() -> None:
         for number in range(600):
             world.dub.click(f"{spread} {number}", ip=f"198.{spread}.{number // 250}.{number % 250}")
     assert await world.sync() == "synced"
-    assert len(world.window) == 6 * PAGE_EVENTS + 6 * 600
+    assert len(await world.stored()) == 6 * PAGE_EVENTS + 6 * 600
 
 
-async def test_an_event_that_cannot_be_read_costs_no_other_one(logs: LogLines) -> None:
+async def test_an_event_that_cannot_be_read_costs_no_other_one(database: Database, logs: LogLines) -> None:
     """It is counted each time and logged once; a "none" is not final until a sync reads everything again."""
-    world = World(log=configure_logs("info", logs))
+    world = World(database, log=configure_logs("info", logs))
     world.dub.click("one", 5)
     world.dub.odd({"click": {"id": 7}, "timestamp": javascript(world.dub.now)})
     world.dub.odd({"click": {"id": 8}, "timestamp": javascript(world.dub.now)})
@@ -399,7 +420,7 @@ async def test_an_event_that_cannot_be_read_costs_no_other_one(logs: LogLines) -
         assert await world.feed.sync(world.clock(), LONG_S) == UNREADABLE
         assert world.feed.unread == {"malformed": 2}
         world.clock.advance(1)
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
     assert counted(world) == {"malformed": 4}
     world.clock.advance(OVERLAP_S + CLOCK_DIFFERENCE_S)
     assert await world.sync() == "unreadable"  # once more, and by then they are older than the next overlap
@@ -413,9 +434,9 @@ async def test_an_event_that_cannot_be_read_costs_no_other_one(logs: LogLines) -
     assert [(line["fault"], line["events"]) for line in lines] == [("malformed", 2), ("malformed", 1)]
 
 
-async def test_times_in_an_unknown_form_are_told_at_once_and_cost_one_call() -> None:
+async def test_times_in_an_unknown_form_are_told_at_once_and_cost_one_call(database: Database) -> None:
     """A page without a readable time ends a sync, which cannot say what is older: nothing is known by it."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     world.dub.click("known", 1000)
     assert await world.sync() == "synced"
     calls = len(world.dub.queries)
@@ -425,12 +446,12 @@ async def test_times_in_an_unknown_form_are_told_at_once_and_cost_one_call() -> 
     for _ in range(3):
         assert await world.sync() == "unreadable"
         world.clock.advance(1)
-    assert world.held == {"known"}
+    assert await world.held() == {"known"}
     assert len(world.dub.queries) - calls == 3
     assert world.feed.unread.keys() == {"timestamp"}
     world.dub.writes_times = True
     assert await world.sync() == "synced"
-    assert len(world.window) == 3 * PAGE_EVENTS + 1
+    assert len(await world.stored()) == 3 * PAGE_EVENTS + 1
 
 
 def counted(world: World) -> dict[str, float]:
@@ -439,46 +460,122 @@ def counted(world: World) -> dict[str, float]:
     return {sample.labels["fault"]: sample.value for sample in family.samples}
 
 
-async def test_pages_without_end_end() -> None:
+async def test_pages_without_end_end(database: Database) -> None:
     """A Dub that answers every page alike is garbled, not asked for ever."""
-    world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
     world.dub.click("one")
     world.dub.keeps_page = world.dub.answer({**QUERY, "page": "1"})
     assert (await world.feed.sync(world.clock(), LONG_S)).problem == "garbled"
-    assert world.held == {"one"}
+    assert await world.held() == {"one"}
 
 
-async def test_a_large_page_is_taken_in_slices() -> None:
+async def test_a_large_page_is_taken_in_slices(database: Database) -> None:
     """Between two turns of the event loop, no more than a slice of events is decoded."""
-    world = World()
+    world = World(database)
     for number in range(PAGE_EVENTS):
         world.dub.click(f"{number}", 600, ip=f"203.0.{number // 250}.{number % 250}")
-    syncing = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
-    sizes = [0]
-    while not syncing.done():
-        await asyncio.sleep(0)
-        sizes.append(len(world.window))
-    assert sizes[-1] == PAGE_EVENTS
-    assert max(after - before for before, after in pairwise(sizes)) <= EVENTS_AT_A_TIME
+    turn = 0
+    read: dict[int, int] = {}  # events, by turn of the loop
+
+    def counted(events: Sequence[msgspec.Raw]) -> Iterator[ClickEvent | UnreadEvent]:
+        if len(events) > 1:  # not one that is looked at beforehand
+            read[turn] = read.get(turn, 0) + len(events)
+        return read_events(events)
+
+    with patch.object(click_feed, "read_events", counted):
+        syncing = asyncio.create_task(world.sync())
+        while not syncing.done():
+            await asyncio.sleep(0)
+            turn += 1
+    assert sum(read.values()) == PAGE_EVENTS
+    assert max(read.values()) <= EVENTS_AT_A_TIME
+    assert len(await world.stored()) == PAGE_EVENTS
 
 
-async def test_what_is_too_old_goes_with_a_sync() -> None:
-    """The window is emptied as time goes by, by the syncs that fill it."""
-    world = World()
-    world.dub.click("one")
+async def test_a_restart_goes_on_where_the_last_sync_ended(tmp_path: Path) -> None:
+    """The window is not read from Dub again, unless it is another one by now."""
+    async with sqlite(tmp_path) as database:
+        world = World(database)
+        spread_clicks(world, 2 * PAGE_EVENTS, from_s=200, to_s=3000)
+        assert await world.sync() == "synced"
+    async with sqlite(tmp_path) as database:
+        restarted = World(database, beside=world)
+        restarted.clock.advance(1)
+        restarted.dub.click("new")
+        restarted.dub.queries.clear()
+        assert await restarted.sync() == "synced"
+        assert [query["page"] for query in restarted.dub.queries] == ["1"]
+        assert len(await restarted.stored()) == 2 * PAGE_EVENTS + 1
+        other = World(database, beside=world, scope="another window")
+        other.clock.advance(1)
+        other.dub.queries.clear()
+        assert await other.sync() == "synced"
+        assert [query["page"] for query in other.dub.queries] == ["1", "2", "3", "4"]
+        assert len(await other.stored()) == 2 * PAGE_EVENTS + 1
+
+
+async def test_what_was_stored_a_moment_ago_is_not_stored_again(database: Database) -> None:
+    """Syncs read the overlap again and again; only what is new in it is written."""
+    world = World(database)
+    spread_clicks(world, 50, from_s=1, to_s=50)
     assert await world.sync() == "synced"
-    world.clock.advance(2 * 3600)
+    stored: list[str] = []
+    add = world.kept.store._add
+
+    async def noted(clicks: Sequence[tuple[int, Click]]) -> list[Statement]:
+        stored.extend(click.id for _, click in clicks)
+        return await add(clicks)
+
+    with patch.object(world.kept.store, "_add", noted):
+        for number in range(3):
+            world.clock.advance(1)
+            world.dub.click(f"new {number}")
+            assert await world.sync() == "synced"
+    assert stored == ["new 0", "new 1", "new 2"]
+
+
+async def test_what_cannot_be_stored_is_not_known(database: Database, logs: LogLines) -> None:
+    """A database that fails is a problem with a name; the sync after it reads and stores everything."""
+    world = World(database, log=configure_logs("info", logs))
+    spread_clicks(world, PAGE_EVENTS + 10, from_s=200, to_s=3000)
+    real, writes, fails_at = database.write, 0, 0
+
+    async def write(*unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
+        nonlocal writes
+        writes += 1
+        if writes == fails_at:
+            raise StoreFailed("disk full")
+        return await real(*unit, timeout_s=timeout_s)
+
+    for fails_at in (1, 2, 1):  # noqa: B007  read above
+        writes = 0
+        with patch.object(database, "write", write):
+            outcome = await world.feed.sync(world.clock(), LONG_S)
+        assert (outcome.status, outcome.problem) == ("unavailable", "database")
+        world.clock.advance(HOLD_ELSE_S)
+    assert [line["problem"] for line in logs.events(Event.CLICKS_UNAVAILABLE)] == ["database"]
     assert await world.sync() == "synced"
-    assert len(world.window) == 0
+    assert len(await world.stored()) == PAGE_EVENTS + 10
 
 
-async def test_a_closed_feed_is_quiet() -> None:
+async def test_a_closed_feed_is_quiet(database: Database) -> None:
     """Closing gives up what is under way."""
-    world = World()
+    world = World(database)
     world.dub.gate = asyncio.Event()
     assert await world.feed.sync(world.clock(), 0) == LATE
     await world.feed.close()
     assert world.feed._flights.under_way(b"clicks") is None
+
+
+def in_a_database(play: Callable[[Database], Awaitable[None]]) -> None:
+    """Run one example over a database of its own."""
+
+    async def run() -> None:
+        with TemporaryDirectory() as folder:
+            async with sqlite(Path(folder)) as database:
+                await play(database)
+
+    asyncio.run(run())
 
 
 QUERY = {"start": iso(NOON - 3600), "end": iso(NOON + 60), "limit": str(PAGE_EVENTS)}
@@ -494,13 +591,13 @@ happenings = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(happenings)
 def test_every_click_that_dub_shows_is_found(happened: list[tuple[int, str, int, int, bool]]) -> None:
     """However late within the overlap, however out of order: after a sync the window holds what was shown."""
 
-    async def play() -> None:
-        world = World()
+    async def play(database: Database) -> None:
+        world = World(database)
         shown: dict[str, tuple[float, float]] = {}
         for number, (after_s, what, ago_s, late_s, deleted) in enumerate(
             [*happened, (0, "sync", 0, 0, False)]
@@ -515,9 +612,9 @@ def test_every_click_that_dub_shows_is_found(happened: list[tuple[int, str, int,
                 assert await world.sync() == "synced"
                 now = world.dub.now
                 due = {each for each, (at, visible) in shown.items() if visible <= now and at >= now - 3600}
-                assert due <= world.held <= set(shown)
+                assert due <= await world.held() <= set(shown)
 
-    asyncio.run(play())
+    in_a_database(play)
 
 
 busy = st.lists(
@@ -532,13 +629,13 @@ busy = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(busy)
 def test_nothing_is_skipped_however_syncs_fail(syncs: list[tuple[int, list[int], int, int]]) -> None:
     """Pages that shift, syncs that fail half-way and go on later: the next whole sync has read everything."""
 
-    async def play() -> None:
-        world = World(app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
+    async def play(database: Database) -> None:
+        world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=100))
         made: dict[str, float] = {}
 
         def click(ago_s: float) -> None:
@@ -559,32 +656,25 @@ def test_nothing_is_skipped_however_syncs_fail(syncs: list[tuple[int, list[int],
             world.dub.failures = [*([None] * fails_at), DubUnreachable("reset")]
             status = await world.sync()
             if status == "synced":
-                assert shown <= held(world, made)
+                assert shown <= await world.stored()
         assert status == "synced"
 
     with patch.multiple(click_feed, PAGE_EVENTS=5, FEW_EVENTS=2):
-        asyncio.run(play())
+        in_a_database(play)
 
 
-def held(world: World, made: dict[str, float]) -> set[str]:
-    """Return the clicks of the window, of which each was made from an address of its own."""
-    addresses = (f"198.18.{int(each) // 250}.{int(each) % 250}" for each in made)
-    return {click.id for ip in addresses for click in world.window.clicks(key_of(ip))}
-
-
-async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another() -> None:
+async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another(database: Database) -> None:
     """A sync that is done, but not yet off the list, is not asked over and over: the loop gets its turn."""
-    world = World()
+    world = World(database)
     late: list[asyncio.Task[str]] = []
     asked = 0
 
-    class Window(ClickWindow):
-        def expire(self, now_ms: int) -> bool:
-            """Run at the end of a sync; what is started here comes before the sync's own callbacks."""
-            if not late:
-                world.clock.advance(1)
-                late.append(asyncio.create_task(world.sync()))
-            return super().expire(now_ms)
+    async def finish(turn: Turn) -> None:
+        """End a sync; what is started here comes before the sync's own callbacks."""
+        await real(turn)
+        if not late:
+            world.clock.advance(1)
+            late.append(asyncio.create_task(world.sync()))
 
     def clock() -> float:
         nonlocal asked
@@ -592,8 +682,9 @@ async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another() -> None:
         assert asked < 1000
         return world.clock()
 
-    world.feed.window = Window(3600)
+    real = world.kept.store._finish
     world.feed._clock = clock
-    assert await world.sync() == "synced"
-    assert await late[0] == "synced"
+    with patch.object(world.kept.store, "_finish", finish):
+        assert await world.sync() == "synced"
+        assert await late[0] == "synced"
     assert [query["page"] for query in world.dub.queries] == ["1", "1"]

@@ -1,17 +1,31 @@
-"""Matching with its window, crowds and claims: one click, one install, whoever asks when."""
+"""Matching over stored clicks, opens and claims: one click, one install, whoever asks when."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.resolve.matcher import Matcher
-from service.resolve.matching import SECOND_CLICK_S, Ambiguous, Click, FirstOpen, Rules, told_by_dub
+from service.resolve.matching import (
+    SECOND_CLICK_S,
+    Ambiguous,
+    Click,
+    FirstOpen,
+    Rejection,
+    Rules,
+    told_by_dub,
+)
 from service.resolve.model import Link
 from service.resolve.networks import Networks
 from service.resolve.traits import Traits
-from service.resolve.window import ClickWindow
+from service.storage.claims import ClaimStore
+from service.storage.database import Database
+from tests.databases import Kept, sqlite
 
 NOW_MS = 1_785_585_600_000
 HOME, OFFICE = "203.0.113.7", "203.0.113.200"
@@ -20,166 +34,180 @@ PROMO = Link("link_promo", "acme.link", "promo", "https://acme.com/promo")
 OTHER = Link("link_other", "acme.link", "other", "https://acme.com/other")
 
 
-class FakeClaims:
-    """Claims in memory; whoever asks lets others have a turn first, as a store does."""
-
-    def __init__(self) -> None:
-        self.owner: dict[str, str] = {}
-
-    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
-        known = {each: self.owner[each] for each in click_ids if each in self.owner}
-        await asyncio.sleep(0)
-        return known
-
-    async def claim(self, click_id: str, install: str) -> bool:
-        await asyncio.sleep(0)
-        return self.owner.setdefault(click_id, install) == install
-
-    async def release(self, click_id: str, install: str) -> None:
-        if self.owner.get(click_id) == install:
-            del self.owner[click_id]
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with sqlite(tmp_path) as database:
+        yield database
 
 
 class World:
-    """One app's matcher, with clicks put into its window."""
+    """One app's matcher over a database."""
 
-    def __init__(self, ambiguous: Ambiguous = "refuse", crowd_limit: int = 3) -> None:
-        self.claims = FakeClaims()
-        self.networks = Networks(b"a secret for tests")
-        self.window = ClickWindow(3600)
+    def __init__(self, database: Database, ambiguous: Ambiguous = "refuse", crowd_limit: int = 3) -> None:
         rules = Rules(ambiguous=ambiguous, crowd_limit=crowd_limit)
-        self.matcher = Matcher(networks=self.networks, window=self.window, claims=self.claims, rules=rules)
+        self.kept = Kept(database, rules=rules)
+        self.claims = ClaimStore(database, lambda: NOW_MS / 1000)
+        self.networks = Networks(b"a secret for tests")
+        self.matcher = Matcher(
+            networks=self.networks, activity=self.kept.activity, claims=self.claims, rules=rules
+        )
 
-    def click(self, click_id: str, age_s: int = 42, ip: str = HOME, link: Link = PROMO) -> None:
+    async def click(self, click_id: str, age_s: int = 42, ip: str = HOME, link: Link = PROMO) -> None:
         key = self.networks.of(ip).key
         assert key is not None
-        self.window.add(key, Click(click_id, NOW_MS - age_s * 1000, link, "", Traits("ios", "iphone", 17)))
+        click = Click(click_id, NOW_MS - age_s * 1000, link, "", Traits("ios", "iphone", 17))
+        await self.kept.add((key, click))
 
     async def match(self, install: str, ip: str | None = HOME, device: Traits = IOS) -> str | None:
         decision = await self.matcher.match(ip, an_open(install, device))
         return decision.click.id if decision.click else None
 
+    async def owners(self, *clicks: str) -> dict[str, str]:
+        return dict(await self.claims.owners(clicks))
+
+
+def named(install: str) -> str:
+    """Return an install's keyed hash."""
+    return blake2b(install.encode(), digest_size=8).hexdigest()
+
 
 def an_open(install: str, device: Traits = IOS) -> FirstOpen:
-    return FirstOpen(install, NOW_MS, device)
+    return FirstOpen(named(install), NOW_MS, device)
 
 
-async def test_a_click_is_given_once() -> None:
+async def test_a_click_is_given_once(database: Database) -> None:
     """The first install gets it, a second gets none, the first asking again gets it again."""
-    world = World()
-    world.click("one")
+    world = World(database)
+    await world.click("one")
     assert await world.match("anna") == "one"
     assert await world.match("ben") is None
     assert await world.match("anna") == "one"
 
 
-async def test_who_asks_at_once_shares_nothing() -> None:
+async def test_who_asks_at_once_shares_nothing(database: Database) -> None:
     """Installs that open in the same instant get different clicks, or none."""
-    world = World(crowd_limit=5)
+    world = World(database, crowd_limit=5)
     for number in range(3):
-        world.click(f"click {number}", 40 + number * (SECOND_CLICK_S + 1))
+        await world.click(f"click {number}", 40 + number * (SECOND_CLICK_S + 1))
     given_out = await asyncio.gather(*(world.match(f"install {number}") for number in range(5)))
     found = [click for click in given_out if click is not None]
     assert sorted(found) == ["click 0", "click 1", "click 2"]
 
 
-async def test_a_phones_second_click_is_nobody_elses() -> None:
+async def test_a_phones_second_click_is_nobody_elses(database: Database) -> None:
     """Whether Dub shows it before the match or after it; once the claim is released, it is free."""
-    world = World()
-    world.click("first", 100)
-    world.click("second", 60)
+    world = World(database)
+    await world.click("first", 100)
+    await world.click("second", 60)
     assert await world.match("anna") == "second"
-    world.click("third, shown late", 30)
+    await world.click("third, shown late", 30)
     assert await world.match("ben") is None
     assert await world.match("anna") == "second"
-    del world.claims.owner["second"]
+    await world.claims.release("second", named("anna"))
     assert await world.match("ben") == "third, shown late"
 
 
-async def test_of_two_who_ask_at_once_one_gets_the_phones_clicks() -> None:
+async def test_of_two_who_ask_at_once_one_gets_the_phones_clicks(database: Database) -> None:
     """The loser of a race for a click is not given the other one."""
-    world = World()
-    world.click("first", 100)
-    world.click("second", 60)
+    world = World(database)
+    await world.click("first", 100)
+    await world.click("second", 60)
     given_out = await asyncio.gather(*(world.match(install) for install in ("anna", "ben")))
     assert sorted(given_out, key=str) == [None, "second"]
 
 
-async def test_another_network_is_another_home() -> None:
+async def test_another_network_is_another_home(database: Database) -> None:
     """A click is only found from the network that it was made from."""
-    world = World()
-    world.click("one")
+    world = World(database)
+    await world.click("one")
     assert await world.match("anna", OFFICE) is None
     assert await world.match("anna") == "one"
 
 
-async def test_an_address_that_is_nobodys_says_so() -> None:
+async def test_an_address_that_is_nobodys_says_so(database: Database) -> None:
     """Without a network of its own an open is not matched, and the reason is the network's."""
-    world = World()
+    world = World(database)
     reasons = [
         (await world.matcher.match(ip, an_open("anna"))).reason for ip in ("10.0.0.1", "100.64.0.1", None)
     ]
     assert reasons == ["private_address", "shared_network", "no_address"]
 
 
-async def test_crowds_are_counted_from_every_open() -> None:
+async def test_crowds_are_counted_from_every_open(database: Database) -> None:
     """Opens of any kind make a crowd: the fourth install on a network is refused, elsewhere it is not."""
-    world = World()
-    world.click("one")
-    world.click("two", ip=OFFICE)
+    world = World(database)
+    await world.click("one")
+    await world.click("two", ip=OFFICE)
     for install in ("ben", "carl", "dora", "dora"):
-        world.matcher.saw(OFFICE, install, NOW_MS - 60_000)
-        world.matcher.saw(HOME, "ben", NOW_MS - 60_000)
+        world.matcher.saw(OFFICE, named(install), NOW_MS - 60_000)
+        world.matcher.saw(HOME, named("ben"), NOW_MS - 60_000)
     decision = await world.matcher.match(OFFICE, an_open("anna"))
     assert (decision.reason, decision.installs) == ("crowd", 4)
     assert await world.match("anna") == "one"
 
 
-async def test_a_dry_run_changes_nothing() -> None:
+async def test_a_dry_run_changes_nothing(database: Database) -> None:
     """A preview says what a match would, claims nothing, and is not counted as an open."""
-    world = World()
-    world.click("one")
+    world = World(database)
+    await world.click("one")
     for number in range(9):
         preview = await world.matcher.preview(HOME, an_open(f"install {number}"))
         assert preview.installs == 1
-    assert world.claims.owner == {}
+    assert await world.owners("one") == {}
     assert preview == await world.matcher.match(HOME, an_open("install 8"))
 
 
-async def test_dubs_answer_counts_once() -> None:
+async def test_dubs_answer_counts_once(database: Database) -> None:
     """What Dub itself answers is a candidate, unless the window knows the click already."""
-    world = World()
+    world = World(database)
     opened = an_open("anna")
     told = told_by_dub("dubs", PROMO, opened, Rules())
     assert (await world.matcher.preview(HOME, opened, told)).candidates == 1
-    world.click("dubs", 5)
+    await world.click("dubs", 5)
     decision = await world.matcher.match(HOME, opened, told)
     assert (decision.candidates, decision.age_s) == (1, 5)
     assert await world.match("ben") is None
 
 
-async def test_stronger_evidence_retires_clicks() -> None:
+async def test_stronger_evidence_uses_clicks_up(database: Database) -> None:
     """An install found by its link uses up the link's clicks: those seen, and those that Dub shows later."""
-    world = World()
-    world.click("seen")
-    world.click("another link's", link=OTHER)
-    assert await world.matcher.retire(HOME, an_open("anna"), PROMO.id) == ("seen",)
-    world.click("late", 30)
+    world = World(database)
+    await world.click("seen")
+    await world.click("another link's", link=OTHER)
+    world.matcher.found(HOME, an_open("anna"), PROMO.id)
     assert await world.match("ben") == "another link's"
-    assert world.claims.owner == {"seen": "anna", "another link's": "ben"}
+    await world.click("late", 30)
+    decision = await world.matcher.match(HOME, an_open("carl"))
+    rejected = {each.click_id: each.rejected for each in decision.considered}
+    assert rejected == {
+        "seen": Rejection.RETIRED,
+        "late": Rejection.RETIRED,
+        "another link's": Rejection.CLAIMED,
+    }
 
 
-async def test_a_retirement_is_its_networks_alone() -> None:
+async def test_a_second_click_of_one_that_is_used_up_is_used_up(database: Database) -> None:
+    """The phone that was found by its link clicked once more, later than Dub's clock explains."""
+    world = World(database)
+    await world.click("first", 100)
+    before = FirstOpen(named("anna"), NOW_MS - 90_000, IOS)
+    world.matcher.found(HOME, before, PROMO.id)
+    await world.click("second", 10)
+    assert await world.match("ben") is None
+
+
+async def test_stronger_evidence_is_its_networks_alone(database: Database) -> None:
     """It reaches no other network and no other system, and none without an address."""
-    world = World()
-    world.click("one")
-    await world.matcher.retire(OFFICE, an_open("anna"), PROMO.id)
-    await world.matcher.retire("10.0.0.1", an_open("anna"), PROMO.id)
-    await world.matcher.retire(HOME, an_open("anna", ANDROID), PROMO.id)
-    await world.matcher.retire(HOME, an_open("anna", Traits()), PROMO.id)
+    world = World(database)
+    await world.click("one")
+    world.matcher.found(OFFICE, an_open("anna"), PROMO.id)
+    world.matcher.found("10.0.0.1", an_open("anna"), PROMO.id)
+    world.matcher.found(HOME, an_open("anna", ANDROID), PROMO.id)
+    world.matcher.found(HOME, an_open("anna", Traits()), PROMO.id)
     assert await world.match("ben") == "one"
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.sampled_from([HOME, OFFICE])), max_size=30),
     st.lists(
@@ -192,10 +220,10 @@ def test_no_click_is_ever_given_twice(
 ) -> None:
     """Whatever the clicks and whoever asks when and how often: a click is one install's."""
 
-    async def play() -> None:
-        world = World(ambiguous)
+    async def play(database: Database) -> None:
+        world = World(database, ambiguous)
         for number, ip in seen:
-            world.click(f"{ip} {number}", number, ip, PROMO if number % 2 else OTHER)
+            await world.click(f"{ip} {number}", number, ip, PROMO if number % 2 else OTHER)
         waves = [asking[at : at + 4] for at in range(0, len(asking), 4)]
         given_to: dict[str, set[str]] = {}
         for wave in waves:
@@ -205,10 +233,15 @@ def test_no_click_is_ever_given_twice(
                     given_to.setdefault(click, set()).add(f"install {number}")
         assert all(len(installs) == 1 for installs in given_to.values())
 
-    async def one(world: World, number: int, ip: str, retires: bool) -> str | None:  # noqa: FBT001
-        if retires:
-            await world.matcher.retire(ip, an_open(f"install {number}"), PROMO.id)
+    async def one(world: World, number: int, ip: str, is_certain: bool) -> str | None:  # noqa: FBT001
+        if is_certain:
+            world.matcher.found(ip, an_open(f"install {number}"), PROMO.id)
             return None
         return await world.match(f"install {number}", ip)
 
-    asyncio.run(play())
+    async def run() -> None:
+        with TemporaryDirectory() as folder:
+            async with sqlite(Path(folder)) as database:
+                await play(database)
+
+    asyncio.run(run())

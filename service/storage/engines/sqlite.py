@@ -111,7 +111,9 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """Close both connections and unlock the folder."""
-        await asyncio.get_running_loop().run_in_executor(self._writing, self._disconnect)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reading, self._close_reader)  # in its own thread: it may be reading
+        await loop.run_in_executor(self._writing, self._close_writer)
         self._writing.shutdown()
         self._reading.shutdown()
         if self._lock is not None:
@@ -181,11 +183,15 @@ class SqliteEngine:
         found = self._path.stat()
         return found.st_dev, found.st_ino
 
-    def _disconnect(self) -> None:
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                connection.close()
-        self._reader = self._writer = None
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
