@@ -66,6 +66,18 @@ class Postgres:
         self.run("initdb", "-D", str(self.data), "-U", _USER, "-A", "trust", "--no-sync", "-E", "UTF8")
         self.configure(*self.options)
 
+    def create_standby(self, of: "Postgres") -> None:
+        """Make the data directory of a standby, which follows a running server."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.give_away(self.folder)
+        source = ("-h", "127.0.0.1", "-p", str(of.port), "-U", _USER)
+        self.run("pg_basebackup", "-D", str(self.data), *source, "-R", "-X", "stream", "--no-sync")
+        self.configure(*self.options)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self.run("pg_ctl", "promote", "-D", str(self.data), "-w", "-t", str(READY_S))
+
     def configure(self, *options: str) -> None:
         """Add lines to its configuration."""
         with (self.data / "postgresql.auto.conf").open("a") as file:
@@ -120,13 +132,17 @@ class Postgres:
         self.query(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the server and every process of it."""
+    def pids(self) -> list[int]:
+        """Return the server's process and every process of it."""
         assert self.popen
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(self.popen.pid)], capture_output=True, text=True, check=False
         )
-        for pid in [self.popen.pid, *map(int, children.stdout.split())]:
+        return [self.popen.pid, *map(int, children.stdout.split())]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the server and every process of it."""
+        for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
