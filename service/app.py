@@ -343,6 +343,7 @@ class _Parts:
         """Return the metrics as Prometheus reads them, with what is only counted when asked."""
         metrics, broken = self.metrics, self.guards.open_breakers()
         metrics.in_flight.set(self.resolver.in_flight)
+        metrics.database_failing.set(self.stores.database.failing is not None)
         for endpoint, calls in self.guards.in_flight().items():
             metrics.dub_in_flight.labels(endpoint).set(calls)
             metrics.breaker_open.labels(endpoint).set(endpoint in broken)

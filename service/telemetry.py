@@ -228,6 +228,7 @@ class Metrics:
         self.background_failures = self._counter(
             "background_failures", "Exceptions in background tasks, which go on.", "task"
         )
+        self.database_failing = self._gauge("database_failing", "1 while the database cannot be used.")
         self.store_commits = self._counter("store_commits", "Durable commits.")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -9,6 +9,9 @@ import yaml
 
 Object = dict[str, Any]
 
+CLUSTER_LABEL = "cnpg.io/cluster"
+CLUSTER_PORTS = {"postgresql": 5432, "metrics": 9187, "status": 8000}
+
 
 class Refused(Exception):
     """Something that we will not guess about; the message says where it is and what is expected."""
@@ -100,6 +103,15 @@ def pod_of(thing: Object) -> Object | None:
     if thing.get("kind") in {"Deployment", "StatefulSet", "DaemonSet", "Job"}:
         return thing["spec"]["template"]["spec"]  # type: ignore[no-any-return]
     return None
+
+
+def pod_labels(thing: Object) -> dict[str, str] | None:
+    """Return the labels of an object's pods, or None if it has none. CloudNativePG's Clusters have pods."""
+    if thing.get("kind") == "Cluster":
+        return {CLUSTER_LABEL: thing["metadata"]["name"]}
+    if pod_of(thing) is None:
+        return None
+    return thing["spec"]["template"]["metadata"].get("labels", {})  # type: ignore[no-any-return]
 
 
 def containers_of(pod: Object) -> list[Object]:

@@ -15,6 +15,7 @@ from tests.k8s.documents import Object, Refused, containers_of, identity, parse,
 
 _CLUSTER_WIDE = {"Namespace"}
 _NAMESPACED = {
+    "Cluster",
     "ConfigMap",
     "Deployment",
     "HTTPRoute",

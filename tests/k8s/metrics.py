@@ -30,7 +30,7 @@ METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_claims_refused_total": ("counter", frozenset()),
     "firstopen_matching_refused_total": ("counter", frozenset({"reason"})),
     "firstopen_events_unreadable_total": ("counter", frozenset({"fault"})),
-    "firstopen_valkey_faults_total": ("counter", frozenset({"operation"})),
+    "firstopen_database_failing": ("gauge", frozenset()),
 }
 # What the Prometheus operator adds to every series of a target.
 TARGET_LABELS = frozenset({"container", "endpoint", "instance", "job", "namespace", "pod", "service"})

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from tests.k8s.documents import Object, containers_of, identity, pod_of, title
+from tests.k8s.documents import Object, containers_of, identity, pod_labels, pod_of, title
 
 # Not public, by the IANA's registries of special-purpose addresses, as far as hosts may have them.
 _INSIDE_IPV4 = (
@@ -30,6 +30,10 @@ _INSIDE_IPV6 = (
 _NAT64 = int(ip_network("64:ff9b::/96").network_address)
 
 _PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
+_FIRSTOPEN = {"app.kubernetes.io/name": "firstopen"}
+_OPERATOR = {"app.kubernetes.io/name": "cloudnative-pg"}
+_DATABASE = "firstopen-database"
+_DATABASE_PORTS = (5432, "postgres")
 _NODE_LOCAL_DNS = "169.254.20.10/32"
 _DNS_PORT = 53
 
@@ -53,6 +57,8 @@ def complaints(objects: list[Object]) -> list[str]:
         found += [f"{title(thing)}: {problem}" for problem in (rule(thing, objects) if rule else ())]
         if identity(thing) == ("Deployment", "firstopen"):
             found += [f"{title(thing)}: {problem}" for problem in _dns(thing, objects)]
+        if thing["kind"] in {"Cluster", "StatefulSet"} and thing["metadata"]["name"] == _DATABASE:
+            found += [f"{title(thing)}: {problem}" for problem in _database(thing, objects)]
     return found
 
 
@@ -109,6 +115,49 @@ def _dns(thing: Object, objects: list[Object]) -> Iterator[str]:
     for protocol in ("UDP", "TCP"):
         if protocol not in reached:
             yield f"no NetworkPolicy lets it ask NodeLocal DNSCache ({_NODE_LOCAL_DNS}) over {protocol}"
+
+
+def _database(thing: Object, objects: list[Object]) -> Iterator[str]:
+    """Complain unless firstopen reaches the database, and nobody else but its own servers and operator."""
+    labels = pod_labels(thing) or {}
+    ways_in = _peers("ingress", labels, objects)
+    ways_out = _peers("egress", _FIRSTOPEN, objects)
+    if {"podSelector": {"matchLabels": _FIRSTOPEN}} not in ways_in:
+        yield "ingress: no NetworkPolicy lets firstopen in"
+    if not any(_is_pod(peer, labels) for peer in ways_out):
+        yield "no NetworkPolicy lets firstopen out to it"
+    for peer in ways_in:
+        if not any(_is_pod(peer, known) for known in (_FIRSTOPEN, labels)) and not _is_operator(peer):
+            yield "ingress: others than firstopen reach it"
+    for peer in ways_out:
+        if not _is_pod(peer, labels):
+            yield "firstopen reaches other databases, too"
+
+
+def _peers(direction: str, labels: dict[str, str], objects: list[Object]) -> list[Object]:
+    """Return whom pods with these labels may exchange PostgreSQL's protocol with, in one direction."""
+    end = "from" if direction == "ingress" else "to"
+    return [
+        peer
+        for policy in objects
+        if policy["kind"] == "NetworkPolicy"
+        and policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()
+        for rule in policy["spec"].get(direction, [])
+        if any(port["port"] in _DATABASE_PORTS for port in rule.get("ports", []))
+        for peer in rule.get(end, [])
+    ]
+
+
+def _is_pod(peer: Object, labels: dict[str, str]) -> bool:
+    """Say whether a peer is pods with some of these labels, in the same namespace."""
+    wanted = peer.get("podSelector", {}).get("matchLabels", {})
+    return peer.keys() == {"podSelector"} and bool(wanted) and wanted.items() <= labels.items()
+
+
+def _is_operator(peer: Object) -> bool:
+    """Say whether a peer is CloudNativePG's operator, in a namespace that is named."""
+    labels = peer.get("podSelector", {}).get("matchLabels", {})
+    return "namespaceSelector" in peer and labels == _OPERATOR
 
 
 def _namespace(thing: Object, objects: list[Object]) -> Iterator[str]:

@@ -1,8 +1,11 @@
 """Rules that only firstopen has: its file boots, a stop has time to end, nothing inside is exposed."""
 
+import math
+import re
 from collections.abc import Iterator
 
 from service.settings import Settings, SettingsError, parse
+from service.storage.engines.postgres import CONNECTIONS
 from tests.k8s.documents import Object, identity, pod_of, title
 
 EXPOSED = {("/v1", "Prefix"), ("/track", "Prefix"), ("/events", "Exact")}
@@ -11,6 +14,7 @@ VARIABLES = {
     "DUB_BASE_URL",
     "FIRSTOPEN_BUDGET_MS",
     "FIRSTOPEN_CONFIG",
+    "FIRSTOPEN_DATABASE_URL",
     "FIRSTOPEN_DATA_DIR",
     "FIRSTOPEN_FORWARDED_ALLOW_IPS",
     "FIRSTOPEN_HOST",
@@ -18,8 +22,10 @@ VARIABLES = {
     "FIRSTOPEN_OPS_PORT",
     "FIRSTOPEN_PORT",
     "FIRSTOPEN_SECRET",
-    "FIRSTOPEN_VALKEY_URL",
 }
+_OTHERS_PREFIXES = ("OTEL_", "PG")  # OpenTelemetry's variables, and libpq's
+_SURGE = 0.25  # the Deployment's maxSurge
+_RESERVED = 10  # for administrators and the operator
 _WRITABLE = {"emptyDir", "persistentVolumeClaim", "ephemeral"}
 
 
@@ -35,6 +41,8 @@ def complaints(objects: list[Object], *, overlay: bool) -> list[str]:
             found += [f"{title(thing)}: {problem}" for problem in _ownership(thing, objects)]
         if thing["kind"] == "Secret":
             found.append(f"{title(thing)}: is made by command, and never in a file")
+        if thing["kind"] in {"Cluster", "StatefulSet"}:
+            found += [f"{title(thing)}: {problem}" for problem in _connections(thing, objects)]
         if thing["kind"] == "Namespace":
             found += [f"{title(thing)}: {problem}" for problem in _namespace(thing)]
     return found
@@ -43,6 +51,26 @@ def complaints(objects: list[Object], *, overlay: bool) -> list[str]:
 def _namespace(thing: Object) -> Iterator[str]:
     if thing["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") != "restricted":
         yield "does not enforce the restricted Pod Security standard"
+
+
+def _connections(thing: Object, objects: list[Object]) -> Iterator[str]:
+    """Complain about a database that has too few connections for all replicas and a rolling update's."""
+    if thing["kind"] == "Cluster":
+        stated = thing["spec"].get("postgresql", {}).get("parameters", {}).get("max_connections", "100")
+    else:
+        arguments = " ".join(
+            each for box in (pod_of(thing) or {})["containers"] for each in box.get("args", [])
+        )
+        found = re.search(r"max_connections=(\d+)", arguments)
+        stated = found[1] if found else "100"
+    replicas = max(
+        [each["spec"]["maxReplicas"] for each in objects if each["kind"] == "HorizontalPodAutoscaler"]
+        or [each["spec"].get("replicas", 1) for each in objects if each["kind"] == "Deployment"]
+    )
+    surge = math.ceil(replicas * _SURGE)
+    needed = (replicas + surge) * CONNECTIONS + _RESERVED
+    if int(stated) < needed:
+        yield f"max_connections: expected {needed} at least, for {replicas} replicas and {surge} more"
 
 
 def _ownership(autoscaler: Object, objects: list[Object]) -> Iterator[str]:
@@ -84,9 +112,9 @@ def _deployment(thing: Object, objects: list[Object]) -> Iterator[str]:
     if settings:
         yield from _settings(settings, container, pod)
         named = {getattr(app, key) for app in settings.apps.values() for key in _ENV_SETTINGS}
-        opentelemetrys = {name for name in names if name.startswith("OTEL_")}
-        for name in sorted(set(names) - VARIABLES - named - opentelemetrys):
-            yield f"env: nothing reads {name}"
+        for name in sorted(set(names) - VARIABLES - named):
+            if not name.startswith(_OTHERS_PREFIXES):
+                yield f"env: nothing reads {name}"
     yield from _writable(container, pod, values)
 
 
@@ -95,7 +123,7 @@ _ENV_SETTINGS = ("server_keys_env", "dub_api_key_env")
 
 def _secret(name: str) -> str:
     """Stand in for a value that only the Secret has."""
-    return "redis://valkey:6379/0" if name == "FIRSTOPEN_VALKEY_URL" else f"{name}-".ljust(40, "x")
+    return f"{name}-".ljust(40, "x")
 
 
 def _config(container: Object, pod: Object, objects: list[Object], path: str) -> str:
@@ -135,6 +163,7 @@ def _writable(container: Object, pod: Object, values: dict[str, str]) -> Iterato
         for mount in container.get("volumeMounts", [])
         if not mount.get("readOnly") and volumes.get(mount["name"], {}).keys() & _WRITABLE
     }
-    for path in (values.get("FIRSTOPEN_DATA_DIR", ""), "/tmp"):
-        if path not in writable:
-            yield f"nothing writable is mounted at {path!r}"
+    if "FIRSTOPEN_DATABASE_URL" not in values:
+        yield "env: no FIRSTOPEN_DATABASE_URL: replicas would share nothing"
+    if "/tmp" not in writable:
+        yield "nothing writable is mounted at '/tmp'"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from tests.k8s.documents import Object, containers_of, identity, pod_of, title
+from tests.k8s.documents import CLUSTER_PORTS, Object, containers_of, identity, pod_labels, pod_of, title
 from tests.k8s.kustomize import each_config_map_reference
 
 # What k8s/ refers to and does not make, with the keys it takes from it. The README says how each is made.
@@ -10,20 +10,21 @@ EXTERNAL: Mapping[str, frozenset[str]] = {
     "Secret/firstopen-secrets": frozenset(
         {
             "FIRSTOPEN_SECRET",
-            "FIRSTOPEN_VALKEY_URL",
             "ACME_DUB_API_KEY",
             "ACME_SERVER_KEYS",
-            "VALKEY_PASSWORD",
         }
     ),
+    # CloudNativePG's operator makes these two; without it, the first is made by command.
+    "Secret/firstopen-database-app": frozenset({"uri", "password"}),
+    "Secret/firstopen-database-ca": frozenset({"ca.crt"}),
     "Secret/firstopen-tls": frozenset(),
     "IngressClass/nginx": frozenset(),
     "Gateway/gateway/gateway": frozenset(),
+    "Namespace/cnpg-system": frozenset(),
     "Namespace/gateway": frozenset(),
     "Namespace/ingress-nginx": frozenset(),
     "Namespace/kube-system": frozenset(),
     "Namespace/monitoring": frozenset(),
-    "Pods/app.kubernetes.io/name=valkey": frozenset(),  # unless the component makes one
 }
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 _PERSISTENT = "volumeClaimTemplates"
@@ -36,7 +37,9 @@ def complaints(objects: list[Object]) -> list[str]:
         rule = _RULES.get(thing["kind"])
         problems = [*rule(thing, objects)] if rule else []
         if pod_of(thing) is not None:
-            problems += [*_workload(thing, objects), *_mounts(thing), *_policed(thing, objects)]
+            problems += [*_workload(thing, objects), *_mounts(thing)]
+        if pod_labels(thing) is not None:
+            problems += _policed(thing, objects)
         found += [f"{title(thing)}: {problem}" for problem in problems]
     return found
 
@@ -57,19 +60,18 @@ def _needs(objects: list[Object], kind: str, name: str, key: str | None = None) 
         yield f"{kind}/{name} is declared external without a key {key}"
 
 
-def _labels_of(workload: Object) -> dict[str, str]:
-    return workload["spec"]["template"]["metadata"].get("labels", {})  # type: ignore[no-any-return]
-
-
 def _selected(selector: Object, objects: list[Object]) -> list[Object]:
     """Return the workloads whose pods a label selector selects."""
     wanted = selector.get("matchLabels", {}).items()
-    return [thing for thing in objects if pod_of(thing) is not None and wanted <= _labels_of(thing).items()]
+    labels = [(thing, pod_labels(thing)) for thing in objects]
+    return [thing for thing, its in labels if its is not None and wanted <= its.items()]
 
 
 def _port_names(workloads: list[Object]) -> set[object]:
     names: set[object] = set()
     for thing in workloads:
+        if thing["kind"] == "Cluster":
+            names |= {*CLUSTER_PORTS, *CLUSTER_PORTS.values()}
         for container in containers_of(pod_of(thing) or {}):
             for port in container.get("ports", []):
                 names |= {port.get("name"), port["containerPort"]}
@@ -85,7 +87,7 @@ def _selects(selector: Object, objects: list[Object], what: str) -> Iterator[str
 
 def _workload(thing: Object, objects: list[Object]) -> Iterator[str]:
     pod = pod_of(thing) or {}
-    if not thing["spec"]["selector"]["matchLabels"].items() <= _labels_of(thing).items():
+    if not thing["spec"]["selector"]["matchLabels"].items() <= (pod_labels(thing) or {}).items():
         yield "spec.selector: does not match the pods' own labels"
     for constraint in pod.get("topologySpreadConstraints", []):
         if thing not in _selected(constraint.get("labelSelector", {}), objects):
@@ -108,7 +110,8 @@ def _config_maps(pod: Object, objects: list[Object]) -> Iterator[str]:
 def _secrets(pod: Object, objects: list[Object]) -> Iterator[str]:
     for volume in pod.get("volumes", []):
         if "secret" in volume:
-            yield from _needs(objects, "Secret", volume["secret"]["secretName"])
+            for item in volume["secret"].get("items", [{"key": None}]):
+                yield from _needs(objects, "Secret", volume["secret"]["secretName"], item["key"])
     for container in containers_of(pod):
         for source in container.get("envFrom", []):
             if "secretRef" in source:

@@ -16,6 +16,7 @@ _OURS = {
     "gateway.networking.k8s.io/v1 HTTPRoute": "httproute.json",
     "monitoring.coreos.com/v1 PrometheusRule": "prometheusrule.json",
     "monitoring.coreos.com/v1 ServiceMonitor": "servicemonitor.json",
+    "postgresql.cnpg.io/v1 Cluster": "cluster.json",
 }
 
 

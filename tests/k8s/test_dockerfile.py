@@ -66,7 +66,7 @@ def test_the_image_is_what_the_pod_expects(stages: list[Stage], pod: Object) -> 
     env = {name: value for each in final.all("ENV") for name, value in each.pairs().items()}
     container = containers_of(pod)[0]
     in_pod = {each["name"]: each.get("value") for each in container["env"]}
-    for name in ("FIRSTOPEN_CONFIG", "FIRSTOPEN_DATA_DIR", "FIRSTOPEN_HOST", "FIRSTOPEN_PORT"):
+    for name in ("FIRSTOPEN_CONFIG", "FIRSTOPEN_HOST", "FIRSTOPEN_PORT"):
         assert env[name] == in_pod[name]
     assert final.last("EXPOSE").text == str(container["ports"][0]["containerPort"])
     assert [*final.last("ENTRYPOINT").words(), *container["args"]] == ["firstopen", "serve"]

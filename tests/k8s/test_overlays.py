@@ -32,7 +32,7 @@ def rendered(name: str) -> list[Object]:
 
 
 def change(objects: list[Object], name: str, path: str, value: Any) -> None:
-    """Set what a dotted path leads to in one object, or drop it."""
+    """Set what a dotted path leads to in one object, or drop it. A list's entry goes by number or name."""
     *steps, last = path.split(".") if path else ["", ""]
     at: Any = next(
         thing for thing in objects if re.fullmatch(rf"{name}(/.*)?|{name}-[a-z0-9]{{10}}", title(thing))
@@ -41,8 +41,8 @@ def change(objects: list[Object], name: str, path: str, value: Any) -> None:
         objects.remove(at)
         return
     for step in steps:
-        at = at[int(step)] if isinstance(at, list) else at[step.replace("|", ".")]
-    key = int(last) if isinstance(at, list) else last.replace("|", ".")
+        at = at[_key(at, step)]
+    key = _key(at, last)
     if value is DROP:
         del at[key]
     elif isinstance(at, list) and key == len(at):
@@ -51,12 +51,21 @@ def change(objects: list[Object], name: str, path: str, value: Any) -> None:
         at[key] = value
 
 
+def _key(at: Any, step: str) -> Any:
+    if not isinstance(at, list):
+        return step.replace("|", ".")
+    if step.isdecimal():
+        return int(step)
+    return next(number for number, entry in enumerate(at) if entry["name"] == step)
+
+
 def test_there_are_the_overlays_we_speak_of() -> None:
-    """The README's two overlays exist, and all five components are in what is checked."""
+    """The README's two overlays exist, and all components are in what is checked."""
     assert [folder.name for folder in check.overlays()] == ["dev", "production"]
     with check.parts() as folders:
         names = set(folders)
-    components = {"httproute", "ingress", "monitoring", "nat64", "valkey"}
+    components = {"httproute", "ingress", "monitoring", "nat64"}
+    components |= {"cloudnative-pg", "external-postgres", "postgres"}
     assert names == {"base", *(f"base + {component}" for component in components)}
 
 
@@ -83,6 +92,9 @@ SCHEMA = [
     ("PrometheusRule", "spec.groups.0.rules.0.exp", "1", "'exp' was unexpected"),
     ("PrometheusRule", "spec.groups.0.rules.0.annotations.runbook", DROP, "'runbook' is a required"),
     ("ServiceMonitor", "spec.endpoints.0.interval", "15", "'15' does not match"),
+    ("Cluster", "spec.postgresql.synchronous.nmber", 1, "'nmber' was unexpected"),
+    ("Cluster", "spec.postgresql.parameters.max_connections", 250, "250 is not of type 'string'"),
+    ("Cluster", "spec.storage", DROP, "'storage' is a required property"),
 ]
 PODS = [
     *(("Deployment", f"{BOX}.{probe}Probe", DROP, f"no {probe}Probe") for probe in ("startup", "liveness")),
@@ -109,19 +121,29 @@ PODS = [
     ("Deployment", f"{POD}.automountServiceAccountToken", True, "automountServiceAccountToken"),
     ("Deployment", f"{POD}.enableServiceLinks", DROP, "enableServiceLinks: expected false"),
     ("Deployment", f"{POD}.hostNetwork", True, "hostNetwork: not allowed"),
-    ("Deployment", f"{POD}.volumes.1", {"name": "data", "hostPath": {"path": "/"}}, "restricted standard"),
-    ("Deployment", f"{POD}.volumes.1.emptyDir", {}, "no sizeLimit"),
+    ("Deployment", f"{POD}.volumes.tmp", {"name": "tmp", "hostPath": {"path": "/"}}, "restricted standard"),
+    ("Deployment", f"{POD}.volumes.tmp.emptyDir", {}, "no sizeLimit"),
     ("Deployment", f"{BOX}.ports.0.hostPort", 80, "hostPort: not allowed"),
 ]
 NAMES = [
     ("Deployment", f"{POD}.serviceAccountName", "other", "no ServiceAccount/other"),
-    ("Deployment", f"{POD}.volumes.0.configMap.name", "other", "no ConfigMap/other"),
-    ("Deployment", f"{POD}.volumes.0.configMap.items", [{"key": "x", "path": "x"}], "has no key x"),
-    ("Deployment", f"{BOX}.env.6.valueFrom.secretKeyRef.name", "other", "no Secret/other, and it is not"),
-    ("Deployment", f"{BOX}.env.6.valueFrom.secretKeyRef.key", "OTHER", "external without a key OTHER"),
+    ("Deployment", f"{POD}.volumes.config.configMap.name", "other", "no ConfigMap/other"),
+    ("Deployment", f"{POD}.volumes.config.configMap.items", [{"key": "x", "path": "x"}], "has no key x"),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_SECRET.valueFrom.secretKeyRef.name",
+        "other",
+        "no Secret/other, and it is not",
+    ),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_SECRET.valueFrom.secretKeyRef.key",
+        "OTHER",
+        "external without a key OTHER",
+    ),
     ("Deployment", f"{BOX}.envFrom", [{"secretRef": {"name": "other"}}], "no Secret/other"),
     ("Deployment", f"{BOX}.envFrom", [{"configMapRef": {"name": "other"}}], "no ConfigMap/other"),
-    ("Deployment", f"{BOX}.volumeMounts.1.name", "dta", "there is no volume dta"),
+    ("Deployment", f"{BOX}.volumeMounts.tmp.name", "tp", "there is no volume tp"),
     ("Deployment", f"{POD}.volumes.3", {"name": "x", "emptyDir": {"sizeLimit": "1Mi"}}, "mounted nowhere"),
     ("Deployment", "spec.selector.matchLabels.x", "y", "does not match the pods' own labels"),
     (
@@ -145,7 +167,19 @@ NAMES = [
         "x",
         "no Namespace/x",
     ),
-    ("NetworkPolicy/firstopen", "spec.egress.1.to.0.podSelector.matchLabels.a", "b", "no Pods/a=b"),
+    (
+        "NetworkPolicy/firstopen-to-database",
+        "spec.egress.0.to.0.podSelector.matchLabels.a",
+        "b",
+        "no Pods/a=b",
+    ),
+    (
+        "NetworkPolicy/firstopen-database",
+        "spec.podSelector.matchLabels.cnpg|io/cluster",
+        "other",
+        "selects no pod",
+    ),
+    ("NetworkPolicy/firstopen-database", "spec.ingress.1.ports.1.port", 8001, "no pod has port 8001"),
     ("Ingress", "spec.ingressClassName", "other", "no IngressClass/other"),
     ("Ingress", "spec.tls.0.secretName", "other", "no Secret/other"),
     ("Ingress", "spec.rules.0.http.paths.0.backend.service.name", "other", "no Service/other"),
@@ -161,19 +195,50 @@ PRODUCT = [
     ("Deployment", "spec.replicas", 3, "every apply would undo"),
     ("Deployment", "spec.strategy.rollingUpdate.maxUnavailable", 1, "maxUnavailable 0"),
     ("Deployment", f"{POD}.terminationGracePeriodSeconds", 29, "expected 30 at least"),
-    ("Deployment", f"{BOX}.env.0.value", "/etc/other.toml", "nothing is at '/etc/other.toml'"),
-    ("Deployment", f"{BOX}.env.0.name", "FIRSTOPEN_CONFG", "nothing is at ''"),
-    ("Deployment", f"{BOX}.env.5.name", "FIRSTOPEN_FORWARDED_IPS", "_IPS: unknown variable"),
-    ("Deployment", f"{BOX}.env.5.value", "10.0.0.0/33", "FIRSTOPEN_FORWARDED_ALLOW_IPS: expected"),
-    ("Deployment", f"{BOX}.env.2.value", "8080", "is not the container's port http"),
-    ("Deployment", f"{BOX}.env.1.value", "127.0.0.1", "FIRSTOPEN_HOST: expected ::"),
-    ("Deployment", f"{BOX}.env.1.value", "0.0.0.0", "FIRSTOPEN_HOST: expected ::"),
-    ("Deployment", f"{BOX}.env.3", DROP, "FIRSTOPEN_OPS_PORT None is not the container's port ops"),
-    ("Deployment", f"{BOX}.env.3.value", "9001", "FIRSTOPEN_OPS_PORT 9001 is not the container's port ops"),
-    ("Deployment", f"{BOX}.env.3.value", "8000", "FIRSTOPEN_OPS_PORT: expected another port"),
-    ("Deployment", f"{BOX}.env.8", DROP, "dub_api_key_env: the environment variable ACME_DUB_API_KEY"),
-    ("Deployment", f"{BOX}.volumeMounts.2.mountPath", "/temp", "nothing writable is mounted at '/tmp'"),
-    ("Deployment", f"{BOX}.volumeMounts.1.readOnly", True, "mounted at '/var/lib/firstopen'"),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_CONFIG.value", "/etc/other.toml", "nothing is at '/etc/other.toml'"),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_CONFIG.name", "FIRSTOPEN_CONFG", "nothing is at ''"),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_FORWARDED_ALLOW_IPS.name",
+        "FIRSTOPEN_FORWARDED_IPS",
+        "_IPS: unknown variable",
+    ),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_FORWARDED_ALLOW_IPS.value",
+        "10.0.0.0/33",
+        "FIRSTOPEN_FORWARDED_ALLOW_IPS: expected",
+    ),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_PORT.value", "8080", "is not the container's port http"),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_HOST.value", "127.0.0.1", "FIRSTOPEN_HOST: expected ::"),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_HOST.value", "0.0.0.0", "FIRSTOPEN_HOST: expected ::"),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_OPS_PORT",
+        DROP,
+        "FIRSTOPEN_OPS_PORT None is not the container's port ops",
+    ),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_OPS_PORT.value",
+        "9001",
+        "FIRSTOPEN_OPS_PORT 9001 is not the container's port ops",
+    ),
+    (
+        "Deployment",
+        f"{BOX}.env.FIRSTOPEN_OPS_PORT.value",
+        "8000",
+        "FIRSTOPEN_OPS_PORT: expected another port",
+    ),
+    (
+        "Deployment",
+        f"{BOX}.env.ACME_DUB_API_KEY",
+        DROP,
+        "dub_api_key_env: the environment variable ACME_DUB_API_KEY",
+    ),
+    ("Deployment", f"{BOX}.volumeMounts.tmp.mountPath", "/temp", "nothing writable is mounted at '/tmp'"),
+    ("Deployment", f"{BOX}.volumeMounts.tmp.readOnly", True, "nothing writable is mounted at '/tmp'"),
+    ("Deployment", f"{BOX}.env.FIRSTOPEN_DATABASE_URL", DROP, "replicas would share nothing"),
     ("ConfigMap/firstopen-config", "data.firstopen|toml", "[apps.a]\nx = 1", "firstopen.toml: apps.a"),
     (
         "ConfigMap/firstopen-config",
@@ -190,9 +255,16 @@ PRODUCT = [
         "exposes everything",
     ),
 ]
+PRODUCT += [
+    ("Cluster", "spec.postgresql.parameters.max_connections", "199", "expected 200 at least"),
+    ("Deployment", f"{BOX}.env.PGSSLMODE.name", "PQSSLMODE", "nothing reads PQSSLMODE"),
+]
 ALL = {"cidr": "0.0.0.0/0"}
 NAT64 = "spec.egress.0.to.0.ipBlock"
-INTERNET = "spec.egress.2.to"
+INTERNET = "spec.egress.1.to"
+DATABASE, TO_DATABASE = "NetworkPolicy/firstopen-database", "NetworkPolicy/firstopen-to-database"
+FIRSTOPEN_IN = "spec.ingress.0.from.0.podSelector.matchLabels"
+OPERATOR_IN = "spec.ingress.1.from.1"
 NETWORK = [
     ("NetworkPolicy/default-deny", "", DROP, "no NetworkPolicy denies by default"),
     ("NetworkPolicy/default-deny", "metadata.namespace", "other", "no NetworkPolicy denies by default"),
@@ -217,6 +289,13 @@ NETWORK = [
     ),
     ("ServiceMonitor", "spec.endpoints.0.port", "http", "expected ops"),
     ("Service", "spec.ports.0.targetPort", "ops", "which is for Prometheus alone"),
+    (DATABASE, "", DROP, "no NetworkPolicy closes it for ingress"),
+    (DATABASE, "spec.policyTypes", ["Ingress"], "no NetworkPolicy closes it for egress"),
+    (DATABASE, FIRSTOPEN_IN, {"app.kubernetes.io/name": "prometheus"}, "lets firstopen in"),
+    (DATABASE, f"{OPERATOR_IN}.podSelector", DROP, "others than firstopen reach it"),
+    (DATABASE, f"{OPERATOR_IN}.namespaceSelector", DROP, "others than firstopen reach it"),
+    (TO_DATABASE, "", DROP, "no NetworkPolicy lets firstopen out to it"),
+    (TO_DATABASE, "spec.egress.0.to.1", {"ipBlock": {"cidr": "10.0.0.0/8"}}, "other databases, too"),
 ]
 METRICS = [
     ("PrometheusRule", "spec.groups.0.rules.0.expr", "up == 0", "there is no metric up"),
@@ -265,12 +344,23 @@ def test_what_breaks_a_rule_is_refused(name: str, path: str, value: Any, complai
         ("base + nat64", "NetworkPolicy/firstopen-nat64", f"{NAT64}.except.3", DROP, "::a9fe:0/112"),
         ("base + nat64", "NetworkPolicy/firstopen-nat64", f"{NAT64}.except", [], "::a00:0/104"),
         ("base + httproute", "HTTPRoute", "spec.parentRefs.0.name", "x", "no Gateway/gateway/x"),
-        ("base + valkey", "StatefulSet", "spec.serviceName", "other", "no Service/other"),
-        ("base + valkey", "StatefulSet", f"{BOX}.volumeMounts.1.name", "x", "there is no volume x"),
-        ("base + valkey", "StatefulSet", f"{SAFE}.readOnlyRootFilesystem", False, "readOnlyRootFilesystem"),
-        ("base + valkey", "StatefulSet", f"{POD}.securityContext.runAsUser", 0, "other than root"),
-        ("base + valkey", "StatefulSet", f"{BOX}.livenessProbe.tcpSocket.port", "x", "no port x"),
-        ("base + valkey", "NetworkPolicy/firstopen-valkey", "", DROP, "no NetworkPolicy closes it"),
+        ("base + postgres", "StatefulSet", "spec.serviceName", "other", "no Service/other"),
+        ("base + postgres", "StatefulSet", f"{BOX}.volumeMounts.data.name", "x", "there is no volume x"),
+        ("base + postgres", "StatefulSet", f"{SAFE}.readOnlyRootFilesystem", False, "readOnlyRootFilesystem"),
+        ("base + postgres", "StatefulSet", f"{POD}.securityContext.runAsUser", 0, "other than root"),
+        ("base + postgres", "StatefulSet", f"{BOX}.livenessProbe.tcpSocket.port", "x", "no port x"),
+        ("base + postgres", "StatefulSet", f"{BOX}.args", [], "max_connections: expected 200"),
+        (
+            "base + postgres",
+            "StatefulSet",
+            f"{POD}.volumes.password.secret.items.0.key",
+            "x",
+            "without a key x",
+        ),
+        ("base + postgres", DATABASE, "", DROP, "no NetworkPolicy closes it"),
+        ("base + postgres", DATABASE, "spec.ingress", [], "no NetworkPolicy lets firstopen in"),
+        ("base + postgres", DATABASE, f"{FIRSTOPEN_IN}", {}, "others than firstopen reach it"),
+        ("base + postgres", TO_DATABASE, "", DROP, "no NetworkPolicy lets firstopen out to it"),
         ("dev", "Deployment", f"{POD}.containers.1.livenessProbe", DROP, "sandbox: no livenessProbe"),
     ],
 )

@@ -26,6 +26,7 @@ from service.storage.statements import Row, Statement
 _CONNECT_S = 3.0
 _CALL_S = 3.0  # for a server that has stopped answering; callers have shorter limits of their own
 _READERS = 4
+CONNECTIONS = _READERS + 1  # of a process: the server needs so many for each replica
 _REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _CONFLICT_TRIES = 5
