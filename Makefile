@@ -6,8 +6,10 @@ SOURCES ?= ../shared/seeds
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
-INSTALL_VALKEY := command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { apt-get update && \
-	{ apt-get install -y valkey-server || apt-get install -y redis-server; }; } >/dev/null
+# Without apt, the second call says in one line what to install.
+POSTGRES := $(BIN)/python -m tests.postgres
+INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
+	apt-get install -y postgresql procps; } >/dev/null; $(POSTGRES)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check lock clean
@@ -18,8 +20,8 @@ help: ## list the targets
 run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
 	@$(BIN)/firstopen serve
 
-test: lint ## lint, type-check and run every test (installs valkey-server or redis-server if both are missing)
-	@$(INSTALL_VALKEY)
+test: lint ## lint, type-check and run every test (installs PostgreSQL if it is missing)
+	@$(INSTALL_POSTGRES)
 	@$(BIN)/python -m pytest
 
 test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages, compile the README's snippets (needs node)
@@ -34,10 +36,9 @@ format: $(VENV)/dev.stamp ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk, strace and a Valkey or Redis if missing)
+bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk and PostgreSQL if missing)
 	@command -v wrk >/dev/null || { apt-get update && apt-get install -y wrk; } >/dev/null
-	@command -v strace >/dev/null || { apt-get update && apt-get install -y strace; } >/dev/null
-	@$(INSTALL_VALKEY)
+	@$(INSTALL_POSTGRES)
 	@$(BIN)/python -m tests.bench
 
 attack: $(VENV)/dev.stamp ## attack real processes for two minutes, as somebody without a key would or a bad Dub

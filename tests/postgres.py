@@ -1,5 +1,8 @@
 """A real PostgreSQL on a free loopback port, that can be killed, stopped and started again. Never runs as
-root."""
+root.
+
+``python -m tests.postgres`` ends with 1 if there is none, and says what to install.
+"""
 
 import contextlib
 import os
@@ -7,6 +10,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,13 +30,20 @@ _FOLDERS = (
 )  # Debian, source, Homebrew
 
 
+class PostgresMissing(Exception):
+    """PostgreSQL's programs are not on this machine."""
+
+
 def binary(name: str) -> str:
-    """Find one of PostgreSQL's programs; the newest version installed."""
+    """Find one of PostgreSQL's programs; the newest version installed. Raises ``PostgresMissing``."""
     on_path = shutil.which(name)
     if on_path is not None and shutil.which("initdb") is not None:
         return on_path
     found = [path for folder in _FOLDERS for path in Path(folder).glob(f"*/bin/{name}")]
-    assert found, f"no {name}: make test installs PostgreSQL with apt; elsewhere: brew install postgresql@17"
+    if not found:
+        raise PostgresMissing(
+            f"no {name}: install PostgreSQL 14 or newer, with apt or `brew install postgresql@17`"
+        )
     return str(max(found, key=lambda path: path.parts))
 
 
@@ -166,3 +177,17 @@ def serving(*options: str) -> Iterator[Postgres]:
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> str | None:
+    """Return what is missing."""
+    try:
+        for name in ("postgres", "initdb"):
+            binary(name)
+    except PostgresMissing as exc:
+        return str(exc)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,13 +43,6 @@ def test_a_wrong_limit_stops_the_boot(text: str, path: str, table: str) -> None:
         parse(f"{CONFIG}\n{table.format(repr(text))}", ENV)
 
 
-def test_shared_limits_need_a_server() -> None:
-    """Replicas cannot count together without a Valkey."""
-    with pytest.raises(SettingsError, match=r"^limits\.shared: true needs FIRSTOPEN_VALKEY_URL"):
-        parse(f"{CONFIG}\n[limits]\nshared = true", ENV)
-    parse(f"{CONFIG}\n[limits]\nshared = true", {**ENV, "FIRSTOPEN_VALKEY_URL": "redis://127.0.0.1"})
-
-
 def test_a_window_forgets_the_one_before() -> None:
     """Nothing of a window that is over is kept."""
     window = Window("address", Rate(10, 1))

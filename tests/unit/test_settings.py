@@ -165,8 +165,8 @@ def test_an_app_may_name_any_variable() -> None:
         ("FIRSTOPEN_SERVICE_PORT_HTTP", "80"),
         ("FIRSTOPEN_PORT_80_TCP", "tcp://10.0.0.1:80"),
         ("FIRSTOPEN_PORT_80_TCP_PROTO", "tcp"),
-        ("FIRSTOPEN_VALKEY_PORT", "tcp://10.0.0.2:6379"),
-        ("FIRSTOPEN_VALKEY_SERVICE_HOST", "10.0.0.2"),
+        ("FIRSTOPEN_DATABASE_PORT", "tcp://10.0.0.2:5432"),
+        ("FIRSTOPEN_DATABASE_SERVICE_HOST", "10.0.0.2"),
     ],
 )
 def test_what_kubernetes_adds_is_no_typo(name: str, value: str) -> None:
