@@ -2,17 +2,28 @@
 
 import asyncio
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from ipaddress import ip_network
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import structlog
 from msgspec import Struct
 
 from service.resolve.matcher import Matcher
-from service.resolve.matching import Ambiguous, Click, FirstOpen, Rules
-from service.resolve.model import Link
+from service.resolve.matching import Ambiguous, Click, Decision, FirstOpen, Rules
+from service.resolve.model import BY_DEEP_LINK, NO_MATCH, Link, Open
 from service.resolve.networks import Networks
 from service.resolve.traits import traits_of_click, traits_of_open
-from service.resolve.window import ClickWindow
+from service.storage.claims import ClaimStore
+from service.storage.clicks import ClickStore
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.network_activity import NetworkActivity
+from service.storage.opens import OpenStore
 from tests.bench.simulation.city import RELAY_LISTED, Clicked, Days, Opened
 
 WINDOW_S = 3600
@@ -27,23 +38,6 @@ class Given(Struct, frozen=True):
     click: str | None
     confidence: float
     reason: str | None
-
-
-class MemoryClaims:
-    """Fills ``Claims``: one click, one install, as long as this lives."""
-
-    def __init__(self) -> None:
-        self.owner: dict[str, str] = {}
-
-    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
-        return {each: self.owner[each] for each in click_ids if each in self.owner}
-
-    async def claim(self, click_id: str, install: str) -> bool:
-        return self.owner.setdefault(click_id, install) == install
-
-    async def release(self, click_id: str, install: str) -> None:
-        if self.owner.get(click_id) == install:
-            del self.owner[click_id]
 
 
 def play(days: Days, ambiguous: Ambiguous) -> list[Given]:
@@ -61,33 +55,90 @@ def networks() -> Networks:
     return Networks(b"a secret of the simulation, of 32 characters", [RELAY_LISTED])
 
 
+class _Service:
+    """What answers the opens: matching, and the database that they are written to."""
+
+    def __init__(self, database: Database, ambiguous: Ambiguous) -> None:
+        rules = Rules(window_s=WINDOW_S, ambiguous=ambiguous)
+        cipher = Cipher(["a secret of the simulation"])
+        self.now = 0.0  # seconds of the city
+        self._networks = networks()
+        self._clicks = ClickStore(database, cipher, "acme", "all")
+        self._opens = OpenStore(database, cipher, clock=self._unix_time, unix_time=self._unix_time)
+        self._ids = count()
+        self._matcher = Matcher(
+            networks=self._networks,
+            activity=NetworkActivity(database, self._clicks, "acme", rules),
+            claims=ClaimStore(database, self._unix_time),
+            rules=rules,
+        )
+
+    async def see(self, clicks: Sequence[Clicked]) -> None:
+        """Store clicks that Dub shows."""
+        seen = []
+        for clicked in clicks:
+            network = self._networks.of(clicked.shown_ip).key
+            if network is not None:
+                device = traits_of_click(clicked.user_agent, clicked.system, None)
+                at = at_ms(clicked.dub_at)
+                seen.append((network, Click(clicked.id, at, _link(clicked.link), "", device)))
+        await self._clicks.add(seen)
+
+    async def answer(self, opened: Opened) -> Decision | None:
+        """Answer an open; only those that bring no stronger evidence are matched."""
+        asked = _first_open(opened)
+        if opened.stronger:
+            link = _link(opened.link or 0)
+            self._matcher.saw(opened.ip, asked.install, asked.at_ms)
+            network = self._matcher.found(opened.ip, asked, link.id)
+            self._keep(asked, network, link)
+            return None
+        network = self._matcher.saw(opened.ip, asked.install, asked.at_ms)
+        decision = await self._matcher.match(opened.ip, asked) if opened.first else None
+        self._keep(asked, network)
+        return decision
+
+    def _keep(self, asked: FirstOpen, network: int | None, link: Link | None = None) -> None:
+        opened = Open(
+            app="acme",
+            open_id=f"{next(self._ids):032x}",
+            device=asked.install,
+            link=link,
+            match=NO_MATCH if link is None else BY_DEEP_LINK,
+            opened_at=asked.at_ms / 1000,
+            repeat_until=0,
+        )
+        traits = None if link is None or not asked.device.system else asked.device
+        self._opens.keep(bytes(16), opened, network, traits)
+
+    def _unix_time(self) -> float:
+        return BEGAN_MS / 1000 + self.now
+
+
 async def _play(days: Days, ambiguous: Ambiguous) -> list[Given]:
-    named = networks()
-    window = ClickWindow(WINDOW_S)
-    matcher = Matcher(
-        networks=named,
-        window=window,
-        claims=MemoryClaims(),
-        rules=Rules(window_s=WINDOW_S, ambiguous=ambiguous),
-    )
+    with TemporaryDirectory() as folder:
+        database = Database(SqliteEngine(Path(folder)), structlog.get_logger())
+        await database.open()
+        given = await _answered(days, _Service(database, ambiguous))
+        await database.close()
+    return given
+
+
+async def _answered(days: Days, service: _Service) -> list[Given]:
     coming = sorted(days.clicks, key=lambda click: click.visible_at, reverse=True)
     agenda = [(opened.at, number, 0) for number, opened in enumerate(days.opens)]
     heapq.heapify(agenda)
     given: dict[int, Given] = {}
     while agenda:
-        now, number, tries = heapq.heappop(agenda)
-        while coming and coming[-1].visible_at <= now:
-            _add(window, named, coming.pop())
-        window.expire(at_ms(now))
+        service.now, number, tries = heapq.heappop(agenda)
         opened = days.opens[number]
-        asked = _first_open(opened)
-        if opened.stronger:
-            matcher.saw(opened.ip, opened.install, asked.at_ms)
-            await matcher.retire(opened.ip, asked, _link(opened.link or 0).id)
-        elif not opened.first:
-            matcher.saw(opened.ip, opened.install, asked.at_ms)
-        else:
-            decision = await matcher.match(opened.ip, asked)
+        if opened.first and not opened.stronger:
+            shown = []
+            while coming and coming[-1].visible_at <= service.now:
+                shown.append(coming.pop())
+            await service.see(shown)
+        decision = await service.answer(opened)
+        if decision is not None:
             click = decision.click.id if decision.click else None
             given[number] = Given(opened, click, decision.confidence, decision.reason)
             if decision.reason in {"no_click", "no_candidate"} and tries + 1 < len(RETRIES_S):
@@ -95,16 +146,10 @@ async def _play(days: Days, ambiguous: Ambiguous) -> list[Given]:
     return list(given.values())
 
 
-def _add(window: ClickWindow, named: Networks, clicked: Clicked) -> None:
-    network = named.of(clicked.shown_ip)
-    if network.key is not None:
-        device = traits_of_click(clicked.user_agent, clicked.system, None)
-        window.add(network.key, Click(clicked.id, at_ms(clicked.dub_at), _link(clicked.link), "", device))
-
-
 def _first_open(opened: Opened) -> FirstOpen:
     device = traits_of_open(opened.platform, opened.user_agent)
-    return FirstOpen(opened.install, at_ms(opened.at), device)
+    install = blake2b(opened.install.encode(), digest_size=8).hexdigest()
+    return FirstOpen(install, at_ms(opened.at), device)
 
 
 def _link(number: int) -> Link:

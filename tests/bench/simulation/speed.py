@@ -1,7 +1,8 @@
-"""A window of a million clicks: what it weighs, what it costs a match, how long it holds the event loop.
+"""A million clicks in SQLite: their memory, what they cost a match, how long they hold the event loop.
 
 Run as ``python -m tests.bench.simulation.speed ROUNDS`` in a process of its own, so that its memory is the
-window's; prints one line of JSON. Times are CPU time: a busy machine takes turns away, not work.
+clicks'; prints one line of JSON. Times are CPU time of all threads: a busy machine takes turns away, not
+work.
 """
 
 import asyncio
@@ -9,8 +10,10 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import msgspec
 from msgspec import Struct
@@ -24,17 +27,23 @@ from service.resolve.model import App, Link
 from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.traits import Traits, traits_of_open
-from service.resolve.window import ClickWindow
+from service.storage.claims import ClaimStore
+from service.storage.clicks import ClickStore
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.network_activity import NetworkActivity
 from service.telemetry import Metrics, configure_logs
-from tests.bench.simulation.play import BEGAN_MS, MemoryClaims
+from tests.bench.simulation.play import BEGAN_MS
 
 MANY, FEW = 1_000_000, 1000
 LINKS = 10_000
 WINDOW_S = 3600
 
-_AT_A_TIME = 200
-_SETS = 10  # of FEW opens, in a round
-_PAGES = 20  # of a sync into the full window
+_AT_A_TIME = 1000
+_AT_ONCE = 32
+_SETS = 3  # of FEW opens, in a round
+_PAGES = 20  # of a sync
 _PAGE_EVENTS = 1000
 _NOW_MS = BEGAN_MS + WINDOW_S * 1000
 _AGENT = "Acme/12 CFNetwork/1568.100.1 Darwin/24.0.0"
@@ -75,11 +84,30 @@ class _Reply(Struct, rename="camel"):
     match: _Match
 
 
-class Service:
-    """From a reported open to its answer, as the service does it, without HTTP and disk."""
+class Kept:
+    """The stores of one app."""
 
-    def __init__(self, networks: Networks, window: ClickWindow) -> None:
-        self._matcher = Matcher(networks=networks, window=window, claims=MemoryClaims(), rules=Rules())
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clicks = ClickStore(database, Cipher(["a secret of the bench"]), "acme", "all")
+        self.activity = NetworkActivity(database, self.clicks, "acme", Rules())
+        self.claims = ClaimStore(database, lambda: _NOW_MS / 1000)
+
+
+@asynccontextmanager
+async def _kept() -> AsyncIterator[Kept]:
+    with TemporaryDirectory() as folder:
+        database = Database(SqliteEngine(Path(folder)), configure_logs("critical"))
+        await database.open()
+        yield Kept(database)
+        await database.close()
+
+
+class Service:
+    """From a reported open to its answer, as the service does it, without HTTP."""
+
+    def __init__(self, networks: Networks, kept: Kept) -> None:
+        self._matcher = Matcher(networks=networks, activity=kept.activity, claims=kept.claims, rules=Rules())
         self._identity = Identity([_SECRET])
         self._proxies = TrustedProxies(["127.0.0.0/8"])
         self._decode = msgspec.json.Decoder(_Report).decode
@@ -123,19 +151,21 @@ def _links() -> list[Link]:
     ]
 
 
-def _fill(window: ClickWindow, networks: Networks, clicks: int) -> float:
-    """Put clicks in, each from a network of its own; return the longest turn in seconds of CPU."""
+async def _fill(kept: Kept, networks: Networks, clicks: int) -> None:
+    """Put clicks in, each from a network of its own."""
     links = _links()
-    longest = 0.0
     for first in range(0, clicks, _AT_A_TIME):
-        began = time.thread_time()
-        for number in range(first, min(first + _AT_A_TIME, clicks)):
-            key = networks.of(_ip(number)).key
-            at_ms = BEGAN_MS + number * WINDOW_S * 1000 // clicks
-            link = msgspec.structs.replace(links[number % LINKS])
-            window.add(key or 0, Click(f"{number:016d}", at_ms, link, "", _DEVICE))
-        longest = max(longest, time.thread_time() - began)
-    return longest
+        await kept.clicks.add(
+            [
+                (networks.of(_ip(number)).key or 0, _click(number, clicks, links))
+                for number in range(first, min(first + _AT_A_TIME, clicks))
+            ]
+        )
+
+
+def _click(number: int, clicks: int, links: Sequence[Link]) -> Click:
+    at_ms = BEGAN_MS + number * WINDOW_S * 1000 // clicks
+    return Click(f"{number:016d}", at_ms, links[number % LINKS], "", _DEVICE)
 
 
 def _rss_mb() -> float:
@@ -143,19 +173,19 @@ def _rss_mb() -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
 
 
-async def _take_turns(networks: Networks, full: ClickWindow, rounds: int) -> tuple[list[float], float, int]:
-    """Match opens in both windows, turn by turn; return the ratios, the full one's rate, and the misses."""
+async def _take_turns(networks: Networks, full: Kept, rounds: int) -> tuple[list[float], float, int]:
+    """Match opens among few and many clicks, turn by turn; return the ratios, the rate, and the misses."""
     random = Random(1)
     fresh = iter(random.sample(range(MANY), rounds * _SETS * FEW))
     ratios, spent_in_all, missed = [], 0.0, 0
     for _ in range(rounds):
         few_s = many_s = 0.0
         for _ in range(_SETS):
-            small = ClickWindow(WINDOW_S)
-            _fill(small, networks, FEW)
-            with_few, with_many = Service(networks, small), Service(networks, full)
-            few_s += await _timed(with_few, random.sample(range(FEW), FEW))
-            many_s += await _timed(with_many, [next(fresh) for _ in range(FEW)])
+            async with _kept() as small:
+                await _fill(small, networks, FEW)
+                with_few, with_many = Service(networks, small), Service(networks, full)
+                few_s += await _timed(with_few, random.sample(range(FEW), FEW))
+                many_s += await _timed(with_many, [next(fresh) for _ in range(FEW)])
             missed += 2 * FEW - with_few.matched - with_many.matched
         ratios.append(few_s / many_s)
         spent_in_all += many_s
@@ -168,8 +198,8 @@ async def _timed(service: Service, numbers: Sequence[int]) -> float:
         for number in numbers
     ]
     began = time.process_time()
-    for body, ip in bodies:
-        await service.report(body, ip)
+    for first in range(0, len(bodies), _AT_ONCE):
+        await asyncio.gather(*(service.report(body, ip) for body, ip in bodies[first : first + _AT_ONCE]))
     return time.process_time() - began
 
 
@@ -221,12 +251,13 @@ def _event(number: int, rest: dict[str, str]) -> dict[str, object]:
     }
 
 
-async def _longest_turn(networks: Networks, window: ClickWindow) -> float:
-    """Sync pages into the window while another task takes every turn that it can get."""
+async def _longest_turn(networks: Networks, kept: Kept) -> float:
+    """Sync pages while another task takes every turn that it can get; return seconds of CPU."""
     feed = ClickFeed(
         app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="x"),
         events=EventFeed(_Dub(), CallBudget(lambda: time.monotonic() * 1e6)),
-        window=window,
+        clicks=kept.clicks,
+        window_s=WINDOW_S,
         networks=networks,
         log=configure_logs("critical"),
         unreadable=Metrics().events_unreadable,
@@ -245,36 +276,29 @@ async def _longest_turn(networks: Networks, window: ClickWindow) -> float:
     return longest
 
 
-def _empty(window: ClickWindow) -> float:
-    """Let everything expire; return the longest step in seconds of CPU."""
-    longest, more = 0.0, True
-    while more:
-        began = time.thread_time()
-        more = window.expire(_NOW_MS + 2 * WINDOW_S * 1000)
-        longest = max(longest, time.thread_time() - began)
-    return longest
+async def _measure(rounds: int) -> Measured:
+    networks = Networks(_SECRET)
+    problems = []
+    async with _kept() as kept:
+        await _fill(kept, networks, FEW)  # so that what is loaded when it is first used is
+        gc.collect()
+        before = _rss_mb()
+        await _fill(kept, networks, MANY)
+        gc.collect()
+        memory_mb = _rss_mb() - before
+        ratios, rate, missed = await _take_turns(networks, kept, rounds)
+        if missed:
+            problems.append(f"{missed} opens were not matched")
+        held_s = await _longest_turn(networks, kept)
+        ((stored,),) = await kept.database.read("SELECT count(*) FROM clicks")
+        if stored != MANY + _PAGES * _PAGE_EVENTS:
+            problems.append(f"{stored:,} clicks are stored")
+    return Measured(memory_mb, ratios, rate, held_s * 1000, problems)
 
 
 def main() -> None:
     """Measure, and print it."""
-    rounds = int(sys.argv[1])
-    networks = Networks(_SECRET)
-    gc.collect()
-    gc.freeze()  # modules are not the window's; all that it makes is looked at
-    before = _rss_mb()
-    window = ClickWindow(WINDOW_S, clicks_max=MANY + _PAGES * _PAGE_EVENTS)
-    held = _fill(window, networks, MANY)
-    gc.collect()
-    memory_mb = _rss_mb() - before
-    problems = [] if len(window) == MANY else [f"{len(window):,} clicks are held, not {MANY:,}"]
-    ratios, rate, missed = asyncio.run(_take_turns(networks, window, rounds))
-    if missed:
-        problems.append(f"{missed} opens were not matched")
-    held = max(held, asyncio.run(_longest_turn(networks, window)))
-    if len(window) < MANY + _PAGES * _PAGE_EVENTS:
-        problems.append(f"the sync left {len(window):,} clicks")
-    held = max(held, _empty(window))
-    measured = Measured(memory_mb, ratios, rate, held * 1000, problems)
+    measured = asyncio.run(_measure(int(sys.argv[1])))
     sys.stdout.write(msgspec.json.encode(measured).decode() + "\n")
 
 
