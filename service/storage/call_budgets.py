@@ -47,4 +47,4 @@ class SharedCallBudget:
         except StoreFailed:
             return
         if not taken:
-            raise OverBudget(max(wait_ms, 0) / _WINDOW_MS)
+            raise OverBudget(max(wait_ms, 0) / 1000)
