@@ -49,10 +49,10 @@ async def test_an_install_is_not_organic_after_twenty_opens_without_a_link(world
     assert reply.json()["click"]["id"] == opened.click_id
 
 
-async def test_a_pending_open_settles_under_both_its_ids(
+async def test_a_pending_open_is_settled_once_after_a_restart(
     dub: httpx.ASGITransport, clock: FakeClock, logs: LogLines
 ) -> None:
-    """Reported before and after a restart while Dub is away: both ids get one click, as do their leads."""
+    """Reported before and after a restart while Dub is away: it is one open, with one click for its leads."""
     opens, leads = [], []
     async with started_over(dub, clock) as world:
         await world.fail(*OUTBOX)
@@ -61,7 +61,7 @@ async def test_a_pending_open_settles_under_both_its_ids(
     async with started_over(dub, clock) as world:
         opens.append(await world.launch(deep_link=FB_PROMO))
         leads.append((await world.lead("after", installId=ANNA)).json()["leadId"])
-        assert opens[0].open_id != opens[1].open_id
+        assert opens[0].open_id == opens[1].open_id
         assert opens[0].pending
         assert opens[1].pending
         await world.mend()

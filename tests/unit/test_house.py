@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "resolve": {"resolve", "telemetry"},
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
-    "outbox": {"outbox", "resolve", "store", "telemetry"},
+    "storage": {"storage", "resolve", "telemetry"},
+    "outbox": {"outbox", "resolve", "storage", "store", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
     "settings": {"limiting", "resolve", "settings", "validation"},
@@ -46,7 +47,7 @@ def part_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
 def test_arrows_point_one_way(path: Path) -> None:
-    """api -> resolve -> ports <- dub | store; only app.py and the commands meet them all."""
+    """api -> resolve -> ports <- dub | storage; only app.py and the commands meet them all."""
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("service.")}
     part = part_of(path)
     if part in MAY_IMPORT:
