@@ -89,7 +89,6 @@ class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """``[dub]``: how Dub is called."""
 
     in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 100  # calls at a time, per endpoint
-    keepalive_s: Annotated[float, Meta(ge=1, le=600)] = 30
     timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
     slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: slow is as bad as failed
     breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window say nothing

@@ -66,7 +66,6 @@ screen = "category"
 # How Dub is called.
 # [dub]
 # in_flight_max = 100                      # calls at a time, per endpoint; opens beyond it wait their budget
-# keepalive_s = 30
 # timeout_ms = 10000                       # a whole call; longer than a budget: a late answer still counts
 # slow_ms = 1000                           # a call that takes longer counts as failed
 # breaker_failures = 10                    # so many failed calls, and this share of all calls, within
