@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "outbox": {"outbox", "resolve", "store", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
-    "settings": {"limiting", "resolve", "settings", "validation"},
+    "settings": {"env_file", "limiting", "resolve", "settings", "validation"},
     "validation": set(),
     "telemetry": {"telemetry"},
     "tracing": {"tracing"},
