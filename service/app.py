@@ -33,7 +33,7 @@ from service.compiled import (
     outbox_policy,
 )
 from service.dub.client import DubClient
-from service.dub.transport import open_transport
+from service.dub.transport import AiohttpTransport
 from service.outbox.outbox import DurableOutbox
 from service.resolve.cases import Cases
 from service.resolve.click_feed import ClickFeed
@@ -82,7 +82,7 @@ def create_app(
     """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
-    transport = transport or open_transport(settings.dub.keepalive_s)
+    transport = transport or _transport(settings.dub_base_url)
     tracing = _tracing() if settings.tracing else None
     if tracing is not None:
         transport = tracing.transport(transport)
@@ -385,6 +385,14 @@ async def _opened(
 
 async def _nothing() -> None:
     """Close nothing."""
+
+
+def _transport(base_url: str) -> AiohttpTransport:
+    """Build what carries calls to Dub; raises ``SettingsError`` if its proxy or certificates are wrong."""
+    try:
+        return AiohttpTransport(base_url)
+    except (ValueError, OSError) as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _tracing() -> "Tracing":

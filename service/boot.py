@@ -12,11 +12,12 @@ from litestar import Litestar
 from service import demo, settings
 from service.api.ops import OpsPort, Readiness
 from service.app import create_app
+from service.env_file import ENV_FILE, is_readable_by_others
 from service.route_checks import refuse_failing_tests
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.storage.engines.sqlite import refuse_taken
-from service.telemetry import configure_logs
+from service.telemetry import Event, configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -30,12 +31,12 @@ def serve(env: Mapping[str, str]) -> None:
     if "FIRSTOPEN_CONFIG" in env:
         configured = settings.load(env)
         refuse_failing_tests(configured.apps)
-        _serve_alone(configured)
+        _serve_alone(configured, Path(env["FIRSTOPEN_CONFIG"]).parent / ENV_FILE)
     else:
         _serve_demo(env)
 
 
-def _serve_alone(configured: Settings) -> None:
+def _serve_alone(configured: Settings, env_path: Path) -> None:
     log = configure_logs(configured.log_level)
     if not configured.database_url:
         _refuse_unusable(configured.data_dir)
@@ -48,6 +49,8 @@ def _serve_alone(configured: Settings) -> None:
         "Try it, with one of your links:",
         _curl(configured),
     )
+    if is_readable_by_others(env_path):
+        log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     run([_served(app, socks, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))

@@ -1,7 +1,5 @@
 """The command line."""
 
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -54,15 +52,15 @@ def serve(host: str | None, port: int | None) -> None:
     """
     from service.boot import serve as boot
     from service.server import PortTaken
-    from service.settings import SettingsError
-    from service.store.database import DataDirTaken
+    from service.settings import SettingsError, environment
+    from service.storage.errors import DataDirTaken
 
-    env = {**os.environ}
-    if host:
-        env["FIRSTOPEN_HOST"] = host
-    if port:
-        env["FIRSTOPEN_PORT"] = str(port)
     try:
+        env = environment()
+        if host:
+            env["FIRSTOPEN_HOST"] = host
+        if port:
+            env["FIRSTOPEN_PORT"] = str(port)
         boot(env)
     except (SettingsError, PortTaken, DataDirTaken) as exc:
         _stop(str(exc))
@@ -71,17 +69,27 @@ def serve(host: str | None, port: int | None) -> None:
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=_STARTER)
 def init(path: Path) -> None:
-    """Write a commented starter file (firstopen.toml, or PATH). An existing file is left as it is."""
-    from service.starter import NEXT_STEPS, STARTER
+    """Write a commented starter file (firstopen.toml, or PATH), and beside it a .env with a new secret.
 
+    Existing files are left as they are.
+    """
+    from service.env_file import ENV_FILE, BadEnvFile, read_env_file, write_env_file
+    from service.starter import STARTER, next_steps
+
+    env_path = path.parent / ENV_FILE
     try:
+        existing = read_env_file(env_path)
         with path.open("x", encoding="utf-8") as file:
             file.write(STARTER)
+        is_new = write_env_file(env_path)
+    except BadEnvFile as exc:
+        _stop(str(exc))
     except FileExistsError:
         _stop(f"{path} exists already; it is left as it is")
     except OSError as exc:
-        _stop(f"cannot write {path}: {exc.strerror or exc}")
-    click.echo(NEXT_STEPS.format(path=shlex.quote(str(path))))
+        _stop(f"cannot write {exc.filename}: {exc.strerror or exc}")
+    has_secret = is_new or bool(existing.get("FIRSTOPEN_SECRET"))
+    click.echo(next_steps(path, env_path, is_new=is_new, has_secret=has_secret))
 
 
 ROUTES_HELP = """\

@@ -1,7 +1,7 @@
 """Settings: ``firstopen.toml`` and the environment, into frozen Structs, checked at boot.
 
 A wrong or unknown setting stops the boot with its path and what was expected. Secrets come from the
-environment only; ``firstopen.toml`` names the variables that hold them.
+environment, or from a ``.env`` beside ``firstopen.toml``, which names the variables that hold them.
 """
 
 import os
@@ -16,6 +16,7 @@ import ada_url
 import msgspec
 from msgspec import Meta, Struct
 
+from service.env_file import ENV_FILE, BadEnvFile, read_env_file
 from service.limiting.rates import rates
 from service.resolve.evidence import canonical_domain
 from service.resolve.matching import CROWD_LIMIT_MAX
@@ -88,7 +89,6 @@ class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """``[dub]``: how Dub is called."""
 
     in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 100  # calls at a time, per endpoint
-    keepalive_s: Annotated[float, Meta(ge=1, le=600)] = 30
     timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
     slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: slow is as bad as failed
     breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window say nothing
@@ -180,13 +180,32 @@ def load(env: Mapping[str, str], *, keys_required: bool = True) -> Settings:
     return parse(text, env, name=str(path), keys_required=keys_required)
 
 
+def environment() -> dict[str, str]:
+    """Return the environment, after adding what the ``.env`` beside FIRSTOPEN_CONFIG's file sets.
+
+    Variables that the environment has already are not changed. The process's own environment is completed,
+    too: OpenTelemetry and OpenSSL read theirs from there. Raises ``SettingsError``.
+    """
+    if os.environ.get("FIRSTOPEN_CONFIG"):
+        try:
+            variables = read_env_file(Path(os.environ["FIRSTOPEN_CONFIG"]).parent / ENV_FILE)
+        except BadEnvFile as exc:
+            raise SettingsError(str(exc)) from exc
+        for name, value in variables.items():
+            os.environ.setdefault(name, value)
+    return {**os.environ}
+
+
 def of_commands(demo: Callable[[Mapping[str, str]], "Settings"]) -> Settings:
     """Read the settings that ``serve`` would use, for a command that needs no secret and no key.
 
     ``demo`` makes the settings where there is no FIRSTOPEN_CONFIG. Raises ``SettingsError``.
     """
-    env = {"FIRSTOPEN_SECRET": "unused: this command hashes and opens nothing", **os.environ}
-    return load(env, keys_required=False) if "FIRSTOPEN_CONFIG" in os.environ else demo(os.environ)
+    env = environment()
+    if "FIRSTOPEN_CONFIG" not in env:
+        return demo(env)
+    unused = {"FIRSTOPEN_SECRET": "unused: this command hashes and opens nothing"}
+    return load({**unused, **env}, keys_required=False)
 
 
 def parse(
@@ -356,7 +375,8 @@ def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
         found = f"one of {shortest}" if shortest else "nothing"
         raise SettingsError(
             f"FIRSTOPEN_SECRET: expected a secret of {_SECRET_MIN_CHARS} characters or more (commas separate"
-            f" several), got {found}; it is the same on every replica (make one: openssl rand -hex 32)"
+            f" several), got {found}; it is the same on every replica, set in the environment or in the"
+            f" {ENV_FILE} beside firstopen.toml (make one: openssl rand -hex 32)"
         )
     return secrets
 

@@ -1,8 +1,12 @@
-"""The file that ``firstopen init`` writes."""
+"""The ``firstopen.toml`` that ``firstopen init`` writes, and what it says then."""
+
+import shlex
+from pathlib import Path
 
 STARTER = """\
 # firstopen.toml: which apps firstopen answers for, and where their links land.
-# Secrets are not written here: this file names the environment variables that hold them.
+# Secrets are not written here: this file names the variables that hold them, which are set in the
+# environment or in a .env beside this file.
 
 [apps.acme]
 # In the app's binary, so not secret. The app sends it as "Authorization: Bearer dub_pk_...".
@@ -62,7 +66,6 @@ screen = "category"
 # How Dub is called.
 # [dub]
 # in_flight_max = 100                      # calls at a time, per endpoint; opens beyond it wait their budget
-# keepalive_s = 30
 # timeout_ms = 10000                       # a whole call; longer than a budget: a late answer still counts
 # slow_ms = 1000                           # a call that takes longer counts as failed
 # breaker_failures = 10                    # so many failed calls, and this share of all calls, within
@@ -94,8 +97,16 @@ screen = "category"
 # stop_ms = 12000
 """
 
-NEXT_STEPS = """\
-wrote {path}; next:
-  export FIRSTOPEN_CONFIG={path} FIRSTOPEN_SECRET="$(openssl rand -hex 32)"
-  firstopen routes
-  firstopen serve"""
+
+def next_steps(path: Path, env_path: Path, *, is_new: bool, has_secret: bool) -> str:
+    """Return what ``firstopen init`` prints: what it has written, and the commands to run next."""
+    config, env = shlex.quote(str(path)), shlex.quote(str(env_path))
+    commands = [f"export FIRSTOPEN_CONFIG={config}", "firstopen routes", "firstopen serve"]
+    if is_new:
+        written = f"wrote {config}, and {env} with a new FIRSTOPEN_SECRET: keep that out of version control"
+    elif has_secret:
+        written = f"wrote {config}; {env} is left as it is"
+    else:
+        written = f"wrote {config}; {env} is left as it is, and has no FIRSTOPEN_SECRET"
+        commands.insert(0, f"""printf '\\nFIRSTOPEN_SECRET=%s\\n' "$(openssl rand -hex 32)" >> {env}""")
+    return "\n  ".join([f"{written}; next:", *commands])

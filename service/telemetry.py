@@ -50,6 +50,8 @@ class Event(StrEnum):
     FORWARDED_BY_ANYBODY = "config.forwarded_by_anybody"
     """FIRSTOPEN_FORWARDED_ALLOW_IPS is ``*``: any caller may say what its address is. Rate limits and
     matching by address can be fooled then, unless only a proxy can connect."""
+    ENV_FILE_READABLE = "config.env_file_readable"
+    """Every user of the machine may read the secrets in this ``file``: ``chmod 600`` it."""
     OPEN_RESOLVED = "open.resolved"
     """Dub knew the link; the one line that every open at Dub leaves."""
     OPEN_UNKNOWN_LINK = "open.unknown_link"

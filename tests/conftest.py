@@ -1,26 +1,15 @@
 """The real app over HTTP, with a scripted Dub underneath."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from service.app import create_app
 from service.settings import parse
 from service.telemetry import configure_logs
 from tests.postgres import Postgres, serving
 from tests.support import CONFIG, ENV, FakeClock, FakeDub, LogLines, Service, running
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config,  # noqa: ARG001  by its name
-    item: pytest.Item,
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run what is marked ``both_loops`` on the loop that serves, too: their transports are not the same."""
-    loops = {"asyncio": asyncio.new_event_loop}
-    return loops | {"uvloop": uvloop.new_event_loop} if item.get_closest_marker("both_loops") else loops
 
 
 @pytest.fixture(autouse=True)

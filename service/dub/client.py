@@ -1,8 +1,7 @@
 """One small client for Dub's API; nothing of the caller's but its User-Agent goes out.
 
-It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies, redirects and
-environment proxies are not wanted here, and a call costs a third as much. A User-Agent is printable ASCII
-by the time it gets here.
+It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies and redirects are not
+wanted here, and a call costs a third as much. A User-Agent is printable ASCII by the time it gets here.
 """
 
 import asyncio
@@ -15,9 +14,8 @@ import aiohttp
 import httpx
 from msgspec import DecodeError
 
-from service.dub.connections import Answer
 from service.dub.guard import Guard, Guards
-from service.dub.transport import close, posting_over, read_bounded
+from service.dub.transport import Answer, close, posting_over, read_bounded
 from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 from service.resolve.deadlines import Deadlines
 from service.resolve.errors import (
@@ -328,11 +326,17 @@ def retry_after_s(text: str, now: float) -> float:
 
 
 def _unavailable(exc: Exception, *, answered: bool) -> DubUnavailable:
-    """Tell time running out from a connection that failed: httpx-aiohttp calls both a timeout."""
-    cause = exc.__cause__ if isinstance(exc.__cause__, aiohttp.ClientError) else exc
-    if isinstance(cause, httpx.TimeoutException | aiohttp.ServerTimeoutError):
-        return DubTimedOut(type(cause).__name__)
-    return DubUnreachable(type(cause).__name__, answered=answered)
+    """Name what a transport raised; ``answered``: after the head of an answer had been read."""
+    name = type(exc).__name__
+    match exc:
+        case httpx.TimeoutException() | aiohttp.ServerTimeoutError():
+            return DubTimedOut(name)
+        case aiohttp.ClientHttpProxyError():  # the proxy does not connect us: Dub was not asked
+            return DubUnreachable(f"{name}, status {exc.status}")
+        case aiohttp.ClientResponseError():  # the head of an answer is no HTTP, or over aiohttp's bounds
+            return DubGarbled(name)
+        case _:
+            return DubUnreachable(name, answered=answered)
 
 
 def _read(decode: Callable[[bytes], T], answer: bytes) -> T:

@@ -1,25 +1,45 @@
-"""What carries a call to Dub: a body goes out whole, an answer comes back whole, within a bound.
+"""Carry calls to Dub over aiohttp, behind httpx's transport interface.
 
-Calls of the API go over ``connections``; pages of events, which are read as they arrive, over
-httpx-aiohttp's transport. Errors are aiohttp's own there, which tell a refused connection from a timeout
-where httpx-aiohttp's mapping does not; ``DubClient`` translates them. Any other transport of httpx's (a
-test's, a tracer's) is asked through httpx's own objects.
+aiohttp brings keep-alive, proxies, TLS, happy eyeballs, and name resolution in a thread. The interface of
+httpx is the seam where tests put a scripted Dub, and tracing a span. A POST to the API calls aiohttp's
+session directly: building httpx's request and response objects would double its cost. Errors are aiohttp's
+own, which tell a refused connection from a timeout; ``DubClient`` translates them.
+
+What can go wrong:
+- An answer without an end: a body is bounded here, a head by aiohttp (128 headers, 8190 bytes each), the
+  time of a call by ``DubClient``.
+- A proxy or a certificate authority that the environment names and calls do not use: ``HTTPS_PROXY``,
+  ``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are read once, at the start, and a
+  value that cannot be used stops it.
+- A password in a proxy's URL: no message repeats the URL.
 """
 
 import ssl
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
+from ipaddress import ip_address
 from typing import Protocol, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from msgspec import Struct
 
-from service.dub.connections import ANSWER_MAX_BYTES, Answer, ConnectionPool, Target, composed
 from service.resolve.errors import DubGarbled
 
-_OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_WRITTEN_HERE = frozenset({"host", "content-length", "accept-encoding"})
-_DNS_TTL_S = 60
+ANSWER_MAX_BYTES = 256 * 1024
+
+_NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # headers that aiohttp would add
+_SET_BY_AIOHTTP = frozenset({"host", "content-length", "accept-encoding"})
+_KEEPALIVE_S = 30  # below the idle limit of common load balancers
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """A whole answer, and its Retry-After as it came (empty if there is none)."""
+
+    status: int
+    retry_after: str
+    body: bytes
 
 
 class Post(Protocol):
@@ -35,65 +55,57 @@ class Post(Protocol):
         ...
 
 
-class LeanTransport(AiohttpTransport):
-    """Keep-alive pools of connections, ``keepalive_s`` seconds each; in practice to one host."""
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """A pool of kept-alive connections for calls to ``base_url``; it opens with the first request.
 
-    def __init__(
-        self, client: Callable[[], aiohttp.ClientSession], tls: ssl.SSLContext, keepalive_s: float
-    ) -> None:
-        super().__init__(verify=tls, client=client)
-        self._tls = tls
-        self._keepalive_s = keepalive_s
-        self._targets: dict[str, tuple[Target, ConnectionPool]] = {}
-        self._pools: dict[tuple[str, int, bool], ConnectionPool] = {}
+    The guards bound how many calls are in flight, and so how many connections there are. Raises
+    ``ValueError`` or ``OSError`` if the environment names a proxy or certificates that cannot be used.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._proxy = proxy_for(base_url)
+        self._tls = _trusted()
+        self._opened: aiohttp.ClientSession | None = None
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]
     ) -> Answer:
-        """Fill ``Post``; raises ``OSError``, or ``ValueError`` for what cannot be sent."""
-        known = self._targets.get(url)
-        if known is None:
-            known = self._targets[url] = self._target(url)
-        target, pool = known
-        return await pool.ask(composed(target, headers, body), on_head)
+        """Fill ``Post``; raises ``aiohttp.ClientError`` or ``OSError``."""
+        async with await self._send("POST", url, headers, body) as response:
+            on_head()
+            answer = await _bounded(response.content.iter_any())
+            return Answer(response.status, response.headers.get("Retry-After", ""), answer)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request whose body is in memory; raises as ``post``, or ``aiohttp.ClientError``."""
-        if request.method == "POST":
-            headers = {name: value for name, value in request.headers.items() if name not in _WRITTEN_HERE}
-            on_head = request.extensions.get("on_head", _nobody)
-            answer = await self.post(str(request.url), headers, request.content, on_head)
-            retry = {"Retry-After": answer.retry_after} if answer.retry_after else None
-            return httpx.Response(answer.status, headers=retry, content=answer.body)
-        response = await self._session().request(
-            request.method,
-            str(request.url),
-            data=request.content,
-            headers=request.headers.multi_items(),
-            allow_redirects=False,
-        )
+        """Send a request whose body is in memory; the answer is read as it arrives."""
+        headers = {name: value for name, value in request.headers.items() if name not in _SET_BY_AIOHTTP}
+        response = await self._send(request.method, str(request.url), headers, request.content or None)
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
     async def aclose(self) -> None:
-        """Close what is idle."""
-        for pool in self._pools.values():
-            pool.close()
-        await super().aclose()
+        """Close every connection."""
+        if self._opened is not None:
+            await self._opened.close()
 
-    def _target(self, url: str) -> tuple[Target, ConnectionPool]:
-        target = Target.of(url)
-        origin = (target.host, target.port, target.is_secure)
-        pool = self._pools.get(origin)
-        if pool is None:
-            tls = self._tls if target.is_secure else None
-            pool = self._pools[origin] = ConnectionPool(target.host, target.port, tls, self._keepalive_s)
-        return target, pool
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        session = self._opened = self._opened or self._session()
+        try:
+            return await session.request(method, url, data=body, headers=headers, allow_redirects=False)
+        except RuntimeError as exc:  # uvloop's for a failed connection, aiohttp's for a closed session
+            raise ConnectionError(str(exc)) from exc
 
     def _session(self) -> aiohttp.ClientSession:
-        session = self.client
-        if not isinstance(session, aiohttp.ClientSession):
-            session = self.client = self.get_client()
-        return session
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=self._tls),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},  # so that the bound on a body holds for what it says
+            proxy=self._proxy,
+            skip_auto_headers=_NOT_ADDED,
+            timeout=aiohttp.ClientTimeout(),  # DubClient bounds a whole call
+        )
 
 
 class _Body(httpx.AsyncByteStream):
@@ -109,34 +121,54 @@ class _Body(httpx.AsyncByteStream):
         self._response.release()
 
 
-def open_transport(keepalive_s: float) -> LeanTransport:
-    """Return a transport; its session opens with the first request and ends with ``aclose``.
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL; ``None`` for none, and for loopback addresses.
 
-    The guards bound calls in flight, and so connections.
+    Raises ``ValueError``, which names the variable, for a proxy that is not an HTTP one.
     """
-    tls = httpx.create_ssl_context()
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if _is_loopback(host) or urllib.request.proxy_bypass(f"{host}:{parts.port}" if parts.port else host):
+        return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is None:
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not _is_http_url(proxy):
+        raise ValueError(f"{parts.scheme.upper()}_PROXY: expected the http or https URL of a proxy")
+    return proxy
 
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=keepalive_s, ssl=tls, ttl_dns_cache=_DNS_TTL_S
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_OWN_HEADERS,
-            timeout=aiohttp.ClientTimeout(),  # the client bounds a whole call
-        )
 
-    return LeanTransport(session, tls, keepalive_s)
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or a bracket that is not closed
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _trusted() -> ssl.SSLContext:
+    """Trust the authorities in ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, else certifi's; raises ``OSError``."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:
+        raise OSError(f"SSL_CERT_FILE: cannot read certificates from it: {exc.strerror or exc}") from exc
 
 
 def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
     """Return how to post over a transport."""
-    if isinstance(transport, LeanTransport):
+    if isinstance(transport, AiohttpTransport):
         return transport.post
 
     async def post(url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]) -> Answer:
-        told = {"on_head": on_head}  # for a LeanTransport underneath
-        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body), extensions=told)
+        request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
         request.read()  # as content= would, without guessing headers
         response = await transport.handle_async_request(request)
         on_head()
@@ -151,7 +183,7 @@ def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
 
 async def read_bounded(response: httpx.Response) -> bytes:
     """Read a whole answer; raises ``DubGarbled`` for one over ``ANSWER_MAX_BYTES``."""
-    return await _gathered(cast("httpx.AsyncByteStream", response.stream))
+    return await _bounded(cast("httpx.AsyncByteStream", response.stream))
 
 
 async def close(response: httpx.Response) -> None:
@@ -159,20 +191,12 @@ async def close(response: httpx.Response) -> None:
     await cast("httpx.AsyncByteStream", response.stream).aclose()
 
 
-async def _gathered(pieces: AsyncIterator[bytes] | httpx.AsyncByteStream) -> bytes:
+async def _bounded(pieces: AsyncIterator[bytes] | httpx.AsyncByteStream) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in pieces:
         size += len(chunk)
         if size > ANSWER_MAX_BYTES:
-            raise _too_long()
+            raise DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _too_long() -> DubGarbled:
-    return DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
-
-
-def _nobody() -> None:
-    """Nobody listens."""

@@ -22,10 +22,10 @@ FirstopenError
 ├── LinkUnknown              Dub's 404: final, an answer like any other
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
     ├── DubTimedOut
-    ├── DubUnreachable       refused, reset, TLS
+    ├── DubUnreachable       refused (by Dub or a proxy), reset, TLS
     ├── DubThrottled         a 429, or the time that an earlier one asked for
     ├── DubFailed            a status that is no answer, as ``status``
-    ├── DubGarbled           a 200 or 404 that does not read as Dub's
+    ├── DubGarbled           an answer that is no HTTP, too large, or does not read as Dub's
     ├── LinkFailing          Dub answered badly for this link a moment ago: it was not asked again
     ├── DubHeldBack          the circuit breaker is open: Dub was not asked
     └── DubCrowded           too many calls in flight: Dub was not asked
@@ -190,7 +190,7 @@ class DubFailed(DubUnavailable):
 
 
 class DubGarbled(DubUnavailable):
-    """A 200 or 404 that does not read as Dub's."""
+    """An answer that is no HTTP, is over a bound, or does not read as Dub's."""
 
 
 class LinkFailing(DubUnavailable):

@@ -2,5 +2,5 @@
 
 ``python -m tests.attack`` runs them in two minutes, prints a table, and exits 1 if one of them succeeds.
 Kills and full disks are in ``tests/durability``; answers of Dub's that are no HTTP in
-``tests/integration/test_connections.py``.
+``tests/integration/test_wire_to_dub.py``.
 """

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-_LIBRARIES = ("litestar", "uvicorn", "uvloop", "httptools", "msgspec", "httpx", "httpx-aiohttp", "aiohttp")
+_LIBRARIES = ("litestar", "uvicorn", "uvloop", "httptools", "msgspec", "httpx", "aiohttp")
 
 
 class Row(Struct, kw_only=True, omit_defaults=True, rename="camel"):

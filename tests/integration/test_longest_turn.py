@@ -16,7 +16,7 @@ from service.api.event_filters import events_query
 from service.api.http import BODY_MAX_BYTES, strict_body
 from service.app import create_app
 from service.dub.client import retry_after_s
-from service.dub.connections import ANSWER_MAX_BYTES
+from service.dub.transport import ANSWER_MAX_BYTES
 from service.dub.wire import decode_error, decode_opened
 from service.resolve.click_events import (
     PAGE_MAX_BYTES,

@@ -437,19 +437,6 @@ def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, unbuffered: 
         assert process.stop(signal.SIGINT) == 0
 
 
-def test_init_writes_a_file_that_serve_reads(tmp_path: Path) -> None:
-    """init writes a starter file once, and never over another."""
-    status, text = finished(["init"], tmp_path)
-    assert (status, "export FIRSTOPEN_CONFIG=firstopen.toml" in text) == (0, True)
-    written = (tmp_path / "firstopen.toml").read_text()
-    (tmp_path / "firstopen.toml").write_text(written + "# mine\n")
-    status, text = finished(["init"], tmp_path)
-    assert (status, "exists already" in text) == (2, True)
-    assert (tmp_path / "firstopen.toml").read_text() == written + "# mine\n"
-    status, text = finished(["routes"], tmp_path, {"FIRSTOPEN_CONFIG": "firstopen.toml"})
-    assert (status, "https://acme.com/product/:id" in text) == (0, True)
-
-
 @contextlib.contextmanager
 def _serving_over(dub_port: int, cwd: Path) -> Iterator[tuple[Process, str]]:
     """Serve one app against a Dub on this port; give the process and its base URL."""

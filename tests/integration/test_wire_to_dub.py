@@ -13,7 +13,11 @@ from tests.support import ANNA, CONFIG, ENV, LogLines, Service, running
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 BODY = b'{"clickId": "cccccccccccccccc", "link": null}'
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+OK = b"HTTP/1.1 200 OK\r\n"
+GOOD = OK + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+WHOLE_CHUNK = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 
 class RawDub:
@@ -114,6 +118,55 @@ async def test_dubs_cookies_are_not_kept(logs: LogLines) -> None:  # noqa: ARG00
 
 
 @pytest.mark.parametrize(
+    ("reply", "then"),
+    [
+        (CHUNKED + WHOLE_CHUNK + b"\r\n", "keep"),
+        (CHUNKED + WHOLE_CHUNK + b"X-Trailer: 1\r\n\r\n", "keep"),
+        (OK + b"\r\n" + BODY, "close"),
+        (GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"), "keep"),
+        (HINTS + HINTS + GOOD, "keep"),
+    ],
+    ids=["chunks", "a trailer", "until the end", "HTTP/1.0", "early hints"],
+)
+async def test_an_answer_is_read_in_each_form_of_http(reply: bytes, then: str) -> None:
+    """An answer ends by its length, its last chunk or with the connection; interim answers are skipped."""
+    async with service_over(RawDub(reply, then=then)) as service:
+        answer = await service.open("https://acme.link/some", install_id=ANNA)
+    assert answer.click_id == "c" * 16
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        GOOD + GOOD.replace(b"cccccccccccccccc", b"dddddddddddddddd"),
+        GOOD.replace(b"\r\nContent", b"\r\nConnection: close\r\nContent", 1),
+        GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ],
+    ids=["two answers at once", "Connection: close", "HTTP/1.0"],
+)
+async def test_a_connection_that_may_not_be_used_again_is_not(reply: bytes) -> None:
+    """An answer that no call asked for is not taken for the next call's."""
+    dub = RawDub(reply)
+    async with service_over(dub) as service:
+        for number in range(3):
+            answer = await service.open("https://acme.link/some", install_id=f"install-{number}")
+            assert answer.click_id == "c" * 16
+    assert dub.connections == 3
+
+
+async def test_a_late_answer_is_nobodys() -> None:
+    """A call that is given up does not leave its late answer to the next call."""
+    dub = RawDub(b"")
+    async with service_over(dub, "[dub]\ntimeout_ms = 100\n") as service:
+        given_up = await service.open("https://acme.link/some", install_id="install-1", budget_ms=10_000)
+        assert given_up.pending
+        dub.writers[0].write(GOOD.replace(b"cccccccccccccccc", b"dddddddddddddddd"))
+        dub.reply = GOOD
+        answer = await service.open("https://acme.link/some", install_id="install-2", budget_ms=10_000)
+    assert answer.click_id == "c" * 16
+
+
+@pytest.mark.parametrize(
     ("reply", "then", "error"),
     [
         (b"", "reset", "DubUnreachable"),
@@ -121,7 +174,17 @@ async def test_dubs_cookies_are_not_kept(logs: LogLines) -> None:  # noqa: ARG00
         (b"HTTP/1.1 200 OK\r\nContent-Le", "close", "DubUnreachable"),
         (GOOD[:-9], "close", "DubUnreachable"),
         (GOOD[:-9], "reset", "DubUnreachable"),
-        (b"\x15\x03\x01\x00\x02\x02\x46", "close", "DubUnreachable"),
+        (CHUNKED + WHOLE_CHUNK[:-3], "close", "DubUnreachable"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "close", "DubGarbled"),
+        (b"220 mail.example ESMTP\r\n\r\n", "close", "DubGarbled"),
+        (OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "keep", "DubGarbled"),
+        (OK + b"Content-Length: -1\r\n\r\nabc", "keep", "DubGarbled"),
+        (OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", "keep", "DubGarbled"),
+        (OK + b"X-Long: " + b"y" * 100_000, "keep", "DubGarbled"),
+        (OK + b"X-Many: y\r\n" * 1000, "keep", "DubGarbled"),
+        (CHUNKED + b"100000\r\n" + b" " * 1_000_000, "keep", "DubGarbled"),
+        (CHUNKED + WHOLE_CHUNK + b"X-Trailer: " + b"y" * 100_000, "keep", "DubGarbled"),
+        (OK + b"\r\n" + b" " * 1_000_000, "keep", "DubGarbled"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "keep", "DubGarbled"),
         (b"HTTP/1.1 200 Tr\xe8s bien\r\nContent-Length: 2\r\n\r\n{}", "keep", "DubGarbled"),
         (b"HTTP/1.1 404 No\r\nContent-Length: 6\r\n\r\n<html>", "keep", "DubGarbled"),

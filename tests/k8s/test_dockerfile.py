@@ -120,6 +120,7 @@ def test_no_index_or_host_is_named() -> None:
         ("var/firstopen.sqlite", False),
         ("firstopen.toml", False),
         (".env", False),
+        ("service/.env", False),
     ],
 )
 def test_the_context_is_what_is_copied(path: str, kept: bool) -> None:  # noqa: FBT001  a row of a table

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "outbox": {"outbox", "resolve", "storage", "store", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
-    "settings": {"limiting", "resolve", "settings", "validation"},
+    "settings": {"env_file", "limiting", "resolve", "settings", "validation"},
     "validation": set(),
     "telemetry": {"telemetry"},
     "tracing": {"tracing"},
@@ -52,7 +52,7 @@ def test_arrows_point_one_way(path: Path) -> None:
     part = part_of(path)
     if part in MAY_IMPORT:
         assert ours <= MAY_IMPORT[part]
-    http = {"httpx", "aiohttp", "httpx_aiohttp"} & {name.split(".")[0] for name in imports(path)}
+    http = {"httpx", "aiohttp"} & {name.split(".")[0] for name in imports(path)}
     assert not http or part in HTTPX_ROOMS
     assert part != "resolve" or "litestar" not in {name.split(".")[0] for name in imports(path)}
 

@@ -2,7 +2,7 @@
 
 The other parsers of what strangers send have such a test beside their tables: deep links (test_evidence),
 referrers and clipboards (test_wrapped_links), User-Agents (test_traits), install ids and single addresses
-(test_identity), dates of events (test_event_time), answers of Dub's as HTTP (test_connections).
+(test_identity), dates of events (test_event_time). Answers of Dub's that are no HTTP are in test_wire_to_dub.
 """
 
 import ipaddress
