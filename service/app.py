@@ -258,17 +258,10 @@ class _Parts:
             wall=self._wall,
             sleep=self._sleep,
         )
-        return AppMatching(
-            Matcher(
-                networks=networks,
-                activity=NetworkActivity(self.stores.database, clicks, app.name, rules),
-                claims=self.stores.claims,
-                rules=rules,
-                refused=self.metrics.claims_refused.inc,
-            ),
-            feed,
-            rules,
-        )
+        activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
+        refused = self.metrics.claims_refused.inc
+        matcher = Matcher(activity=activity, claims=self.stores.claims, rules=rules, refused=refused)
+        return AppMatching(networks, activity, matcher, feed, rules)
 
     def _resolver(
         self,

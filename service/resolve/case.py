@@ -31,6 +31,7 @@ class Case(Struct, gc=False, eq=False):
     dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
     climbed: Ladder | None = None
     seen_ip: str | UnsetType | None = UNSET
+    launch_key: bytes | None = None
     owes: bool = False  # it was answered before, without Dub
     repeats: bool = False  # the database knew its answer
     replay: bool = False  # made by the outbox: no caller waits for it
@@ -62,7 +63,9 @@ class Case(Struct, gc=False, eq=False):
     @property
     def first_launch_key(self) -> bytes:
         """Return the key under which the install's first launch is remembered, whatever its evidence."""
-        return answer_key(self.app.name, self.device, "first launch")
+        if self.launch_key is None:
+            self.launch_key = answer_key(self.app.name, self.device, "first launch")
+        return self.launch_key
 
     @property
     def first_to_report(self) -> Rung | None:

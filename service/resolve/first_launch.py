@@ -17,9 +17,19 @@ from service.resolve.click_feed import ClickFeed, Outcome, Problem
 from service.resolve.errors import DubUnavailable, LinkUnknown, StoreFailed
 from service.resolve.identity import upstream_user_agent
 from service.resolve.matcher import Matcher
-from service.resolve.matching import EXPLANATIONS, Click, Decision, FirstOpen, NoMatch, Rules, told_by_dub
+from service.resolve.matching import (
+    EXPLANATIONS,
+    Click,
+    Decision,
+    FirstOpen,
+    NoMatch,
+    Retirement,
+    Rules,
+    told_by_dub,
+)
 from service.resolve.model import SUPERSEDED, Link, Match, Open
-from service.resolve.ports import DubFirstOpens
+from service.resolve.networks import Networks
+from service.resolve.ports import DubFirstOpens, NetworkActivity
 from service.resolve.precedence import uses_up
 from service.resolve.trace import CandidateTrace, Look
 from service.resolve.traits import traits_of_open
@@ -55,6 +65,8 @@ _SUPERSEDED = Look(SUPERSEDED, "stronger evidence has found this install's click
 class AppMatching(Struct, frozen=True):
     """What matching one app's opens takes."""
 
+    networks: Networks
+    activity: NetworkActivity
     matcher: Matcher
     feed: ClickFeed
     rules: Rules
@@ -82,15 +94,21 @@ class FirstLaunches:
         """Note an open: it counts towards how crowded its network is."""
         app = self._apps.get(case.app.name)
         if app is not None:
-            case.network = app.matcher.saw(case.ip, case.device, int(case.opened_at * 1000))
+            case.network = app.networks.of(case.ip).key
+            if case.network is not None:
+                app.activity.saw(case.network, case.device, int(case.opened_at * 1000))
 
     def found(self, case: Case, link: Link) -> None:
         """Use up the web clicks of an install that came by this link."""
         app = self._apps.get(case.app.name)
-        if app is not None:
-            opened = self._first_open(case)
-            case.network = app.matcher.found(case.ip, opened, link.id)
-            case.traits = opened.device if opened.device.system else None
+        if app is None:
+            return
+        self.saw(case)
+        opened = self._first_open(case)
+        if case.network is not None and opened.device.system:
+            case.traits = opened.device
+            retirement = Retirement(opened.install, link.id, opened.at_ms, opened.device)
+            app.activity.found(case.network, retirement)
 
     async def look(
         self,
@@ -105,25 +123,29 @@ class FirstLaunches:
         app = self._apps.get(case.app.name)
         if app is None:
             return Look(_none("off"), "matching by address is off for this app")
-        network = app.matcher.networks.of(case.ip)
+        network = app.networks.of(case.ip)
         if network.key is None:
             reason = network.unmatchable or "no_address"
             return Look(_none(reason), EXPLANATIONS[reason])
         case.network = network.key
         opened = self._first_open(case)
-        told, outcome = await asyncio.gather(
-            self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
-            app.feed.sync(since, timeout_s),
-        )
+        told = None
+        if case.app.trusts_forwarded_ip:
+            told, outcome = await asyncio.gather(
+                self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
+                app.feed.sync(since, timeout_s),
+            )
+        else:
+            outcome = await app.feed.sync(since, timeout_s)
         if certain() is not None:
             return _SUPERSEDED
         try:
             if claim and outcome.allows_match:
-                decision = await app.matcher.match(case.ip, opened, told)
-            else:  # nothing is claimed from a window that may lack the right click
-                decision = await app.matcher.preview(case.ip, opened, told)
+                decision = await app.matcher.match(network.key, opened, told)
+            else:  # nothing is claimed while the right click may be missing
+                decision = await app.matcher.preview(network.key, opened, told)
         except StoreFailed:
-            why = "the claim cannot be written down, so no click is given"
+            why = "the database does not answer in time, so no click is given"
             return Look(_none("not_recorded"), why, pending=True, again=True)
         click = decision.click
         if claim and click is not None and (found := certain()) is not None:
@@ -131,7 +153,7 @@ class FirstLaunches:
                 await self._release(app.matcher, click.id, case.device)
             return _SUPERSEDED
         if claim and not outcome.allows_match:
-            app.matcher.saw(case.ip, case.device, opened.at_ms)
+            app.activity.saw(network.key, case.device, opened.at_ms)
         return _looked(decision, outcome)
 
     async def close(self) -> None:
@@ -150,7 +172,7 @@ class FirstLaunches:
     ) -> Click | None:
         """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
         caller = case.report.caller
-        if not case.app.trusts_forwarded_ip or case.ip is None:
+        if case.ip is None:
             return None
         user_agent = upstream_user_agent(caller.user_agent, case.device)
         try:

@@ -249,11 +249,6 @@ def odds_against(candidate: Candidate, installs: int) -> float:
     return ODDS_AGAINST[candidate.fit] + max(installs, 1) * (ODDS_PER_INSTALL + aged)
 
 
-def nothing(reason: NoMatch) -> Decision:
-    """Return the decision that there is none, before any click was looked at."""
-    return Decision(reason=reason)
-
-
 def told_by_dub(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
     """Make a candidate of what a Dub that honours forwarded addresses answered.
 

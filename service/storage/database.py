@@ -316,12 +316,16 @@ def _sizes(values: Values) -> int:
     return sum(len(value) for value in values if isinstance(value, bytes | str))
 
 
-async def _within(done: "asyncio.Future[T]", timeout_s: float | None) -> T:
+async def _within(done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None) -> list[list[Row]]:
+    if timeout_s is None:
+        return await done
+    late = StoreFailed(f"the database took longer than {timeout_s} s")
+    # each open waits here several times: a timer costs a fraction of asyncio.timeout
+    timer = asyncio.get_running_loop().call_later(timeout_s, _fail, done, late)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await done
-    except TimeoutError as exc:
-        raise StoreFailed(f"the database took longer than {timeout_s} s") from exc
+        return await done
+    finally:
+        timer.cancel()
 
 
 def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:

@@ -45,14 +45,14 @@ class World:
             metrics=Metrics(),
         )
         dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, wall=self.clock)
-        networks = Networks(b"a secret for tests")
+        self.networks = Networks(b"a secret for tests")
         self.kept = Kept(database)
         self.feed = ClickFeed(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
             events=EventFeed(dub, CallBudget(self._monotonic)),
             clicks=self.kept.store,
             window_s=3600,
-            networks=networks,
+            networks=self.networks,
             log=configure_logs("critical"),
             unreadable=Metrics().events_unreadable,
             clock=self._monotonic,
@@ -60,7 +60,6 @@ class World:
             sleep=self._sleep,
         )
         self.matcher = Matcher(
-            networks=networks,
             activity=self.kept.activity,
             claims=ClaimStore(database, self.clock),
             rules=Rules(),
@@ -72,8 +71,13 @@ class World:
         assert outcome.is_final, outcome
         device = blake2b(install.encode(), digest_size=8).hexdigest()
         opened = FirstOpen(device, int(self.clock() * 1000), traits_of_open(None, ua))
-        decision = await self.matcher.match(ip, opened)
+        decision = await self.matcher.match(self.network(ip), opened)
         return decision.click.link.key if decision.click else None
+
+    def network(self, ip: str) -> int:
+        key = self.networks.of(ip).key
+        assert key is not None
+        return key
 
     def _monotonic(self) -> float:
         return self.clock() - NOON
@@ -100,7 +104,7 @@ async def test_the_install_that_follows_a_click_gets_it(world: World) -> None:
     assert await world.first_open("dora") is None
     assert await world.first_open("anna") == "fb-promo"
     (event,) = await world.sandbox.events()
-    (held,) = await world.kept.clicks(world.matcher.networks.of(HOME).key or 0)
+    (held,) = await world.kept.clicks(world.network(HOME))
     assert (held.id, held.query) == (event["click"]["id"], "ref=ig")
     assert held.link.url == event["link"]["url"]
 

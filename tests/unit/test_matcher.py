@@ -17,18 +17,18 @@ from service.resolve.matching import (
     Click,
     FirstOpen,
     Rejection,
+    Retirement,
     Rules,
     told_by_dub,
 )
 from service.resolve.model import Link
-from service.resolve.networks import Networks
 from service.resolve.traits import Traits
 from service.storage.claims import ClaimStore
 from service.storage.database import Database
 from tests.databases import Kept, sqlite
 
 NOW_MS = 1_785_585_600_000
-HOME, OFFICE = "203.0.113.7", "203.0.113.200"
+HOME, OFFICE = 7, 2**64 - 1  # networks, as keyed hashes
 IOS, ANDROID = Traits("ios", "", 17), Traits("android")
 PROMO = Link("link_promo", "acme.link", "promo", "https://acme.com/promo")
 OTHER = Link("link_other", "acme.link", "other", "https://acme.com/other")
@@ -47,20 +47,20 @@ class World:
         rules = Rules(ambiguous=ambiguous, crowd_limit=crowd_limit)
         self.kept = Kept(database, rules=rules)
         self.claims = ClaimStore(database, lambda: NOW_MS / 1000)
-        self.networks = Networks(b"a secret for tests")
-        self.matcher = Matcher(
-            networks=self.networks, activity=self.kept.activity, claims=self.claims, rules=rules
-        )
+        self.matcher = Matcher(activity=self.kept.activity, claims=self.claims, rules=rules)
 
-    async def click(self, click_id: str, age_s: int = 42, ip: str = HOME, link: Link = PROMO) -> None:
-        key = self.networks.of(ip).key
-        assert key is not None
+    async def click(self, click_id: str, age_s: int = 42, network: int = HOME, link: Link = PROMO) -> None:
         click = Click(click_id, NOW_MS - age_s * 1000, link, "", Traits("ios", "iphone", 17))
-        await self.kept.add((key, click))
+        await self.kept.add((network, click))
 
-    async def match(self, install: str, ip: str | None = HOME, device: Traits = IOS) -> str | None:
-        decision = await self.matcher.match(ip, an_open(install, device))
+    async def match(self, install: str, network: int = HOME, device: Traits = IOS) -> str | None:
+        decision = await self.matcher.match(network, an_open(install, device))
         return decision.click.id if decision.click else None
+
+    def found(self, install: str, network: int = HOME, ago_s: int = 0, device: Traits = IOS) -> None:
+        """Let an install have been found by the link itself."""
+        retirement = Retirement(named(install), PROMO.id, NOW_MS - ago_s * 1000, device)
+        self.kept.activity.found(network, retirement)
 
     async def owners(self, *clicks: str) -> dict[str, str]:
         return dict(await self.claims.owners(clicks))
@@ -124,23 +124,14 @@ async def test_another_network_is_another_home(database: Database) -> None:
     assert await world.match("anna") == "one"
 
 
-async def test_an_address_that_is_nobodys_says_so(database: Database) -> None:
-    """Without a network of its own an open is not matched, and the reason is the network's."""
-    world = World(database)
-    reasons = [
-        (await world.matcher.match(ip, an_open("anna"))).reason for ip in ("10.0.0.1", "100.64.0.1", None)
-    ]
-    assert reasons == ["private_address", "shared_network", "no_address"]
-
-
 async def test_crowds_are_counted_from_every_open(database: Database) -> None:
     """Opens of any kind make a crowd: the fourth install on a network is refused, elsewhere it is not."""
     world = World(database)
     await world.click("one")
-    await world.click("two", ip=OFFICE)
+    await world.click("two", network=OFFICE)
     for install in ("ben", "carl", "dora", "dora"):
-        world.matcher.saw(OFFICE, named(install), NOW_MS - 60_000)
-        world.matcher.saw(HOME, named("ben"), NOW_MS - 60_000)
+        world.kept.activity.saw(OFFICE, named(install), NOW_MS - 60_000)
+        world.kept.activity.saw(HOME, named("ben"), NOW_MS - 60_000)
     decision = await world.matcher.match(OFFICE, an_open("anna"))
     assert (decision.reason, decision.installs) == ("crowd", 4)
     assert await world.match("anna") == "one"
@@ -174,7 +165,7 @@ async def test_stronger_evidence_uses_clicks_up(database: Database) -> None:
     world = World(database)
     await world.click("seen")
     await world.click("another link's", link=OTHER)
-    world.matcher.found(HOME, an_open("anna"), PROMO.id)
+    world.found("anna")
     assert await world.match("ben") == "another link's"
     await world.click("late", 30)
     decision = await world.matcher.match(HOME, an_open("carl"))
@@ -190,20 +181,17 @@ async def test_a_second_click_of_one_that_is_used_up_is_used_up(database: Databa
     """The phone that was found by its link clicked once more, later than Dub's clock explains."""
     world = World(database)
     await world.click("first", 100)
-    before = FirstOpen(named("anna"), NOW_MS - 90_000, IOS)
-    world.matcher.found(HOME, before, PROMO.id)
+    world.found("anna", ago_s=90)
     await world.click("second", 10)
     assert await world.match("ben") is None
 
 
 async def test_stronger_evidence_is_its_networks_alone(database: Database) -> None:
-    """It reaches no other network and no other system, and none without an address."""
+    """It reaches no other network and no other system."""
     world = World(database)
     await world.click("one")
-    world.matcher.found(OFFICE, an_open("anna"), PROMO.id)
-    world.matcher.found("10.0.0.1", an_open("anna"), PROMO.id)
-    world.matcher.found(HOME, an_open("anna", ANDROID), PROMO.id)
-    world.matcher.found(HOME, an_open("anna", Traits()), PROMO.id)
+    world.found("anna", OFFICE)
+    world.found("anna", device=ANDROID)
     assert await world.match("ben") == "one"
 
 
@@ -216,14 +204,14 @@ async def test_stronger_evidence_is_its_networks_alone(database: Database) -> No
     st.sampled_from(["refuse", "latest"]),
 )
 def test_no_click_is_ever_given_twice(
-    seen: list[tuple[int, str]], asking: list[tuple[int, str, bool]], ambiguous: Ambiguous
+    seen: list[tuple[int, int]], asking: list[tuple[int, int, bool]], ambiguous: Ambiguous
 ) -> None:
     """Whatever the clicks and whoever asks when and how often: a click is one install's."""
 
     async def play(database: Database) -> None:
         world = World(database, ambiguous)
-        for number, ip in seen:
-            await world.click(f"{ip} {number}", number, ip, PROMO if number % 2 else OTHER)
+        for number, network in seen:
+            await world.click(f"{network} {number}", number, network, PROMO if number % 2 else OTHER)
         waves = [asking[at : at + 4] for at in range(0, len(asking), 4)]
         given_to: dict[str, set[str]] = {}
         for wave in waves:
@@ -233,11 +221,11 @@ def test_no_click_is_ever_given_twice(
                     given_to.setdefault(click, set()).add(f"install {number}")
         assert all(len(installs) == 1 for installs in given_to.values())
 
-    async def one(world: World, number: int, ip: str, is_certain: bool) -> str | None:  # noqa: FBT001
+    async def one(world: World, number: int, network: int, is_certain: bool) -> str | None:  # noqa: FBT001
         if is_certain:
-            world.matcher.found(ip, an_open(f"install {number}"), PROMO.id)
+            world.found(f"install {number}", network)
             return None
-        return await world.match(f"install {number}", ip)
+        return await world.match(f"install {number}", network)
 
     async def run() -> None:
         with TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from service.resolve.matcher import Matcher
-from service.resolve.matching import Ambiguous, Click, Decision, FirstOpen, Rules
+from service.resolve.matching import Ambiguous, Click, Decision, FirstOpen, Retirement, Rules
 from service.resolve.model import BY_DEEP_LINK, NO_MATCH, Link, Open
 from service.resolve.networks import Networks
 from service.resolve.traits import traits_of_click, traits_of_open
@@ -66,12 +66,9 @@ class _Service:
         self._clicks = ClickStore(database, cipher, "acme", "all")
         self._opens = OpenStore(database, cipher, clock=self._unix_time, unix_time=self._unix_time)
         self._ids = count()
-        self._matcher = Matcher(
-            networks=self._networks,
-            activity=NetworkActivity(database, self._clicks, "acme", rules),
-            claims=ClaimStore(database, self._unix_time),
-            rules=rules,
-        )
+        self._activity = NetworkActivity(database, self._clicks, "acme", rules)
+        claims = ClaimStore(database, self._unix_time)
+        self._matcher = Matcher(activity=self._activity, claims=claims, rules=rules)
 
     async def see(self, clicks: Sequence[Clicked]) -> None:
         """Store clicks that Dub shows."""
@@ -87,15 +84,19 @@ class _Service:
     async def answer(self, opened: Opened) -> Decision | None:
         """Answer an open; only those that bring no stronger evidence are matched."""
         asked = _first_open(opened)
-        if opened.stronger:
-            link = _link(opened.link or 0)
-            self._matcher.saw(opened.ip, asked.install, asked.at_ms)
-            network = self._matcher.found(opened.ip, asked, link.id)
-            self._keep(asked, network, link)
-            return None
-        network = self._matcher.saw(opened.ip, asked.install, asked.at_ms)
-        decision = await self._matcher.match(opened.ip, asked) if opened.first else None
-        self._keep(asked, network)
+        network = self._networks.of(opened.ip)
+        link = _link(opened.link or 0) if opened.stronger else None
+        decision = None
+        if network.key is not None:
+            self._activity.saw(network.key, asked.install, asked.at_ms)
+            if link is not None and asked.device.system:
+                retirement = Retirement(asked.install, link.id, asked.at_ms, asked.device)
+                self._activity.found(network.key, retirement)
+            elif opened.first and link is None:
+                decision = await self._matcher.match(network.key, asked)
+        elif opened.first and link is None:
+            decision = Decision(reason=network.unmatchable)
+        self._keep(asked, network.key, link)
         return decision
 
     def _keep(self, asked: FirstOpen, network: int | None, link: Link | None = None) -> None:

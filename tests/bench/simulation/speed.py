@@ -107,7 +107,8 @@ class Service:
     """From a reported open to its answer, as the service does it, without HTTP."""
 
     def __init__(self, networks: Networks, kept: Kept) -> None:
-        self._matcher = Matcher(networks=networks, activity=kept.activity, claims=kept.claims, rules=Rules())
+        self._networks = networks
+        self._matcher = Matcher(activity=kept.activity, claims=kept.claims, rules=Rules())
         self._identity = Identity([_SECRET])
         self._proxies = TrustedProxies(["127.0.0.0/8"])
         self._decode = msgspec.json.Decoder(_Report).decode
@@ -121,7 +122,7 @@ class Service:
         device = self._identity.device("acme", report.install_id, None, _AGENT)
         answer_key("acme", device, f"first:{report.dub_domain}")
         opened = FirstOpen(device, _NOW_MS, traits_of_open("ios", _AGENT))
-        decision = await self._matcher.match(ip, opened)
+        decision = await self._matcher.match(self._networks.of(ip).key or 0, opened)
         self.matched += decision.click is not None
         return self._encode(_reply(decision))
 
