@@ -30,6 +30,7 @@ _BACKLOG = 2048
 _TICKS_PER_S = 10  # of uvicorn's main loop
 _DESCRIPTORS_OF_OURS = 256  # for calls to Dub, the database, files
 _CONNECTIONS_MAX = 20_000
+_CONNECTIONS_FEW = 10_000  # fewer are worth a warning
 _GC_THRESHOLDS = (50_000, 20, 100)  # at the defaults, collecting costs a tenth of a miss
 
 
@@ -109,7 +110,7 @@ def connections_max(log: Log) -> int:
     if soft == resource.RLIM_INFINITY:
         return _CONNECTIONS_MAX
     most = min(_CONNECTIONS_MAX, max(soft - _DESCRIPTORS_OF_OURS, soft // 2))
-    if most < _CONNECTIONS_MAX:
+    if most < _CONNECTIONS_FEW:
         log.warning(Event.FEW_DESCRIPTORS, descriptors=soft, connections_max=most)
     return most
 

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
-from tests.bench.processes import Server, clean_env, fetch, free_port, serving
+from tests.bench.processes import Failed, Server, clean_env, fetch, free_port, serving
 from tests.bench.sample import CONFIG, DUB_API_KEY, SECRET
 from tests.bench.upstream import Counts
-from tests.bench.valkey import Valkey, running
+from tests.postgres import Postgres, PostgresMissing
+from tests.postgres import serving as serving_postgres
 
 _ANSWER_EVERYTHING = frozenset({"echo", "aiohttp_proxy"})
-# 50 ms for an answer pass on a machine that others use; what comes of it is in what a measure counts.
-VALKEY_LATE = ("valkey.failing",)
 
 _HARMLESS = (b'"level":"info"', b'"level":"debug"')
 _LATE = b'"event":"open.late"'
@@ -38,6 +38,10 @@ class Upstream(msgspec.Struct, frozen=True):
     def delay(self, delay_ms: int) -> None:
         """Make it answer so much later from now on."""
         fetch("PUT", f"{self.url}/delay", str(delay_ms))
+
+    def clicks(self, count: int) -> None:
+        """Make it list so many clicks, each from an address of its own, made within the last hour."""
+        fetch("PUT", f"{self.url}/clicks", str(count))
 
     def stall(self) -> None:
         """Make it answer nothing from now on."""
@@ -69,7 +73,7 @@ class Lab:
         """Run a fake Dub on the load's core."""
         port = free_port()
         command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
-        log = self._new_folder("upstream") / "log"
+        log = self.new_folder("upstream") / "log"
         with serving(
             command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/counts"
         ) as server:
@@ -80,7 +84,7 @@ class Lab:
         """Run one of ``tests.bench.baselines``."""
         port = free_port()
         command = [sys.executable, "-m", "tests.bench.baselines", name, str(port), upstream.url]
-        log = self._new_folder(name) / "log"
+        log = self.new_folder(name) / "log"
         with serving(
             command,
             port=port,
@@ -98,12 +102,16 @@ class Lab:
         upstream: Upstream,
         *,
         tables: str = "",
-        valkey: Valkey | None = None,
+        database_url: str = "",
         port: int | None = None,
+        folder: Path | None = None,
     ) -> Iterator[Server]:
-        """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``."""
+        """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``.
+
+        Without a ``database_url`` it has SQLite in its ``folder``, which is a new one unless it is given.
+        """
         port = port or free_port()
-        folder = self._new_folder("firstopen")
+        folder = folder or self.new_folder("firstopen")
         config = folder / "firstopen.toml"
         config.write_text(f"{CONFIG}\n{tables}")
         env = {
@@ -115,8 +123,8 @@ class Lab:
             "DUB_BASE_URL": upstream.url,
             **DUB_API_KEY,
         }
-        if valkey is not None:
-            env["FIRSTOPEN_VALKEY_URL"] = valkey.url
+        if database_url:
+            env["FIRSTOPEN_DATABASE_URL"] = database_url
         command = [sys.executable, "-m", "service", "serve"]
         with serving(
             command,
@@ -126,26 +134,30 @@ class Lab:
             env=env,
             ready_path="/health/ready",
         ) as server:
-            yield server
+            yield structs.replace(server, database_url=database_url)
 
     @contextmanager
-    def valkey(self, *, is_traced: bool = False) -> Iterator[Valkey]:
-        """Run a Valkey or Redis on the load's core; one that ``is_traced`` has its fsyncs written down."""
-        with running(self._new_folder("valkey"), core=self.load_core, is_traced=is_traced) as valkey:
-            yield valkey
+    def postgres(self) -> Iterator[Postgres]:
+        """Run a PostgreSQL with its own defaults on the load's core, as this process is pinned to it."""
+        try:
+            with serving_postgres() as server:
+                yield server
+        except PostgresMissing as exc:
+            raise Failed(str(exc)) from exc
 
     @contextmanager
     def proxy(self, *args: str) -> Iterator[Server]:
         """Run ``tests.bench.proxy`` on the load's core."""
         port = free_port()
         command = [sys.executable, "-m", "tests.bench.proxy", str(port), *args]
-        log = self._new_folder("proxy") / "log"
+        log = self.new_folder("proxy") / "log"
         with serving(
             command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/proxy/status"
         ) as server:
             yield server
 
-    def _new_folder(self, name: str) -> Path:
+    def new_folder(self, name: str) -> Path:
+        """Return a new empty folder."""
         self._started += 1
         folder = self._folder / f"{self._started}-{name}"
         folder.mkdir()

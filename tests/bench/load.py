@@ -4,6 +4,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -23,10 +24,11 @@ _CLICK_ID_CHARS = 16
 _WARM_UP_S = 1
 _ASKED_EVERY_S = 0.1
 
-POOL = 2000  # installs
+POOL = 12_000  # installs: two pools are more than a process with [cache] memory_mb = 16 remembers
 
-# One install's again and again; every time another's; or a pool's installs in turns, another pool each run.
-Opens = Literal["same", "new", "pooled"]
+# One install's again and again; every time another's; a pool's installs in turns, another pool each run; or
+# first launches without a link, each another install's at an address that no run used before.
+Opens = Literal["same", "new", "pooled", "first launch"]
 Upcalls = Literal["none", "each", "any"]  # what an open may cost upstream
 
 
@@ -34,8 +36,10 @@ _OPENS: dict[Opens, str] = {
     "same": sample.body(sample.INSTALL),
     "new": sample.body("INSTALL"),
     "pooled": sample.body("INSTALL"),
+    "first launch": sample.first_launch("INSTALL"),
 }
 _POOLS = cycle(("00000000", "00000001"))
+_addresses_used: Counter[str] = Counter()  # by server
 
 
 class Run(Struct, frozen=True):
@@ -98,7 +102,10 @@ class Series(Struct):
 def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
     """Load one server with opens for whole seconds; raises ``Failed`` if wrk does."""
     with _opens(lab, url, opens, seconds) as running:
-        return _result(running, seconds)
+        run = _result(running, seconds)
+    if opens == "first launch":
+        _addresses_used[url] += run.requests + CONNECTIONS  # those under way at the end
+    return run
 
 
 def leads(lab: Lab, url: str, clients: int, seconds: int) -> Run:
@@ -120,8 +127,12 @@ def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_
 
 @contextmanager
 def _opens(lab: Lab, url: str, opens: Opens, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    pool = {"BENCH_RUN": next(_POOLS), "BENCH_POOL": str(POOL)} if opens == "pooled" else {}
-    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds, pool) as running:
+    settings = {}
+    if opens == "pooled":
+        settings = {"BENCH_RUN": next(_POOLS), "BENCH_POOL": str(POOL)}
+    elif opens == "first launch":
+        settings = {"BENCH_SKIP": str(_addresses_used[url])}
+    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds, settings) as running:
         yield running
 
 

@@ -26,12 +26,16 @@ class Failed(Exception):
 
 
 class Server(Struct, frozen=True):
-    """A process that answers at ``url``. ``ready_s`` counts from just before it was started."""
+    """A process that answers at ``url``. ``ready_s`` counts from just before it was started.
+
+    ``database_url`` is a firstopen's that has PostgreSQL; else its SQLite file is in ``folder``.
+    """
 
     url: str
     pid: int
     log: Path
     ready_s: float
+    database_url: str = ""
 
     @property
     def folder(self) -> Path:

@@ -22,6 +22,7 @@ publishable_keys = ["dub_pk_acme"]
 domains = ["acme.link"]
 default_screen = "home"
 leads = "client"
+analytics_calls_per_s = 100
 dub_api_key_env = "BENCH_DUB_API_KEY"
 
 [[apps.acme.routes]]
@@ -49,6 +50,13 @@ def body(install: str, *, budget_ms: int = BUDGET_MS) -> str:
             "appVersion": "2.4.1",
             "budgetMs": budget_ms,
         }
+    ).decode()
+
+
+def first_launch(install: str) -> str:
+    """Return an open without a link, as a phone reports it on its first launch."""
+    return json.encode(
+        {"installId": install, "platform": "ios", "appVersion": "2.4.1", "budgetMs": BUDGET_MS}
     ).decode()
 
 

@@ -1,13 +1,17 @@
 """A fake Dub: one well-formed answer with a clickId of its own per open, as fast as Python can.
 
 ``GET /counts`` tells what it was told of; ``PUT /delay`` (a body in ms) makes opens slower; ``PUT /stall``
-(``on`` or ``off``) leaves opens, leads and sales unanswered until it is taken back, as the sandbox's does.
+(``on`` or ``off``) leaves opens, leads and sales unanswered until it is taken back, as the sandbox's does;
+``PUT /clicks`` (a count) makes ``GET /events`` list so many, one for each address from 198.18.0.0 on.
 Run as ``python -m tests.bench.upstream PORT``.
 """
 
 import asyncio
 import sys
+import time
+from datetime import UTC, datetime
 from typing import cast
+from urllib.parse import parse_qs, urlsplit
 
 import uvloop
 from msgspec import Struct, json
@@ -23,6 +27,17 @@ _LED = (
 )
 _SOLD = b'{"eventName":"Purchase","customer":{"id":"cus_1"},"sale":{"amount":1,"currency":"usd"}}'
 _DEFERRED = b'"mode":"deferred"'
+# What /events lists, as far as anybody looks at it.
+_EVENT = (
+    b'{"event":"click","timestamp":"%b","click":{"id":"click%011d","timestamp":"%b","ip":"198.%d.%d.%d",'
+    b'"url":"https://acme.link/fb-promo?ref=ig","country":"DE","city":"Berlin","region":"BE","continent":"EU",'
+    b'"device":"Mobile","browser":"Mobile Safari","os":"iOS","referer":"(direct)","qr":false,'
+    b'"trigger":"link","ua":"Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 '
+    b'(KHTML, like Gecko) Version/18.1 Mobile/15E148 Safari/604.1"},'
+    b'"link":{"id":"link_1","domain":"acme.link","key":"fb-promo","shortLink":"https://acme.link/fb-promo","url":"https://acme.com/product/123"}}'
+)
+_NEWEST_S, _OLDEST_S = 300, 2700  # ago: what every sync reads again is newer, what is never matched older
+_PAGE_EVENTS = 100  # of a page whose ``limit`` is not said
 _REPLY = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
@@ -43,6 +58,8 @@ class State:
         self.counts = Counts()
         self.delay_s = 0.0
         self.stalled = False
+        self.clicks = 0
+        self.clicks_from_s = 0.0  # Unix time of the oldest
         self.waiting: list[tuple[Protocol, bytes, bytes]] = []
 
 
@@ -104,6 +121,11 @@ class Protocol(asyncio.Protocol):
         state = self._state
         if head.startswith(b"GET /counts "):
             return _reply(b"200 OK", json.encode(state.counts))
+        if head.startswith(b"GET /events?"):
+            return _reply(b"200 OK", _events(state, head))
+        if head.startswith(b"PUT /clicks "):
+            state.clicks, state.clicks_from_s = int(body), time.time() - _OLDEST_S
+            return _reply(b"200 OK", body)
         if head.startswith(b"PUT /delay "):
             state.delay_s = float(body) / 1000
             return _reply(b"200 OK", body)
@@ -115,6 +137,23 @@ class Protocol(asyncio.Protocol):
                     connection.answer(its_head, its_body)
             return _reply(b"200 OK", body)
         return _reply(b"404 Not Found", b'{"error":{"code":"not_found","message":"","doc_url":""}}')
+
+
+def _events(state: State, head: bytes) -> bytes:
+    """List a page of the clicks, newest first."""
+    query = parse_qs(urlsplit(head.split(b" ", 2)[1]).query)
+    limit = int(query.get(b"limit", [b"%d" % _PAGE_EVENTS])[0])
+    skipped = (int(query.get(b"page", [b"1"])[0]) - 1) * limit
+    last = state.clicks - skipped
+    return b"[%b]" % b",".join(
+        _event(state, number) for number in range(last - 1, max(last - limit, 0) - 1, -1)
+    )
+
+
+def _event(state: State, number: int) -> bytes:
+    at_s = state.clicks_from_s + (_OLDEST_S - _NEWEST_S) * number / state.clicks
+    at = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    return _EVENT % (at, number, at, 18 + (number >> 16), number >> 8 & 255, number & 255)
 
 
 def _content_length(head: bytes) -> int:

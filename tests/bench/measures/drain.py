@@ -1,12 +1,21 @@
-"""After an outage: how soon has Dub what it missed, and what do people notice of that?"""
+"""After an outage: how soon has Dub what it missed, and what do people notice of that?
 
+Opens of the moment find out whether Dub answers again, and what is queued never does: so people go on
+opening links, one a second, as they would.
+"""
+
+import secrets
 import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from tests.bench import sample
 from tests.bench.lab import Lab, Upstream, complaints
 from tests.bench.load import wrk, wrk_until
 from tests.bench.measures.stalled import Owed, open_breaker
 from tests.bench.outside import queued, wait_until
-from tests.bench.processes import Failed, Server
+from tests.bench.processes import Failed, Server, fetch
 from tests.bench.table import Row
 
 OPENS = 10_000
@@ -16,6 +25,7 @@ HITS_KEPT = 0.6
 _ROUNDS_MAX = 3  # each is an outage and the recovery from it
 _FILLS_MAX = 60
 _GIVEN_UP_S = 120
+_EVERY_S = 1.0
 _ASIDE = ("open.degraded", "open.late")  # as they should be
 
 
@@ -32,15 +42,16 @@ def run(lab: Lab) -> list[Row]:
             before = wrk(lab, service.url, "same", lab.seconds)
             opens.append(_fill(lab, upstream, service))
             heard = upstream.counts().opens
-            upstream.recover()
-            until_first_s = wait_until(
-                lambda: upstream.counts().opens - heard > OPENS // 100,  # noqa: B023  called at once
-                within_s=_GIVEN_UP_S,
-                what="the breaker closes again",
-            )
-            meanwhile = wrk_until(
-                lab, service.url, "same", lambda: queued(service) == 0, at_most_s=_GIVEN_UP_S
-            )
+            with _people(service):
+                upstream.recover()
+                until_first_s = wait_until(
+                    lambda: upstream.counts().opens - heard > OPENS // 100,  # noqa: B023  called at once
+                    within_s=_GIVEN_UP_S,
+                    what="the breaker closes again",
+                )
+                meanwhile = wrk_until(
+                    lab, service.url, "same", lambda: queued(service) == 0, at_most_s=_GIVEN_UP_S
+                )
             drained_s = until_first_s + meanwhile.duration_us / 1e6
             after = wrk(lab, service.url, "same", lab.seconds)
             took_s.append(drained_s * OPENS / opens[-1])
@@ -66,6 +77,24 @@ def run(lab: Lab) -> list[Row]:
         ),
         Row(name="    hits meanwhile / before and after", rounds=kept, at_least=HITS_KEPT, problems=problems),
     ]
+
+
+@contextmanager
+def _people(service: Server) -> Iterator[None]:
+    """Report another install's open every second, until the block ends."""
+    over = threading.Event()
+
+    def report() -> None:
+        while not over.wait(_EVERY_S):
+            fetch("POST", f"{service.url}/v1/opens", sample.body(secrets.token_hex(16)), sample.HEADERS)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _fill(lab: Lab, upstream: Upstream, service: Server) -> int:

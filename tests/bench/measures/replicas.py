@@ -1,82 +1,69 @@
-"""Measure what replicas share: a hit that only the shared tier has, and what opens and leads take there."""
+"""What replicas share: a repeat that only PostgreSQL has, and what opens and leads take there."""
 
 from typing import Any
 
-from tests.bench.lab import VALKEY_LATE, Lab, Upstream, complaints
+from tests.bench.lab import Lab, Upstream, complaints
 from tests.bench.load import CONNECTIONS, POOL, Run, Subject, alternate, leads, ratios, wrk_until
-from tests.bench.outside import counted, wait_until
+from tests.bench.outside import counted, number, queued, wait_until
 from tests.bench.processes import Failed, Server
 from tests.bench.table import Row
-from tests.bench.valkey import Valkey
 
-VALKEY_OVER_MEMORY = 0.35
+SHARED_OVER_MEMORY = 0.35
+OPEN_BYTES = 600
 OPENS = 20_000
 
-MEMORY_HIT, VALKEY_HIT = "firstopen with Valkey, a hit in process", "firstopen, a hit that only Valkey has"
+MEMORY_HIT, SHARED_HIT = "firstopen with PostgreSQL, a hit in process", "a repeat that only PostgreSQL has"
 
-# Smaller than a pool of installs that take turns: whoever comes has been forgotten in process.
+# Remembers fewer installs than the pools have that take turns: whoever comes has been forgotten in process.
 _SMALL = """
 [cache]
 memory_mb = 16
 """
-_STRAYS = 1  # of "in process": the first of a run comes from Valkey, and others wait for it
 _WITHIN_S = 30
 _FILLED_WITHIN_S = 120
-_KEYS = {"answer": "fo1:a:*", "open": "fo1:o:*", "install": "fo1:d:*", "lead": "fo1:{outbox}:e:*"}
 
 
-class Tier:
-    """Holds the service's own counters against what wrk has seen: which tier had the answers."""
+class Misses:
+    """Holds the service's own counters against what wrk has seen: how many answers it did not remember."""
 
-    def __init__(self, service: Server, tier: str) -> None:
+    def __init__(self, service: Server) -> None:
         self._service = service
-        self._tier = tier
         self._before = self._now()
         self.problems: list[str] = []
 
-    def rebase(self) -> None:
-        """Count from here."""
-        self._before = self._now()
+    def expect_none(self, run: Run) -> None:
+        """Look whether the process remembered all answers since the last look, but the first."""
+        self._expect(run, at_least=0, at_most=CONNECTIONS)
 
-    def compare(self, run: Run) -> None:
-        """Look whether all the answers since came from this tier."""
-        hits = {tier: count - self._before[tier] for tier, count in self._now().items()}
-        here = hits.pop(self._tier)
-        if here < run.requests - CONNECTIONS or sum(hits.values()) > _STRAYS:
-            self.problems.append(f"{run.requests} answers, {here} hits in {self._tier}, {hits}")
+    def expect_all(self, run: Run) -> None:
+        """Look whether it remembered none of them."""
+        self._expect(run, at_least=run.requests, at_most=run.requests + CONNECTIONS)
 
-    def _now(self) -> dict[str, int]:
-        return {
-            tier: counted(self._service, "firstopen_cache_total", tier=tier, result="hit")
-            for tier in ("memory", "valkey")
-        }
+    def _expect(self, run: Run, *, at_least: int, at_most: int) -> None:
+        now = self._now()
+        missed, self._before = now - self._before, now
+        if not at_least <= missed <= at_most:
+            self.problems.append(f"{run.requests} answers, {missed} of them not remembered in process")
+
+    def _now(self) -> int:
+        return counted(self._service, "firstopen_cache_total", tier="memory", result="miss")
 
 
-def tiers(lab: Lab) -> list[Row]:
-    """Load one service with repeats that it remembers itself, and with those that only Valkey has."""
+def repeats(lab: Lab) -> list[Row]:
+    """Load one service with repeats that it remembers itself, and with those that only PostgreSQL has."""
     with (
         lab.upstream() as upstream,
-        lab.valkey() as valkey,
-        lab.service(upstream, valkey=valkey, tables=_SMALL) as service,
+        lab.postgres() as postgres,
+        lab.service(upstream, database_url=postgres.database(), tables=_SMALL) as service,
     ):
-        _fill(lab, upstream, valkey, service)
-        in_process, in_valkey = Tier(service, "memory"), Tier(service, "valkey")
-
-        def told_in_process(run: Run) -> None:
-            in_process.compare(run)
-            in_valkey.rebase()
-
-        def told_in_valkey(run: Run) -> None:
-            in_valkey.compare(run)
-            in_process.rebase()
-
+        _fill(lab, upstream, service)
+        misses = Misses(service)
         subjects = [
-            Subject(MEMORY_HIT, service, "same", "none", told_in_process),
-            Subject(VALKEY_HIT, service, "pooled", "none", told_in_valkey),
+            Subject(MEMORY_HIT, service, "same", "none", misses.expect_none),
+            Subject(SHARED_HIT, service, "pooled", "none", misses.expect_all),
         ]
         found = alternate(lab, upstream, subjects)
-        found[MEMORY_HIT].problems += in_process.problems
-        found[VALKEY_HIT].problems += in_valkey.problems + complaints(service, expected=VALKEY_LATE)
+        found[SHARED_HIT].problems += misses.problems + complaints(service)
     return [
         *(
             Row(
@@ -89,75 +76,83 @@ def tiers(lab: Lab) -> list[Row]:
             for name, series in found.items()
         ),
         Row(
-            name="a hit that only Valkey has / a hit in process, the same service",
-            rounds=ratios(found[VALKEY_HIT], found[MEMORY_HIT]),
-            at_least=VALKEY_OVER_MEMORY,
+            name="a repeat that only PostgreSQL has / a hit in process",
+            rounds=ratios(found[SHARED_HIT], found[MEMORY_HIT]),
+            at_least=SHARED_OVER_MEMORY,
         ),
     ]
 
 
 def footprint(lab: Lab) -> list[Row]:
     """Report opens of as many installs, then leads of as many customers; what does each take, and leave?"""
-    with lab.upstream() as upstream, lab.valkey() as valkey, lab.service(upstream, valkey=valkey) as service:
-        began = Spent(valkey, service)
+    with (
+        lab.upstream() as upstream,
+        lab.postgres() as postgres,
+        lab.service(upstream, database_url=postgres.database()) as service,
+    ):
+        began = Spent(service)
         run = wrk_until(
             lab, service.url, "new", lambda: upstream.calls() >= OPENS, at_most_s=_FILLED_WITHIN_S
         )
         opens = upstream.calls()
-        wait_until(lambda: valkey.answers() >= opens, within_s=_WITHIN_S, what="answers reach Valkey")
-        opened = Spent(valkey, service)
+        wait_until(lambda: _opens(service) >= opens, within_s=_WITHIN_S, what="opens reach PostgreSQL")
+        opened = Spent(service)
         sold = leads(lab, service.url, CONNECTIONS, lab.seconds)
-        wait_until(lambda: valkey.queued_leads() == 0, within_s=_WITHIN_S, what="leads reach Dub")
+        wait_until(lambda: queued(service) == 0, within_s=_WITHIN_S, what="leads reach Dub")
         count = upstream.counts().leads
-        led = Spent(valkey, service)
-        keys = {name: valkey.key_bytes(pattern) for name, pattern in _KEYS.items()}
-        problems = run.problems() + sold.problems() + complaints(service, expected=VALKEY_LATE)
+        led = Spent(service)
+        problems = run.problems() + sold.problems() + complaints(service)
     return [
-        *opened.rows(began, opens, "new open with a deep link", {"bytesPerKey": keys}, problems),
-        *led.rows(opened, count, "delivered lead", {}, []),
+        *opened.rows(began, opens, "new open with a deep link", OPEN_BYTES, problems),
+        *led.rows(opened, count, "delivered lead", None, []),
     ]
 
 
 class Spent:
-    """What the service and Valkey have used so far."""
+    """What the service has used so far, and what PostgreSQL keeps for it: tables, indexes, free space."""
 
-    def __init__(self, valkey: Valkey, service: Server) -> None:
-        self.service_s = service.cpu_s()
-        self.valkey_s = valkey.cpu_s()
-        self.bytes = valkey.used_bytes()
+    def __init__(self, service: Server) -> None:
+        self.cpu_s = service.cpu_s()
+        self.bytes = number(
+            service, "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r'"
+        )
 
     def rows(
-        self, before: "Spent", count: int, what: str, details: dict[str, Any], problems: list[str]
+        self, before: "Spent", count: int, what: str, bytes_at_most: float | None, problems: list[str]
     ) -> list[Row]:
         """Say what one of so many has used since."""
-        each = f"    of a {what}"
+        details: dict[str, Any] = {"count": count}
         return [
             Row(
-                name=f"with Valkey, {count:,} times a {what}: CPU of firstopen",
+                name=f"a {what}, with PostgreSQL: CPU of firstopen",
                 unit="µs",
-                rounds=[(self.service_s - before.service_s) * 1e6 / count],
+                rounds=[(self.cpu_s - before.cpu_s) * 1e6 / count],
                 details=details,
                 problems=problems,
             ),
             Row(
-                name=f"{each}: CPU of Valkey",
-                unit="µs",
-                rounds=[(self.valkey_s - before.valkey_s) * 1e6 / count],
+                name="    kept in PostgreSQL, indexes included",
+                unit="B",
+                rounds=[(self.bytes - before.bytes) / count],
+                at_most=bytes_at_most,
             ),
-            Row(name=f"{each}: memory of Valkey", unit="B", rounds=[(self.bytes - before.bytes) / count]),
         ]
 
 
-def _fill(lab: Lab, upstream: Upstream, valkey: Valkey, service: Server) -> None:
-    """Report the opens of both pools, and wait until Valkey has their answers."""
+def _opens(service: Server) -> int:
+    return number(service, "SELECT count(*) FROM opens")
+
+
+def _fill(lab: Lab, upstream: Upstream, service: Server) -> None:
+    """Report the opens of both pools, and wait until PostgreSQL has them."""
     for pool in (1, 2):
         run = wrk_until(
             lab,
             service.url,
             "pooled",
             lambda: upstream.calls() >= pool * POOL,  # noqa: B023  called at once
-            at_most_s=_WITHIN_S,
+            at_most_s=_FILLED_WITHIN_S,
         )
         if run.problems():
             raise Failed(f"the pools are not filled: {run.problems()}")
-    wait_until(lambda: valkey.answers() >= 2 * POOL, within_s=_WITHIN_S, what="answers reach Valkey")
+    wait_until(lambda: _opens(service) >= 2 * POOL, within_s=_WITHIN_S, what="opens reach PostgreSQL")

@@ -1,6 +1,6 @@
 """A rolling update as Kubernetes does it: does anybody whose app opens just then notice?
 
-Two replicas that share a Valkey stand behind a proxy that learns late who is there. The manifest's own
+Two replicas that share a PostgreSQL stand behind a proxy that learns late who is there. The manifest's own
 numbers hold: what ``preStop`` waits, how often a probe asks, how many failures it forgives.
 """
 
@@ -13,13 +13,12 @@ from typing import Any
 import msgspec
 import yaml
 
-from tests.bench.lab import VALKEY_LATE, Lab, Upstream, complaints
+from tests.bench.lab import Lab, Upstream, complaints
 from tests.bench.load import CONNECTIONS, wrk_until
 from tests.bench.outside import wait_until
 from tests.bench.processes import ROOT, STOPPED_WITHIN_S, Server, fetch, free_port
 from tests.bench.proxy import Told
 from tests.bench.table import Row
-from tests.bench.valkey import Valkey
 
 LAG_S = 2.0  # from what kubelet or the API server knows to what the proxy does; preStop must outlast it
 DUB_MS = 30  # so that requests are under way when a replica is told to stop
@@ -33,9 +32,10 @@ _BEFORE_AND_AFTER_S = 1.0
 class Replica:
     """One of the two: the same port, whatever process is behind it."""
 
-    def __init__(self, lab: Lab, upstream: Upstream, valkey: Valkey) -> None:
+    def __init__(self, lab: Lab, upstream: Upstream, database_url: str) -> None:
         self._lab = lab
-        self._parts = upstream, valkey
+        self._upstream = upstream
+        self._database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs: list[Server] = []
@@ -43,10 +43,8 @@ class Replica:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        upstream, valkey = self._parts
-        self.logs.append(
-            self._running.enter_context(self._lab.service(upstream, valkey=valkey, port=self.port))
-        )
+        service = self._lab.service(self._upstream, database_url=self._database_url, port=self.port)
+        self.logs.append(self._running.enter_context(service))
 
     def stop(self) -> None:
         """Tell it to stop, as SIGTERM does, and wait until it has ended."""
@@ -62,8 +60,8 @@ def run(lab: Lab) -> list[Row]:
     problems: list[str] = []
     with (
         lab.upstream() as upstream,
-        lab.valkey() as valkey,
-        _replicas(lab, upstream, valkey) as replicas,
+        lab.postgres() as postgres,
+        _replicas(lab, upstream, postgres.database()) as replicas,
         lab.proxy(
             str(pod["readinessProbe"]["periodSeconds"]),
             str(pod["readinessProbe"]["failureThreshold"]),
@@ -96,7 +94,7 @@ def run(lab: Lab) -> list[Row]:
             if min(shares.values()) < run.requests / 10:
                 problems.append(f"round {number}: not both replicas were at work: {shares}")
         for each in replicas:
-            problems += [found for log in each.logs for found in complaints(log, expected=VALKEY_LATE)]
+            problems += [found for log in each.logs for found in complaints(log)]
     return [
         Row(
             name=f"opens through the proxy, Dub {DUB_MS} ms away",
@@ -116,8 +114,8 @@ def run(lab: Lab) -> list[Row]:
 
 
 @contextmanager
-def _replicas(lab: Lab, upstream: Upstream, valkey: Valkey) -> Iterator[list[Replica]]:
-    replicas = [Replica(lab, upstream, valkey) for _ in range(2)]
+def _replicas(lab: Lab, upstream: Upstream, database_url: str) -> Iterator[list[Replica]]:
+    replicas = [Replica(lab, upstream, database_url) for _ in range(2)]
     try:
         for each in replicas:
             each.start()
