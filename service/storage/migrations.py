@@ -67,7 +67,7 @@ _CLICKS = (
         record BYTEA NOT NULL,           -- link, device traits and query: encrypted MessagePack
         PRIMARY KEY (app, click_id)
     )""",
-    "CREATE INDEX clicks_by_network ON clicks (network, clicked_at)",
+    "CREATE INDEX clicks_by_network ON clicks (app, network, clicked_at)",
     "CREATE INDEX clicks_by_time ON clicks (clicked_at)",
     """CREATE TABLE click_syncs (
         app TEXT PRIMARY KEY,
