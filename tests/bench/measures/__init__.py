@@ -46,5 +46,5 @@ MEASURES = (
     Measure("memory", "resident memory for 100,000 cached opens", memory.run),
     Measure("footprint", "CPU, and bytes in PostgreSQL, per open and per lead", replicas.footprint),
     Measure("matched", "first opens matched by address, over hits; with a million clicks", matched.run),
-    Measure("matching", "a simulated city's installs and their clicks; a million clicks", matching.run),
+    Measure("matching", "a simulated city: how many installs get the click that brought them", matching.run),
 )

@@ -1,48 +1,38 @@
-"""How often a match is right, in a city whose truth is known; and what a million clicks cost."""
+"""How often a match is right, in a city whose truth is known."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 
 import msgspec
 
 from tests.bench.lab import Lab
-from tests.bench.processes import ROOT, Failed, clean_env
 from tests.bench.simulation.parameters import REPORT_SEEDS, City
 from tests.bench.simulation.run import LATEST, REFUSE, RULES, SAME_24, SAME_ADDRESS, simulate, stated
 from tests.bench.simulation.score import Score, calibration_error, tenths
-from tests.bench.simulation.speed import FEW, MANY, Measured
 from tests.bench.table import Row
 
 PRECISION_PERCENT = 99.0
 RECALL_PERCENT = 95.0
-RATE_RATIO = 0.9
-MEMORY_MB = 20
-HELD_MS = 20
 SIMULATION_S = 300
 
-_SPEED_WITHIN_S = 300
 _JUST_ABOVE = 1e-9
 
 Cities = list[dict[str, Score]]
 
 
 def run(lab: Lab) -> list[Row]:
-    """Live the city on the report seeds, and store a million clicks in a process of its own."""
+    """Live the city on the report seeds."""
     began = time.perf_counter()
     cities: Cities = []
     for seed in REPORT_SEEDS:
         cities.append(simulate(seed))
         lab.say(f"city {seed}: precision {cities[-1][REFUSE].precision:.4f} with refuse")
     took_s = time.perf_counter() - began
-    lab.say(f"{MANY:,} stored clicks, in a process of its own")
     return [
         *_required(cities),
         *(row for rule in RULES for row in _described(cities, rule)),
         *_calibration(cities),
         Row(name="    the simulation took", unit="s", rounds=[took_s], at_most=SIMULATION_S),
-        *_speed(_measured(lab)),
     ]
 
 
@@ -124,50 +114,6 @@ def _calibration(cities: Cities) -> list[Row]:
             for name, tenth in tenths(matches).items()
         ]
     return rows
-
-
-def _speed(measured: Measured) -> list[Row]:
-    return [
-        Row(name=f"matched first opens, {MANY:,} clicks", unit="/s", rounds=[measured.rate]),
-        Row(
-            name=f"    over the same with {FEW:,} clicks",
-            rounds=measured.ratios,
-            at_least=RATE_RATIO,
-            problems=measured.problems,
-        ),
-        Row(
-            name=f"resident memory for {MANY:,} clicks",
-            unit="MB",
-            rounds=[measured.memory_mb],
-            at_most=MEMORY_MB,
-        ),
-        Row(
-            name="    longest turn of the event loop, syncing (CPU)",
-            unit="ms",
-            rounds=[measured.held_ms],
-            at_most=HELD_MS,
-        ),
-    ]
-
-
-def _measured(lab: Lab) -> Measured:
-    """Run the measurement of a million clicks on the servers' core."""
-    command = [sys.executable, "-m", "tests.bench.simulation.speed", str(lab.rounds)]
-    try:
-        done = subprocess.run(
-            ["taskset", "-c", str(lab.server_core), *command],
-            cwd=ROOT,
-            env=clean_env(),
-            capture_output=True,
-            timeout=_SPEED_WITHIN_S,
-            check=True,
-        )
-    except subprocess.CalledProcessError as exc:
-        last = exc.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise Failed(f"the process of a million clicks ended with {exc.returncode}: {''.join(last)}") from exc
-    except subprocess.TimeoutExpired as exc:
-        raise Failed(f"the process of a million clicks was not done after {_SPEED_WITHIN_S} s") from exc
-    return msgspec.json.decode(done.stdout, type=Measured)
 
 
 def _percent(shares: Iterable[float]) -> list[float]:
