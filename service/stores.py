@@ -42,11 +42,15 @@ class Stores:
         self.entries = SqliteEntries(self._old, Seal(settings.secrets), metrics.outbox_undecryptable.inc, log)
         opens_s = settings.installs.install_ttl_days * DAY_S
         claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
+
+        def before_ms(seconds: float) -> int:
+            return int((wall() - seconds) * 1000)
+
         self._housekeeping = Housekeeping(
             (
-                lambda: self.opens.expire(int((wall() - opens_s) * 1000)),
-                lambda: self.claims.expire(int((wall() - claims_s) * 1000)),
-                lambda: expire_clicks(self.database, int((wall() - clicks_s) * 1000)),
+                lambda: self.opens.expire(before_ms(opens_s), before_ms(clicks_s)),
+                lambda: self.claims.expire(before_ms(claims_s)),
+                lambda: expire_clicks(self.database, before_ms(clicks_s)),
                 self._kept_erasures.expire,
             ),
             log=log,

@@ -226,7 +226,7 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
     if outcome.problem is not None:
         for_good = outcome.problem in _FOR_GOOD
         return Look(
-            _none("no_events"),
+            _none("not_recorded" if outcome.problem == "database" else "no_events"),
             _PROBLEMS[outcome.problem],
             pending=not for_good,
             candidates=considered,

@@ -66,7 +66,8 @@ _PAGE = f"""SELECT {_READ} FROM opens AS o WHERE o.app = ?
     AND (o.opened_at > ? OR (o.opened_at = ? AND o.open_id > ?)) AND o.opened_at < ? AND {_NOT_ERASED}
     ORDER BY o.opened_at, o.open_id LIMIT ?"""  # noqa: S608
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
-    (SELECT open_id FROM opens WHERE opened_at < ? ORDER BY opened_at LIMIT ?) RETURNING 1"""
+    (SELECT open_id FROM opens WHERE opened_at < ? AND (device_traits IS NULL OR opened_at < ?)
+    ORDER BY opened_at LIMIT ?) RETURNING 1"""
 
 _SOURCES: dict[str, Source] = {source: source for source in get_args(Source)}
 _EVIDENCE = {strength: name for name, strength in STRENGTH.items()}
@@ -205,9 +206,14 @@ class OpenStore:
         (rows,) = await self._database.write(Statement(sql, tuple(map(device_number, devices))))
         return len(rows)
 
-    async def expire(self, before_ms: int) -> int:
-        """Delete some opens from before a time, oldest first; return how many."""
-        (rows,) = await self._database.write(Statement(_EXPIRE, (before_ms, _EXPIRED_AT_A_TIME)))
+    async def expire(self, before_ms: int, unmatchable_ms: int) -> int:
+        """Delete some opens from before a time, oldest first; return how many.
+
+        No click from before ``unmatchable_ms`` can be matched any more: until then an open stays that uses
+        up the clicks of its network.
+        """
+        values = (before_ms, unmatchable_ms, _EXPIRED_AT_A_TIME)
+        (rows,) = await self._database.write(Statement(_EXPIRE, values))
         return len(rows)
 
     def _doubt(self) -> None:

@@ -165,6 +165,26 @@ async def test_claims_outlive_the_matching_window(dub: httpx.ASGITransport, cloc
         assert (await world.launch(BEN)).click_id is None
 
 
+async def test_certain_evidence_outlives_the_matching_window(
+    dub: httpx.ASGITransport, clock: FakeClock
+) -> None:
+    """An install that its link has found uses up the link's clicks for as long as any could be matched."""
+    days = 'match_window_s = 259200\nambiguous = "latest"\nanalytics'
+    config = f"{MATCHING.replace('analytics', days, 1)}\n[installs]\ninstall_ttl_days = 1\n"
+    async with started_over(dub, clock, config) as world:
+        await world.click()
+        elsewhere = await world.launch("install-else", ip="198.51.100.7")
+        assert (await world.launch(ANNA, deep_link=FB_PROMO)).match.guaranteed
+    clock.advance(86_400 + 60)
+    async with started_over(dub, clock, config) as world:
+
+        async def forgotten() -> bool:
+            return (await world.service.get(f"/v1/opens/{elsewhere.open_id}")).status_code == 404
+
+        await world.eventually(forgotten)
+        assert (await world.launch(BEN)).click_id is None
+
+
 async def test_regulars_make_a_crowd_too(dub: httpx.ASGITransport, clock: FakeClock) -> None:
     """Installs that open again where they live are a crowd for a new one; also after a restart."""
     regulars = [f"install-{number:04}" for number in range(4)]
