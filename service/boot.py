@@ -1,5 +1,7 @@
 """``firstopen serve``: from an environment to running servers, and the first words to a person."""
 
+import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Mapping
@@ -16,7 +18,10 @@ from service.env_file import ENV_FILE, is_readable_by_others
 from service.route_checks import refuse_failing_tests
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
-from service.storage.engines.sqlite import refuse_taken
+from service.storage.errors import EngineUnavailable
+from service.storage.migrate import log_migrations
+from service.storage.migrations import Migration
+from service.stores import engine, prepare
 from service.telemetry import Event, configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
@@ -26,7 +31,7 @@ _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 def serve(env: Mapping[str, str]) -> None:
     """Serve until told to stop.
 
-    Raises ``SettingsError``, ``PortTaken`` or ``DataDirTaken`` before anything runs.
+    Raises ``SettingsError``, ``PortTaken`` or ``StartRefused`` before anything runs.
     """
     if "FIRSTOPEN_CONFIG" in env:
         configured = settings.load(env)
@@ -38,9 +43,7 @@ def serve(env: Mapping[str, str]) -> None:
 
 def _serve_alone(configured: Settings, env_path: Path) -> None:
     log = configure_logs(configured.log_level)
-    if not configured.database_url:
-        _refuse_unusable(configured.data_dir)
-        refuse_taken(configured.data_dir)
+    applied = _prepare(configured)
     socks = _take_ports(configured)
     apps = ", ".join(configured.apps)
     _say(
@@ -51,6 +54,7 @@ def _serve_alone(configured: Settings, env_path: Path) -> None:
     )
     if is_readable_by_others(env_path):
         log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
+    log_migrations(log, applied)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     run([_served(app, socks, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
@@ -63,9 +67,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
-    if not configured.database_url:
-        _refuse_unusable(configured.data_dir)
-        refuse_taken(configured.data_dir)
+    applied = _prepare(configured)
     readiness = Readiness()
     app = create_app(configured, readiness=readiness)
     links = demo_links()
@@ -83,8 +85,22 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
+    log_migrations(log, applied)
     served = [_served(app, socks, configured), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
+
+
+def _prepare(configured: Settings) -> list[Migration]:
+    """Migrate the database and check the secret; return what was applied, to be logged.
+
+    A database that cannot be reached is no reason not to start: it is tried again while opens are answered.
+    Raises ``SettingsError`` or ``StartRefused``.
+    """
+    if not configured.database_url:
+        _refuse_unusable(configured.data_dir)
+    with contextlib.suppress(EngineUnavailable):
+        return asyncio.run(prepare(configured))
+    return []
 
 
 def _refuse_unusable(folder: Path) -> None:
@@ -118,7 +134,10 @@ def _drain_s(configured: Settings) -> float:
 def _addresses(configured: Settings) -> tuple[str, ...]:
     host = f"http://{bracketed(configured.host)}"
     ops = f"{host}:{configured.ops_port or configured.port}"
-    return (f"  service  {host}:{configured.port}  (docs: {ops}/schema, health: {ops}/health/ready)",)
+    return (
+        f"  service  {host}:{configured.port}  (docs: {ops}/schema, health: {ops}/health/ready)",
+        f"  data     {engine(configured).place}",
+    )
 
 
 def _curl(configured: Settings) -> str:

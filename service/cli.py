@@ -41,6 +41,20 @@ def outbox(args: tuple[str, ...]) -> None:
     outbox_command.main(list(args), prog_name="firstopen outbox")
 
 
+@main.command(
+    "db",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="Which database this is, its schema and its secrets; migrate it.",
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def db(args: tuple[str, ...]) -> None:
+    """Hand over to the database's own commands."""
+    from service.db_cli import db_command
+
+    db_command.main(list(args), prog_name="firstopen db")
+
+
 @main.command()
 @click.option("--host", help="Address to listen on.  [FIRSTOPEN_HOST; 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on.  [FIRSTOPEN_PORT; 8000]")
@@ -53,7 +67,7 @@ def serve(host: str | None, port: int | None) -> None:
     from service.boot import serve as boot
     from service.server import PortTaken
     from service.settings import SettingsError, environment
-    from service.storage.errors import DataDirTaken
+    from service.storage.errors import StartRefused
 
     try:
         env = environment()
@@ -62,7 +76,7 @@ def serve(host: str | None, port: int | None) -> None:
         if port:
             env["FIRSTOPEN_PORT"] = str(port)
         boot(env)
-    except (SettingsError, PortTaken, DataDirTaken) as exc:
+    except (SettingsError, PortTaken, StartRefused) as exc:
         _stop(str(exc))
 
 

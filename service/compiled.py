@@ -14,6 +14,7 @@ from service.resolve.openings import Lifetimes
 from service.settings import Settings, compile_router
 from service.storage.memory import MemoryLimits
 from service.storage.network_activity import CLICK_SLACK_S
+from service.storage.outbox import DEAD_KEPT_S
 from service.telemetry import Metrics
 
 DAY_S = 86_400
@@ -115,3 +116,9 @@ def claims_ttl_s(settings: Settings) -> float:
     """Keep a claim for as long as its click may be matched, and a day more."""
     window_s = max(app.match_window_s for app in settings.apps.values())
     return max(settings.installs.install_ttl_days * DAY_S, window_s + DAY_S)
+
+
+def secret_kept_s(settings: Settings) -> float:
+    """Say how long anything may be kept that was written under a secret: an open, a claim, a dead letter."""
+    dead_letters_s = settings.outbox.expiry_days * DAY_S + DEAD_KEPT_S
+    return max(settings.installs.install_ttl_days * DAY_S, claims_ttl_s(settings), dead_letters_s) + DAY_S

@@ -14,6 +14,7 @@ DOMAIN = "acme.localhost"
 PUBLISHABLE_KEY = "dub_pk_acme"
 SERVER_KEY = "dub_demo_acme"
 
+_DATA_DIR = "var/demo"  # not where real apps keep theirs: its secret is no secret
 _LAST_PORT = 65_535
 
 CONFIG = f"""
@@ -47,6 +48,7 @@ def settings(env: Mapping[str, str]) -> Settings:
     own = {
         "FIRSTOPEN_HOST": HOST,
         "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret known to everybody",
+        "FIRSTOPEN_DATA_DIR": env.get("FIRSTOPEN_DATA_DIR") or _DATA_DIR,
         "ACME_SERVER_KEYS": SERVER_KEY,
         "ACME_DUB_API_KEY": "dub_sandbox",
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from service.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits
+from service.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
 from service.resolve.erasures import Erasures
 from service.settings import Settings, SettingsError
 from service.storage.claims import ClaimStore
@@ -12,8 +12,11 @@ from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import SqliteEngine
 from service.storage.erasures import ErasureStore
+from service.storage.fingerprints import SecretCheck
 from service.storage.housekeeping import Housekeeping
 from service.storage.memory import MemoryStore
+from service.storage.migrate import migrate
+from service.storage.migrations import Migration
 from service.storage.opens import OpenStore
 from service.store.database import Database as OldDatabase
 from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
@@ -31,7 +34,12 @@ class Stores:
     """
 
     def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
-        self.database = Database(engine(settings), log, committed=metrics.store_commits.inc)
+        self.database = Database(
+            engine(settings),
+            log,
+            check=secret_check(settings).enter,
+            committed=metrics.store_commits.inc,
+        )
         self.cipher = Cipher(settings.secrets)
         self._kept_erasures = ErasureStore(self.database, wall)
         self.erasures = Erasures(self._kept_erasures)
@@ -58,7 +66,7 @@ class Stores:
         )
 
     async def open(self) -> None:
-        """Connect and begin; raises ``DataDirTaken`` or ``SchemaTooNew``."""
+        """Connect and begin; raises ``StartRefused``."""
         await self.database.open()
         await self._old.open()
         await self.erasures.load()
@@ -77,6 +85,26 @@ class Stores:
         """Name what does not work."""
         failing, problem = self.database.failing, self._housekeeping.problem
         return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
+
+
+async def prepare(settings: Settings) -> list[Migration]:
+    """Migrate the database and check the secret, before anything is served; return what was applied.
+
+    Raises ``SettingsError``, ``StartRefused`` or ``EngineUnavailable``.
+    """
+    chosen = engine(settings)
+    try:
+        await chosen.connect()
+        applied = await migrate(chosen)
+        await secret_check(settings).enter(chosen)
+    finally:
+        await chosen.close()
+    return applied
+
+
+def secret_check(settings: Settings) -> SecretCheck:
+    """Compare FIRSTOPEN_SECRET with what the database was written under."""
+    return SecretCheck(settings.secrets, secret_kept_s(settings))
 
 
 def engine(settings: Settings, *, exclusive: bool = True) -> Engine:

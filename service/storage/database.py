@@ -10,14 +10,14 @@ committed after all (callers only make writes that may be repeated).
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from service.resolve.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
-from service.storage.errors import EngineUnavailable, SchemaTooNew, StatementRejected
-from service.storage.migrate import migrate
+from service.storage.errors import EngineUnavailable, StartRefused, StatementRejected
+from service.storage.migrate import log_migrations, migrate
 from service.storage.statements import Row, RowStatement, Statement, Values
 from service.telemetry import Event, Log, where
 
@@ -54,17 +54,26 @@ class _Read:
 class Database:
     """Reads and writes through one ``Engine``.
 
+    ``check`` runs once, after migration and before anything is read or written; it raises ``StartRefused``.
     ``committed`` is called after every durable commit. ``failing`` names what is wrong while the database
     cannot be used. Every method that waits raises ``StoreFailed`` if the database does not answer as it
     should, or in time.
     """
 
-    def __init__(self, engine: Engine, log: Log, *, committed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: Log,
+        *,
+        check: Callable[[Engine], Awaitable[None]] | None = None,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.is_shared = engine.is_shared
         self.failing: str | None = None
         self.dropped = 0  # rows that were written behind and never reached the database
         self._engine = engine
         self._log = log
+        self._check = check
         self._committed = committed
         self._waiting: deque[_Write] = deque()
         self._behind: deque[_BehindRow | Unit] = deque()
@@ -81,12 +90,12 @@ class Database:
     async def open(self) -> None:
         """Connect, migrate, and begin to write. A database that cannot be reached is tried again and again.
 
-        Raises ``SchemaTooNew`` or ``DataDirTaken``: starting makes no sense then.
+        Raises ``StartRefused``.
         """
         try:
             await self._prepare()
         except EngineUnavailable as exc:
-            self._fail(str(exc))
+            self._fail(exc)
         except BaseException:
             await self._engine.close()
             raise
@@ -180,7 +189,7 @@ class Database:
                 for each in batch:
                     await self._fetch([each])
         except Exception as exc:  # noqa: BLE001  whoever waits is answered, whatever it is
-            self._fail(_named(exc))
+            self._fail(exc)
             for each in batch:
                 _fail(each.done, StoreFailed(_named(exc)))
         else:
@@ -230,9 +239,9 @@ class Database:
             units = [*(unit for unit, _ in grouped), *(each.unit for each in waiting)]
             results = await self._engine.commit(units) if units else []
         except Exception as exc:  # noqa: BLE001  the writer must go on, whatever it is
-            if not isinstance(exc, EngineUnavailable):
+            if not isinstance(exc, EngineUnavailable | StartRefused):
                 self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
-            self._fail(_named(exc))
+            self._fail(exc)
             self._put_back(behind)
             for each in waiting:
                 _fail(each.done, StoreFailed(_named(exc)))
@@ -248,10 +257,12 @@ class Database:
         self._log_rejected(grouped, results)
 
     async def _prepare(self) -> None:
-        """Connect and migrate. Raises ``EngineUnavailable``, ``SchemaTooNew`` or ``DataDirTaken``."""
+        """Connect, and the first time migrate and check. Raises ``EngineUnavailable`` or ``StartRefused``."""
         await self._engine.connect()
         if not self._migrated:
-            await migrate(self._engine, self._log)
+            log_migrations(self._log, await migrate(self._engine))
+            if self._check is not None:
+                await self._check(self._engine)
             self._migrated = True
 
     def _put_back(self, behind: list[_BehindRow | Unit]) -> None:
@@ -259,8 +270,9 @@ class Database:
         self._behind_bytes += sum(map(_bytes_of, behind))
         self._drop_oldest()
 
-    def _fail(self, problem: str) -> None:
-        if self.failing is None:
+    def _fail(self, exc: Exception) -> None:
+        problem = _named(exc)
+        if self.failing is None or (isinstance(exc, StartRefused) and self.failing != problem):
             self._log.error(Event.STORE_FAILING, detail=problem)
         self.failing = problem
         self._wanted.set()  # the writer finds out when that is over
@@ -341,4 +353,4 @@ def _fail(done: "asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:
 
 
 def _named(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, EngineUnavailable | SchemaTooNew) else type(exc).__name__
+    return str(exc) if isinstance(exc, EngineUnavailable | StartRefused) else type(exc).__name__

@@ -5,10 +5,12 @@ again whether it is still needed); a process dies half-way (a migration is one t
 firstopen starts on a newer schema (refused, with what to do).
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from service.storage.engines.port import Engine
-from service.storage.errors import SchemaTooNew, StatementRejected
+from service.storage.errors import MigrationFailed, SchemaTooNew, StatementRejected
 from service.storage.migrations import MIGRATIONS, Migration
 from service.storage.statements import Statement
 from service.telemetry import Event, Log
@@ -19,9 +21,10 @@ _TRIES = 20  # two replicas that create the first table at the same time disturb
 _CREATE = (
     """CREATE TABLE IF NOT EXISTS schema_migrations (
         number BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)""",
-    "INSERT INTO schema_migrations VALUES (0, 'lock', {now_ms}) ON CONFLICT (number) DO NOTHING",
+    """INSERT INTO schema_migrations (number, name, applied_at) VALUES (0, 'lock', {now_ms})
+        ON CONFLICT (number) DO NOTHING""",
 )
-_LOCK = Statement("UPDATE schema_migrations SET applied_at = {now_ms} WHERE number = 0")
+LOCK = Statement("UPDATE schema_migrations SET applied_at = {now_ms} WHERE number = 0")  # until the commit
 _APPLIED = Statement(
     "SELECT number, name, applied_at FROM schema_migrations WHERE number > 0 ORDER BY number"
 )
@@ -35,28 +38,50 @@ class Applied(Struct, frozen=True):
     applied_at: int
 
 
-async def migrate(engine: Engine, log: Log) -> list[int]:
-    """Apply what is missing; return the numbers applied now.
+async def migrate(engine: Engine) -> list[Migration]:
+    """Apply what is missing; return what was applied now.
 
-    Raises ``EngineUnavailable``, or ``SchemaTooNew`` for a database that a newer firstopen has migrated.
+    Raises ``EngineUnavailable``, ``MigrationFailed``, or ``SchemaTooNew`` for a database that a newer
+    firstopen has migrated. Where nothing is missing, nothing is written: serving takes no right to create
+    tables then.
     """
-    await _create(engine)
-    done = []
-    for migration in MIGRATIONS:
-        known = await applied(engine)
-        _refuse_newer(known)
-        if any(each.number == migration.number for each in known):
-            continue
-        if await _apply(engine, migration):
-            log.info(Event.SCHEMA_MIGRATED, number=migration.number, name=migration.name)
-            done.append(migration.number)
+    try:
+        missing = pending(await applied(engine))
+        if missing:
+            await _create(engine)
+        done = [migration for migration in missing if await _apply(engine, migration)]
+        if missing:
+            pending(await applied(engine))  # another replica, a newer one, may have migrated meanwhile
+    except StatementRejected as exc:
+        raise MigrationFailed(
+            f"the database refuses to be migrated ({exc}): its user needs the right to create tables, or run"
+            " firstopen db migrate as a user that has it"
+        ) from exc
     return done
+
+
+def pending(known: Sequence[Applied]) -> list[Migration]:
+    """Return the migrations that a database lacks; raises ``SchemaTooNew``."""
+    newest = max((each.number for each in known), default=0)
+    if newest > LATEST:
+        raise SchemaTooNew(
+            f"the database has schema {newest}, this firstopen knows up to {LATEST}: run the newer version, "
+            "or restore a backup from before the update"
+        )
+    numbers = {each.number for each in known}
+    return [migration for migration in MIGRATIONS if migration.number not in numbers]
+
+
+def log_migrations(log: Log, migrations: Sequence[Migration]) -> None:
+    """Log what was applied."""
+    for migration in migrations:
+        log.info(Event.SCHEMA_MIGRATED, number=migration.number, name=migration.name)
 
 
 async def applied(engine: Engine) -> list[Applied]:
     """Return the migrations that the database has, oldest first; none if it was never migrated."""
     try:
-        (rows,) = await engine.commit_alone([_APPLIED])
+        (rows,) = await engine.fetch([_APPLIED])
     except StatementRejected:
         return []
     return [Applied(*row) for row in rows]
@@ -76,21 +101,13 @@ async def _create(engine: Engine) -> None:
 async def _apply(engine: Engine, migration: Migration) -> bool:
     """Apply a migration; return False if another replica has done so meanwhile."""
     record = Statement(
-        "INSERT INTO schema_migrations VALUES (?, ?, {now_ms})", (migration.number, migration.name)
+        "INSERT INTO schema_migrations (number, name, applied_at) VALUES (?, ?, {now_ms})",
+        (migration.number, migration.name),
     )
     try:
-        await engine.commit_alone([_LOCK, record, *map(Statement, migration.statements)])
+        await engine.commit_alone([LOCK, record, *map(Statement, migration.statements)])
     except StatementRejected:
         if any(each.number == migration.number for each in await applied(engine)):
             return False
         raise
     return True
-
-
-def _refuse_newer(known: list[Applied]) -> None:
-    newest = max((each.number for each in known), default=0)
-    if newest > LATEST:
-        raise SchemaTooNew(
-            f"the database has schema {newest}, this firstopen knows up to {LATEST}: run the newer version, "
-            "or restore a backup from before the update"
-        )

@@ -118,7 +118,8 @@ _SHARED = (
     )""",
     """CREATE TABLE secrets (
         fingerprint TEXT PRIMARY KEY,    -- of a FIRSTOPEN_SECRET that data here was written under
-        first_used_at BIGINT NOT NULL
+        first_used_at BIGINT NOT NULL,
+        replaced_at BIGINT               -- when another became the current one; null: it is
     )""",
 )
 

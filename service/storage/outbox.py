@@ -20,9 +20,9 @@ from service.storage.statements import Row, RowStatement, Statement, placeholder
 LEASE_S = 10.0
 RENEW_EVERY_S = 3.0
 DELAY_MAX_S = 900.0  # no retry is ever put off for longer
+DEAD_KEPT_S = 90 * 86_400  # after they died
 WRITE_TIMEOUT_S = 0.25  # a lead is refused, not kept waiting, while the database is this slow
 
-_DEAD_KEPT_MS = 90 * 86_400_000
 _EXPIRED_AT_A_TIME = 1000
 _COLUMNS = """id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at, next_attempt_at,
     attempts, reason, owner, lease_until, payload"""
@@ -192,7 +192,7 @@ class OutboxStore:
         """
         before_ms = _ms(before)
         old = Statement(_DELETE_OLD, ("delivered", before_ms, _EXPIRED_AT_A_TIME))
-        very_old = Statement(_DELETE_OLD, ("dead", before_ms - _DEAD_KEPT_MS, _EXPIRED_AT_A_TIME))
+        very_old = Statement(_DELETE_OLD, ("dead", before_ms - DEAD_KEPT_S * 1000, _EXPIRED_AT_A_TIME))
         buried = await self._database.write(Statement(_BURY, (before_ms, _EXPIRED_AT_A_TIME)), old, very_old)
         return len(buried[0])
 

@@ -12,7 +12,7 @@ import pytest
 from service.resolve.errors import StoreFailed
 from service.storage import database as database_module
 from service.storage.database import WRITE_BEHIND_S, Database
-from service.storage.engines.sqlite import FILE, SqliteEngine, refuse_taken
+from service.storage.engines.sqlite import FILE, SqliteEngine
 from service.storage.errors import DataDirTaken
 from service.storage.statements import Row, Statement
 from service.telemetry import configure_logs
@@ -274,8 +274,6 @@ async def test_a_folder_has_one_owner(data_dir: Path, logs: LogLines) -> None:
     await database.write(note("mine"))
     with pytest.raises(DataDirTaken, match="FIRSTOPEN_DATA_DIR"):
         await over(data_dir, logs).open()
-    with pytest.raises(DataDirTaken):
-        refuse_taken(data_dir)
     guest = over(data_dir, logs, exclusive=False)
     await guest.open()
     assert await stored(guest) == ["mine"]
@@ -285,7 +283,6 @@ async def test_a_folder_has_one_owner(data_dir: Path, logs: LogLines) -> None:
     await database.write(note("mine again"))  # a guest that leaves takes no lock and no log with it
     assert on_disk(data_dir) == ["mine", "a guest's", "mine again"]
     await database.close()
-    refuse_taken(data_dir)
     heir = over(data_dir, logs)
     await heir.open()
     await heir.close()

@@ -27,6 +27,7 @@ _CONNECT_S = 3.0
 _CALL_S = 3.0  # for a server that has stopped answering; callers have shorter limits of their own
 _READERS = 4
 CONNECTIONS = _READERS + 1  # of a process: the server needs so many for each replica
+_PROBLEM_MAX_CHARS = 300
 _REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _CONFLICT_TRIES = 5
@@ -49,6 +50,7 @@ class PostgresEngine:
 
     def __init__(self, url: str) -> None:
         self._conninfo = parse_url(url)
+        self.place = f"PostgreSQL, {_place(self._conninfo)}"
         self._writer: _Connection | None = None
         self._writing = asyncio.Lock()
         self._readers: asyncio.LifoQueue[_Connection | None] = asyncio.LifoQueue()
@@ -142,7 +144,12 @@ class PostgresEngine:
         return self._writer
 
     async def _connected(self) -> _Connection:
-        return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        try:
+            return await psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, prepare_threshold=None
+            )
+        except psycopg.OperationalError as exc:
+            raise EngineUnavailable(_connection_problem(exc)) from exc
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
@@ -183,6 +190,19 @@ def parse_url(url: str) -> str:
     return conninfo.make_conninfo(**{**defaults, **given})
 
 
+def _place(dsn: str) -> str:
+    """Name the hosts, the database and the user."""
+    known = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items()}
+    hosts = known.get("host") or known.get("hostaddr") or "the local socket"
+    ports = known.get("port", "5432").split(",")
+    listed = hosts.split(",")
+    if len(ports) == 1:
+        ports *= len(listed)
+    where = ", ".join(f"{host}:{port or 5432}" for host, port in zip(listed, ports, strict=False))
+    user = f" as {known['user']}" if "user" in known else ""
+    return f"database {known.get('dbname', known.get('user', ''))!r} on {where}{user}"
+
+
 @lru_cache(1024)
 def text(sql: str) -> bytes:
     """Return a statement as psycopg takes it: ``%s`` for ``?``."""
@@ -212,6 +232,14 @@ def _discard(connection: _Connection | None) -> None:
     """Close a connection whose state is not known any more."""
     if connection is not None:
         connection.pgconn.finish()  # without a word to a server that may not answer
+
+
+def _connection_problem(exc: psycopg.OperationalError) -> str:
+    """Say why each host refused. libpq names hosts and users in its messages, never a password."""
+    lines = str(exc).splitlines()
+    by_host = [line for line in lines if line.startswith("- host:")] or lines[:1]
+    reasons = [line.rpartition("connection failed: ")[2] for line in by_host]
+    return "; ".join(dict.fromkeys(reasons))[:_PROBLEM_MAX_CHARS]
 
 
 def _kind(exc: BaseException) -> str:

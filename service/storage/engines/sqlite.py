@@ -8,7 +8,6 @@ erasure).
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import sqlite3
@@ -60,6 +59,7 @@ class SqliteEngine:
 
     def __init__(self, folder: Path, *, exclusive: bool = True) -> None:
         self._path = folder / FILE
+        self.place = f"SQLite, {self._path}"
         self._exclusive = exclusive
         self._lock: int | None = None
         self._writing = ThreadPoolExecutor(1, "firstopen-sqlite-writer")
@@ -203,12 +203,6 @@ def text(sql: str) -> str:
     for token, meaning in _TOKENS.items():
         sql = sql.replace(token, meaning)
     return sql
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raise ``DataDirTaken`` if another firstopen process writes to this directory."""
-    with contextlib.suppress(EngineUnavailable):
-        os.close(_locked(folder / FILE))
 
 
 def _run(connection: sqlite3.Connection, unit: Unit) -> UnitResult:
