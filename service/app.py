@@ -34,7 +34,7 @@ from service.compiled import (
 )
 from service.dub.client import DubClient
 from service.dub.transport import AiohttpTransport
-from service.outbox.outbox import DurableOutbox
+from service.outbox.worker import OutboxWorker
 from service.resolve.cases import Cases
 from service.resolve.click_feed import ClickFeed
 from service.resolve.climb import Climber
@@ -181,7 +181,7 @@ class _Parts:
             looks=self._second_looks,
             opens=self.stores.opens,
             claims=self.stores.claims,
-            entries=self.stores.entries,
+            entries=self.stores.outbox,
             erasures=self.stores.erasures,
             wall=wall,
             scrub=self.stores.database.erased,
@@ -212,13 +212,13 @@ class _Parts:
             timeout_s=self._settings.dub.timeout_ms / 1000,
         )
 
-    def _outbox(self, apps: tuple[str, ...]) -> DurableOutbox:
-        outbox = DurableOutbox(
-            self.stores.entries,
+    def _outbox(self, apps: tuple[str, ...]) -> OutboxWorker:
+        outbox = OutboxWorker(
+            self.stores.outbox,
             apps=apps,
             held=self._held,
             policy=outbox_policy(self._settings),
-            wall=self._wall,
+            unix_time=self._wall,
             log=self._log,
             metrics=self.metrics,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from service.api.auth import AppKeys
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS
-from service.dub.guard import Guards
+from service.dub.guard import Guards, replays_max
 from service.limiting.limits import Limits
 from service.limiting.rates import rates
 from service.outbox.policy import OutboxPolicy
@@ -88,6 +88,7 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
     outbox = settings.outbox
     return OutboxPolicy(
         in_flight_max=outbox.in_flight_max,
+        replays_max=min(outbox.in_flight_max, replays_max(settings.dub.in_flight_max)),
         backoff_min_s=outbox.backoff_min_s,
         backoff_max_s=outbox.backoff_max_s,
         expiry_s=outbox.expiry_days * DAY_S,

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -13,9 +13,12 @@ from rich.table import Table
 from service.resolve.errors import StoreFailed
 from service.resolve.owed import INSTALL, Kind, State, Summary
 from service.settings import Settings
-from service.store.database import FILE, Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.sealing import Seal, Unsealable
+from service.storage.database import Database
+from service.storage.encryption import Cipher, Undecryptable
+from service.storage.engines.sqlite import FILE
+from service.storage.errors import SchemaTooNew
+from service.storage.outbox import OutboxStore
+from service.stores import engine
 from service.telemetry import configure_logs
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
@@ -25,7 +28,6 @@ _PIPED_COLUMNS = 160
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 T = TypeVar("T")
-Kept: TypeAlias = SqliteEntries
 
 HELP = """\
 What has not reached Dub yet, what never will, and why.
@@ -54,7 +56,7 @@ def outbox_command(context: click.Context) -> None:
 def show(entry_id: str, *, reveal: bool) -> None:
     """Show one entry; nothing personal unless asked to."""
 
-    async def found(entries: Kept) -> None:
+    async def found(entries: OutboxStore) -> None:
         entry = await entries.found(entry_id)
         if entry is None:
             _stop(f"no entry {entry_id!r}")
@@ -77,8 +79,8 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     if (entry_id is None) is not every:
         _stop("expected an ID, or --all")
 
-    async def revive(entries: Kept) -> None:
-        revived = await entries.revive(entry_id, time.time())
+    async def revive(entries: OutboxStore) -> None:
+        revived = await entries.retry_now(entry_id)
         if not revived and entry_id is not None:
             _stop(f"no dead letter {entry_id!r}")
         click.echo(f"{revived} queued again")
@@ -86,7 +88,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     _run(revive)
 
 
-async def _overview(entries: Kept) -> None:
+async def _overview(entries: OutboxStore) -> None:
     depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     console = _console()
     table = Table("", *_STATES)
@@ -142,7 +144,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_PIPED_COLUMNS)
 
 
-def _run(work: Callable[[Kept], Awaitable[T]]) -> T:
+def _run(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
     """Do it on the store, beside whoever else has it open."""
     from service import demo, settings
 
@@ -150,22 +152,26 @@ def _run(work: Callable[[Kept], Awaitable[T]]) -> T:
         configured = settings.of_commands(demo.settings)
     except settings.SettingsError as exc:
         _stop(str(exc))
-    where = str(configured.data_dir / FILE)
+    where = "FIRSTOPEN_DATABASE_URL" if configured.database_url else str(configured.data_dir / FILE)
     try:
-        return asyncio.run(_on_disk(configured, work))
-    except StoreFailed as exc:
+        return asyncio.run(_at_the_store(configured, work))
+    except settings.SettingsError as exc:
+        _stop(str(exc))
+    except (StoreFailed, SchemaTooNew) as exc:
         _stop(f"{where}: {exc}")
-    except Unsealable as exc:
+    except Undecryptable as exc:
         _stop(f"FIRSTOPEN_SECRET: {exc}")
 
 
-async def _on_disk(configured: Settings, work: Callable[[Kept], Awaitable[T]]) -> T:
-    if not (configured.data_dir / FILE).is_file():
+async def _at_the_store(configured: Settings, work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+    if not configured.database_url and not (configured.data_dir / FILE).is_file():
         _stop(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
-    database = Database(configured.data_dir, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+    database = Database(engine(configured, exclusive=False), configure_logs("critical"))
     await database.open()
     try:
-        return await work(SqliteEntries(database, Seal(configured.secrets)))
+        if database.failing:
+            raise StoreFailed(database.failing)
+        return await work(OutboxStore(database, Cipher(configured.secrets), time.time))
     finally:
         await database.close()
 

@@ -18,9 +18,7 @@ from service.storage.memory import MemoryStore
 from service.storage.migrate import migrate
 from service.storage.migrations import Migration
 from service.storage.opens import OpenStore
-from service.store.database import Database as OldDatabase
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.sealing import Seal
+from service.storage.outbox import OutboxStore
 from service.telemetry import Log, Metrics
 
 Clock = Callable[[], float]
@@ -46,8 +44,7 @@ class Stores:
         self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
         self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
         self.claims = ClaimStore(self.database, wall)
-        self._old = OldDatabase(settings.data_dir, ENTRIES_SCHEMA, log, committed=metrics.store_commits.inc)
-        self.entries = SqliteEntries(self._old, Seal(settings.secrets), metrics.outbox_undecryptable.inc, log)
+        self.outbox = OutboxStore(self.database, self.cipher, wall)
         opens_s = settings.installs.install_ttl_days * DAY_S
         claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
 
@@ -68,7 +65,6 @@ class Stores:
     async def open(self) -> None:
         """Connect and begin; raises ``StartRefused``."""
         await self.database.open()
-        await self._old.open()
         await self.erasures.load()
         self._kept_erasures.follow(self.erasures.learn)
         self._housekeeping.start()
@@ -78,7 +74,6 @@ class Stores:
         await self._housekeeping.close()
         await self._kept_erasures.close()
         await self.erasures.close()
-        await self._old.close()
         await self.database.close()
 
     def problems(self) -> list[str]:

@@ -61,7 +61,7 @@ class Guard:
         self.in_flight = 0
         self.answered_at = float("-inf")  # when Dub last gave a good answer, on the clock
         self._in_flight_max = in_flight_max
-        self._replays_max = max(in_flight_max // _PLACES_PER_REPLAY, 1)
+        self._replays_max = replays_max(in_flight_max)
         self._replays = 0
         self._slow_s = slow_s
         self._clock = clock
@@ -223,6 +223,11 @@ class Guard:
         else:
             self._failures += 1
             self.breaker.failed(probe=call.probe)
+
+
+def replays_max(in_flight_max: int) -> int:
+    """Return how many of so many places are open to replays."""
+    return max(in_flight_max // _PLACES_PER_REPLAY, 1)
 
 
 def _give_up(place: asyncio.Future[None]) -> None:

@@ -9,7 +9,8 @@ from service.resolve.owed import DELAY_MAX_S, Entry, Later
 class OutboxPolicy(Struct, frozen=True, kw_only=True):
     """How hard to try. Times in seconds."""
 
-    in_flight_max: int
+    in_flight_max: int  # leads, and as many sales
+    replays_max: int  # opens
     backoff_min_s: float
     backoff_max_s: float
     expiry_s: float

@@ -12,12 +12,15 @@ and the loop goes on).
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
-from cachetools import TTLCache
+from cachetools import LRUCache
 
+from service.outbox import drain
+from service.outbox.drain import Drain
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
@@ -28,22 +31,20 @@ from service.resolve.owed import (
     Kind,
     Later,
     OwedOpen,
+    Repeat,
     State,
     Status,
     Verdict,
 )
-from service.storage.outbox import DELAY_MAX_S, RENEW_EVERY_S, OutboxStore, TakenEntry
+from service.storage.outbox import RENEW_EVERY_S, OutboxStore
 from service.telemetry import Event, Log, Metrics, where
 
-KINDS: tuple[Kind, ...] = ("lead", "sale", "open")
-
-_POLL_S = 1.0  # another replica, or a command line, may have queued something
 _SOON_S = 0.01
-_REPLAYS_AT_A_TIME = 8  # opens that are replayed; live opens go first
 _EXPIRE_EVERY_S = 60.0
 _SPREAD_S: Mapping[Kind, float] = {"lead": 2.0, "sale": 2.0, "open": 15.0}  # once Dub is back
+_ORDERED: tuple[Kind, ...] = ("lead", "sale")  # kinds that share ordering keys
 _CROWDED_AGAIN_S = 0.5
-_HINTS_MAX = 10_000
+_AWAITED_MAX = 10_000
 _encode = msgspec.json.Encoder().encode
 
 Drops = Callable[[FirstopenError], bool]
@@ -55,6 +56,14 @@ class _Waiter:
 
     heard: asyncio.Future[Verdict]
     drops: Drops
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """An entry that is being sent."""
+
+    entry: Entry
+    task: asyncio.Task[None]
 
 
 class OutboxWorker:
@@ -73,7 +82,6 @@ class OutboxWorker:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
-        self._apps = apps
         self._held = held
         self._policy = policy
         self._unix_time = unix_time
@@ -81,15 +89,26 @@ class OutboxWorker:
         self._metrics = metrics
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._kinds: dict[str, Kind] = {}  # of those that no caller brought
+        self._running: dict[str, _Attempt] = {}
         self._waiters: dict[str, _Waiter] = {}
-        # what entries of this process wait for: a hint to look at once; the next look would find them too
-        self._awaited: TTLCache[str, bool] = TTLCache(_HINTS_MAX, 600)
-        self._look_at = 0.0
-        self._wake = asyncio.Event()
+        self._followed: set[str] = set()  # ordering keys in which a caller of this process waits for its turn
+        # What entries of this process wait for: a hint to look at once. The next look would find them, too.
+        self._awaited: LRUCache[str, bool] = LRUCache(_AWAITED_MAX)
+        self._drains = {
+            kind: Drain(
+                kind,
+                store,
+                apps=apps,
+                at_a_time=policy.replays_max if kind == "open" else policy.in_flight_max,
+                spread_s=spread_s,
+                held=partial(held, kind),
+                start=partial(self._launch, brought=False),
+                undecryptable=self._note_undecryptable,
+                unix_time=unix_time,
+            )
+            for kind, spread_s in _SPREAD_S.items()
+        }
         self._next_expiry = 0.0
-        self._dub_is_back = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, deliver: Mapping[Kind, Deliver]) -> None:
@@ -97,34 +116,48 @@ class OutboxWorker:
         self._deliver = deliver
         with contextlib.suppress(StoreFailed):
             await self._store.take_over()
-        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._renew())]
+        work = [self._renew, self._expire, *(each.round for each in self._drains.values())]
+        self._tasks = [asyncio.create_task(self._forever(each)) for each in work]
 
     async def close(self) -> None:
-        """Stop sending; what is under way stays queued."""
-        tasks = [*self._running.values(), *self._tasks]
+        """Stop sending. What is under way stays queued, and another replica may send it at once."""
+        leased = [each.entry for each in self._running.values()]
+        tasks = [*self._tasks, *(each.task for each in self._running.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for each in self._drains.values():
+            leased += each.waiting.values()
+            each.waiting.clear()
+        for entry in leased:
+            self._store.give_back(entry.id, entry.next_try)
 
     def dub_is_back(self) -> None:
         """Try what failed again, spread over some seconds: Dub answers again."""
-        self._dub_is_back = True
-        self._look_by(self._unix_time())
+        for each in self._drains.values():
+            each.dub_is_back()
 
-    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | None:
+    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | Repeat | None:
         """Commit an entry, send it, and wait for its first attempt; raises ``StoreFailed``."""
-        behind_another = await self._store.add(entry)
+        held = self._held(entry.kind, entry.app) > 0
+        added = await self._store.add(entry, leased=not (held or entry.waits_for))
+        if isinstance(added, Repeat):
+            self._look_by(entry.kind, self._unix_time())  # the first may have taken over this one's click
+            return added
         heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiters[entry.id] = _Waiter(heard, drops)
         try:
-            if self._held(entry.kind, entry.app) > 0:
-                return await self._hold(entry, drops)
             if entry.waits_for:
                 self._awaited[entry.waits_for] = True
+            if held:
+                error = DubHeldBack("circuit breaker open")
+                if drops(error):
+                    await self._store.remove(entry.id)
+                return Later(error)
+            if added.behind_another and not entry.waits_for:
+                self._followed.add(entry.lane)
                 self._give_back(entry, entry.next_try)
-            elif behind_another:
-                self._give_back(entry, self._unix_time())
-            else:
+            elif not entry.waits_for:
                 self._launch(entry, brought=True)
             async with asyncio.timeout(wait_s):
                 return await heard
@@ -135,15 +168,25 @@ class OutboxWorker:
 
     async def abandon(self, entry_id: str) -> None:
         """Forget an entry; an attempt under way is given up."""
-        task = self._running.get(entry_id)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        attempt = self._running.get(entry_id)
+        if attempt is not None:
+            attempt.task.cancel()
+            await asyncio.gather(attempt.task, return_exceptions=True)
+        for each in self._drains.values():
+            each.waiting.pop(entry_id, None)
         await self._store.remove(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where a lead or sale stands; raises ``StoreFailed``."""
         return await self._store.status(entry_id)
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
+        return await self._store.waiting(app)
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
+        return await self._store.waits_in(lane)
 
     async def depths(self) -> tuple[Mapping[tuple[Kind, State], int], float]:
         """Count what is queued and what is dead, and say how old the oldest queued is, in seconds.
@@ -154,7 +197,11 @@ class OutboxWorker:
         return await self._store.depths("queued", "dead"), 0 if oldest is None else self._unix_time() - oldest
 
     def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
-        """Keep an open, soon, to be reported to Dub later. An openId is queued once."""
+        """Keep an open, soon, to be reported to Dub later. An openId is queued once.
+
+        One device may owe one link under two openIds (it asked before a restart and after): both are sent,
+        for each has somebody who waits for its click, and Dub gives them the same one.
+        """
         self._store.enqueue_open(
             Entry(
                 id=owed.open_id,
@@ -173,108 +220,71 @@ class OutboxWorker:
         self._store.confirm_open(open_id)
         self.let_go(open_id)
 
-    def let_go(self, *names: str) -> None:
-        """Send what waits for these opens or installs."""
-        self._store.release_dependents(*names)
-        if any(self._awaited.pop(name, False) for name in names):
-            self._look_by(self._unix_time() + _SOON_S)
+    def let_go(self, name: str, *, after_s: float = 0) -> None:
+        """Send what waits for this open or install, so many seconds from now.
 
-    async def _hold(self, entry: Entry, drops: Drops) -> Verdict:
-        """Leave an entry queued, or take it back, while Dub is not called."""
-        error = DubHeldBack("circuit breaker open")
-        if drops(error):
-            await self._store.remove(entry.id)
-        else:
-            self._give_back(entry, entry.next_try)
-        return Later(error)
+        Any replica may have taken it. While the database fails, only what this one has taken is let go:
+        it must not crowd out opens that wait to be written; the rest is found when it is next tried.
+        """
+        awaited = self._awaited.pop(name, False)
+        if awaited or not self._store.is_failing:
+            at = self._unix_time() + after_s
+            self._store.release_dependents(name, at)
+            if awaited:
+                self._look_at_ordered(at)
 
     def _give_back(self, entry: Entry, next_attempt_at: float) -> None:
         """End the lease of an entry that was not attempted."""
-        self._store.reschedule(entry.id, next_attempt_at, "", attempted=False)
-        self._look_by(max(next_attempt_at, self._unix_time() + _SOON_S))
+        self._store.give_back(entry.id, next_attempt_at)
+        self._look_by(entry.kind, next_attempt_at, written=True)
 
-    def _look_by(self, when: float) -> None:
-        """Look for due entries at this time (Unix seconds) at the latest."""
-        if when < self._look_at:
-            self._look_at = when
-            self._wake.set()
+    def _look_by(self, kind: Kind, when: float, *, written: bool = False) -> None:
+        """Look for due entries of a kind at this time (Unix seconds), but not at every turn of the loop."""
+        self._drains[kind].look_by(max(when, self._unix_time() + _SOON_S), written=written)
 
-    async def _run(self) -> None:
+    def _look_at_ordered(self, when: float) -> None:
+        """Look for the next entries of an ordering key."""
+        for kind in _ORDERED:
+            self._look_by(kind, when, written=True)
+
+    async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self._pause()
-                await self._round()
+                await work()
             except StoreFailed:
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(drain.POLL_S)
             except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
+                self._metrics.background_failures.labels("outbox").inc()
                 self._log.error(Event.OUTBOX_FAILED, error=type(exc).__name__, where=where(exc))
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(drain.POLL_S)
 
     async def _renew(self) -> None:
-        """Keep the leases of entries under way."""
-        while True:
-            await asyncio.sleep(RENEW_EVERY_S)
-            with contextlib.suppress(StoreFailed):
-                await self._store.renew(list(self._running))
+        """Keep the leases of entries in hand."""
+        await asyncio.sleep(RENEW_EVERY_S)
+        waiting = (entry_id for each in self._drains.values() for entry_id in each.waiting)
+        await self._store.renew([*self._running, *waiting])
 
-    async def _pause(self) -> None:
-        """Wait until it is time to look: for a second at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_S):
-                while (wait_s := self._look_at - self._unix_time()) > 0:
-                    self._wake.clear()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(wait_s):
-                            await self._wake.wait()
-
-    async def _round(self) -> None:
-        """Send what is due, of each kind and app as much as there is room for."""
+    async def _expire(self) -> None:
+        """Bury what is too old, every minute, also if the clock is set back."""
         now = self._unix_time()
-        self._look_at = now + _POLL_S
-        await self._expire(now)
-        if self._dub_is_back:
-            self._dub_is_back = False
-            for kind, spread_s in _SPREAD_S.items():
-                self._store.due_soon(kind, spread_s)
-        for kind in KINDS:
-            apps = [app for app in self._apps if self._held(kind, app) <= 0]
-            room = self._room(kind)
-            if not apps or room <= 0 or not await self._store.has_due(kind):
-                continue
-            taken = await self._store.take_due(kind, apps, room)
-            for each in taken:
-                self._begin(each)
-            if len(taken) >= room:
-                self._look_by(now)  # when one of them ends, see _attempt
+        if not self._next_expiry - _EXPIRE_EVERY_S <= now < self._next_expiry:
+            expired = await self._store.expire(now - self._policy.expiry_s)
+            self._next_expiry = now + _EXPIRE_EVERY_S
+            if expired:
+                self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
+        await asyncio.sleep(drain.POLL_S)
 
-    async def _expire(self, now: float) -> None:
-        if now < self._next_expiry:
-            return
-        self._next_expiry = now + _EXPIRE_EVERY_S
-        expired = await self._store.expire(now - self._policy.expiry_s)
-        if expired:
-            self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
-
-    def _room(self, kind: Kind) -> int:
-        """Return how many more entries of a kind may be under way."""
-        at_a_time = _REPLAYS_AT_A_TIME if kind == "open" else self._policy.in_flight_max
-        return at_a_time - sum(each == kind for each in self._kinds.values())
-
-    def _begin(self, taken: TakenEntry) -> None:
-        if taken.entry is not None:
-            self._launch(taken.entry, brought=False)
-            return
-        self._metrics.outbox_undecryptable.inc()
-        self._log.error(Event.ENTRY_UNDECRYPTABLE, kind=taken.kind, id=taken.id)
-        self._store.reschedule(taken.id, self._unix_time() + DELAY_MAX_S, "undecryptable", attempted=False)
+    def _note_undecryptable(self, count: int) -> None:
+        self._metrics.outbox_undecryptable.inc(count)
+        self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=count)
 
     def _launch(self, entry: Entry, *, brought: bool) -> None:
-        if not brought:
-            self._kinds[entry.id] = entry.kind
-        self._running[entry.id] = asyncio.create_task(self._attempt(entry))
+        task = asyncio.create_task(self._attempt(entry, brought=brought))
+        self._running[entry.id] = _Attempt(entry, task)
 
-    async def _attempt(self, entry: Entry) -> None:
-        """Send an entry once."""
+    async def _attempt(self, entry: Entry, *, brought: bool) -> None:
+        """Send an entry once. One that no caller ``brought`` may have others behind it that nobody knows of."""
+        follow = not brought
         try:
             verdict = await self._verdict(entry)
             if self._tell(entry, verdict):
@@ -282,11 +292,15 @@ class OutboxWorker:
                     await self._store.remove(entry.id)
             else:
                 self._settle(entry, verdict)
+            follow = not brought and not isinstance(verdict, Later)
         finally:
-            self._kinds.pop(entry.id, None)
             del self._running[entry.id]
-        if not isinstance(verdict, Later):
-            self._look_by(self._unix_time())  # others of its key, or of a full worker
+            if not brought:
+                self._drains[entry.kind].ended()
+            followed = entry.lane in self._followed
+            self._followed.discard(entry.lane)
+            if entry.kind in _ORDERED and (follow or followed):
+                self._look_at_ordered(self._unix_time())
 
     async def _verdict(self, entry: Entry) -> Verdict:
         try:
@@ -321,7 +335,7 @@ class OutboxWorker:
             case Later():
                 next_attempt_at = now + self._policy.delay_s(entry, verdict, self._jitter())
                 self._store.reschedule(entry.id, next_attempt_at, _reason(verdict.error))
-                self._look_by(max(next_attempt_at, now + _SOON_S))
+                self._look_by(entry.kind, next_attempt_at)
             case Dead():
                 self._store.finish(entry, "dead", verdict.reason)
                 self._metrics.outbox_dead.labels(entry.kind).inc()

@@ -1,6 +1,6 @@
 """What is owed to Dub: the nouns of the outbox, and the ports on either side of it."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -127,90 +127,6 @@ class Summary(Struct, frozen=True):
     attempts: int
     waits_for: str
     reason: str
-
-
-class Entries(Protocol):
-    """Where entries are kept. What is awaited is durable, and raises ``StoreFailed`` where it cannot be."""
-
-    is_shared: bool  # whether other processes keep and send entries, too
-
-    async def add(self, entry: Entry) -> bool | Repeat:
-        """Keep an entry; return whether an earlier one of its lane is still queued.
-
-        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
-        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
-        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
-        """
-        ...
-
-    def owe(self, entry: Entry) -> None:
-        """Keep an open soon, unless it is here already."""
-        ...
-
-    def drop(self, entry_id: str) -> None:
-        """Forget, soon, an open: Dub has it."""
-        ...
-
-    async def due(
-        self, kinds: Collection[Kind], now: float, limit: int, held: Collection[tuple[str, Kind]]
-    ) -> Sequence[Entry]:
-        """Return queued entries that may be tried, first of their lanes, in order; none of the ``held``.
-
-        ``limit`` is of each kind; fewer than that are all that are due.
-        """
-        ...
-
-    async def hasten(self, now: float) -> None:
-        """Make every queued entry due that waits for nothing but Dub."""
-        ...
-
-    async def release(self, name: str, now: float) -> None:
-        """Make due what waited for this open or install."""
-        ...
-
-    async def awaited(self) -> set[str]:
-        """Return what entries wait for: openIds and names of installs."""
-        ...
-
-    async def waiting(self, app: str) -> int:
-        """Count an app's entries that wait for an install."""
-        ...
-
-    async def waits_in(self, lane: str) -> bool:
-        """Return True if an entry of this lane waits for an open or install."""
-        ...
-
-    def put_off(self, entry_id: str, next_try: float, reason: str) -> None:
-        """Note, soon, a failed attempt."""
-        ...
-
-    def set_down(self, entry_id: str) -> None:
-        """Leave, soon, what was not sent after all to whoever looks next: it is no attempt."""
-        ...
-
-    def finish(self, entry: Entry, state: State, reason: str, now: float) -> None:
-        """Note, soon, that an entry is delivered or dead."""
-        ...
-
-    async def remove(self, entry_id: str) -> None:
-        """Forget an entry."""
-        ...
-
-    async def expire(self, before: float, now: float) -> int:
-        """Bury what was queued before, forget what was delivered before; return how many died."""
-        ...
-
-    async def status(self, entry_id: str) -> Status | None:
-        """Say where an entry stands."""
-        ...
-
-    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
-        """Count the entries in these states, by kind and state."""
-        ...
-
-    async def oldest(self) -> float | None:
-        """Return when the oldest queued entry was made."""
-        ...
 
 
 Deliver = Callable[[Entry], Awaitable[Verdict]]

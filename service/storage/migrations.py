@@ -86,24 +86,33 @@ _OUTBOX = (
         app TEXT NOT NULL,
         kind TEXT NOT NULL,              -- open, lead, sale
         state TEXT NOT NULL,             -- queued, delivered, dead
-        ordering_key TEXT NOT NULL,      -- entries with the same one are sent one after another
-        sequence BIGINT NOT NULL,        -- their order: Unix microseconds, distinct within a process
-        depends_on TEXT NOT NULL,        -- the open whose click it needs, or empty
+        ordering_key TEXT NOT NULL,      -- leads and sales with the same one are sent one after another
+        sequence BIGINT NOT NULL,        -- their order: Unix microseconds, or one more than the last
+        depends_on TEXT NOT NULL,        -- the open or install whose click it needs, or empty
         subject TEXT NOT NULL,           -- the install that it is erased with: a hash, an open's id, or empty
         created_at BIGINT NOT NULL,
         next_attempt_at BIGINT NOT NULL,
         attempts BIGINT NOT NULL,
-        reason TEXT NOT NULL,
+        reason TEXT NOT NULL,            -- why the last attempt failed
         owner TEXT,                      -- the replica that sends it, until its lease ends
-        lease_until BIGINT NOT NULL,
+        lease_until BIGINT NOT NULL,     -- by the database's clock
+        event_key TEXT,                  -- hash of a lead's customer and event
+        idempotency_key TEXT,            -- hash of its caller's Idempotency-Key
+        body_key TEXT,                   -- hash of the body that came with that
         payload BYTEA                    -- encrypted; null once it is delivered
     )""",
-    "CREATE INDEX outbox_due ON outbox (kind, next_attempt_at) WHERE state = 'queued'",
-    "CREATE INDEX outbox_due_by_app ON outbox (kind, app, next_attempt_at, sequence) WHERE state = 'queued'",
-    "CREATE INDEX outbox_by_key ON outbox (ordering_key, sequence) WHERE state = 'queued'",
-    "CREATE INDEX outbox_by_dependency ON outbox (depends_on) WHERE state = 'queued' AND depends_on <> ''",
+    "CREATE INDEX outbox_due ON outbox (kind, app, next_attempt_at, sequence) WHERE state = 'queued'",
+    """CREATE INDEX outbox_by_key ON outbox (ordering_key, sequence)
+        WHERE state = 'queued' AND kind <> 'open'""",
+    """CREATE INDEX outbox_by_dependency ON outbox (depends_on, app)
+        WHERE state = 'queued' AND depends_on <> ''""",
     "CREATE INDEX outbox_by_subject ON outbox (subject) WHERE subject <> ''",
-    "CREATE INDEX outbox_by_state ON outbox (state, created_at)",
+    "CREATE INDEX outbox_by_state ON outbox (state, created_at, kind, depends_on)",
+    # a lead that is reported again conflicts with the first, on whichever replica
+    """CREATE UNIQUE INDEX outbox_by_event ON outbox (event_key)
+        WHERE event_key IS NOT NULL AND state <> 'dead'""",
+    """CREATE UNIQUE INDEX outbox_by_idempotency ON outbox (idempotency_key)
+        WHERE idempotency_key IS NOT NULL AND state <> 'dead'""",
 )
 _SHARED = (
     """CREATE TABLE erasures (

@@ -2,36 +2,62 @@
 
 What can go wrong: an entry is sent by two replicas (a lease, renewed while one works on it); a replica dies
 with entries in hand (the lease ends, and another takes them); an entry overtakes an earlier one of its
-ordering key (only the first of a key is ever taken); the clock is set back, or a database is restored (an
-attempt that is due further ahead than any delay is due now).
+ordering key (only the first of a key is taken, and none while another of the key is being sent; two that
+reach two replicas within one commit have no order); a lead is reported to two replicas at once (a unique
+index: one of them is kept); a lead that waits for its open holds its customer's other entries back, or one
+that cannot be decrypted does (neither does); the clock is set back, or a database is restored (an attempt
+that is further ahead than any delay is due now).
+
+Leases are measured on the database's clock, everything else on ``unix_time``.
 """
 
+import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from service.resolve.owed import Entry, Kind, State, Status, Summary
+from service.resolve.errors import NoOpen, StoreFailed
+from service.resolve.owed import (
+    DELAY_MAX_S,
+    INSTALL,
+    NO_OPEN,
+    REPEAT_S,
+    Entry,
+    Kind,
+    Repeat,
+    State,
+    Status,
+    Summary,
+)
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
 LEASE_S = 10.0
 RENEW_EVERY_S = 3.0
-DELAY_MAX_S = 900.0  # no retry is ever put off for longer
 DEAD_KEPT_S = 90 * 86_400  # after they died
 WRITE_TIMEOUT_S = 0.25  # a lead is refused, not kept waiting, while the database is this slow
+UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
 
-_EXPIRED_AT_A_TIME = 1000
-_COLUMNS = """id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at, next_attempt_at,
-    attempts, reason, owner, lease_until, payload"""
+_AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # what is due later than this was scheduled by a wrong clock
+_LEASE_MAX_MS = 60_000  # a longer one was taken on a database whose clock was wrong
+_AT_A_TIME = 500  # of what is changed in bulk, so that no commit takes long
+_ADD_TRIES = 3
 _TAKEN = "id, app, kind, ordering_key, depends_on, subject, created_at, next_attempt_at, attempts, payload"
 _SUMMARY = "id, app, kind, state, created_at, next_attempt_at, attempts, depends_on, reason"
-_INSERT = RowStatement(
+
+_ADD = """INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at,
+    next_attempt_at, attempts, reason, owner, lease_until, event_key, idempotency_key, body_key, payload)
+    VALUES (?, ?, ?, 'queued', ?, (SELECT CASE WHEN max(sequence) >= ? THEN max(sequence) + 1 ELSE ? END
+        FROM outbox WHERE ordering_key = ? AND state = 'queued' AND kind <> 'open'),
+    ?, ?, ?, ?, 0, '', ?, {now_ms} + ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"""
+_ENQUEUE_OPEN = RowStatement(
     table="outbox",
-    before=f"INSERT INTO outbox ({_COLUMNS}) VALUES ",  # noqa: S608  a constant
-    row="(?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, 0, '', ?, {now_ms} + ?, ?)",
+    before="""INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject,
+        created_at, next_attempt_at, attempts, reason, lease_until, payload) VALUES """,
+    row="(?, ?, 'open', 'queued', ?, ?, '', ?, ?, ?, 0, '', 0, ?)",
     after=" ON CONFLICT (id) DO NOTHING",
 )
 _REMOVE_OPEN = RowStatement(
@@ -42,47 +68,88 @@ _REMOVE_OPEN = RowStatement(
 )
 _RELEASE = RowStatement(
     table="outbox",
-    before="""UPDATE outbox SET depends_on = '', next_attempt_at = 0
-        WHERE state = 'queued' AND depends_on <> '' AND depends_on IN (""",
-    row="?",
-    after=")",
+    before="UPDATE outbox SET depends_on = '', next_attempt_at = released.column2 FROM (VALUES ",
+    row="(?, ?)",
+    after=""") AS released WHERE outbox.state = 'queued' AND outbox.depends_on <> ''
+        AND outbox.depends_on = released.column1""",
 )
-_BEHIND_ANOTHER = """SELECT EXISTS (SELECT 1 FROM outbox AS other WHERE other.ordering_key = ?
-    AND other.state = 'queued' AND other.sequence < ? AND other.kind <> 'open')"""
-_HAS_DUE = """SELECT 1 FROM outbox WHERE state = 'queued' AND kind = ?
-    AND (next_attempt_at <= ? OR next_attempt_at > ?) LIMIT 1"""
-_TAKE = f"""UPDATE outbox SET owner = ?, lease_until = {{now_ms}} + ? WHERE id IN (
-    SELECT id FROM outbox AS this WHERE this.state = 'queued'
-    AND (this.next_attempt_at <= ? OR this.next_attempt_at > ?)
-    AND (this.lease_until < {{now_ms}} OR this.lease_until > {{now_ms}} + ?)
-    AND this.kind = ? AND this.app = ?
+_BLOCKS = f"""other.state = 'queued' AND other.kind <> 'open' AND (other.lease_until > {{now_ms}}
+    OR other.depends_on = '' AND other.reason <> '{UNDECRYPTABLE}'"""
+_BEHIND_ANOTHER = f"""SELECT EXISTS (SELECT 1 FROM outbox AS other
+    WHERE other.ordering_key = ? AND other.id <> ? AND {_BLOCKS}))"""  # noqa: S608  constants, as are all
+_IS_DUE = f"""this.state = 'queued' AND this.next_attempt_at <= ?
+    AND (this.lease_until <= {{now_ms}} OR this.lease_until > {{now_ms}} + {_LEASE_MAX_MS})
     AND (this.kind = 'open' OR NOT EXISTS (SELECT 1 FROM outbox AS other
-        WHERE other.ordering_key = this.ordering_key AND other.state = 'queued'
-        AND other.sequence < this.sequence AND other.kind <> 'open'))
-    ORDER BY this.next_attempt_at, this.sequence LIMIT ? {{skip_locked}}) RETURNING {_TAKEN}"""  # noqa: S608
+        WHERE other.ordering_key = this.ordering_key AND other.id <> this.id
+        AND {_BLOCKS} AND other.sequence < this.sequence)))"""
+_HAS_DUE = f"""SELECT EXISTS (SELECT 1 FROM outbox AS this WHERE this.kind = ? AND this.app IN (%s)
+    AND {_IS_DUE}), EXISTS (SELECT 1 FROM outbox AS this WHERE this.kind = ? AND this.app IN (%s)
+    AND this.state = 'queued' AND this.next_attempt_at > ?)"""
+_TAKE = f"""WITH due AS (SELECT this.id FROM outbox AS this WHERE this.kind = ? AND this.app = ? AND {_IS_DUE}
+    ORDER BY this.next_attempt_at, this.sequence LIMIT ? {{skip_locked}})
+    UPDATE outbox SET owner = ?, lease_until = {{now_ms}} + ? WHERE id IN (SELECT id FROM due)
+    RETURNING sequence, {_TAKEN}"""
+_BRING_BACK = """UPDATE outbox SET next_attempt_at = ?
+    WHERE state = 'queued' AND kind = ? AND app = ? AND next_attempt_at > ?"""
 _RENEW = """UPDATE outbox SET lease_until = {now_ms} + ?
-    WHERE state = 'queued' AND owner = ? AND id IN (%s)"""
-_RESCHEDULE = """UPDATE outbox SET attempts = attempts + ?, next_attempt_at = ?, reason = ?, lease_until = 0
-    WHERE id = ?"""
-_FINISH = """UPDATE outbox SET state = ?, reason = ?, next_attempt_at = ?, lease_until = 0,
-    payload = CASE WHEN ? = 'delivered' THEN NULL ELSE payload END WHERE id = ?"""
+    WHERE state = 'queued' AND owner = ? AND lease_until > 0 AND id IN (%s)"""
+_END_LEASES = "UPDATE outbox SET lease_until = 0 WHERE state = 'queued' AND lease_until > 0"
+_GIVE_BACK = """UPDATE outbox SET lease_until = 0, next_attempt_at = ?
+    WHERE id = ? AND state = 'queued' AND owner = ?"""
+_RESCHEDULE = """UPDATE outbox SET lease_until = 0, next_attempt_at = ?, attempts = attempts + ?, reason = ?
+    WHERE id = ? AND state = 'queued' AND owner = ?"""
+_DELIVERED = """UPDATE outbox SET state = 'delivered', reason = '', next_attempt_at = ?, lease_until = 0,
+    payload = NULL WHERE id = ?"""
+_DIED = """UPDATE outbox SET state = 'dead', reason = ?, next_attempt_at = ?, lease_until = 0
+    WHERE id = ? AND state = 'queued'"""
+_FAILED_BEFORE = """SELECT id, next_attempt_at FROM outbox WHERE state = 'queued' AND kind = ? AND app = ?
+    AND next_attempt_at > ? AND attempts > 0 AND depends_on = ''
+    AND reason NOT LIKE 'DubThrottled%' ORDER BY next_attempt_at LIMIT ?"""  # Dub's own time is kept
 _DUE_SOON = """UPDATE outbox SET next_attempt_at = ? + sequence % ?
-    WHERE state = 'queued' AND depends_on = '' AND attempts > 0 AND next_attempt_at > ? AND kind = ?"""
-_BURY = """UPDATE outbox SET state = 'dead', reason = 'expired: ' || reason, lease_until = 0
-    WHERE id IN (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ?) RETURNING 1"""
-_DELETE_OLD = """DELETE FROM outbox WHERE id IN
-    (SELECT id FROM outbox WHERE state = ? AND created_at < ? LIMIT ?) RETURNING 1"""
-_DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN (%s) GROUP BY kind, state"
-_REVIVE = """UPDATE outbox SET state = 'queued', attempts = 0, depends_on = '', reason = '', created_at = ?,
-    next_attempt_at = ? WHERE state = 'dead' AND payload IS NOT NULL%s RETURNING 1"""
+    WHERE state = 'queued' AND next_attempt_at > ? AND id IN ({ids})"""
+_REPORTED = """SELECT id, state, created_at, depends_on, body_key FROM outbox
+    WHERE {key} = ? AND {key} IS NOT NULL AND state <> 'dead'"""
+_FORGET_KEYS = """UPDATE outbox SET event_key = NULL, idempotency_key = NULL, body_key = NULL
+    WHERE id = ? AND created_at < ?"""
+_TAKE_OVER = f"""UPDATE outbox SET depends_on = '', next_attempt_at = ?, payload = ?,
+    subject = CASE WHEN ? = '' THEN subject ELSE ? END
+    WHERE id = ? AND state = 'queued' AND depends_on LIKE '{INSTALL}%'"""  # noqa: S608
+_BURY = f"""WITH old AS (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ? {{skip_locked}})
+    UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0,
+    reason = CASE WHEN depends_on LIKE '{INSTALL}%' AND (reason = '' OR reason LIKE '{NoOpen.__name__}:%')
+        THEN '{NO_OPEN}' ELSE 'expired: ' || reason END
+    WHERE id IN (SELECT id FROM old) RETURNING 1"""  # noqa: S608
+_DELETE_OLD = """WITH old AS (SELECT id FROM outbox WHERE state = ? AND created_at < ? LIMIT ? {skip_locked})
+    DELETE FROM outbox WHERE id IN (SELECT id FROM old) RETURNING 1"""
+_WAITING = f"""SELECT count(*) FROM outbox WHERE state = 'queued' AND depends_on <> '' AND app = ?
+    AND depends_on LIKE '{INSTALL}%'"""  # noqa: S608
+_WAITS_IN = """SELECT 1 FROM outbox WHERE ordering_key = ? AND state = 'queued' AND kind <> 'open'
+    AND depends_on <> '' LIMIT 1"""
+_STATUS = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
+_OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = ''"
+_DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
+_DEAD = "SELECT id FROM outbox WHERE state = 'dead' AND payload IS NOT NULL{which} ORDER BY created_at"
+# one that was reported anew since keeps no keys: they are the new one's
+_REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', created_at = ?, next_attempt_at = ?,
+    depends_on = CASE WHEN depends_on LIKE '{INSTALL}%' THEN depends_on ELSE '' END,
+    event_key = CASE WHEN EXISTS (SELECT 1 FROM outbox AS other WHERE other.event_key = outbox.event_key
+        AND other.event_key IS NOT NULL AND other.state <> 'dead') THEN NULL ELSE event_key END,
+    idempotency_key = CASE WHEN EXISTS (SELECT 1 FROM outbox AS other
+        WHERE other.idempotency_key = outbox.idempotency_key AND other.idempotency_key IS NOT NULL
+        AND other.state <> 'dead') THEN NULL ELSE idempotency_key END
+    WHERE state = 'dead' AND payload IS NOT NULL AND id = ? RETURNING 1"""  # noqa: S608
+
+
+class Added(Struct, frozen=True):
+    """A new entry; ``behind_another``: an earlier one of its ordering key goes first."""
+
+    behind_another: bool
 
 
 class TakenEntry(Struct, frozen=True):
     """An entry under this replica's lease; ``entry`` is None if its payload cannot be decrypted."""
 
     id: str
-    app: str
-    kind: Kind
     entry: Entry | None
 
 
@@ -96,121 +163,205 @@ class OutboxStore:
         self._owner = secrets.token_hex(8)
         self._sequence = 0
 
-    async def add(self, entry: Entry) -> bool:
-        """Commit an entry under this replica's lease; return whether an earlier one of its key is queued.
+    @property
+    def is_failing(self) -> bool:
+        """Return True while the database cannot be written to."""
+        return self._database.failing is not None
 
-        That one goes first: then the lease is worth nothing, and the entry is taken in its turn.
+    async def add(self, entry: Entry, *, leased: bool) -> Added | Repeat:
+        """Commit an entry, under this replica's lease if it is to send it now.
+
+        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
+        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
+        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
         """
-        sequence = self._next_sequence()
-        insert = Statement(_INSERT.one(self._row(entry, sequence, leased=True)).sql)
-        row = self._row(entry, sequence, leased=True)
-        earlier = Statement(_BEHIND_ANOTHER, (entry.lane, sequence))
-        (_, found) = await self._database.write(
-            Statement(insert.sql, row), earlier, timeout_s=WRITE_TIMEOUT_S
-        )
-        return bool(found[0][0])
+        unit = self._addition(entry, leased=leased)
+        for _ in range(_ADD_TRIES):
+            try:
+                added, behind = await self._database.write(*unit, timeout_s=WRITE_TIMEOUT_S)
+            except StoreFailed:
+                if not (entry.keys.event or entry.keys.idempotency):
+                    # Its caller is told that it failed: if it arrives after all, it is not sent. One with keys
+                    # may be: reported again it is recognised, maybe by another replica.
+                    self._database.write_behind(Statement("DELETE FROM outbox WHERE id = ?", (entry.id,)))
+                raise
+            if added:
+                return Added(behind_another=bool(behind[0][0]))
+            repeat = await self._reported(entry)
+            if repeat is not None:
+                return repeat
+        raise StoreFailed("the earlier report of this lead changes at the moment")
 
     def enqueue_open(self, entry: Entry) -> None:
         """Keep an open, soon, to be reported later; an openId is queued once."""
-        self._database.write_row_behind(_INSERT, self._row(entry, self._next_sequence(), leased=False))
+        self._database.write_row_behind(
+            _ENQUEUE_OPEN,
+            (
+                *(entry.id, entry.app, entry.lane, self._next_sequence(), entry.whose),
+                *(_ms(entry.created), _ms(entry.next_try), self._cipher.encrypt(entry.payload)),
+            ),
+        )
 
     def confirm_open(self, open_id: str) -> None:
         """Forget, soon, an open's entry: Dub has it."""
         self._database.write_row_behind(_REMOVE_OPEN, (open_id,))
 
-    def release_dependents(self, *names: str) -> None:
-        """Make due, soon, what waits for these opens or installs."""
-        for name in names:
-            self._database.write_row_behind(_RELEASE, (name,))
+    def release_dependents(self, name: str, at: float) -> None:
+        """Make what waits for this open or install due at a time (Unix seconds), soon."""
+        self._database.write_row_behind(_RELEASE, (name, _ms(at)))
 
-    async def has_due(self, kind: Kind) -> bool:
-        """Return whether any entry of this kind may be due: a look that finds nothing costs no commit."""
-        now_ms = self._now_ms()
-        return bool(await self._database.read(_HAS_DUE, kind, now_ms, now_ms + _ms(DELAY_MAX_S)))
-
-    async def take_due(self, kind: Kind, apps: Sequence[str], limit: int) -> list[TakenEntry]:
+    async def take_due(
+        self, kind: Kind, apps: Sequence[str], limit: int, *, written: bool = False
+    ) -> list[TakenEntry]:
         """Lease entries of these apps that may be tried now, each the first of its ordering key.
 
-        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
+        Every app gets the same share of ``limit`` first, and what some do not need goes to the others. A look
+        that finds nothing costs no commit, unless ``written``: then it sees what was written behind until now.
         """
+        first = [] if written else await self._before_taking(kind, apps)
+        if first is None:
+            return []
         share = -(-limit // len(apps))
-        taken = await self._take(kind, [(app, share) for app in apps[:limit]])
-        found = Counter(each.app for each in taken)
-        hungry = [app for app in apps if found[app] == share]
-        left = limit - len(taken)
+        found = await self._take(kind, [(app, share) for app in apps[:limit]], first)
+        counts = Counter(each[2] for each in found)
+        hungry = [app for app in apps if counts[app] == share]
+        left = limit - len(found)
         if hungry and len(apps) > 1 and left > 0:
-            taken += await self._take(kind, [(hungry[0], left)])
-        return sorted(taken, key=lambda each: 0 if each.entry is None else each.entry.next_try)
+            found += await self._take(kind, [(hungry[0], left)], [])
+        return [self._taken(row) for row in sorted(found, key=_by_time)]
 
-    async def _take(self, kind: Kind, wanted: Sequence[tuple[str, int]]) -> list[TakenEntry]:
+    async def _before_taking(self, kind: Kind, apps: Sequence[str]) -> list[Statement] | None:
+        """Return what to write before entries are taken; None if there is nothing to take."""
         now_ms = self._now_ms()
-        lease_ms = _ms(LEASE_S)
-        before = (self._owner, lease_ms, now_ms, now_ms + _ms(DELAY_MAX_S), 2 * lease_ms, kind)
-        unit = [Statement(_TAKE, (*before, app, limit)) for app, limit in wanted]
-        return [self._taken(row) for rows in await self._database.write(*unit) for row in rows]
+        sql = _HAS_DUE.replace("%s", placeholders(len(apps)))
+        far_ms = now_ms + _AHEAD_MAX_MS
+        ((due, ahead),) = await self._database.read(sql, kind, *apps, now_ms, kind, *apps, far_ms)
+        if not ahead:
+            return [] if due else None
+        return [Statement(_BRING_BACK, (now_ms, kind, app, far_ms)) for app in apps]
 
-    def due_soon(self, kind: Kind, spread_s: float) -> None:
-        """Make what failed before due within ``spread_s`` seconds, soon: not all of it at once."""
-        now_ms = self._now_ms()
-        values = (now_ms, _ms(spread_s), now_ms + _ms(spread_s), kind)
-        self._database.write_behind(Statement(_DUE_SOON, values))
+    async def _take(
+        self, kind: Kind, wanted: Sequence[tuple[str, int]], first: Sequence[Statement]
+    ) -> list[Row]:
+        now_ms, lease_ms = self._now_ms(), _ms(LEASE_S)
+        unit = [
+            Statement(_TAKE, (kind, app, now_ms, limit, self._owner, lease_ms)) for app, limit in wanted
+        ]
+        results = await self._database.write(*first, *unit)
+        return [row for rows in results[len(first) :] for row in rows]
 
-    async def renew(self, entry_ids: Collection[str]) -> None:
+    async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
+        """Make what failed before due within ``spread_s`` seconds: not all of it at once."""
+        spread_ms = _ms(spread_s)
+        for app in apps:
+            after_ms = self._now_ms() + spread_ms
+            while rows := await self._database.read(_FAILED_BEFORE, kind, app, after_ms, _AT_A_TIME):
+                now_ms = self._now_ms()
+                sql = _DUE_SOON.format(ids=placeholders(len(rows)))
+                ids = [entry_id for entry_id, _ in rows]
+                await self._database.write(Statement(sql, (now_ms, spread_ms, now_ms + spread_ms, *ids)))
+                after_ms = rows[-1][1]
+
+    async def renew(self, entry_ids: Sequence[str]) -> None:
         """Keep the leases of entries that are being worked on."""
-        if entry_ids:
-            sql = _RENEW % placeholders(len(entry_ids))
-            await self._database.write(Statement(sql, (_ms(LEASE_S), self._owner, *entry_ids)))
+        unit = []
+        for start in range(0, len(entry_ids), _AT_A_TIME):
+            ids = entry_ids[start : start + _AT_A_TIME]
+            sql = _RENEW.replace("%s", placeholders(len(ids)))
+            unit.append(Statement(sql, (_ms(LEASE_S), self._owner, *ids)))
+        if unit:
+            await self._database.write(*unit)
 
     async def take_over(self) -> None:
         """End the leases that an earlier process left in a file which this one has locked."""
         if not self._database.is_shared:
-            await self._database.write(Statement("UPDATE outbox SET lease_until = 0 WHERE lease_until > 0"))
+            await self._database.write(Statement(_END_LEASES))
+
+    def give_back(self, entry_id: str, next_attempt_at: float) -> None:
+        """End, soon, the lease of an entry that was not attempted; it is due at a time (Unix seconds)."""
+        values = (_ms(next_attempt_at), entry_id, self._owner)
+        self._database.write_behind(Statement(_GIVE_BACK, values))
 
     def reschedule(
         self, entry_id: str, next_attempt_at: float, reason: str, *, attempted: bool = True
     ) -> None:
-        """Note, soon, when an entry is tried again (Unix seconds), and why not before."""
+        """Note, soon, when an entry is tried again (Unix seconds), and why not before.
+
+        An entry that has expired meanwhile stays dead.
+        """
         at_ms = min(_ms(next_attempt_at), self._now_ms() + _ms(DELAY_MAX_S))
-        self._database.write_behind(Statement(_RESCHEDULE, (int(attempted), at_ms, reason, entry_id)))
+        values = (at_ms, int(attempted), reason, entry_id, self._owner)
+        self._database.write_behind(Statement(_RESCHEDULE, values))
 
     def finish(self, entry: Entry, state: State, reason: str) -> None:
         """Note, soon, that an entry is delivered (its payload goes) or dead (it stays, encrypted)."""
         if state == "delivered" and entry.kind == "open":
             self.confirm_open(entry.id)
+        elif state == "delivered":
+            self._database.write_behind(Statement(_DELIVERED, (self._now_ms(), entry.id)))
         else:
-            values = (state, reason, self._now_ms(), state, entry.id)
-            self._database.write_behind(Statement(_FINISH, values))
+            self._database.write_behind(Statement(_DIED, (reason, self._now_ms(), entry.id)))
 
     async def remove(self, entry_id: str) -> None:
         """Forget an entry."""
         await self._database.write(Statement("DELETE FROM outbox WHERE id = ?", (entry_id,)))
 
-    async def expire(self, before: float) -> int:
-        """Make dead letters of what was queued before a time (Unix seconds), and delete what is older still.
+    async def forget(self, subjects: Collection[str]) -> int:
+        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        names, forgotten = list(subjects), 0
+        for start in range(0, len(names), _AT_A_TIME):
+            some = names[start : start + _AT_A_TIME]
+            ids = placeholders(len(some))
+            by_subject = f"DELETE FROM outbox WHERE subject <> '' AND subject IN ({ids}) RETURNING 1"  # noqa: S608
+            by_id = f"DELETE FROM outbox WHERE kind = 'open' AND id IN ({ids}) RETURNING 1"  # noqa: S608
+            values = tuple(some)
+            results = await self._database.write(Statement(by_subject, values), Statement(by_id, values))
+            forgotten += sum(map(len, results))
+        return forgotten
 
-        Returns how many died; there may be more.
+    async def expire(self, before: float) -> int:
+        """Make dead letters of what was queued before a time (Unix seconds).
+
+        Deletes what was delivered longer ago than it is recognised, and very old dead letters. Returns how
+        many entries died.
         """
-        before_ms = _ms(before)
-        old = Statement(_DELETE_OLD, ("delivered", before_ms, _EXPIRED_AT_A_TIME))
-        very_old = Statement(_DELETE_OLD, ("dead", before_ms - DEAD_KEPT_S * 1000, _EXPIRED_AT_A_TIME))
-        buried = await self._database.write(Statement(_BURY, (before_ms, _EXPIRED_AT_A_TIME)), old, very_old)
-        return len(buried[0])
+        now_ms, before_ms, died = self._now_ms(), _ms(before), 0
+        old = (
+            ("delivered", now_ms - _ms(REPEAT_S), _AT_A_TIME),
+            ("dead", before_ms - DEAD_KEPT_S * 1000, _AT_A_TIME),
+        )
+        while True:
+            bury = Statement(_BURY, (before_ms, _AT_A_TIME, now_ms))
+            results = await self._database.write(bury, *(Statement(_DELETE_OLD, values) for values in old))
+            died += len(results[0])
+            if max(map(len, results)) < _AT_A_TIME:
+                return died
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where an entry stands."""
-        sql = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
-        rows = await self._database.read_written(sql, entry_id, timeout_s=WRITE_TIMEOUT_S)
+        rows = await self._database.read(_STATUS, entry_id, timeout_s=WRITE_TIMEOUT_S)
+        if not rows or rows[0][2] == "queued":  # its end may have been written behind
+            rows = await self._database.read_written(_STATUS, entry_id, timeout_s=WRITE_TIMEOUT_S)
         return Status(*rows[0]) if rows else None
 
-    async def depths(self, *states: State) -> Mapping[tuple[Kind, State], int]:
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install."""
+        rows = await self._database.read(_WAITING, app, timeout_s=WRITE_TIMEOUT_S)
+        count: int = rows[0][0]
+        return count
+
+    async def waits_in(self, ordering_key: str) -> bool:
+        """Return True if an entry of this key waits for an open or install."""
+        return bool(await self._database.read(_WAITS_IN, ordering_key))
+
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
         """Count the entries in these states, by kind and state."""
-        rows = await self._database.read(_DEPTHS % placeholders(len(states)), *states)
+        rows = await self._database.read(_DEPTHS.format(states=placeholders(len(states))), *states)
         return {(kind, state): count for kind, state, count in rows}
 
     async def oldest(self) -> float | None:
-        """Return when the oldest queued entry was made, in Unix seconds."""
-        rows = await self._database.read("SELECT min(created_at) FROM outbox WHERE state = 'queued'")
-        oldest = rows[0][0]
+        """Return when the oldest queued entry that waits for no open was made, in Unix seconds."""
+        ((oldest,),) = await self._database.read(_OLDEST)
         return None if oldest is None else oldest / 1000
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
@@ -231,26 +382,59 @@ class OutboxStore:
         """Decrypt an entry's payload; raises ``Undecryptable``."""
         return self._cipher.decrypt(payload)
 
-    async def revive(self, entry_id: str | None) -> int:
+    async def retry_now(self, entry_id: str | None) -> int:
         """Queue a dead letter again, or all of them; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
-        now_ms = self._now_ms()
-        (rows,) = await self._database.write(Statement(_REVIVE % which, (now_ms, now_ms, *values)))
-        return len(rows)
+        dead = await self._database.read(_DEAD.format(which=which), *values)
+        now_ms, revived = self._now_ms(), 0
+        for start in range(0, len(dead), _AT_A_TIME):
+            some = dead[start : start + _AT_A_TIME]
+            unit = [Statement(_REVIVE, (now_ms, now_ms, each)) for (each,) in some]
+            revived += sum(map(len, await self._database.write(*unit)))
+        return revived
 
-    def _row(self, entry: Entry, sequence: int, *, leased: bool) -> Row:
-        return (
-            *(entry.id, entry.app, entry.kind, entry.lane, sequence, entry.waits_for, entry.whose),
-            *(_ms(entry.created), _ms(entry.next_try), self._owner if leased else None),
-            *(_ms(LEASE_S) if leased else -1, self._cipher.encrypt(entry.payload)),
+    def _addition(self, entry: Entry, *, leased: bool) -> tuple[Statement, Statement]:
+        sequence, keys = self._next_sequence(), entry.keys
+        insert = Statement(
+            _ADD,
+            (
+                *(entry.id, entry.app, entry.kind, entry.lane, sequence, sequence, entry.lane),
+                *(entry.waits_for, entry.whose, _ms(entry.created), _ms(entry.next_try)),
+                *(self._owner if leased else None, _ms(LEASE_S) if leased else -1),
+                *(keys.event or None, keys.idempotency or None, keys.body or None),
+                self._cipher.encrypt(entry.payload),
+            ),
         )
+        return insert, Statement(_BEHIND_ANOTHER, (entry.lane, entry.id))
+
+    async def _reported(self, entry: Entry) -> Repeat | None:
+        """Find the entry as which a lead was reported before; None if there is none any more."""
+        keys, since_ms = entry.keys, _ms(entry.created - REPEAT_S)
+        by_key, by_event = await asyncio.gather(
+            self._database.read(_REPORTED.format(key="idempotency_key"), keys.idempotency),
+            self._database.read(_REPORTED.format(key="event_key"), keys.event),
+        )
+        for rows, is_event in ((by_key, False), (by_event, True)):
+            if not rows:
+                continue
+            entry_id, state, created_ms, depends_on, body_key = rows[0]
+            if created_ms < since_ms:
+                await self._database.write(Statement(_FORGET_KEYS, (entry_id, since_ms)))
+                continue
+            repeat = Repeat(entry_id, state, same_body=is_event or body_key == keys.body)
+            if repeat.same_body and depends_on.startswith(INSTALL) and not entry.waits_for:
+                payload = self._cipher.encrypt(entry.payload)
+                values = (_ms(entry.next_try), payload, entry.whose, entry.whose, entry_id)
+                await self._database.write(Statement(_TAKE_OVER, values), timeout_s=WRITE_TIMEOUT_S)
+            return repeat
+        return None
 
     def _taken(self, row: Row) -> TakenEntry:
-        entry_id, app, kind, ordering_key, depends_on, subject, created_at, next_at, attempts, payload = row
+        (_, entry_id, app, kind, ordering_key, depends_on, subject, created_at, next_at, attempts, payload) = row
         try:
             clear = self._cipher.decrypt(payload)
         except Undecryptable:
-            return TakenEntry(entry_id, app, kind, None)
+            return TakenEntry(entry_id, None)
         entry = Entry(
             id=entry_id,
             app=app,
@@ -263,7 +447,7 @@ class OutboxStore:
             attempts=attempts,
             payload=clear,
         )
-        return TakenEntry(entry_id, app, kind, entry)
+        return TakenEntry(entry_id, entry)
 
     def _next_sequence(self) -> int:
         """Return a number that grows with time, and with every entry of this process."""
@@ -276,6 +460,11 @@ class OutboxStore:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
+
+
+def _by_time(row: Row) -> tuple[int, int]:
+    """Return a taken row's next attempt and sequence."""
+    return row[8], row[0]
 
 
 def _summary(row: Row) -> Summary:
