@@ -18,8 +18,9 @@ _STARTS_PER_TURN = 4  # of the event loop: answers go first
 
 
 class Drain:
-    """One kind's entries. ``start`` begins to send one; ``held``: for how many seconds an app's are held back.
+    """One kind's entries.
 
+    ``start`` begins to send one, ``held`` returns for how many seconds an app's are held back,
     ``undecryptable`` is told how many entries of a look could not be decrypted.
     """
 
@@ -106,7 +107,7 @@ class Drain:
                             await self._wake.wait()
 
     def _keep(self, taken: Sequence[TakenEntry]) -> None:
-        """Keep what was taken; what cannot be decrypted stays queued: an operator may list its secret again."""
+        """Keep what was taken. What cannot be decrypted stays queued: its secret may be listed again."""
         undecryptable = [each.id for each in taken if each.entry is None]
         for entry_id in undecryptable:
             next_attempt_at = self._unix_time() + DELAY_MAX_S

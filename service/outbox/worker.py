@@ -283,7 +283,7 @@ class OutboxWorker:
         self._running[entry.id] = _Attempt(entry, task)
 
     async def _attempt(self, entry: Entry, *, brought: bool) -> None:
-        """Send an entry once. One that no caller ``brought`` may have others behind it that nobody knows of."""
+        """Send an entry once. One that no caller ``brought`` may have others behind it."""
         follow = not brought
         try:
             verdict = await self._verdict(entry)

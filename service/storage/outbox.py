@@ -14,7 +14,7 @@ Leases are measured on the database's clock, everything else on ``unix_time``.
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
@@ -244,9 +244,7 @@ class OutboxStore:
         self, kind: Kind, wanted: Sequence[tuple[str, int]], first: Sequence[Statement]
     ) -> list[Row]:
         now_ms, lease_ms = self._now_ms(), _ms(LEASE_S)
-        unit = [
-            Statement(_TAKE, (kind, app, now_ms, limit, self._owner, lease_ms)) for app, limit in wanted
-        ]
+        unit = [Statement(_TAKE, (kind, app, now_ms, limit, self._owner, lease_ms)) for app, limit in wanted]
         results = await self._database.write(*first, *unit)
         return [row for rows in results[len(first) :] for row in rows]
 
@@ -430,7 +428,19 @@ class OutboxStore:
         return None
 
     def _taken(self, row: Row) -> TakenEntry:
-        (_, entry_id, app, kind, ordering_key, depends_on, subject, created_at, next_at, attempts, payload) = row
+        (
+            _,
+            entry_id,
+            app,
+            kind,
+            ordering_key,
+            depends_on,
+            subject,
+            created_at,
+            next_at,
+            attempts,
+            payload,
+        ) = row
         try:
             clear = self._cipher.decrypt(payload)
         except Undecryptable:

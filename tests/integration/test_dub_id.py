@@ -21,7 +21,7 @@ PRODUCT = f"https://acme.com/product/123?dub_id={CLICK}"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the outbox look at the (fake) clock often."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
 
 
 @pytest.fixture

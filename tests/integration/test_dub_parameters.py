@@ -98,7 +98,7 @@ async def test_dub_away_a_link_that_is_not_tracked_is_asked_about_later(
     clock: FakeClock, logs: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox asks as the open would have: the answer is completed, and Dub records nothing."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
     async with started_over(embedded_dub(clock), clock) as world:
         await world.fail("/track/open")
         pending = await world.launch(deep_link=UNTRACKED)

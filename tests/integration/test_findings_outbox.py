@@ -19,7 +19,7 @@ ATTEMPTS_MAX = 5  # in the minute for which a customer may still show up
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the outbox look at the (fake) clock often."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
 
 
 @pytest.fixture

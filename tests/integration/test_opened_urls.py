@@ -183,7 +183,7 @@ async def test_an_opened_url_is_routed_while_dub_is_away(
     service: Service, dub: FakeDub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The referrer's click comes later, under the same openId; the route is the URL's from the beginning."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
 
     async def away(_: httpx.Request) -> httpx.Response:
         return httpx.Response(503)

@@ -73,7 +73,7 @@ async def test_a_fragment_outlives_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Answered without Dub, then settled by the outbox: the route is that of the link as it was opened."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
     async with started_over(embedded_dub(clock), clock) as world:
         await world.fail("/track/open")
         pending = await world.launch(deep_link=f"{FB_PROMO}?ref=ig#reviews")

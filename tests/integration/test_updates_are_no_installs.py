@@ -152,7 +152,7 @@ async def test_a_suspicious_referrer_stays_so_while_dub_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Reported to Dub later, from the outbox, it is no more certain than it was."""
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
     async with started_over(embedded_dub(clock), clock) as world:
         await world.fail("/track/open")
         now = clock.wall()

@@ -542,7 +542,7 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(
         failures += 1
         raise StoreFailed("disk") if failures == 1 else RuntimeError("ours")
 
-    monkeypatch.setattr("service.outbox.outbox._POLL_S", 0.01)
+    monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
     monkeypatch.setattr(lab.entries, "due", failing)
     lab.outbox._wake.set()
     await until(lambda: failures >= 3)
