@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ import structlog
 from service.app import create_app
 from service.sandbox import SandboxLink, create_sandbox
 from service.settings import parse
-from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.sealing import Seal
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.outbox import OutboxStore
 from tests.support import CONFIG, ENV, FakeClock, Service, running
 
 LINKS = (
@@ -127,13 +129,13 @@ async def eventually(service: Service, lead_id: str, status: str, *, turns: int 
     raise AssertionError(f"never {status}: {seen}")
 
 
-async def in_the_outbox(work: Callable[[SqliteEntries], Awaitable[T]]) -> T:
+async def in_the_outbox(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
     """Do something on the outbox of the test's data directory, beside the service, as a command would."""
     settings = parse(CONFIG, ENV)
-    database = Database(settings.data_dir, ENTRIES_SCHEMA, structlog.get_logger(), alone=False)
+    database = Database(SqliteEngine(settings.data_dir, exclusive=False), structlog.get_logger())
     await database.open()
     try:
-        return await work(SqliteEntries(database, Seal(settings.secrets)))
+        return await work(OutboxStore(database, Cipher(settings.secrets), time.time))
     finally:
         await database.close()
 

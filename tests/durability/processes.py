@@ -1,6 +1,7 @@
 """A real service beside a real sandbox, each a process; the service can be killed and started again."""
 
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import httpx
 
-from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.sealing import Seal
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.outbox import OutboxStore
 from service.telemetry import configure_logs
 from tests.process import Process, free_ports, started
 from tests.support import KEY, SERVER_KEY
@@ -121,10 +123,10 @@ class Killable:
 
     async def left_over(self) -> dict[str, int]:
         """Count what the outbox on disk holds, such as ``lead queued``; another process looks in."""
-        database = Database(self.data, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+        database = Database(SqliteEngine(self.data, exclusive=False), configure_logs("critical"))
         await database.open()
         try:
-            depths = await SqliteEntries(database, Seal([SECRET])).depths("queued", "dead")
+            depths = await OutboxStore(database, Cipher([SECRET]), time.time).depths("queued", "dead")
         finally:
             await database.close()
         return {f"{kind} {state}": count for (kind, state), count in depths.items()}

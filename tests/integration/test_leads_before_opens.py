@@ -203,7 +203,7 @@ async def test_an_open_whose_word_was_lost_is_found(
     async with started_over(dub, clock, UNMATCHED) as world:
         lead_id = await queued(world)
         with monkeypatch.context() as patch:
-            patch.setattr("service.outbox.outbox.DurableOutbox.let_go", lambda *_, **__: None)
+            patch.setattr("service.outbox.worker.OutboxWorker.let_go", lambda *_, **__: None)
             await world.launch(deep_link=FB_PROMO)
     async with started_over(dub, clock, UNMATCHED) as world:
         await world.lead_is(lead_id, "delivered")
@@ -230,7 +230,7 @@ async def test_a_lead_whose_open_never_arrives_dies_after_six_days(world: World,
     assert seen["reason"] == "no open arrived"
     assert await world.calls("/track/lead") == 0
     await until(lambda: logs.events("outbox.expired"))
-    assert await in_the_outbox(lambda entries: entries.revive(lead_id, world.clock.wall())) == 1
+    assert await in_the_outbox(lambda entries: entries.retry_now(lead_id)) == 1
     await looked_after(lead_id, times=1)
     world.clock.advance(61)
     await the_outbox_has_looked(world)

@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from service.cli import main
 from service.resolve.owed import Entry, Kind, State
-from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
-from service.store.sealing import Seal
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.outbox import OutboxStore
 from service.telemetry import configure_logs
 from tests.process import finished, free_ports, started
 from tests.support import CONFIG, ENV
@@ -32,14 +33,14 @@ T = TypeVar("T")
 Command = Callable[..., Result]
 
 
-def at_the_store(folder: Path, work: Callable[[SqliteEntries], Awaitable[T]], secret: str = SECRET) -> T:
+def at_the_store(folder: Path, work: Callable[[OutboxStore], Awaitable[T]], secret: str = SECRET) -> T:
     """Do something to the outbox as its process would."""
 
     async def run() -> T:
-        database = Database(folder, ENTRIES_SCHEMA, configure_logs("critical"), alone=False)
+        database = Database(SqliteEngine(folder, exclusive=False), configure_logs("critical"))
         await database.open()
         try:
-            return await work(SqliteEntries(database, Seal([secret])))
+            return await work(OutboxStore(database, Cipher([secret]), time.time))
         finally:
             await database.close()
 
@@ -52,10 +53,10 @@ def put(folder: Path, name: str, state: State = "queued", **fields: Any) -> None
     given: dict[str, Any] = {"kind": "lead", "lane": name, "created": now, "next_try": now + 600, **fields}
     entry = Entry(id=name, app="acme", payload=json.dumps(LEAD).encode(), **given)
 
-    async def work(entries: SqliteEntries) -> None:
-        await entries.add(entry)
+    async def work(entries: OutboxStore) -> None:
+        await entries.add(entry, leased=False)
         if state != "queued":
-            entries.finish(entry, state, "Dub refused it: 404 not_found" if state == "dead" else "", now)
+            entries.finish(entry, state, "Dub refused it: 404 not_found" if state == "dead" else "")
 
     at_the_store(folder, work)
 
@@ -167,7 +168,7 @@ def test_a_dead_letter_is_sent_again(outbox: Command, data_dir: Path) -> None:
     result = outbox("retry", "two")
     assert (result.exit_code, result.output) == (0, "1 queued again\n")
     assert depths(data_dir) == {("lead", "dead"): 2, ("lead", "queued"): 1}
-    due = at_the_store(data_dir, lambda entries: entries.due(["lead"], time.time(), 10, ()))
+    due = at_the_store(data_dir, lambda entries: entries.take_due("lead", ["acme"], 10))
     assert [entry.id for entry in due] == ["two"]
 
 
@@ -260,9 +261,9 @@ def test_beside_a_running_service(tmp_path: Path) -> None:
                 payload=json.dumps(buried).encode(),
             )
 
-            async def bury(entries: SqliteEntries) -> None:
-                await entries.add(entry)
-                entries.finish(entry, "dead", "by a test", now)
+            async def bury(entries: OutboxStore) -> None:
+                await entries.add(entry, leased=False)
+                entries.finish(entry, "dead", "by a test")
 
             at_the_store(tmp_path / "data", bury, secret)
             status, said = finished(["outbox"], tmp_path, env)

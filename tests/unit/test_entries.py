@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import structlog
 from msgspec import structs
+from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 
 from service.resolve.owed import Entry, Kind, LeadKeys, install_name
 from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
 
 NOW = 1_700_000_000.0

@@ -10,8 +10,9 @@ from random import Random
 from typing import Any
 
 import pytest
-
 from service.outbox.outbox import DurableOutbox
+from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
+
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import (
     DubFailed,
@@ -34,7 +35,6 @@ from service.resolve.owed import (
     Verdict,
 )
 from service.store.database import Database
-from service.store.entries import ENTRIES_SCHEMA, SqliteEntries
 from service.store.sealing import Seal
 from service.telemetry import Metrics, configure_logs
 from tests.support import FakeClock, LogLines, until
