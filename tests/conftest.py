@@ -20,6 +20,18 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer for the database than in production: the machine may be busy with other tests."""
+    for name in (
+        "opens.LOOKUP_TIMEOUT_S",
+        "claims.CLAIM_TIMEOUT_S",
+        "network_activity._TIMEOUT_S",
+        "outbox.WRITE_TIMEOUT_S",
+    ):
+        monkeypatch.setattr(f"service.storage.{name}", 5.0)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """Start one PostgreSQL for all tests that ask for it; each makes a database of its own."""

@@ -39,6 +39,7 @@ LEASE_S = 10.0
 RENEW_EVERY_S = 3.0
 DEAD_KEPT_S = 90 * 86_400  # after they died
 WRITE_TIMEOUT_S = 0.25  # a lead is refused, not kept waiting, while the database is this slow
+READ_TIMEOUT_S = 2.0  # a question about a lead waits longer
 UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
 
 _AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # what is due later than this was scheduled by a wrong clock
@@ -337,9 +338,9 @@ class OutboxStore:
 
     async def status(self, entry_id: str) -> Status | None:
         """Say where an entry stands."""
-        rows = await self._database.read(_STATUS, entry_id, timeout_s=WRITE_TIMEOUT_S)
+        rows = await self._database.read(_STATUS, entry_id, timeout_s=READ_TIMEOUT_S)
         if not rows or rows[0][2] == "queued":  # its end may have been written behind
-            rows = await self._database.read_written(_STATUS, entry_id, timeout_s=WRITE_TIMEOUT_S)
+            rows = await self._database.read_written(_STATUS, entry_id, timeout_s=READ_TIMEOUT_S)
         return Status(*rows[0]) if rows else None
 
     async def waiting(self, app: str) -> int:
