@@ -44,7 +44,7 @@ def run(
         "HOME": "/nonexistent",
         "FIRSTOPEN_HOST": "127.0.0.1",  # the image says ::, every address; this machine is not a container
         "FIRSTOPEN_PORT": str(port),
-        "FIRSTOPEN_SECRET": "only for this check, and longer than 32 characters",
+        "FIRSTOPEN_SECRET": "only for this check and longer than 32 characters",
         "ACME_DUB_API_KEY": "dub_none",
         "ACME_SERVER_KEYS": "dub_none_either",
     }
@@ -55,7 +55,12 @@ def run(
         _refuses_without_config(serve, environment)
         (config := Path(mapped("/etc/firstopen"))).mkdir(parents=True)
         shutil.copyfile(K8S / "base" / "firstopen.toml", config / "firstopen.toml")
-        _serves(serve, environment, [*prefix, *_health_command(stage)])
+        health = [*prefix, *_health_command(stage)]
+        _serves(serve, environment, health)
+        # PostgreSQL's client is loaded only then; without its server firstopen is ready all the same.
+        away = f"postgresql://firstopen@127.0.0.1:{_free_port()}/firstopen"
+        _say("again, with a FIRSTOPEN_DATABASE_URL where nobody listens")
+        _serves(serve, {**environment, "FIRSTOPEN_DATABASE_URL": away}, health)
         _sandbox_answers([*command, "sandbox"], environment)
 
 
