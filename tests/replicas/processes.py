@@ -164,7 +164,7 @@ def replica(
         "FIRSTOPEN_PORT": str(port),
         "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
         "FIRSTOPEN_DATABASE_URL": database_url,
-        "FIRSTOPEN_DATA_DIR": str(folder / f"old-{port}"),
+        "FIRSTOPEN_DATA_DIR": str(folder / "never-made"),
         "ACME_DUB_API_KEY": "dub_x",
         "DUB_BASE_URL": f"http://127.0.0.1:{sandbox.port}",
     }

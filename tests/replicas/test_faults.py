@@ -169,11 +169,12 @@ async def filled(server: Postgres) -> None:
 
 def fill(server: Postgres) -> None:
     """Leave no room on the server's disk; without a disk of its own, let none of its files grow."""
-    if os.path.ismount(server.folder.parent):
-        with contextlib.suppress(OSError), (server.folder / "ballast").open("wb", buffering=0) as ballast:
-            while True:
-                ballast.write(bytes(4096))
-    limit_files(server, 4096)
+    if not os.path.ismount(server.folder.parent):
+        limit_files(server, 4096)
+        return
+    with contextlib.suppress(OSError), (server.folder / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
 
 
 def limit_files(server: Postgres, size: int) -> None:
@@ -184,7 +185,8 @@ def limit_files(server: Postgres, size: int) -> None:
 
 async def emptied(server: Postgres) -> None:
     (server.folder / "ballast").unlink(missing_ok=True)
-    limit_files(server, resource.RLIM_INFINITY)
+    if not os.path.ismount(server.folder.parent):
+        limit_files(server, resource.RLIM_INFINITY)
     if server.popen is not None and server.popen.poll() is not None:  # a server may stop when it cannot write
         await asyncio.to_thread(server.start)
 
