@@ -38,8 +38,9 @@ _OPENS = """SELECT DISTINCT device, seen_in_window, device_traits,
     CASE WHEN device_traits IS NULL THEN NULL ELSE opened_at END
     FROM (SELECT o.device, o.updated_at >= ? AS seen_in_window, o.link_id, o.opened_at, o.device_traits
         FROM opens AS o WHERE o.network = ? AND o.updated_at >= ? AND o.app = ?
-        AND NOT EXISTS (SELECT 1 FROM erasures AS e WHERE e.device = o.device AND e.erased_at >= o.opened_at)
-        ORDER BY o.updated_at DESC LIMIT ?) AS newest"""
+        ORDER BY o.updated_at DESC LIMIT ?) AS newest
+    WHERE NOT EXISTS (SELECT 1 FROM erasures AS e
+        WHERE e.device = newest.device AND e.erased_at >= newest.opened_at)"""
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -104,3 +104,15 @@ def test_a_key_tells_nothing_without_the_secret(address: IPv4Address) -> None:
     assume(key is not None)
     assert key != Networks(b"another secret").of(str(address)).key
     assert key != int(address)
+
+
+def test_the_fingerprint_tells_when_keys_mean_something_else() -> None:
+    """With another secret, or other ranges that are shared; never by itself."""
+    named = [
+        Networks(b"one"),
+        Networks(b"another"),
+        Networks(b"one", ["198.51.100.0/24"]),
+        Networks(b"one", ["198.51.100.0/25"]),
+    ]
+    assert len({each.fingerprint for each in named}) == 4
+    assert Networks(b"one").fingerprint == named[0].fingerprint
