@@ -1,4 +1,4 @@
-"""A database that answers, but slowly: a linked open waits for it 50 ms, a lead or a match by address 250 ms."""
+"""A database that answers slowly: an open waits for it 50 ms, a lead or a match by address 250 ms."""
 
 import asyncio
 from collections.abc import Sequence
