@@ -24,6 +24,7 @@ from service.api.outgoing import Outgoing
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
+from service.background import Background
 from service.compiled import (
     app_keys,
     compile_app,
@@ -151,17 +152,18 @@ class _Parts:
         self._sleep = timing.sleep
         self._log = log
         self.metrics = Metrics()
+        self._background = Background(log, self.metrics.background_failures)
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
         self.stores = choose(settings, log, self.metrics, clock, wall)
-        self._erasures = Erasures(self.stores.erasures)
+        self._erasures = Erasures(self.stores.erasures, self._background)
         self.limits = limits(settings, wall, log, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
-        self.feed = EventFeed(dub, CallBudget(clock), self.stores.budget)
+        self.feed = EventFeed(dub, CallBudget(clock), self._background, self.stores.budget)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = Credit(self.stores.journal, identity)
@@ -235,7 +237,7 @@ class _Parts:
             for name, app in apps.items()
             if app.ip_matching != "off"
         }
-        return FirstLaunches(matching, dub, self._wall)
+        return FirstLaunches(matching, dub, self._wall, self._background)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
@@ -253,6 +255,7 @@ class _Parts:
             unreadable=self.metrics.events_unreadable,
             clock=self._clock,
             wall=self._wall,
+            background=self._background,
             sleep=self._sleep,
             together=self.stores.clicks(app.name),
         )
@@ -284,6 +287,7 @@ class _Parts:
             claims=self.stores.claims,
             identity=identity,
             erasures=self._erasures,
+            background=self._background,
             log=self._log,
         )
         climber = Climber(
@@ -300,7 +304,12 @@ class _Parts:
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
         self._second_looks = SecondLooks(
-            self.first_launch, openings, self._precedence.certain, self._clock, self._sleep
+            self.first_launch,
+            openings,
+            self._precedence.certain,
+            self._clock,
+            self._background,
+            self._sleep,
         )
         return Resolver(
             climber=climber,

@@ -45,6 +45,8 @@ class Event(StrEnum):
     """The system gives this process few file descriptors (``ulimit -n``): so many connections are taken."""
     NO_DESCRIPTORS = "service.no_descriptors"
     """The process has no file descriptor left (``ulimit -n``): a connection could not be accepted."""
+    BACKGROUND_FAILED = "background.failed"
+    """A mistake of ours in a ``task`` that runs beside requests; ``where`` is the line."""
     LOOP_FAILED = "service.loop_failed"
     """An exception that no task was there to take; ``where`` is the line."""
     FORWARDED_BY_ANYBODY = "config.forwarded_by_anybody"
@@ -241,7 +243,7 @@ class Metrics:
         )
         self.valkey_faults = self._counter("valkey_faults", "Times Valkey did not answer.", "operation")
         self.background_failures = self._counter(
-            "background_failures", "Exceptions in background tasks, which go on.", "task"
+            "background_failures", "Unexpected exceptions in tasks that run beside requests.", "task"
         )
         self.store_commits = self._counter("store_commits", "Durable commits.")
 

@@ -16,7 +16,7 @@ from service.resolve.networks import Networks
 from service.resolve.routing import Router
 from service.resolve.window import ClickWindow
 from service.telemetry import Log, Metrics, configure_logs
-from tests.support import FakeClock
+from tests.support import FakeClock, background
 
 NOON = 1_785_585_600.0
 APP = App("acme", ("acme.link", "go.acme.com"), Router((), default_screen="home"), dub_api_key="dub_secret")
@@ -157,13 +157,14 @@ class World:
         self.metrics = Metrics()
         self.feed = ClickFeed(
             app=app,
-            events=EventFeed(self.dub, self.budget),
+            events=EventFeed(self.dub, self.budget, background()),
             window=self.window,
             networks=NETWORKS,
             log=log or configure_logs("critical"),
             unreadable=self.metrics.events_unreadable,
             clock=self.clock,
             wall=lambda: self.dub.now,
+            background=background(),
             sleep=self._sleep,
             together=together,
         )

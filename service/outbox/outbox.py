@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from service.background import Background
 from service.outbox.policy import OutboxPolicy
 from service.resolve.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
 from service.resolve.owed import (
@@ -79,6 +80,7 @@ class DurableOutbox:
         self._wall = wall
         self._log = log
         self._metrics = metrics
+        self._background = Background(log, metrics.background_failures)
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._taken: set[str] = set()
@@ -103,7 +105,7 @@ class DurableOutbox:
         self._deliver = deliver
         with contextlib.suppress(StoreFailed):
             self._awaited = await self._entries.awaited()
-        self._loop = asyncio.create_task(self._run())
+        self._loop = self._background.spawn(self._run(), "outbox")
 
     async def close(self) -> None:
         """Stop sending; what is under way stays queued."""
@@ -226,7 +228,7 @@ class DurableOutbox:
         elsewhere = self._entries.is_shared and not name.startswith(INSTALL)
         if elsewhere or name in self._awaited:
             self._awaited.discard(name)
-            task = asyncio.create_task(self._release(name, self._wall() + after_s))
+            task = self._background.spawn(self._release(name, self._wall() + after_s), "outbox_release")
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
@@ -258,8 +260,7 @@ class DurableOutbox:
             except StoreFailed:
                 await asyncio.sleep(_POLL_S)
             except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
-                self._metrics.background_failures.labels("outbox").inc()
-                self._log.error(Event.OUTBOX_FAILED, error=type(exc).__name__, where=where(exc))
+                self._background.report(exc, "outbox")
                 await asyncio.sleep(_POLL_S)
 
     async def _round(self) -> None:
@@ -341,7 +342,9 @@ class DurableOutbox:
     def _launch(self, entry: Entry, *, brought: bool) -> None:
         self._lanes.add(entry.lane)
         self._draining += not brought
-        self._running[entry.id] = asyncio.create_task(self._attempt(entry, brought=brought))
+        self._running[entry.id] = self._background.spawn(
+            self._attempt(entry, brought=brought), "outbox_attempt"
+        )
 
     async def _attempt(self, entry: Entry, *, brought: bool) -> None:
         """Send an entry once. One that no caller ``brought`` may have others behind it, on disk."""
@@ -374,6 +377,7 @@ class DurableOutbox:
         except StoreFailed as exc:
             return Later(exc)
         except Exception as exc:  # noqa: BLE001  nothing is lost by a mistake of ours: it is tried again
+            self._metrics.background_failures.labels("outbox").inc()
             self._log.error(
                 Event.OUTBOX_FAILED, kind=entry.kind, error=type(exc).__name__, where=where(exc), id=entry.id
             )

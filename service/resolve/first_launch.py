@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from service.background import Background
 from service.resolve.case import Case
 from service.resolve.click_events import Fault
 from service.resolve.click_feed import ClickFeed, Outcome, Problem
@@ -69,10 +70,12 @@ class FirstLaunches:
         apps: Mapping[str, AppMatching],
         dub: DubFirstOpens,
         wall: Callable[[], float],
+        background: Background,
     ) -> None:
         self._apps = apps
         self._dub = dub
         self._wall = wall
+        self._background = background
         self._retiring: set[asyncio.Task[None]] = set()
 
     def problems(self) -> list[str]:
@@ -111,7 +114,7 @@ class FirstLaunches:
             return
         case.network, clicks = app.matcher.found(case.ip, self._first_open(case), link.id)
         if clicks:
-            task = asyncio.create_task(self._claim(app.matcher, clicks, case.device))
+            task = self._background.spawn(self._claim(app.matcher, clicks, case.device), "claim")
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from msgspec import structs
 
+from service.background import Background
 from service.resolve.case import Case
 from service.resolve.credit import strength_of
 from service.resolve.erasures import Erasures
@@ -36,6 +37,7 @@ class Precedence:
         claims: Claims,
         identity: Identity,
         erasures: Erasures,
+        background: Background,
         log: Log,
     ) -> None:
         self._memory = memory
@@ -43,6 +45,7 @@ class Precedence:
         self._claims = claims
         self._identity = identity
         self._erasures = erasures
+        self._background = background
         self._log = log
         self._releasing: set[asyncio.Task[None]] = set()
 
@@ -98,7 +101,7 @@ class Precedence:
         if guess.click_id is not None:
             by = certain.open_id
             self._log.info(Event.OPEN_SUPERSEDED, app=case.app.name, open_id=guess.open_id, by=by)
-            task = asyncio.create_task(self._give_back(case, guess, certain))
+            task = self._background.spawn(self._give_back(case, guess, certain), "claim_release")
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 

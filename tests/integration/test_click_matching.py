@@ -19,6 +19,7 @@ from service.resolve.traits import traits_of_open
 from service.resolve.window import ClickWindow
 from service.telemetry import Metrics, configure_logs
 from tests.sandbox.support import IPHONE, MAC, NOON, OKHTTP, PIXEL, FakeClock, Sandbox, build
+from tests.support import background
 
 HOME, OFFICE = "203.0.113.7", "203.0.113.200"
 CFNETWORK = "Acme/12 CFNetwork/1490 Darwin/23.5.0"
@@ -62,13 +63,14 @@ class World:
         self.window = ClickWindow(3600)
         self.feed = ClickFeed(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
-            events=EventFeed(dub, CallBudget(self._monotonic)),
+            events=EventFeed(dub, CallBudget(self._monotonic), background()),
             window=self.window,
             networks=networks,
             log=configure_logs("critical"),
             unreadable=Metrics().events_unreadable,
             clock=self._monotonic,
             wall=self.clock,
+            background=background(),
             sleep=self._sleep,
         )
         self.matcher = Matcher(networks=networks, window=self.window, claims=Claims(), rules=Rules())

@@ -15,6 +15,7 @@ from random import Random
 import msgspec
 from msgspec import Struct
 
+from service.background import Background
 from service.resolve.click_feed import ClickFeed
 from service.resolve.events import CallBudget, EventFeed
 from service.resolve.identity import Identity, TrustedProxies, answer_key
@@ -223,13 +224,16 @@ def _event(number: int, rest: dict[str, str]) -> dict[str, object]:
 
 async def _longest_turn(networks: Networks, window: ClickWindow) -> float:
     """Sync pages into the window while another task takes every turn that it can get."""
+    log, metrics = configure_logs("critical"), Metrics()
+    background = Background(log, metrics.background_failures)
     feed = ClickFeed(
         app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="x"),
-        events=EventFeed(_Dub(), CallBudget(lambda: time.monotonic() * 1e6)),
+        events=EventFeed(_Dub(), CallBudget(lambda: time.monotonic() * 1e6), background),
         window=window,
         networks=networks,
-        log=configure_logs("critical"),
-        unreadable=Metrics().events_unreadable,
+        log=log,
+        unreadable=metrics.events_unreadable,
+        background=background,
         clock=time.monotonic,
         wall=lambda: _NOW_MS / 1000,
     )
