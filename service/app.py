@@ -24,6 +24,7 @@ from service.api.outgoing import Outgoing
 from service.api.problems import Problems
 from service.api.schema import openapi
 from service.api.traces import traces_routes
+from service.background import Background
 from service.compiled import (
     app_keys,
     compile_app,
@@ -152,18 +153,19 @@ class _Parts:
         self._sleep = timing.sleep
         self._log = log
         self.metrics = Metrics()
+        self._background = Background(log, self.metrics.background_failures)
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
-        self.stores = Stores(settings, log, self.metrics, clock, wall)
+        self.stores = Stores(settings, log, self.metrics, self._background, clock, wall)
         self.limits = limits(settings, wall, self.metrics)
         self.outbox = self._outbox(tuple(apps))
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
-        self.feed = EventFeed(dub, CallBudget(clock), shared_calls)
+        self.feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
         self.first_launch = self._first_launches(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = Credit(self.stores.opens, identity)
@@ -256,6 +258,7 @@ class _Parts:
             unreadable=self.metrics.events_unreadable,
             clock=self._clock,
             wall=self._wall,
+            background=self._background,
             sleep=self._sleep,
         )
         activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
@@ -278,6 +281,7 @@ class _Parts:
             claims=self.stores.claims,
             identity=identity,
             erasures=self.stores.erasures,
+            background=self._background,
             log=self._log,
         )
         climber = Climber(
@@ -294,7 +298,12 @@ class _Parts:
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
         self._second_looks = SecondLooks(
-            self.first_launch, openings, self._precedence.certain, self._clock, self._sleep
+            self.first_launch,
+            openings,
+            self._precedence.certain,
+            self._clock,
+            self._background,
+            self._sleep,
         )
         return Resolver(
             climber=climber,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from service.background import Background
 from service.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
 from service.resolve.erasures import Erasures
 from service.settings import Settings, SettingsError
@@ -31,7 +32,16 @@ class Stores:
     FIRSTOPEN_DATABASE_URL that cannot be read.
     """
 
-    def __init__(self, settings: Settings, log: Log, metrics: Metrics, clock: Clock, wall: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        metrics: Metrics,
+        background: Background,
+        clock: Clock,
+        wall: Clock,
+    ) -> None:
+        self._background = background
         self.database = Database(
             engine(settings),
             log,
@@ -40,7 +50,7 @@ class Stores:
         )
         self.cipher = Cipher(settings.secrets)
         self._kept_erasures = ErasureStore(self.database, wall)
-        self.erasures = Erasures(self._kept_erasures)
+        self.erasures = Erasures(self._kept_erasures, background)
         self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
         self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
         self.claims = ClaimStore(self.database, wall)
@@ -58,15 +68,14 @@ class Stores:
                 lambda: expire_clicks(self.database, before_ms(clicks_s)),
                 self._kept_erasures.expire,
             ),
-            log=log,
-            failures=metrics.background_failures.labels("housekeeping").inc,
+            background,
         )
 
     async def open(self) -> None:
         """Connect and begin; raises ``StartRefused``."""
         await self.database.open()
         await self.erasures.load()
-        self._kept_erasures.follow(self.erasures.learn)
+        self._kept_erasures.follow(self.erasures.learn, self._background)
         self._housekeeping.start()
 
     async def close(self) -> None:

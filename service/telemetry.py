@@ -45,6 +45,8 @@ class Event(StrEnum):
     """The system gives this process few file descriptors (``ulimit -n``): so many connections are taken."""
     NO_DESCRIPTORS = "service.no_descriptors"
     """The process has no file descriptor left (``ulimit -n``): a connection could not be accepted."""
+    BACKGROUND_FAILED = "background.failed"
+    """A mistake of ours in a ``task`` that runs beside requests; ``where`` is the line."""
     LOOP_FAILED = "service.loop_failed"
     """An exception that no task was there to take; ``where`` is the line."""
     FORWARDED_BY_ANYBODY = "config.forwarded_by_anybody"
@@ -90,8 +92,6 @@ class Event(StrEnum):
     """Dub refused an entry for good, for this ``reason``; see ``firstopen outbox``."""
     ENTRY_UNDECRYPTABLE = "outbox.undecryptable"
     """So many ``entries`` were encrypted under a FIRSTOPEN_SECRET that is not listed: they stay queued."""
-    HOUSEKEEPING_FAILED = "store.housekeeping_failed"
-    """A mistake of ours while deleting what is old; it is tried again in ten minutes."""
     OUTBOX_EXPIRED = "outbox.expired"
     """So many ``entries`` grew too old for Dub to credit them; see ``firstopen outbox``."""
     OUTBOX_FAILED = "outbox.failed"
@@ -228,7 +228,7 @@ class Metrics:
             "claims_refused", "Opens that wanted a click which another install has."
         )
         self.background_failures = self._counter(
-            "background_failures", "Exceptions in background tasks, which go on.", "task"
+            "background_failures", "Unexpected exceptions in tasks that run beside requests.", "task"
         )
         self.database_failing = self._gauge("database_failing", "1 while the database cannot be used.")
         self.store_commits = self._counter("store_commits", "Durable commits.")

@@ -17,7 +17,7 @@ from service.resolve.routing import Router
 from service.storage.database import Database
 from service.telemetry import Log, Metrics, configure_logs
 from tests.databases import Kept
-from tests.support import FakeClock
+from tests.support import FakeClock, background
 
 NOON = 1_785_585_600.0
 APP = App("acme", ("acme.link", "go.acme.com"), Router((), default_screen="home"), dub_api_key="dub_secret")
@@ -159,7 +159,7 @@ class World:
         self.metrics = Metrics()
         self.feed = ClickFeed(
             app=app,
-            events=EventFeed(self.dub, self.budget),
+            events=EventFeed(self.dub, self.budget, background()),
             clicks=self.kept.store,
             window_s=3600,
             networks=NETWORKS,
@@ -167,6 +167,7 @@ class World:
             unreadable=self.metrics.events_unreadable,
             clock=self.clock,
             wall=lambda: self.dub.now,
+            background=background(),
             sleep=self._sleep,
         )
 

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import httpx
 import msgspec
+import structlog
 from litestar import Litestar
 
+from service.background import Background
 from service.resolve.model import Answer
-from service.telemetry import flush_logs
+from service.telemetry import Metrics, flush_logs
 
 KEY = "dub_pk_acme"
 OTHER_KEY = "dub_pk_globex"
@@ -71,6 +73,11 @@ leads = "client"
 _QUICK_TURNS = 2000
 
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+def background() -> Background:
+    """Return what starts tasks, for parts that are built alone."""
+    return Background(structlog.get_logger(), Metrics().background_failures)
 
 
 class FakeClock:

@@ -19,6 +19,7 @@ from functools import partial
 import msgspec
 from cachetools import LRUCache
 
+from service.background import Background
 from service.outbox import drain
 from service.outbox.drain import Drain
 from service.outbox.policy import OutboxPolicy
@@ -87,6 +88,7 @@ class OutboxWorker:
         self._unix_time = unix_time
         self._log = log
         self._metrics = metrics
+        self._background = Background(log, metrics.background_failures)
         self._jitter = jitter
         self._deliver: Mapping[Kind, Deliver] = {}
         self._running: dict[str, _Attempt] = {}
@@ -117,7 +119,7 @@ class OutboxWorker:
         with contextlib.suppress(StoreFailed):
             await self._store.take_over()
         work = [self._renew, self._expire, *(each.round for each in self._drains.values())]
-        self._tasks = [asyncio.create_task(self._forever(each)) for each in work]
+        self._tasks = [self._background.spawn(self._forever(each), "outbox") for each in work]
 
     async def close(self) -> None:
         """Stop sending. What is under way stays queued, and another replica may send it at once."""
@@ -254,8 +256,7 @@ class OutboxWorker:
             except StoreFailed:
                 await asyncio.sleep(drain.POLL_S)
             except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
-                self._metrics.background_failures.labels("outbox").inc()
-                self._log.error(Event.OUTBOX_FAILED, error=type(exc).__name__, where=where(exc))
+                self._background.report(exc, "outbox")
                 await asyncio.sleep(drain.POLL_S)
 
     async def _renew(self) -> None:
@@ -279,7 +280,7 @@ class OutboxWorker:
         self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=count)
 
     def _launch(self, entry: Entry, *, brought: bool) -> None:
-        task = asyncio.create_task(self._attempt(entry, brought=brought))
+        task = self._background.spawn(self._attempt(entry, brought=brought), "outbox_attempt")
         self._running[entry.id] = _Attempt(entry, task)
 
     async def _attempt(self, entry: Entry, *, brought: bool) -> None:

@@ -31,6 +31,7 @@ from urllib.parse import urlencode
 
 from msgspec import Raw, Struct
 
+from service.background import Background
 from service.resolve.click_events import Fault, UnreadEvent, in_slices, read_events, split_page
 from service.resolve.errors import (
     DubGarbled,
@@ -194,6 +195,7 @@ class ClickFeed:
         unreadable: Tally,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        background: Background,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.unread: Mapping[Fault, int] = {}  # of the last sync's events, by what was wrong with them
@@ -207,7 +209,7 @@ class ClickFeed:
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
-        self._flights: Flights[Outcome] = Flights()
+        self._flights: Flights[Outcome] = Flights(background, "clicks_sync")
         self._began = float("-inf")  # the fetch under way, or the last one, on the clock
         self._synced = float("-inf")  # when the last complete one began
         self._found: dict[str, tuple[int, Click]] = {}  # read from Dub, and not stored yet

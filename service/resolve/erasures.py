@@ -8,9 +8,10 @@ later).
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
+from service.background import Background
 from service.resolve.errors import StoreFailed
 
 
@@ -29,13 +30,14 @@ class KeptErasures(Protocol):
 class Erasures:
     """Remembers erasures, and deletes what an open under way has left behind."""
 
-    def __init__(self, kept: KeptErasures) -> None:
+    def __init__(self, kept: KeptErasures, background: Background) -> None:
         self._kept = kept
+        self._background = background
         self._erased_at: dict[str, float] = {}
-        self._sweep: Callable[[str], Awaitable[None]] = _nothing
+        self._sweep: Callable[[str], Coroutine[None, None, None]] = _nothing
         self._sweeping: set[asyncio.Task[None]] = set()
 
-    def sweep_with(self, sweep: Callable[[str], Awaitable[None]]) -> None:
+    def sweep_with(self, sweep: Callable[[str], Coroutine[None, None, None]]) -> None:
         """Set what deletes everything that is kept of a device; it never raises."""
         self._sweep = sweep
 
@@ -65,7 +67,7 @@ class Erasures:
 
     def sweep(self, device: str) -> None:
         """Delete, soon, what an open that was under way has left behind."""
-        task = asyncio.ensure_future(self._sweep(device))
+        task = self._background.spawn(self._sweep(device), "erasure")
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from service.background import Background
 from service.resolve.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
 from service.resolve.model import App
 from service.resolve.ports import DubEvents, EventStream
@@ -91,8 +92,11 @@ class Budget(Protocol):
 class EventFeed:
     """Asks Dub for events on behalf of callers."""
 
-    def __init__(self, dub: DubEvents, budget: CallBudget, shared: Budget | None = None) -> None:
+    def __init__(
+        self, dub: DubEvents, budget: CallBudget, background: Background, shared: Budget | None = None
+    ) -> None:
         self._dub = dub
+        self._background = background
         self._budget = budget
         self._shared = shared
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
@@ -109,7 +113,7 @@ class EventFeed:
         if known is None:
             self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
             page = Page()
-            task = asyncio.create_task(self._fetch(page, app, query))
+            task = self._background.spawn(self._fetch(page, app, query), "events_page")
             task.add_done_callback(lambda _: self._pages.pop(key, None))
             self._pages[key] = (page, task)
         else:

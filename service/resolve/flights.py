@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from service.background import Background
 from service.resolve.deadlines import Deadlines
 
 T = TypeVar("T")
@@ -47,7 +48,12 @@ def _wake(woken: asyncio.Future[None], *_: object) -> None:
 class Flights(Generic[T]):
     """What is under way, by key. What work returns, or raises, is every waiter's answer."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, background: Background, name: str, expected: type[Exception] | tuple[type[Exception], ...] = ()
+    ) -> None:
+        self._background = background
+        self._name = name  # under which unexpected exceptions are reported
+        self._expected = expected
         self._flights: dict[bytes, Flight[T]] = {}
         self._deadlines = Deadlines()
 
@@ -57,15 +63,10 @@ class Flights(Generic[T]):
 
     def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
         """Start the work under a key that has none under way."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(lambda done: self._land(key, done))
+        task = self._background.spawn(work, self._name, expected=self._expected)
+        task.add_done_callback(lambda _: self._flights.pop(key, None))
         flight = self._flights[key] = Flight(open_id, task, self._deadlines)
         return flight
-
-    def _land(self, key: bytes, done: asyncio.Task[T]) -> None:
-        self._flights.pop(key, None)
-        if not done.cancelled():
-            done.exception()  # seen, also if every waiter has gone
 
     async def close(self, grace_s: float) -> None:
         """Let what is under way settle for up to ``grace_s`` seconds, then cancel it."""

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Sequence
 
 from msgspec import structs
 
+from service.background import Background
 from service.resolve.case import Case
 from service.resolve.credit import open_to_credit, strength_of
 from service.resolve.erasures import Erasures
@@ -36,6 +37,7 @@ class Precedence:
         claims: Claims,
         identity: Identity,
         erasures: Erasures,
+        background: Background,
         log: Log,
     ) -> None:
         self._memory = memory
@@ -43,6 +45,7 @@ class Precedence:
         self._claims = claims
         self._identity = identity
         self._erasures = erasures
+        self._background = background
         self._log = log
         self._running: set[asyncio.Task[None]] = set()
 
@@ -70,7 +73,7 @@ class Precedence:
                 self._supersede(case, known, opened)
         self._memory.keep(case.first_launch_key, opened)
         if self._journal.is_shared and case.is_install:
-            self._start(self._compare_with_others(case, opened))
+            self._start(self._compare_with_others(case, opened), "compare_replicas")
 
     def learn(self, case: Case, opens: Sequence[Open]) -> None:
         """Remember the strongest open of an install, as the database knows it, if none is remembered."""
@@ -117,10 +120,10 @@ class Precedence:
         if guess.click_id is not None:
             by = certain.open_id
             self._log.info(Event.OPEN_SUPERSEDED, app=case.app.name, open_id=guess.open_id, by=by)
-            self._start(self._give_back(case, guess, certain))
+            self._start(self._give_back(case, guess, certain), "claim_release")
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = self._background.spawn(work, name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from msgspec import Struct, structs
 
+from service.background import Background
 from service.resolve.case import Case
 from service.resolve.cases import Cases
 from service.resolve.climb import Climber
 from service.resolve.credit import may_get_click
 from service.resolve.errors import (
+    CallerError,
     DubCrowded,
     DubHeldBack,
     DubUnavailable,
@@ -87,7 +89,9 @@ class Resolver:
         self._log = log
         self._metrics = metrics
         self.in_flight = 0
-        self._flights: Flights[Open] = Flights()
+        self._flights: Flights[Open] = Flights(
+            Background(log, metrics.background_failures), "open", expected=CallerError
+        )
         self._traces = Traces()
         self.parse_link = cases.parse_link
 

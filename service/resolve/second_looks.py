@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
+from service.background import Background
 from service.resolve.case import Case
 from service.resolve.model import NO_MATCH, Open
 from service.resolve.openings import Openings
@@ -35,12 +36,14 @@ class SecondLooks:
         openings: Openings,
         certain: Callable[[Case], Open | None],
         clock: Callable[[], float],
+        background: Background,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._first_launch = first_launch
         self._openings = openings
         self._certain = certain
         self._clock = clock
+        self._background = background
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting_bytes = 0
@@ -58,7 +61,7 @@ class SecondLooks:
             final = self._final(case, opened, _TOO_MANY)
             settle(case, final, _TOO_MANY)
             return final
-        task = self._tasks[open_id] = asyncio.create_task(self._look(case, opened, settle))
+        task = self._tasks[open_id] = self._background.spawn(self._look(case, opened, settle), "second_look")
         self._waiting_bytes += size
 
         def ended(_: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
+from service.background import Background
 from service.resolve.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
@@ -49,10 +50,10 @@ class ErasureStore:
         at_ms = int(at * 1000)
         await self._database.write(*(Statement(_ADD, (device_number(each), at_ms)) for each in devices))
 
-    def follow(self, learn: Callable[[Mapping[str, float]], None]) -> None:
+    def follow(self, learn: Callable[[Mapping[str, float]], None], background: Background) -> None:
         """Tell what other replicas erase, from now on."""
         if self._database.is_shared:
-            self._following = asyncio.create_task(self._follow(learn))
+            self._following = background.spawn(self._follow(learn), "follow_erasures")
 
     async def close(self) -> None:
         """Stop."""

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
+from service.background import Background
 from service.resolve.errors import StoreFailed
-from service.telemetry import Event, Log, where
 
 _EVERY_S = 600.0
 
@@ -20,16 +20,15 @@ Expire = Callable[[], Awaitable[int]]  # deletes some rows and returns how many:
 class Housekeeping:
     """Runs each of these until nothing is left to delete, every ten minutes."""
 
-    def __init__(self, chores: Sequence[Expire], *, log: Log, failures: Callable[[], None]) -> None:
+    def __init__(self, chores: Sequence[Expire], background: Background) -> None:
         self._chores = chores
-        self._log = log
-        self._failures = failures
+        self._background = background
         self.problem: str | None = None  # of the last round
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._run())
+        self._task = self._background.spawn(self._run(), "housekeeping")
 
     async def close(self) -> None:
         """Stop."""
@@ -45,8 +44,7 @@ class Housekeeping:
                 self.problem = None
             except Exception as exc:  # noqa: BLE001  the next round may do better, and the log names our mistake
                 self.problem = f"what is old is not deleted: {type(exc).__name__}"
-                self._failures()
-                self._log.error(Event.HOUSEKEEPING_FAILED, error=type(exc).__name__, where=where(exc))
+                self._background.report(exc, "housekeeping")
             await asyncio.sleep(_EVERY_S)
 
     async def _round(self) -> None:

@@ -23,6 +23,7 @@ from service.storage.database import Database
 from service.telemetry import Metrics, configure_logs
 from tests.databases import Kept, sqlite
 from tests.sandbox.support import IPHONE, MAC, NOON, OKHTTP, PIXEL, FakeClock, Sandbox, build
+from tests.support import background
 
 HOME, OFFICE = "203.0.113.7", "203.0.113.200"
 CFNETWORK = "Acme/12 CFNetwork/1490 Darwin/23.5.0"
@@ -49,7 +50,7 @@ class World:
         self.kept = Kept(database)
         self.feed = ClickFeed(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
-            events=EventFeed(dub, CallBudget(self._monotonic)),
+            events=EventFeed(dub, CallBudget(self._monotonic), background()),
             clicks=self.kept.store,
             window_s=3600,
             networks=self.networks,
@@ -57,6 +58,7 @@ class World:
             unreadable=Metrics().events_unreadable,
             clock=self._monotonic,
             wall=self.clock,
+            background=background(),
             sleep=self._sleep,
         )
         self.matcher = Matcher(

@@ -184,11 +184,16 @@ def limit_files(server: Postgres, size: int) -> None:
 
 
 async def emptied(server: Postgres) -> None:
+    await asyncio.to_thread(empty, server)
+
+
+def empty(server: Postgres) -> None:
+    """Make room again."""
     (server.folder / "ballast").unlink(missing_ok=True)
     if not os.path.ismount(server.folder.parent):
         limit_files(server, resource.RLIM_INFINITY)
     if server.popen is not None and server.popen.poll() is not None:  # a server may stop when it cannot write
-        await asyncio.to_thread(server.start)
+        server.start()
 
 
 @pytest.mark.parametrize(

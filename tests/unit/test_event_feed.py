@@ -8,7 +8,7 @@ import pytest
 from service.resolve.errors import OverBudget
 from service.resolve.events import CallBudget, EventFeed
 from tests.fake_events import APP, FakeEvents, iso
-from tests.support import FakeClock
+from tests.support import FakeClock, background
 
 
 class Shared:
@@ -28,7 +28,7 @@ async def test_a_page_that_many_ask_for_is_asked_for_once() -> None:
     """Also while the shared budget is asked: it is spent once, and so is Dub's patience."""
     clock = FakeClock()
     dub, shared = FakeEvents(clock), Shared(1)
-    feed = EventFeed(dub, CallBudget(clock), shared)
+    feed = EventFeed(dub, CallBudget(clock), background(), shared)
     query = urlencode({"start": iso(0), "end": iso(dub.now), "page": 1, "limit": 10})
     pages = await asyncio.gather(*(feed.page(APP, query) for _ in range(5)))
     assert len(dub.queries) == 1
@@ -41,7 +41,7 @@ async def test_all_who_ask_hear_of_a_shared_budget_that_is_spent() -> None:
     """With the time after which there is a call again; Dub is not asked, and is when there is one."""
     clock = FakeClock()
     dub, shared = FakeEvents(clock), Shared(0)
-    feed = EventFeed(dub, CallBudget(clock), shared)
+    feed = EventFeed(dub, CallBudget(clock), background(), shared)
     query = urlencode({"start": iso(0), "end": iso(dub.now), "page": 1, "limit": 10})
     refused = await asyncio.gather(*(feed.page(APP, query) for _ in range(3)), return_exceptions=True)
     assert [str(each) for each in refused] == [str(OverBudget(0.5))] * 3

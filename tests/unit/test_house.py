@@ -13,17 +13,26 @@ FILES = sorted(SERVICE.rglob("*.py"))
 MAY_IMPORT = {
     # part: the parts of ours that it may import
     "api": {"api", "resolve", "telemetry", "settings", "validation"},
-    "resolve": {"resolve", "telemetry"},
+    "resolve": {"background", "resolve", "telemetry"},
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
-    "storage": {"storage", "resolve", "telemetry"},
-    "outbox": {"outbox", "resolve", "storage", "store", "telemetry"},
+    "storage": {"background", "storage", "resolve", "telemetry"},
+    "outbox": {"background", "outbox", "resolve", "storage", "store", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
     "settings": {"env_file", "limiting", "resolve", "settings", "validation"},
     "validation": set(),
+    "background": {"telemetry"},
     "telemetry": {"telemetry"},
     "tracing": {"tracing"},
+}
+# Who may start a task without ``Background.spawn``, and what becomes of that task's exceptions.
+OWN_TASKS = {
+    "background.py": "reported by it",
+    "sandbox/wire.py": "the call that waits for its client or the end of a fault ends them",
+    "server.py": "it waits for its servers, and ends with them",
+    "storage/clicks.py": "the sync that renews its lease ends them",
+    "storage/database.py": "its writer takes any exception, and goes on; whoever reads gets theirs",
 }
 HTTPX_ROOMS = {"app", "dub", "sandbox", "tracing"}
 
@@ -55,6 +64,18 @@ def test_arrows_point_one_way(path: Path) -> None:
     http = {"httpx", "aiohttp"} & {name.split(".")[0] for name in imports(path)}
     assert not http or part in HTTPX_ROOMS
     assert part != "resolve" or "litestar" not in {name.split(".")[0] for name in imports(path)}
+
+
+def test_every_task_is_supervised() -> None:
+    """Tasks are started by ``Background.spawn``, or by a module that says what it does about exceptions."""
+    starts = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe"}
+    found = set()
+    for path in FILES:
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
+        if names & starts:
+            found.add(str(path.relative_to(SERVICE)))
+    assert found == OWN_TASKS.keys()
 
 
 def test_every_event_is_used_and_named_once() -> None:

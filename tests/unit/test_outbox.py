@@ -549,7 +549,7 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(
     await lab.queue("a")
     monkeypatch.setattr(lab.entries, "due", real)
     await until(lambda: lab.attempts == ["a"])
-    assert logs.events("outbox.failed")
+    assert logs.events("background.failed")
 
 
 async def test_a_release_that_the_disk_refuses_is_made_up_for(
