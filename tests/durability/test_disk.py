@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.store.database import FILE
+from service.storage.engines.sqlite import FILE
 from tests.durability.processes import AS_APP, AS_SERVER, FB_PROMO, Killable, Sandbox, beside_a_sandbox
 
 NOTICED_S = 10

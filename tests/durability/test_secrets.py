@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.store.database import FILE
+from service.storage.engines.sqlite import FILE
 from tests.durability.processes import AS_APP, AS_SERVER, FB_PROMO, Killable, beside_a_sandbox
 from tests.support import KEY, SERVER_KEY
 

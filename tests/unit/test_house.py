@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "dub": {"dub", "resolve", "telemetry"},
     "store": {"store", "resolve", "telemetry"},
     "storage": {"background", "storage", "resolve", "telemetry"},
-    "outbox": {"background", "outbox", "resolve", "storage", "store", "telemetry"},
+    "outbox": {"background", "outbox", "resolve", "storage", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
     "sandbox": {"sandbox"},
     "settings": {"env_file", "limiting", "resolve", "settings", "validation"},
