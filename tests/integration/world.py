@@ -37,6 +37,7 @@ REFERRER = "deepLink=https%3A%2F%2Facme.link%2Ffb-promo"
 
 _TURNS = 2000
 _TURN_S = 0.002
+_DISK_TURNS = 25
 
 
 @dataclass
@@ -94,11 +95,16 @@ class World:
         await self.dub.delete("/sandbox/faults")
 
     async def settle(self, answer: Answer, seconds: float) -> Answer:
-        """Let time pass, and ask again."""
+        """Let time pass, and ask again: a moment later, if a look is still on its way to the disk."""
         for _ in range(int(seconds)):
             self.clock.advance(1)
             await asyncio.sleep(0.02)
-        return await self.service.recall(answer.open_id)
+        for _ in range(_DISK_TURNS):
+            answer = await self.service.recall(answer.open_id)
+            if not answer.pending:
+                break
+            await asyncio.sleep(0.02)
+        return answer
 
     async def eventually(self, condition: Callable[[], Awaitable[bool]], step_s: float = 0.1) -> None:
         """Let time pass until a condition holds."""
