@@ -47,7 +47,7 @@ class Drain:
         self._start = start
         self._undecryptable = undecryptable
         self._unix_time = unix_time
-        self._under_way = 0
+        self._under_way: set[str] = set()  # ordering keys
         self._room = asyncio.Event()
         self._look_at = 0.0
         self._written = False  # something that was just written behind may be due
@@ -69,9 +69,9 @@ class Drain:
         self._dub_is_back = True
         self.look_by(self._unix_time())
 
-    def ended(self) -> None:
+    def ended(self, entry: Entry) -> None:
         """Take note that an entry that was started has ended."""
-        self._under_way -= 1
+        self._under_way.discard(entry.lane)
         self._room.set()
 
     async def round(self) -> None:
@@ -118,10 +118,15 @@ class Drain:
         self.waiting.update({each.id: each.entry for each in taken if each.entry is not None})
 
     async def _start_waiting(self) -> None:
-        """Start what was taken, as there is room for it and as long as Dub is asked at all."""
+        """Start what was taken, as there is room for it and as long as Dub is asked at all.
+
+        The store knows no order among opens, but one link of one device is never reported twice at once: Dub
+        might count two clicks.
+        """
         started = 0
         while self.waiting:
-            if self._under_way >= self._at_a_time:
+            entry = next((each for each in self.waiting.values() if each.lane not in self._under_way), None)
+            if entry is None or len(self._under_way) >= self._at_a_time:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -129,10 +134,10 @@ class Drain:
                 started = 0
                 await asyncio.sleep(0)
                 continue
-            entry = self.waiting.pop(next(iter(self.waiting)))
+            del self.waiting[entry.id]
             if self._held(entry.app) > 0:
                 self._store.give_back(entry.id, entry.next_try)
             else:
                 started += 1
-                self._under_way += 1
+                self._under_way.add(entry.lane)
                 self._start(entry)

@@ -202,7 +202,7 @@ class OutboxWorker:
         """Keep an open, soon, to be reported to Dub later. An openId is queued once.
 
         One device may owe one link under two openIds (it asked before a restart and after): both are sent,
-        for each has somebody who waits for its click, and Dub gives them the same one.
+        for each has a caller that waits for its click, and Dub gives them the same one.
         """
         self._store.enqueue_open(
             Entry(
@@ -297,7 +297,7 @@ class OutboxWorker:
         finally:
             del self._running[entry.id]
             if not brought:
-                self._drains[entry.kind].ended()
+                self._drains[entry.kind].ended(entry)
             followed = entry.lane in self._followed
             self._followed.discard(entry.lane)
             if entry.kind in _ORDERED and (follow or followed):

@@ -82,14 +82,15 @@ _IS_DUE = f"""this.state = 'queued' AND this.next_attempt_at <= ?
     AND (this.lease_until <= {{now_ms}} OR this.lease_until > {{now_ms}} + {_LEASE_MAX_MS})
     AND (this.kind = 'open' OR NOT EXISTS (SELECT 1 FROM outbox AS other
         WHERE other.ordering_key = this.ordering_key AND other.id <> this.id
-        AND {_BLOCKS} AND other.sequence < this.sequence)))"""
+        AND {_BLOCKS} AND other.sequence < this.sequence)))"""  # noqa: S608
 _HAS_DUE = f"""SELECT EXISTS (SELECT 1 FROM outbox AS this WHERE this.kind = ? AND this.app IN (%s)
     AND {_IS_DUE}), EXISTS (SELECT 1 FROM outbox AS this WHERE this.kind = ? AND this.app IN (%s)
-    AND this.state = 'queued' AND this.next_attempt_at > ?)"""
-_TAKE = f"""WITH due AS (SELECT this.id FROM outbox AS this WHERE this.kind = ? AND this.app = ? AND {_IS_DUE}
+    AND this.state = 'queued' AND this.next_attempt_at > ?)"""  # noqa: S608
+_TAKE = f"""WITH due AS (SELECT this.id FROM outbox AS this
+    WHERE this.kind = ? AND this.app = ? AND {_IS_DUE}
     ORDER BY this.next_attempt_at, this.sequence LIMIT ? {{skip_locked}})
     UPDATE outbox SET owner = ?, lease_until = {{now_ms}} + ? WHERE id IN (SELECT id FROM due)
-    RETURNING sequence, {_TAKEN}"""
+    RETURNING sequence, {_TAKEN}"""  # noqa: S608
 _BRING_BACK = """UPDATE outbox SET next_attempt_at = ?
     WHERE state = 'queued' AND kind = ? AND app = ? AND next_attempt_at > ?"""
 _RENEW = """UPDATE outbox SET lease_until = {now_ms} + ?
@@ -115,7 +116,8 @@ _FORGET_KEYS = """UPDATE outbox SET event_key = NULL, idempotency_key = NULL, bo
 _TAKE_OVER = f"""UPDATE outbox SET depends_on = '', next_attempt_at = ?, payload = ?,
     subject = CASE WHEN ? = '' THEN subject ELSE ? END
     WHERE id = ? AND state = 'queued' AND depends_on LIKE '{INSTALL}%'"""  # noqa: S608
-_BURY = f"""WITH old AS (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ? {{skip_locked}})
+_BURY = f"""WITH old AS
+    (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ? {{skip_locked}})
     UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0,
     reason = CASE WHEN depends_on LIKE '{INSTALL}%' AND (reason = '' OR reason LIKE '{NoOpen.__name__}:%')
         THEN '{NO_OPEN}' ELSE 'expired: ' || reason END
@@ -131,8 +133,8 @@ _OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends
 _DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
 _DEAD = "SELECT id FROM outbox WHERE state = 'dead' AND payload IS NOT NULL{which} ORDER BY created_at"
 # one that was reported anew since keeps no keys: they are the new one's
-_REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', created_at = ?, next_attempt_at = ?,
-    depends_on = CASE WHEN depends_on LIKE '{INSTALL}%' THEN depends_on ELSE '' END,
+_REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', created_at = ?,
+    next_attempt_at = ?, depends_on = CASE WHEN depends_on LIKE '{INSTALL}%' THEN depends_on ELSE '' END,
     event_key = CASE WHEN EXISTS (SELECT 1 FROM outbox AS other WHERE other.event_key = outbox.event_key
         AND other.event_key IS NOT NULL AND other.state <> 'dead') THEN NULL ELSE event_key END,
     idempotency_key = CASE WHEN EXISTS (SELECT 1 FROM outbox AS other
@@ -182,8 +184,8 @@ class OutboxStore:
                 added, behind = await self._database.write(*unit, timeout_s=WRITE_TIMEOUT_S)
             except StoreFailed:
                 if not (entry.keys.event or entry.keys.idempotency):
-                    # Its caller is told that it failed: if it arrives after all, it is not sent. One with keys
-                    # may be: reported again it is recognised, maybe by another replica.
+                    # Its caller is told that it failed: if it arrives after all, it is not sent. One with
+                    # keys may be: when it is reported again, maybe to another replica, it is recognised.
                     self._database.write_behind(Statement("DELETE FROM outbox WHERE id = ?", (entry.id,)))
                 raise
             if added:
@@ -216,8 +218,8 @@ class OutboxStore:
     ) -> list[TakenEntry]:
         """Lease entries of these apps that may be tried now, each the first of its ordering key.
 
-        Every app gets the same share of ``limit`` first, and what some do not need goes to the others. A look
-        that finds nothing costs no commit, unless ``written``: then it sees what was written behind until now.
+        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
+        A look that finds nothing costs no commit, unless ``written``: then it sees what was written behind.
         """
         first = [] if written else await self._before_taking(kind, apps)
         if first is None:
@@ -429,19 +431,7 @@ class OutboxStore:
         return None
 
     def _taken(self, row: Row) -> TakenEntry:
-        (
-            _,
-            entry_id,
-            app,
-            kind,
-            ordering_key,
-            depends_on,
-            subject,
-            created_at,
-            next_at,
-            attempts,
-            payload,
-        ) = row
+        _, entry_id, app, kind, ordering_key, depends_on, subject, *times, attempts, payload = row
         try:
             clear = self._cipher.decrypt(payload)
         except Undecryptable:
@@ -453,8 +443,8 @@ class OutboxStore:
             lane=ordering_key,
             waits_for=depends_on,
             whose=subject,
-            created=created_at / 1000,
-            next_try=next_at / 1000,
+            created=times[0] / 1000,
+            next_try=times[1] / 1000,
             attempts=attempts,
             payload=clear,
         )
