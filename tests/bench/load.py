@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +23,10 @@ _CLICK_ID_CHARS = 16
 _WARM_UP_S = 1
 _ASKED_EVERY_S = 0.1
 
-POOL = 12_000  # installs: two pools are more than a process with [cache] memory_mb = 16 remembers
+POOL = 12_000  # installs: more than a process with [cache] memory_mb = 16 remembers
 
-# One install's again and again; every time another's; a pool's installs in turns, another pool each run; or
-# first launches without a link, each another install's at an address that no run used before.
+# One install's again and again; every time another's; a pool's installs in turns, on from where the last run
+# ended; or first launches without a link, each another install's at an address that no run used before.
 Opens = Literal["same", "new", "pooled", "first launch"]
 Upcalls = Literal["none", "each", "any"]  # what an open may cost upstream
 
@@ -38,8 +37,7 @@ _OPENS: dict[Opens, str] = {
     "pooled": sample.body("INSTALL"),
     "first launch": sample.first_launch("INSTALL"),
 }
-_POOLS = cycle(("00000000", "00000001"))
-_addresses_used: Counter[str] = Counter()  # by server
+_used: Counter[tuple[str, Opens]] = Counter()  # installs of a pool, or addresses, by server
 
 
 class Run(Struct, frozen=True):
@@ -103,8 +101,7 @@ def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
     """Load one server with opens for whole seconds; raises ``Failed`` if wrk does."""
     with _opens(lab, url, opens, seconds) as running:
         run = _result(running, seconds)
-    if opens == "first launch":
-        _addresses_used[url] += run.requests + CONNECTIONS  # those under way at the end
+    _used[url, opens] += run.requests + CONNECTIONS  # those under way at the end
     return run
 
 
@@ -127,11 +124,9 @@ def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_
 
 @contextmanager
 def _opens(lab: Lab, url: str, opens: Opens, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    settings = {}
+    settings = {"BENCH_SKIP": str(_used[url, opens])}
     if opens == "pooled":
-        settings = {"BENCH_RUN": next(_POOLS), "BENCH_POOL": str(POOL)}
-    elif opens == "first launch":
-        settings = {"BENCH_SKIP": str(_addresses_used[url])}
+        settings |= {"BENCH_RUN": "00000000", "BENCH_POOL": str(POOL)}
     with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds, settings) as running:
         yield running
 

@@ -1,7 +1,7 @@
 -- Reports one open again and again. With BENCH_RUN (8 hex digits), every request comes from another
 -- install at another address, and no other run's installs are among them; with BENCH_POOL, so many installs
--- take turns, the same ones for the same BENCH_RUN; with BENCH_SKIP, so many addresses are left out. Headers
--- come with wrk's -H.
+-- take turns, the same ones for the same BENCH_RUN. BENCH_SKIP says how many installs, and addresses, to leave
+-- out at first. Headers come with wrk's -H.
 local body, run, pool = os.getenv("BENCH_BODY"), os.getenv("BENCH_RUN"), tonumber(os.getenv("BENCH_POOL"))
 local skip = tonumber(os.getenv("BENCH_SKIP")) or 0
 
@@ -10,11 +10,10 @@ wrk.body = body
 
 if run then
   local before, after = body:match("^(.-)INSTALL(.*)$")
-  local count = 0
+  local count = skip
   local function another()
-    local address = skip + count
     wrk.headers["X-Forwarded-For"] = string.format(
-      "198.%d.%d.%d", 18 + math.floor(address / 65536) % 2, math.floor(address / 256) % 256, address % 256)
+      "198.%d.%d.%d", 18 + math.floor(count / 65536) % 2, math.floor(count / 256) % 256, count % 256)
     return wrk.format(nil, nil, nil, before .. string.format("%s-0000-4000-8000-%012x", run, count) .. after)
   end
   local made = {}

@@ -14,7 +14,7 @@ OPENS = 20_000
 
 MEMORY_HIT, SHARED_HIT = "firstopen with PostgreSQL, a hit in process", "a repeat that only PostgreSQL has"
 
-# Remembers fewer installs than the pools have that take turns: whoever comes has been forgotten in process.
+# Remembers fewer installs than the pool has that take turns: whoever comes has been forgotten in process.
 _SMALL = """
 [cache]
 memory_mb = 16
@@ -144,15 +144,8 @@ def _opens(service: Server) -> int:
 
 
 def _fill(lab: Lab, upstream: Upstream, service: Server) -> None:
-    """Report the opens of both pools, and wait until PostgreSQL has them."""
-    for pool in (1, 2):
-        run = wrk_until(
-            lab,
-            service.url,
-            "pooled",
-            lambda: upstream.calls() >= pool * POOL,  # noqa: B023  called at once
-            at_most_s=_FILLED_WITHIN_S,
-        )
-        if run.problems():
-            raise Failed(f"the pools are not filled: {run.problems()}")
-    wait_until(lambda: _opens(service) >= 2 * POOL, within_s=_WITHIN_S, what="opens reach PostgreSQL")
+    """Report the opens of the pool, and wait until PostgreSQL has them."""
+    run = wrk_until(lab, service.url, "pooled", lambda: upstream.calls() >= POOL, at_most_s=_FILLED_WITHIN_S)
+    if run.problems():
+        raise Failed(f"the pool is not filled: {run.problems()}")
+    wait_until(lambda: _opens(service) >= POOL, within_s=_WITHIN_S, what="opens reach PostgreSQL")
