@@ -69,7 +69,7 @@ _MAKER = re.compile(
 )
 
 
-class Traits(Struct, frozen=True, gc=False):
+class Traits(Struct, frozen=True, gc=False, omit_defaults=True):
     """A device as far as it showed itself; empty and 0 are "it did not say"."""
 
     system: System = ""

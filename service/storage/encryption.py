@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 ENCRYPTED = b"\x01"  # a ciphertext's first byte; neither JSON nor a MessagePack map begins so
 
-_SALT_BYTES = 16
+_SALT_BYTES = 8  # two processes with one salt would share a key, and their nonces are random all the same
 _NONCE_BYTES = 12
 _HEAD_BYTES = len(ENCRYPTED) + _SALT_BYTES
 _LEAST_BYTES = _HEAD_BYTES + _NONCE_BYTES + 16  # GCM's tag

@@ -19,6 +19,8 @@ _SMALL = """
 [cache]
 memory_mb = 16
 """
+_SIZE = """SELECT sum(pg_total_relation_size(oid)) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
 _WITHIN_S = 30
 _FILLED_WITHIN_S = 120
 
@@ -113,9 +115,7 @@ class Spent:
 
     def __init__(self, service: Server) -> None:
         self.cpu_s = service.cpu_s()
-        self.bytes = number(
-            service, "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r'"
-        )
+        self.bytes = number(service, _SIZE)
 
     def rows(
         self, before: "Spent", count: int, what: str, bytes_at_most: float | None, problems: list[str]
