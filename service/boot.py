@@ -18,7 +18,7 @@ from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.store.database import refuse_taken
 from service.stores import refuse_bad_valkey_url
-from service.telemetry import Event, configure_logs
+from service.telemetry import Event, Metrics, configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -54,9 +54,11 @@ def _serve_alone(configured: Settings, env_path: Path) -> None:
     )
     if is_readable_by_others(env_path):
         log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
-    run([_served(app, socks, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+    readiness, metrics = Readiness(), Metrics()
+    app = create_app(configured, readiness=readiness, metrics=metrics)
+    run(
+        [_served(app, socks, configured, metrics)], readiness=readiness, log=log, drain_s=_drain_s(configured)
+    )
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -69,8 +71,8 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     if not configured.valkey_url:
         _refuse_unusable(configured.data_dir)
         refuse_taken(configured.data_dir)
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
+    readiness, metrics = Readiness(), Metrics()
+    app = create_app(configured, readiness=readiness, metrics=metrics)
     links = demo_links()
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
-    served = [_served(app, socks, configured), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
+    served = [_served(app, socks, configured, metrics), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
@@ -109,9 +111,9 @@ def _take_ports(configured: Settings) -> list[socket.socket]:
     return [listen(configured.host, port) for port in ports]
 
 
-def _served(app: Litestar, socks: list[socket.socket], configured: Settings) -> Served:
+def _served(app: Litestar, socks: list[socket.socket], configured: Settings, metrics: Metrics) -> Served:
     split = app if configured.ops_port is None else OpsPort(app, configured.ops_port)
-    return Served(split, socks, configured.server.stop_ms / 1000)
+    return Served(split, socks, configured.server.stop_ms / 1000, metrics.requests_unread)
 
 
 def _drain_s(configured: Settings) -> float:
