@@ -21,7 +21,7 @@ from service.api.leads import leads_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
-from service.api.problems import Problems
+from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
 from service.api.traces import traces_routes
 from service.background import Background
@@ -79,6 +79,7 @@ def create_app(
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
+    metrics: Metrics | None = None,
 ) -> Litestar:
     """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
     log: Log = structlog.get_logger().bind()
@@ -88,7 +89,7 @@ def create_app(
     if tracing is not None:
         transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
-    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log)
+    parts = _Parts(settings, apps, transport, _Time(clock, wall, sleep), log, metrics or Metrics())
     callers = Callers(
         [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
@@ -121,6 +122,7 @@ def create_app(
         [ours],
         middleware=[tracing.middleware] if tracing else (),
         before_send=[Outgoing(parts.metrics)],
+        after_exception=[count_failed],
         lifespan=[lifespan],
         exception_handlers={Exception: Problems(log)},
         openapi_config=openapi(version("firstopen")),
@@ -146,13 +148,14 @@ class _Parts:
         transport: httpx.AsyncBaseTransport,
         timing: _Time,
         log: Log,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._transport = transport
         clock, wall = self._clock, self._wall = timing.clock, timing.wall
         self._sleep = timing.sleep
         self._log = log
-        self.metrics = Metrics()
+        self.metrics = metrics
         self._background = Background(log, self.metrics.background_failures)
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000

@@ -22,7 +22,7 @@ from service.storage.errors import EngineUnavailable
 from service.storage.migrate import log_migrations
 from service.storage.migrations import Migration
 from service.stores import engine, prepare
-from service.telemetry import Event, configure_logs
+from service.telemetry import Event, Metrics, configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -55,9 +55,11 @@ def _serve_alone(configured: Settings, env_path: Path) -> None:
     if is_readable_by_others(env_path):
         log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
     log_migrations(log, applied)
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
-    run([_served(app, socks, configured)], readiness=readiness, log=log, drain_s=_drain_s(configured))
+    readiness, metrics = Readiness(), Metrics()
+    app = create_app(configured, readiness=readiness, metrics=metrics)
+    run(
+        [_served(app, socks, configured, metrics)], readiness=readiness, log=log, drain_s=_drain_s(configured)
+    )
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
@@ -68,8 +70,8 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
     applied = _prepare(configured)
-    readiness = Readiness()
-    app = create_app(configured, readiness=readiness)
+    readiness, metrics = Readiness(), Metrics()
+    app = create_app(configured, readiness=readiness, metrics=metrics)
     links = demo_links()
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         demo.curl(configured.port),
     )
     log_migrations(log, applied)
-    served = [_served(app, socks, configured), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
+    served = [_served(app, socks, configured, metrics), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
@@ -122,9 +124,9 @@ def _take_ports(configured: Settings) -> list[socket.socket]:
     return [listen(configured.host, port) for port in ports]
 
 
-def _served(app: Litestar, socks: list[socket.socket], configured: Settings) -> Served:
+def _served(app: Litestar, socks: list[socket.socket], configured: Settings, metrics: Metrics) -> Served:
     split = app if configured.ops_port is None else OpsPort(app, configured.ops_port)
-    return Served(split, socks, configured.server.stop_ms / 1000)
+    return Served(split, socks, configured.server.stop_ms / 1000, metrics.requests_unread)
 
 
 def _drain_s(configured: Settings) -> float:

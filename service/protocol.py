@@ -13,7 +13,7 @@ the new one is refused); many slow bodies fill memory (bodies that are still arr
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httptools
@@ -30,10 +30,11 @@ ARRIVING_MAX_BYTES = 64 * 1024 * 1024  # of all bodies that are not complete: a 
 
 
 class SharedState(ServerState):
-    """What all connections of a server share."""
+    """What all connections of a server share. ``unread`` hears of each 400 that the app does not see."""
 
-    def __init__(self, connections_max: int = 10_000) -> None:
+    def __init__(self, connections_max: int = 10_000, unread: Callable[[], None] = lambda: None) -> None:
         super().__init__()
+        self.unread = unread
         self.connections_max = connections_max
         self.arriving_bytes = 0  # of bodies that are not complete
 
@@ -149,7 +150,10 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be read as HTTP, and close."""
+        """Answer what cannot be read as HTTP, and close. A request that the app has is counted there."""
+        cycle: RequestResponseCycle | None = self.cycle if self._head_complete else None
+        if cycle is None or cycle.response_complete:
+            self._shared.unread()
         body = json.encode(problem(400, msg))
         head = (
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"

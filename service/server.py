@@ -38,10 +38,23 @@ class PortTaken(Exception):
     """Somebody listens there already, or it may not be used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An app on its sockets, and how long its requests in flight may take to finish at a stop, in seconds.
+
+    ``unread`` is called for each 400 that the app does not see: what cannot be read as HTTP.
+    """
+
+    app: ASGIApp
+    socks: list[socket.socket]
+    stop_s: float
+    unread: Callable[[], None] = lambda: None
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, connections_max: int) -> None:
-        super().__init__(config)
-        self.server_state = SharedState(connections_max)
+    def __init__(self, served: Served, connections_max: int) -> None:
+        super().__init__(_config(served.app, served.stop_s))
+        self.server_state = SharedState(connections_max, served.unread)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,15 +88,6 @@ def listen(host: str, port: int) -> socket.socket:
         )
     except OSError as exc:
         raise PortTaken(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """An app on its sockets, and how long its requests in flight may take to finish at a stop, in seconds."""
-
-    app: ASGIApp
-    socks: list[socket.socket]
-    stop_s: float
 
 
 def run(
@@ -130,7 +134,7 @@ def _report_to(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]]
 
 async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: float) -> None:
     most = connections_max(log)
-    servers = [_Server(_config(each.app, each.stop_s), most) for each in served]
+    servers = [_Server(each, most) for each in served]
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
@@ -196,6 +197,7 @@ class Metrics:
         )
         self.rate_limited = Tally("rate_limited", "Requests refused with 429: a limit of ours.", "by")
         self.requests = Tally("requests", "Responses, by route template and status.", "route", "status")
+        self.requests_unread = partial(self.requests.add, "unrouted", "400")
         self.ignored_fields = Tally("ignored_fields", "Fields of opens that could not be used.", "field")
         for each in (
             self.requests,

@@ -122,8 +122,7 @@ class Callers:
         admission = None
         if self._gate is not None:  # a backend's address is that of all its customers
             admission = self._gate.admission(app.name, name, by_address=not server)
-            request.counted_by(admission)
-        return Caller(
+        caller = Caller(
             app,
             peer[0] if peer else None,
             request.forwarded_for.decode("latin-1"),
@@ -132,6 +131,9 @@ class Callers:
             self._proxies,
             admission,
         )
+        if admission is not None:
+            request.counted_for(caller)
+        return caller
 
     async def _failed(self, request: LeanRequest) -> None:
         if self._gate is not None:

@@ -21,13 +21,13 @@ from litestar.types import Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
-from service.resolve.admission import Admission, Standing
+from service.resolve.admission import Standing
 from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedBody
 from service.resolve.model import Caller
 from service.validation import explain
 
 BODY_MAX_BYTES = 64 * 1024
-ADMISSION = "firstopen.admission"  # in a request's scope: what counted it, for its rate-limit headers
+CALLER = "firstopen.caller"  # in a request's scope: who is counted, if anybody is
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -64,9 +64,9 @@ class LeanRequest(Request[Any, Any, State]):
             elif name == b"x-forwarded-for":
                 self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
 
-    def counted_by(self, admission: Admission) -> None:
-        """Attach the rate-limit status, so that the response gets RateLimit-* headers."""
-        cast("dict[str, Any]", self.scope)[ADMISSION] = admission
+    def counted_for(self, caller: Caller) -> None:
+        """Attach who is counted: the response gets RateLimit-* headers, an error is counted, too."""
+        cast("dict[str, Any]", self.scope)[CALLER] = caller
 
     async def body(self) -> bytes:
         """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge``, or ``MalformedBody`` if empty."""

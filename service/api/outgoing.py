@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from litestar.types import Message, Scope
 
-from service.api.http import ADMISSION, rate_limit_headers
-from service.resolve.admission import Admission
+from service.api.http import CALLER, rate_limit_headers
+from service.resolve.model import Caller
 from service.telemetry import Metrics
 
 _PREFLIGHT_MAX_AGE_S = b"86400"
@@ -50,9 +50,9 @@ class Outgoing:
         headers = cors_headers(context["path"])
         if context["method"] == "OPTIONS" and headers:
             headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
-        admission: Admission | None = context.get(ADMISSION)
-        if admission is not None and admission.standing is not None:
-            counted = rate_limit_headers(admission.standing)
+        caller: Caller | None = context.get(CALLER)
+        if caller is not None and caller.admission is not None and caller.admission.standing is not None:
+            counted = rate_limit_headers(caller.admission.standing)
             headers = [
                 *headers,
                 *((name.lower().encode(), value.encode()) for name, value in counted.items()),

@@ -1,15 +1,16 @@
 """From an error to a status, a code and Dub's error shape: one table."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
+from litestar.types import Scope
 
-from service.api.http import JSONReply, rate_limit_headers
+from service.api.http import CALLER, JSONReply, rate_limit_headers
 from service.api.wire import Problem, ProblemDetail
 from service.resolve.errors import (
     BodyTooLarge,
@@ -32,6 +33,7 @@ from service.resolve.errors import (
     WrongKey,
     WrongKind,
 )
+from service.resolve.model import Caller
 from service.telemetry import Event, Log, where
 
 STATUS_OF: dict[type[CallerError], int] = {
@@ -79,6 +81,8 @@ _EXAMPLES = {
     503: ("Not ready.", "stopping: no new requests, please"),
 }
 
+REFUSED = "firstopen.refused"  # in a request's scope: the limit that a request is over which failed
+
 _DOCS = "https://dub.co/docs/api-reference/errors#"
 _OURS = 500
 _KEY_REFUSED = 401
@@ -125,6 +129,22 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
+async def count_failed(exc: Exception, scope: Scope) -> None:
+    """Count a request that failed before it was counted, such as one whose body cannot be read.
+
+    It is Litestar's ``after_exception`` hook. Beyond a limit the answer is that of the limit.
+    """
+    context = cast("dict[str, Any]", scope)
+    caller: Caller | None = context.get(CALLER)
+    if isinstance(exc, RateLimited) or caller is None or caller.admission is None:
+        return
+    if caller.admission.standing is None:
+        try:
+            await caller.enter()
+        except RateLimited as limited:
+            context[REFUSED] = limited
+
+
 class Problems:
     """The exception handler of the whole app; ``log`` hears of our own mistakes."""
 
@@ -133,6 +153,7 @@ class Problems:
 
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
         """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
+        exc = cast("dict[str, Any]", request.scope).get(REFUSED, exc)
         if isinstance(exc, CallerError):
             return problem_reply(STATUS_OF[type(exc)], str(exc), _headers(exc))
         if isinstance(exc, FirstopenError):

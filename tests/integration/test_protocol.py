@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,7 +17,9 @@ BEGUN = b"POST /v1/opens HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 
 @asynccontextmanager
-async def served(service: Service) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+async def served(
+    service: Service, unread: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """Serve the app of a test under uvicorn, in this loop, on a free port."""
     app = service._transport.app  # type: ignore[attr-defined]  # it is httpx's ASGITransport
     server = uvicorn.Server(
@@ -25,7 +27,7 @@ async def served(service: Service) -> AsyncIterator[tuple[uvicorn.Server, int]]:
             app, port=0, http=Protocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1
         )
     )
-    server.server_state = SharedState(CONNECTIONS_MAX)
+    server.server_state = SharedState(CONNECTIONS_MAX, unread)
     task = asyncio.create_task(server._serve())
     await until(lambda: server.started)
     try:
@@ -178,3 +180,40 @@ async def test_an_upgrade_with_bad_framing_is_a_400(service: Service) -> None:
         assert reply.startswith(b"HTTP/1.1 400 ")
         assert b"framing" in reply
         writer.close()
+
+
+CHUNKED = BEGUN + b"Authorization: Bearer dub_pk_acme\r\nTransfer-Encoding: chunked\r\n\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "unread", "read"),
+    [
+        (b"nonsense\r\n\r\n", 1, 0),
+        (BEGUN + b"Content-Length: -1\r\n\r\n", 1, 0),
+        (LIVE + b"nonsense\r\n\r\n", 1, 0),
+        (CHUNKED + b"zz\r\n", 0, 1),
+        (CHUNKED + b"1\r\n{\r\nzz\r\n", 0, 1),
+        (CHUNKED + b"1\r\n{\r\n0\r\n\r\n", 0, 1),
+        (LIVE, 0, 0),
+    ],
+)
+async def test_each_400_is_counted_once(service: Service, sent: bytes, unread: int, read: int) -> None:
+    """By the app if it has the request, else by the protocol: all are in ``firstopen_requests_total``."""
+    found = 0
+
+    def count() -> None:
+        nonlocal found
+        found += 1
+
+    async with served(service, count) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        writer.write_eof()
+        reply = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    metrics = (await service.get("/metrics")).text
+    by_app = [line for line in metrics.splitlines() if "_requests_total{" in line and 'status="400"' in line]
+    assert (found, sum(float(line.rpartition(" ")[2]) for line in by_app)) == (unread, read)
+    assert reply.count(b"HTTP/1.1 400 ") == unread + read

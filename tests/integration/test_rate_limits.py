@@ -210,6 +210,46 @@ async def test_what_a_backend_asks_is_counted(
         assert refusal(found[3]) == (429, "rate_limit_exceeded")
 
 
+BAD: dict[str, tuple[bytes, dict[str, str]]] = {
+    "no JSON": (b"{", {}),
+    "nothing": (b"", {}),
+    "no object": (b"[]", {}),
+    "too long": (b" " * 70_000, {}),
+    "no UTF-8": (b"\xff", {}),
+    "another type": (b"{}", {"Content-Type": "text/plain"}),
+    "another app's domain": (b'{"dubDomain": "globex.link", "deepLink": "https://globex.link/x"}', {}),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v1/opens", {}),
+        ("/v1/opens/dry-run", AS_SERVER),
+        ("/v1/leads", {}),
+        ("/v1/installs/forget", AS_SERVER),
+        ("/track/open", {}),
+        ("/track/open?dub-no-track", {}),
+        ("/track/lead", AS_SERVER),
+        ("/track/sale/client", {}),
+    ],
+)
+async def test_a_request_is_counted_once_whatever_its_body_is(
+    limited: Limited, dub: FakeDub, path: str, headers: dict[str, str], bad: str
+) -> None:
+    """With a right key a body that is refused counts as one that is not; beyond the limit it gets the 429."""
+    body, more = BAD[bad]
+    headers = {"Content-Type": "application/json", **headers, **more}
+    async with limited('per_key = "2/minute"') as service:
+        replies = [await service.post(path, content=body, headers=headers) for _ in range(3)]
+        assert [reply.headers["ratelimit-remaining"] for reply in replies] == ["1", "0", "0"]
+        assert 400 <= replies[0].status_code < 429
+        assert replies[1].status_code == replies[0].status_code
+        assert refusal(replies[2]) == (429, "rate_limit_exceeded")
+    assert dub.requests == []
+
+
 async def test_a_page_of_events_says_what_is_left(limited: Limited, dub: FakeDub) -> None:
     """Answers that are passed on as they arrive say it, too."""
 

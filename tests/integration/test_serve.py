@@ -123,10 +123,18 @@ def test_the_demo_links(demo: Demo, key: str, screen: str, reason: str) -> None:
     ids=["nonsense", "newline", "nul", "carriage return", "length"],
 )
 def test_what_is_no_http_is_refused_in_dubs_shape(demo: Demo, data: bytes) -> None:
-    """Bytes that cannot be read as HTTP get a 400 in the house's shape, and the connection ends."""
+    """What cannot be read as HTTP gets a 400 in the house's shape and is counted; the connection ends."""
+    before = unread(demo)
     head, _, body = demo.raw(data).partition(b"\r\n\r\n")
+    assert unread(demo) == before + 1
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["error"]["code"] == "bad_request"
+
+
+def unread(demo: Demo) -> float:
+    lines = httpx.get(f"http://127.0.0.1:{demo.port}/metrics").text.splitlines()
+    name = 'firstopen_requests_total{route="unrouted",status="400"} '
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize(
