@@ -18,6 +18,7 @@ from service.api.dub import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.installs import installs_routes
 from service.api.leads import leads_routes
+from service.api.listing import listing_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
@@ -109,6 +110,7 @@ def create_app(
         "/",
         route_handlers=[
             *opens_routes(callers, parts.resolver, budget_ms, parts.metrics),
+            *listing_routes(callers, parts.stores.pages),
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),

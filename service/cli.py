@@ -185,6 +185,31 @@ def open_(url: str | None, install_referrer: str | None, app_name: str | None, *
     explain_open({"deepLink": url, "installReferrer": install_referrer, **body}, app_name)
 
 
+EXPORT_HELP = """\
+Write opens to stdout, in the order in which they came: how each was decided, nothing personal.
+
+\b
+  firstopen export --since 2026-11-01 > opens.ndjson
+  firstopen export --since 2026-11-01 --until 2026-12-01 --format csv
+
+Times are RFC 3339, dates (their first moment in UTC) or Unix seconds. Reads the database directly, also while
+firstopen serve runs; opens of the last 5 seconds are left out. Exit code 1: the database cannot be reached;
+the message says from where to go on.
+"""
+
+
+@main.command("export", help=EXPORT_HELP)
+@click.option("--since", metavar="TIME", help="Opens from this time on.  [the oldest]")
+@click.option("--until", metavar="TIME", help="Opens from before this time.  [5 seconds ago]")
+@click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
+@click.option("--app", metavar="NAME", help="Only this app's.")
+def export(since: str | None, until: str | None, form: str, app: str | None) -> None:
+    """Export opens."""
+    from service.export_cli import export_opens
+
+    export_opens(since, until, form, app)
+
+
 def _settings() -> "Settings":
     from service import demo, settings
 

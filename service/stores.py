@@ -18,8 +18,10 @@ from service.storage.housekeeping import Housekeeping
 from service.storage.memory import MemoryStore
 from service.storage.migrate import migrate
 from service.storage.migrations import Migration
+from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
 from service.storage.opens import OpenStore
 from service.storage.outbox import OutboxStore
+from service.storage.statements import Row, Statement
 from service.telemetry import Log, Metrics
 
 Clock = Callable[[], float]
@@ -53,6 +55,7 @@ class Stores:
         self.erasures = Erasures(self._kept_erasures, background)
         self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
         self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
+        self.pages = OpenPages(self._read_page, wall)
         self.claims = ClaimStore(self.database, wall)
         self.outbox = OutboxStore(self.database, self.cipher, wall)
         opens_s = settings.installs.install_ttl_days * DAY_S
@@ -84,6 +87,9 @@ class Stores:
         await self._kept_erasures.close()
         await self.erasures.close()
         await self.database.close()
+
+    async def _read_page(self, query: Statement) -> list[Row]:
+        return await self.database.read(query.sql, *query.values, timeout_s=PAGE_TIMEOUT_S)
 
     def problems(self) -> list[str]:
         """Name what does not work."""

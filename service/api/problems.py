@@ -179,7 +179,7 @@ class Problems:
             case NotConfigured():
                 message = "this app has no Dub API key"
             case StoreFailed():
-                message = "the disk does not take writes: nothing was accepted"
+                message = "the database cannot be used right now: nothing was accepted"
             case _:
                 message = "Dub cannot be reached"
         self._log.warning(Event.UPSTREAM_FAILED, error=type(exc).__name__, detail=str(exc))

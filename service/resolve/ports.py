@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from service.resolve.case import Case
+from service.resolve.listing import OpenPage, Position
 from service.resolve.matching import NetworkView, Retirement
 from service.resolve.model import App, Link, Open, OpenedLink
 from service.resolve.trace import Look
@@ -158,6 +159,14 @@ class Journal(Protocol):
 
         Those that say how the install came, those with a click, and others: the newest of each.
         """
+        ...
+
+
+class OpenPages(Protocol):
+    """Opens of all replicas, in the order in which they came."""
+
+    async def page(self, app: str, after: Position, limit: int) -> OpenPage:
+        """Return an app's opens behind a position; raises ``StoreFailed``."""
         ...
 
 

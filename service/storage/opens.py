@@ -62,9 +62,6 @@ _REVISE = """UPDATE opens SET updated_at = ?, match_type = ?, match_reason = ?, 
 _BY_ID = f"SELECT {_READ} FROM opens AS o WHERE o.open_id = ? AND {_NOT_ERASED}"  # noqa: S608
 _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND o.role = ?
     AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
-_PAGE = f"""SELECT {_READ} FROM opens AS o WHERE o.app = ?
-    AND (o.opened_at > ? OR (o.opened_at = ? AND o.open_id > ?)) AND o.opened_at < ? AND {_NOT_ERASED}
-    ORDER BY o.opened_at, o.open_id LIMIT ?"""  # noqa: S608
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
     (SELECT open_id FROM opens WHERE opened_at < ? AND (device_traits IS NULL OR opened_at < ?)
     ORDER BY opened_at LIMIT ?) RETURNING 1"""
@@ -184,15 +181,6 @@ class OpenStore:
             self._doubt()
         opens = [self._opened(row) for row in sorted(rows, key=_newest_first)]
         return [opened for opened in opens if opened is not None]
-
-    async def page(self, app: str, since_ms: int, after: str, before_ms: int, limit: int) -> list[Open]:
-        """Return opens in the order in which they came: those since a time, or after another of that time.
-
-        None is of ``before_ms`` (Unix milliseconds, as ``since_ms``) or later.
-        """
-        short = bytes.fromhex(after)
-        rows = await self._database.read(_PAGE, app, since_ms, since_ms, short, before_ms, limit)
-        return [opened for row in rows if (opened := self._opened(row)) is not None]
 
     async def ids(self, devices: Sequence[str]) -> list[str]:
         """Return the ids of a device's opens."""

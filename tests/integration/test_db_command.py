@@ -1,6 +1,6 @@
 """``firstopen db``, and what ``firstopen serve`` says of a database that it must not write to.
 
-Everything here is a real process on a real database of either engine.
+On either engine; what serves is a real process.
 """
 
 import contextlib
@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from service.cli import main
 from service.storage.fingerprints import fingerprint
 from service.storage.migrate import LATEST
 from tests.postgres import Postgres, serving
@@ -25,7 +27,10 @@ AS_APP = {"Authorization": "Bearer dub_pk_acme"}
 CONFIG = """
 [apps.acme]
 publishable_keys = ["dub_pk_acme"]
+server_keys_env = "ACME_SERVER_KEYS"
+dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link"]
+leads = "client"
 default_screen = "home"
 ip_matching = "off"
 
@@ -49,13 +54,23 @@ class Deployment:
             "FIRSTOPEN_DATA_DIR": str(folder / "data"),
             "FIRSTOPEN_DATABASE_URL": database_url,
             "FIRSTOPEN_SECRET": OLD,
+            "ACME_DUB_API_KEY": "dub_secret_of_acme",
+            "ACME_SERVER_KEYS": "server-key-of-acme",
             "DUB_BASE_URL": "http://127.0.0.1:1",
         }
 
-    def run(self, *args: str, **env: str) -> tuple[int, str]:
-        status, said = finished(args, self.folder, {**self.env, **env})
-        assert "Traceback" not in said
-        return status, said
+    def db(self, *args: str, **env: str) -> tuple[int, str]:
+        """Run ``firstopen db`` in this process; return its exit code and what it printed."""
+        result = CliRunner().invoke(main, ["db", *args], env={**self.env, **env})
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result.exit_code, result.output.rstrip()
+
+    def refused(self, **env: str) -> str:
+        """Start ``firstopen serve``, which must end with exit code 2 and one line, and return that."""
+        status, said = finished(["serve"], self.folder, {**self.env, **env})
+        [line] = said.splitlines()
+        assert status == 2
+        return line
 
     @contextlib.contextmanager
     def serving(self, **env: str) -> Iterator[httpx.Client]:
@@ -107,12 +122,12 @@ def degraded(http: httpx.Client) -> str:
 
 def test_a_new_database_is_migrated(deployment: Deployment) -> None:
     """It is not usable yet; migrate makes it so and says what it did; the next time nothing is left to do."""
-    status, said = deployment.run("db", "status")
+    status, said = deployment.db("status")
     assert status == 1
-    status, said = deployment.run("db", "migrate")
+    status, said = deployment.db("migrate")
     assert (status, said.splitlines()) == (0, ["applied 1 initial schema", f"schema {LATEST}: up to date"])
-    assert deployment.run("db", "migrate") == (0, f"schema {LATEST}: up to date")
-    status, said = deployment.run("db", "status")
+    assert deployment.db("migrate") == (0, f"schema {LATEST}: up to date")
+    status, said = deployment.db("status")
     assert status == 0
     assert said_of(said, "schema") == [f"{LATEST} (this version of firstopen: {LATEST})"]
     assert [each.rpartition(",")[0] for each in said_of(said, "applied")] == ["1 initial schema"]
@@ -123,8 +138,8 @@ def test_a_new_database_is_migrated(deployment: Deployment) -> None:
 def test_looking_creates_nothing(tmp_path: Path) -> None:
     """Where there is no SQLite file, status and forget-secret say so, and make none."""
     deployment = Deployment(tmp_path)
-    for command in (["db", "status"], ["db", "forget-secret", "0" * 16]):
-        status, said = deployment.run(*command)
+    for command in (["status"], ["forget-secret", "0" * 16]):
+        status, said = deployment.db(*command)
         assert (status, "there is no file yet" in said) == (1, True)
     assert not (tmp_path / "data").exists()
 
@@ -133,33 +148,29 @@ def test_status_beside_a_running_service(deployment: Deployment) -> None:
     """It counts what serve has written, and serve goes on writing."""
     with deployment.serving() as http:
         open_(http)
-        known = http.get("/v1/opens/" + open_(http)["openId"])
-        assert known.status_code == 200
-        status, said = deployment.run("db", "status")
+        until(lambda: said_of(deployment.db("status")[1], "rows")[0] == "opens 1")
+        status, said = deployment.db("status")
         assert status == 0
-        assert said_of(said, "rows")[0] == "opens 1"
         [secret] = said_of(said, "secrets")
         assert secret.startswith(f"{fingerprint(OLD)}, current since 20")
         assert secret.endswith(": listed in FIRSTOPEN_SECRET")
         assert OLD not in said
-        assert deployment.run("db", "migrate")[0] == 0
-        again = open_(http, "install-ben")
-        assert http.get("/v1/opens/" + again["openId"]).status_code == 200
+        assert deployment.db("migrate")[0] == 0
+        open_(http, "install-ben")
         assert "database" not in degraded(http)
     assert deployment.query("SELECT count(*) FROM opens") == [(2,)]
 
 
 def test_a_newer_schema_is_refused(deployment: Deployment) -> None:
     """By serve, migrate and status, each with one line that says what to do, and exit code 2."""
-    deployment.run("db", "migrate")
+    deployment.db("migrate")
     deployment.query(f"INSERT INTO schema_migrations VALUES ({LATEST + 1}, 'from the future', 0)")
-    for command in (["serve"], ["db", "migrate"]):
-        status, said = deployment.run(*command)
-        assert status == 2
-        [line] = said.splitlines()
+    status, said = deployment.db("migrate")
+    assert status == 2
+    for line in (said, deployment.refused()):
         assert line.startswith(f"firstopen: the database has schema {LATEST + 1}, this firstopen knows up to")
         assert "run the newer version" in line
-    status, said = deployment.run("db", "status")
+    status, said = deployment.db("status")
     assert status == 2
     assert said_of(said, "applied")[-1].startswith(f"{LATEST + 1} from the future, ")
     assert "run the newer version" in said_of(said, "problem")[0]
@@ -169,21 +180,17 @@ def test_another_secret_stops_the_start(deployment: Deployment) -> None:
     """With one line that names the fix, which works; so does giving the old secret up."""
     with deployment.serving() as http:
         path = "/v1/opens/" + open_(http)["openId"]
-    status, said = deployment.run("serve", FIRSTOPEN_SECRET=NEW)
-    assert status == 2
-    [line] = said.splitlines()
+    line = deployment.refused(FIRSTOPEN_SECRET=NEW)
     assert line.startswith("firstopen: FIRSTOPEN_SECRET: ")
     assert "FIRSTOPEN_SECRET=current,older" in line
     assert f"firstopen db forget-secret {fingerprint(OLD)}" in line
-    status, said = deployment.run("db", "status", FIRSTOPEN_SECRET=NEW)
+    status, said = deployment.db("status", FIRSTOPEN_SECRET=NEW)
     assert status == 2
     assert said_of(said, "secrets")[0].endswith(": not listed in FIRSTOPEN_SECRET")
     with deployment.serving(FIRSTOPEN_SECRET=f"{NEW},{OLD}") as http:
         assert http.get(path).status_code == 200
-    status, said = deployment.run("serve", FIRSTOPEN_SECRET=NEW)
-    assert (status, f"({fingerprint(OLD)})" in said) == (2, True)
-    assert deployment.run("db", "forget-secret", "nobody's")[0] == 2
-    assert deployment.run("db", "forget-secret", fingerprint(OLD)) == (0, f"forgotten: {fingerprint(OLD)}")
+    assert deployment.db("forget-secret", "nobody's")[0] == 2
+    assert deployment.db("forget-secret", fingerprint(OLD)) == (0, f"forgotten: {fingerprint(OLD)}")
     with deployment.serving(FIRSTOPEN_SECRET=NEW) as http:
         assert http.get(path).status_code == 404
         open_(http)
@@ -191,12 +198,12 @@ def test_another_secret_stops_the_start(deployment: Deployment) -> None:
 
 def test_status_without_a_secret(deployment: Deployment) -> None:
     """It says that it cannot compare, and finds no fault."""
-    with deployment.serving():
-        pass
-    status, said = deployment.run("db", "status", FIRSTOPEN_SECRET="")
+    deployment.db("migrate")
+    deployment.query(f"INSERT INTO secrets (fingerprint, first_used_at) VALUES ('{fingerprint(OLD)}', 0)")
+    status, said = deployment.db("status", FIRSTOPEN_SECRET="")
     assert status == 2  # an empty one is a mistake, as for serve
     del deployment.env["FIRSTOPEN_SECRET"]
-    status, said = deployment.run("db", "status")
+    status, said = deployment.db("status")
     assert (status, said_of(said, "secrets")[0].endswith(": FIRSTOPEN_SECRET is not set here")) == (0, True)
 
 
@@ -212,20 +219,23 @@ def test_an_unreachable_server_is_no_reason_not_to_start(tmp_path: Path, server:
     url = server.database().replace("firstopen@", "firstopen:swordfish@")
     deployment = Deployment(tmp_path, url)
     server.kill()
-    status, said = deployment.run("db", "status")
+    status, said = deployment.db("status")
     assert status == 1
     assert said_of(said, "database") == [
         f"PostgreSQL, database 'test_1' on 127.0.0.1:{server.port} as firstopen"
     ]
     assert said_of(said, "state")[0].startswith("cannot be reached: connection to server at")
     assert "swordfish" not in said
-    status, said = deployment.run("db", "migrate")
+    status, said = deployment.db("migrate")
     assert (status, said.startswith("firstopen: the database cannot be reached: ")) == (1, True)
     assert "swordfish" not in said
     with deployment.serving() as http:
         assert open_(http)["route"]["screen"] == "home"
         assert "database: connection to server at" in degraded(http)
         assert "swordfish" not in degraded(http)
+        listed = http.get("/v1/opens", headers={"Authorization": "Bearer server-key-of-acme"})
+        assert listed.status_code == 503
+        assert "database" in listed.json()["error"]["message"]
         server.start()
         until(lambda: "database" not in degraded(http))
         assert http.get("/v1/opens/" + open_(http)["openId"]).status_code == 200
@@ -242,15 +252,18 @@ def test_a_wrong_secret_is_found_when_the_server_comes_back(tmp_path: Path, serv
         server.start()
         until(lambda: "FIRSTOPEN_SECRET" in degraded(http))
         assert open_(http, "install-ben")["route"]["screen"] == "home"
+        lead = {"clickId": "c" * 16, "eventName": "Sign up", "customerExternalId": "anna"}
+        refused = http.post("/v1/leads", json=lead)
+        assert (refused.status_code, "database" in refused.json()["error"]["message"]) == (503, True)
         assert "FIRSTOPEN_SECRET" in degraded(http)
     assert deployment.query("SELECT count(*) FROM opens") == [(1,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE kind = 'lead'") == [(0,)]
     assert deployment.query("SELECT fingerprint FROM secrets") == [(fingerprint(OLD),)]
 
 
-def test_help_teaches(tmp_path: Path) -> None:
+def test_help_teaches() -> None:
     """Each command is listed, and says what its exit codes mean."""
-    status, said = finished(["db", "--help"], tmp_path)
-    assert status == 0
+    said = CliRunner().invoke(main, ["db", "--help"]).output
     assert all(name in said for name in ("status", "migrate", "forget-secret", "FIRSTOPEN_DATABASE_URL"))
     for command in ("status", "migrate"):
-        assert "Exit code 0" in finished(["db", command, "--help"], tmp_path)[1]
+        assert "Exit code 0" in CliRunner().invoke(main, ["db", command, "--help"]).output
