@@ -93,7 +93,7 @@ def refused(reply: httpx.Response) -> None:
     error = reply.json()["error"]
     assert set(error) == {"code", "message", "doc_url"}
     assert error["code"] == "service_unavailable"
-    assert "disk" in error["message"]
+    assert "database" in error["message"]
     assert "customer" not in error["message"]
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_refuses_leads_and_answers_opens(ours: tuple[Killable, Sandb
     meanwhile = asked.open("install-ben")
     assert meanwhile["source"] == "dub"
     assert len(meanwhile["clickId"]) == 16
-    assert any("disk" in name and "leads" in name for name in asked.degraded())
+    assert any("database" in name and "leads" in name for name in asked.degraded())
     allow(service, resource.RLIM_INFINITY)
     assert asked.lead(click_id).status_code == 200
     assert asked.degraded() == []
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_at_boot(tmp_path: Path) -> None:
             click_id = asked.open("install-anna")["clickId"]
             assert len(click_id) == 16
             refused(asked.lead(click_id))
-            assert any("disk" in name for name in asked.degraded())
+            assert any("database" in name for name in asked.degraded())
             allow(service, resource.RLIM_INFINITY)
             assert asked.lead(click_id).status_code == 200
             assert asked.degraded() == []
@@ -169,8 +169,8 @@ def test_a_damaged_file_at_boot(tmp_path: Path) -> None:
             click_id = asked.open("install-anna")["clickId"]
             assert len(click_id) == 16
             refused(asked.lead(click_id))
-            assert asked.http.get("/v1/opens/nobodys").status_code == 503  # nobody can say
-            assert any("disk" in name for name in asked.degraded())
+            assert asked.http.get(f"/v1/opens/{'0' * 32}").status_code == 503  # nobody can say
+            assert any("database" in name for name in asked.degraded())
             (service.data / FILE).rename(service.data / "aside")
             assert asked.lead(click_id).status_code == 200
             assert asked.degraded() == []
@@ -195,6 +195,6 @@ def test_a_file_that_is_damaged_in_use(ours: tuple[Killable, Sandbox], asked: As
     refused(reply)
     refused(asked.lead(click_id))
     assert asked.open("install-ben")["clickId"]
-    assert any("disk" in name for name in asked.degraded())
+    assert any("database" in name for name in asked.degraded())
     service.stop()
     assert len(events(service, "store.failing")) == 1
