@@ -19,10 +19,8 @@ from service.route_checks import refuse_failing_tests
 from service.server import Served, listen, run
 from service.settings import Settings, SettingsError
 from service.storage.errors import EngineUnavailable
-from service.storage.migrate import log_migrations
-from service.storage.migrations import Migration
-from service.stores import engine, prepare
-from service.telemetry import Event, Metrics, configure_logs
+from service.stores import Prepared, engine, prepare
+from service.telemetry import Event, Log, Metrics, configure_logs
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -43,7 +41,7 @@ def serve(env: Mapping[str, str]) -> None:
 
 def _serve_alone(configured: Settings, env_path: Path) -> None:
     log = configure_logs(configured.log_level)
-    applied = _prepare(configured)
+    prepared = _prepare(configured, log)
     socks = _take_ports(configured)
     apps = ", ".join(configured.apps)
     _say(
@@ -54,7 +52,7 @@ def _serve_alone(configured: Settings, env_path: Path) -> None:
     )
     if is_readable_by_others(env_path):
         log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
-    log_migrations(log, applied)
+    prepared.log(log)
     readiness, metrics = Readiness(), Metrics()
     app = create_app(configured, readiness=readiness, metrics=metrics)
     run(
@@ -69,7 +67,7 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
     log = configure_logs(configured.log_level)
-    applied = _prepare(configured)
+    prepared = _prepare(configured, log)
     readiness, metrics = Readiness(), Metrics()
     app = create_app(configured, readiness=readiness, metrics=metrics)
     links = demo_links()
@@ -87,13 +85,13 @@ def _serve_demo(env: Mapping[str, str]) -> None:
         "Try it (the same again is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
-    log_migrations(log, applied)
+    prepared.log(log)
     served = [_served(app, socks, configured, metrics), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))
 
 
-def _prepare(configured: Settings) -> list[Migration]:
-    """Migrate the database and check the secret; return what was applied, to be logged.
+def _prepare(configured: Settings, log: Log) -> Prepared:
+    """Bring the database up to date; return what was done, to be logged after the greeting.
 
     A database that cannot be reached is no reason not to start: it is tried again while opens are answered.
     Raises ``SettingsError`` or ``StartRefused``.
@@ -101,8 +99,8 @@ def _prepare(configured: Settings) -> list[Migration]:
     if not configured.database_url:
         _refuse_unusable(configured.data_dir)
     with contextlib.suppress(EngineUnavailable):
-        return asyncio.run(prepare(configured))
-    return []
+        return asyncio.run(prepare(configured, log))
+    return Prepared([], None)
 
 
 def _refuse_unusable(folder: Path) -> None:

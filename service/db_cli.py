@@ -14,6 +14,7 @@ from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import FILE
 from service.storage.errors import EngineUnavailable, SchemaTooNew, StartRefused
 from service.storage.fingerprints import KnownSecret, fingerprint, forget_secret, known_secrets
+from service.storage.import_v3 import is_old_file
 from service.storage.migrate import LATEST, Applied, applied, migrate, pending
 from service.storage.statements import Statement
 from service.stores import engine, secret_check
@@ -79,7 +80,8 @@ def status() -> None:
 def migrate_() -> None:
     """Apply what is missing."""
 
-    async def apply(_: Settings, database: Engine) -> None:
+    async def apply(configured: Settings, database: Engine) -> None:
+        _refuse_old_file(configured)
         await database.connect()
         for migration in await migrate(database):
             click.echo(f"applied {migration.number} {migration.name}")
@@ -158,8 +160,15 @@ def _secret_is_given(configured: Settings) -> bool:
     return configured.demo or bool(os.environ.get("FIRSTOPEN_SECRET"))
 
 
+def _refuse_old_file(configured: Settings) -> None:
+    """Raise ``EngineUnavailable`` for a SQLite file from before the migrations: only serve takes it over."""
+    if not configured.database_url and is_old_file(configured.data_dir):
+        raise EngineUnavailable("the file is an earlier version's (firstopen serve takes it over)")
+
+
 def _refuse_missing(configured: Settings) -> None:
     """Raise ``EngineUnavailable`` where there is no SQLite file: looking must not create one."""
+    _refuse_old_file(configured)
     if not configured.database_url and not (configured.data_dir / FILE).is_file():
         raise EngineUnavailable("there is no file yet (firstopen serve and firstopen db migrate create it)")
 

@@ -1,11 +1,16 @@
 """What this process must not forget: in SQLite in its own folder, or in a PostgreSQL that replicas share."""
 
 from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import structs
 
 from service.background import Background
 from service.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
 from service.resolve.erasures import Erasures
+from service.resolve.errors import StoreFailed
 from service.settings import Settings, SettingsError
+from service.storage import import_v3
 from service.storage.claims import ClaimStore
 from service.storage.clicks import expire_clicks
 from service.storage.database import Database
@@ -13,16 +18,18 @@ from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import SqliteEngine
 from service.storage.erasures import ErasureStore
+from service.storage.errors import ImportFailed
 from service.storage.fingerprints import SecretCheck
 from service.storage.housekeeping import Housekeeping
+from service.storage.import_v3 import Imported, import_old_file
 from service.storage.memory import MemoryStore
-from service.storage.migrate import migrate
+from service.storage.migrate import log_migrations, migrate
 from service.storage.migrations import Migration
 from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
 from service.storage.opens import OpenStore
 from service.storage.outbox import OutboxStore
 from service.storage.statements import Row, Statement
-from service.telemetry import Log, Metrics
+from service.telemetry import Event, Log, Metrics
 
 Clock = Callable[[], float]
 
@@ -97,19 +104,47 @@ class Stores:
         return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
 
 
-async def prepare(settings: Settings) -> list[Migration]:
-    """Migrate the database and check the secret, before anything is served; return what was applied.
+class Prepared(NamedTuple):
+    """What was done to the database before anything is served."""
+
+    migrations: list[Migration]
+    imported: Imported | None
+
+    def log(self, log: Log) -> None:
+        """Log it."""
+        log_migrations(log, self.migrations)
+        if self.imported is not None:
+            log.info(Event.FILE_IMPORTED, **structs.asdict(self.imported))
+
+
+async def prepare(settings: Settings, log: Log) -> Prepared:
+    """Migrate the database, check the secret and take over an earlier version's file.
 
     Raises ``SettingsError``, ``StartRefused`` or ``EngineUnavailable``.
     """
+    old_file = None if settings.database_url else import_v3.set_aside(settings.data_dir)
+    old_secrets = import_v3.OldSecrets(settings.secrets)
+    if old_file is not None:
+        import_v3.refuse_another_secret(old_file, old_secrets)
     chosen = engine(settings)
     try:
         await chosen.connect()
-        applied = await migrate(chosen)
+        migrations = await migrate(chosen)
         await secret_check(settings).enter(chosen)
     finally:
         await chosen.close()
-    return applied
+    if old_file is None:
+        return Prepared(migrations, None)
+    database = Database(engine(settings), log)
+    await database.open()
+    try:
+        imported = await import_old_file(old_file, database, old_secrets, Cipher(settings.secrets))
+    except StoreFailed as exc:
+        raise ImportFailed(f"{old_file} is not taken over yet ({exc}): start again") from exc
+    finally:
+        await database.close()
+    import_v3.keep(old_file)
+    return Prepared(migrations, imported)
 
 
 def secret_check(settings: Settings) -> SecretCheck:

@@ -81,6 +81,9 @@ class Event(StrEnum):
     """Dub did not take a lead, a sale or a question about events; the caller was told 503."""
     SCHEMA_MIGRATED = "store.migrated"
     """A migration of the database schema was applied."""
+    FILE_IMPORTED = "store.imported"
+    """The file of an earlier version was taken over: so many ``claims``, outbox ``entries`` and ``opens``. So
+    many opens were ``undecryptable``: they are in ``firstopen-v3.sqlite`` only."""
     STORE_FAILING = "store.failing"
     """The database does not take what must not be lost: leads are refused with 503, opens go on."""
     STORE_RECOVERED = "store.recovered"

@@ -7,6 +7,7 @@ StartRefused             nothing may be written to the database until somebody c
 ├── DataDirTaken         another firstopen process writes to this directory
 ├── SchemaTooNew         a newer firstopen has migrated the database
 ├── MigrationFailed      the database refuses a migration: the user may not create tables, say
+├── ImportFailed         the file of an earlier version cannot be taken over
 └── SecretNotListed      the data was written under a secret that FIRSTOPEN_SECRET does not list
 """
 
@@ -37,6 +38,10 @@ class SchemaTooNew(StartRefused):
 
 class MigrationFailed(StartRefused):
     """The database refuses a migration."""
+
+
+class ImportFailed(StartRefused):
+    """The file of an earlier version cannot be taken over."""
 
 
 class SecretNotListed(StartRefused):

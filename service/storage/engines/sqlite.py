@@ -73,7 +73,7 @@ class SqliteEngine:
     async def connect(self) -> None:
         """Open the file, and create it if it is missing; raises ``DataDirTaken``."""
         if self._exclusive and self._lock is None:
-            self._lock = _locked(self._path)
+            self._lock = lock_folder(self._path)
         await self._in(self._writing, self._connected)
 
     async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
@@ -240,7 +240,7 @@ def _log_head(path: Path) -> bytes:
         return b""
 
 
-def _locked(path: Path) -> int:
+def lock_folder(path: Path) -> int:
     """Lock a folder for this process; raises ``DataDirTaken`` or ``EngineUnavailable``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
