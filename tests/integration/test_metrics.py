@@ -1,5 +1,6 @@
 """`GET /metrics`: what happened, under the names that the README lists."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -30,6 +31,9 @@ async def test_opens_are_counted_by_what_became_of_them(
     dub.script = away
     await service.open(FB_PROMO, install_id=BEN)
     found = await scraped(service)
+    while not found['firstopen_outbox_entries{kind="open"}']:  # it is written behind
+        await asyncio.sleep(0.01)
+        found = await scraped(service)
     labels = 'app="acme",match="deep_link",outcome="{}",source="{}"'
     assert found["firstopen_opens_total{" + labels.format("new", "dub") + "}"] == 1
     assert found["firstopen_opens_total{" + labels.format("repeat", "dub") + "}"] == 1
