@@ -274,6 +274,17 @@ class Resolver:
             self._memory.keep(case.key, known)
         return Settled(known, repeat=True, remembered=True)
 
+    async def _recalled(self, case: Case) -> Recalled | None:
+        """Return what the database knows of a device; ``None`` if it does not say. Never raises."""
+        try:
+            return await self._journal.recall(self._cases.devices(case), case.key)
+        except StoreFailed:
+            return None
+        except Exception as exc:  # noqa: BLE001  an open is decided without it, and the log names our mistake
+            about = {"error": type(exc).__name__, "where": where(exc)}
+            self._log.error(Event.OPEN_FAILED, app=case.app.name, **about)
+            return None
+
     def _repeat_recalled(self, case: Case, known: Open) -> Open:
         """Answer again what this process, or another replica, has answered before."""
         case.repeats = True
@@ -304,9 +315,8 @@ class Resolver:
         ``known`` is what this process remembers to have answered. Replicas that decide one open at the same
         moment give it one id; while the database cannot say what was answered before, it has a random one.
         """
-        recalled: Recalled | None = None
-        with contextlib.suppress(StoreFailed):
-            recalled = await self._journal.recall(self._cases.devices(case), case.key)
+        recalled = await self._recalled(case)
+        if recalled is not None:
             case.earlier = recalled.opens
             self._precedence.learn(case, recalled.opens)
             known = recalled.answer or known
