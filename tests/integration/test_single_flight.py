@@ -11,7 +11,9 @@ from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, LogLines, Service,
 async def test_a_thousand_reports_of_one_open_are_one_call(service: Service, dub: FakeDub) -> None:
     """1,000 concurrent reports of one open reach Dub once, and get one click; all but one are repeats."""
     dub.gate = asyncio.Event()
-    reports = [asyncio.create_task(service.open(FB_PROMO, install_id=ANNA)) for _ in range(1000)]
+    reports = [
+        asyncio.create_task(service.open(FB_PROMO, install_id=ANNA, budget_ms=10_000)) for _ in range(1000)
+    ]
     await until(lambda: dub.requests)
     dub.gate.set()
     answers = await asyncio.gather(*reports)

@@ -15,7 +15,6 @@ MAY_IMPORT = {
     "api": {"api", "resolve", "telemetry", "settings", "validation"},
     "resolve": {"background", "resolve", "telemetry"},
     "dub": {"dub", "resolve", "telemetry"},
-    "store": {"store", "resolve", "telemetry"},
     "storage": {"background", "storage", "resolve", "telemetry"},
     "outbox": {"background", "outbox", "resolve", "storage", "telemetry"},
     "limiting": {"limiting", "resolve", "telemetry"},
