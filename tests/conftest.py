@@ -7,6 +7,7 @@ import pytest
 
 from service.app import create_app
 from service.settings import parse
+from service.storage.engines import sqlite
 from service.telemetry import configure_logs
 from tests.postgres import Postgres, serving
 from tests.support import CONFIG, ENV, FakeClock, FakeDub, LogLines, Service, running
@@ -30,6 +31,8 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         "outbox.WRITE_TIMEOUT_S",
     ):
         monkeypatch.setattr(f"service.storage.{name}", 5.0)
+    quick = tuple(pragma.replace("synchronous=FULL", "synchronous=OFF") for pragma in sqlite._PRAGMAS)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", quick)  # real processes wait for the disk, these need not
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from service.resolve.errors import StoreFailed
 from service.storage import database as database_module
 from service.storage.database import WRITE_BEHIND_S, Database
+from service.storage.engines import sqlite
 from service.storage.engines.sqlite import FILE, SqliteEngine
 from service.storage.errors import DataDirTaken
 from service.storage.statements import Row, Statement
@@ -22,6 +23,7 @@ from tests.support import LogLines, until
 BIG = "x" * 20_000
 TEXTS = "SELECT click_id FROM claims ORDER BY claimed_at, click_id"
 FULL = 2
+_PRAGMAS = sqlite._PRAGMAS  # before any test changes them
 _moments = iter(range(1, 10**9))
 
 
@@ -59,6 +61,12 @@ def make_room() -> Statement:
 
 def over(folder: Path, logs: LogLines, *, exclusive: bool = True) -> Database:
     return Database(SqliteEngine(folder, exclusive=exclusive), configure_logs("debug", logs))
+
+
+@pytest.fixture(autouse=True)
+def durable(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:  # noqa: ARG001  which is undone here
+    """Wait for the disk, as in production."""
+    monkeypatch.setattr(sqlite, "_PRAGMAS", _PRAGMAS)
 
 
 @pytest.fixture
