@@ -6,8 +6,8 @@ SOURCES ?= ../shared/seeds
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
-# Tests that kill, race and measure processes run alone; the others over two workers.
-PROCESSES := tests/clients tests/durability tests/replicas
+# Replicas, their database and its faults have the machine to themselves; the others run over two workers.
+ALONE := tests/replicas
 # Without apt, the second call says in one line what to install.
 POSTGRES := $(BIN)/python -m tests.postgres
 INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
@@ -24,8 +24,8 @@ run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, b
 
 test: lint ## lint, type-check and run every test (installs PostgreSQL if it is missing)
 	@$(INSTALL_POSTGRES)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES:%=--ignore=%)
-	@$(BIN)/python -m pytest $(PROCESSES)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
 
 test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages, compile the README's snippets (needs node)
 	@$(BIN)/python -m tests.clients
