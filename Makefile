@@ -27,7 +27,7 @@ test: lint ## lint, type-check and run every test (installs PostgreSQL if it is 
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	@$(BIN)/python -m pytest $(ALONE)
 
-test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages, compile the README's snippets (needs node)
+test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages and those of clients/ (needs node)
 	@$(BIN)/python -m tests.clients
 
 lint: $(VENV)/dev.stamp ## ruff, ruff format --check, mypy --strict

@@ -1,7 +1,7 @@
-"""``python -m tests.clients``: Dub's own Python and JavaScript packages and the README's snippets, for real.
+"""``python -m tests.clients``: run Dub's Python and JavaScript packages, and ours in `clients/`.
 
-They need what not every newcomer has (node; java, swiftc or dart to compile more snippets), so they are not
-part of ``make test``. It starts its own service on free ports, and ends it.
+They need tools that not every newcomer has (node; java, swiftc or dart to compile more packages), so they are
+not part of ``make test``. It starts its own service on free ports, and ends it.
 """
 
 import os
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from tests.clients.compilers import NODE, Missing, compile_snippets, install
+from tests.clients.compilers import NODE, Missing, compile_packages, install
 from tests.process import free_ports, started
 
 _NODE_NEEDED = (20, 10)
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         _find_node()
         install(NODE)
-        compiled = compile_snippets()
+        compiled = compile_packages()
         tested = _run_in_node() and _run_in_python()
     except Missing as exc:
         sys.stderr.write(f"make test-clients: {exc}\n")

@@ -1,7 +1,7 @@
-"""The README's snippets, each compiled by its own language's compiler where there is one.
+"""Compile the packages in `clients/`, each where its compiler is installed.
 
-Only TypeScript's can be had everywhere that node is, and Kotlin's where java is too; who has a Swift or a
-Dart compiler gets those checked as well. What was not compiled is said, never passed over.
+TypeScript's compiler comes with npm, Kotlin's with npm too (it needs java). Swift and Dart are compiled where
+their tools are installed. The output names every package that was not compiled.
 """
 
 import os
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NODE, KOTLIN, SWIFT, SNIPPETS = HERE / "node", HERE / "kotlin", HERE / "swift", HERE / "snippets"
+NODE, KOTLIN, SWIFT = HERE / "node", HERE / "kotlin", HERE / "swift"
+CLIENTS = HERE.parents[1] / "clients"
 
 
 class Missing(Exception):
@@ -32,16 +33,16 @@ def install(folder: Path) -> None:
     stamp.write_bytes(lock.read_bytes())
 
 
-def compile_snippets() -> bool:
-    """Compile every snippet that can be compiled here, and say which were."""
+def compile_packages() -> bool:
+    """Compile every package that can be compiled here, and print which were."""
     passed = True
-    for snippet, tool, run in _COMPILERS:
+    for source, tool, run in _COMPILERS:
         if shutil.which(tool) is None:
-            _say(f"not compiled: {snippet} ({tool} is missing here)")
+            _say(f"not compiled: {source} ({tool} is missing here)")
             continue
-        with tempfile.TemporaryDirectory(prefix="firstopen-snippets-") as folder:
-            ok = run(SNIPPETS / snippet, Path(folder))
-        _say(f"{'compiled' if ok else 'FAILED'}: {snippet}")
+        with tempfile.TemporaryDirectory(prefix="firstopen-packages-") as folder:
+            ok = run(CLIENTS / source, Path(folder))
+        _say(f"{'compiled' if ok else 'FAILED'}: {source}")
         passed = passed and ok
     return passed
 
@@ -84,10 +85,10 @@ def _dart(snippet: Path, out: Path) -> bool:
 
 
 _COMPILERS: tuple[tuple[str, str, Callable[[Path, Path], bool]], ...] = (
-    ("firstopen.ts", "node", _typescript),
-    ("FirstOpen.kt", "java", _kotlin),
-    ("FirstOpen.swift", "swiftc", _swift),
-    ("firstopen.dart", "dart", _dart),
+    ("react-native/src/firstopen.ts", "node", _typescript),
+    ("kotlin/src/main/kotlin/firstopen/Firstopen.kt", "java", _kotlin),
+    ("swift/Sources/Firstopen/Firstopen.swift", "swiftc", _swift),
+    ("dart/lib/firstopen.dart", "dart", _dart),
 )
 
 

@@ -1,4 +1,4 @@
-// The TypeScript snippet of the README, compiled as it stands there, on a phone made of stubs.
+// The package clients/react-native, on a phone made of stubs.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { beforeEach, test } from 'node:test';

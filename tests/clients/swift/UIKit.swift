@@ -1,4 +1,4 @@
-// As much of UIKit as the snippet asks for, so that a Swift compiler without Apple's SDKs can check it.
+// As much of UIKit as the package asks for, so that a Swift compiler without Apple's SDKs can check it.
 @_exported import Foundation
 #if canImport(FoundationNetworking)
 @_exported import FoundationNetworking

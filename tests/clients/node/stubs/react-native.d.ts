@@ -1,4 +1,4 @@
-// As much of react-native's types as the snippet and the types of its native modules ask for.
+// As much of react-native's types as the package and the types of its native modules ask for.
 export const Platform: { OS: 'ios' | 'android' | 'macos' | 'windows' | 'web' };
 export interface TurboModule {}
 export interface EmitterSubscription {

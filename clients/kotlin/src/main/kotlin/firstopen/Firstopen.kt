@@ -1,4 +1,4 @@
-package com.acme.app
+package firstopen
 
 import android.content.Context
 import com.android.installreferrer.api.InstallReferrerClient

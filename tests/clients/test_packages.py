@@ -1,0 +1,42 @@
+"""The packages in `clients/`: what can be checked without their tools."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLIENTS = ROOT / "clients"
+SOURCES = {
+    "swift": CLIENTS / "swift/Sources/Firstopen/Firstopen.swift",
+    "react-native": CLIENTS / "react-native/src/firstopen.ts",
+    "dart": CLIENTS / "dart/lib/firstopen.dart",
+}
+LOCKS = sorted((ROOT / "tests/clients").glob("*/package-lock.json"))
+
+
+def test_the_readme_links_to_every_package() -> None:
+    """Each package has a README, and the table in the project's README links to it."""
+    packages = sorted(path.parent.name for path in CLIENTS.glob("*/README.md"))
+    assert packages == ["dart", "kotlin", "react-native", "swift"]
+    for package in packages:
+        assert f"](clients/{package}/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_every_client_that_reads_the_clipboard_finds_urls_by_the_same_pattern(package: str) -> None:
+    """The pattern is tested in TypeScript; the other packages must have the same one."""
+    code = SOURCES[package].read_text().replace(r"\/", "/")
+    assert code.count("https?://[a-z0-9._~:/?#@!$&*+,;=%-]+") == 1
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.parent.name)
+def test_what_npm_installs_is_pinned_by_hash_and_by_no_registry(path: Path) -> None:
+    """Every package has an exact version and its hash; the registry that served it is not recorded."""
+    wanted, *installed = json.loads(path.read_text())["packages"].values()
+    assert wanted["dependencies"] == json.loads((path.parent / "package.json").read_text())["dependencies"]
+    assert all(re.fullmatch(r"[\d.]+", version) for version in wanted["dependencies"].values())
+    for package in installed:
+        assert package["integrity"].startswith("sha512-")
+        assert "resolved" not in package
