@@ -1,8 +1,11 @@
-"""firstopen: where an opened app should land, and which click brought it there.
+"""firstopen: which screen an opened app should show, and which click led there.
 
-``api`` takes requests in and ``resolve`` decides; what the decision needs from outside (Dub, memory)
-it asks for through the Protocols of ``resolve.ports``, which ``dub`` and ``store`` fill. ``app.py``
-is the only place where these parts meet; ``sandbox`` is a Dub small enough to embed.
+Imports point one way (``tests/unit/test_architecture.py`` holds that for every module)::
 
-    api -> resolve -> (ports) -> dub | store
+    cli -> app -> wiring -> everything
+    server -> api -> attribution -> domain
+    matching, dub, storage, outbox, ratelimit, config -> domain
+
+``domain`` also holds every port (Protocol). ``telemetry`` and ``aio`` import nothing of ours, and neither
+does ``sandbox``, a Dub small enough to embed.
 """

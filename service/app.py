@@ -14,7 +14,7 @@ from litestar import Litestar, Router
 from prometheus_client import generate_latest
 
 from service.api.auth import Callers
-from service.api.dub import dub_routes
+from service.api.dub_compat.routes import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.installs import installs_routes
 from service.api.leads import leads_routes
@@ -25,8 +25,38 @@ from service.api.outgoing import Outgoing
 from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
 from service.api.traces import traces_routes
-from service.background import Background
-from service.compiled import (
+from service.attribution.answers import Openings
+from service.attribution.conversion_delivery import Conversions
+from service.attribution.delayed_matching import SecondLooks
+from service.attribution.erasure import Forgetting
+from service.attribution.evidence_resolver import Climber
+from service.attribution.lead_credit import Credit
+from service.attribution.leads import Leads
+from service.attribution.open_contexts import Cases
+from service.attribution.open_replay import Replays
+from service.attribution.precedence import Precedence
+from service.attribution.recent_clicks import RecentClicks
+from service.attribution.resolver import Resolver
+from service.config.settings import AppSettings, Settings, SettingsError
+from service.domain.device_identity import Identity, RandomIds, TrustedProxies
+from service.domain.errors import StoreFailed
+from service.domain.match_rules import Rules
+from service.domain.models import App
+from service.domain.networks import Networks
+from service.domain.outbox_entries import Kind
+from service.dub.client import DubClient
+from service.dub.event_feed import CallBudget, EventFeed
+from service.dub.transport import AiohttpTransport
+from service.matching.click_sync import ClickFeed
+from service.matching.ip_matching import AppMatching, FirstLaunches
+from service.matching.matcher import Matcher
+from service.outbox.worker import OutboxWorker
+from service.storage.call_budgets import SharedCallBudget
+from service.storage.clicks import ClickStore
+from service.storage.network_activity import NetworkActivity
+from service.telemetry import Event, Log, Metrics
+from service.telemetry.background import Background
+from service.wiring.compiled import (
     app_keys,
     compile_app,
     guards,
@@ -34,40 +64,10 @@ from service.compiled import (
     limits,
     outbox_policy,
 )
-from service.dub.client import DubClient
-from service.dub.transport import AiohttpTransport
-from service.outbox.worker import OutboxWorker
-from service.resolve.cases import Cases
-from service.resolve.click_feed import ClickFeed
-from service.resolve.climb import Climber
-from service.resolve.conversions import Conversions
-from service.resolve.credit import Credit
-from service.resolve.errors import StoreFailed
-from service.resolve.events import CallBudget, EventFeed
-from service.resolve.first_launch import AppMatching, FirstLaunches
-from service.resolve.forgetting import Forgetting
-from service.resolve.identity import Identity, RandomIds, TrustedProxies
-from service.resolve.leads import Leads
-from service.resolve.matcher import Matcher
-from service.resolve.matching import Rules
-from service.resolve.model import App
-from service.resolve.networks import Networks
-from service.resolve.openings import Openings
-from service.resolve.owed import Kind
-from service.resolve.precedence import Precedence
-from service.resolve.recent import RecentClicks
-from service.resolve.replays import Replays
-from service.resolve.resolver import Resolver
-from service.resolve.second_looks import SecondLooks
-from service.settings import AppSettings, Settings, SettingsError
-from service.storage.call_budgets import SharedCallBudget
-from service.storage.clicks import ClickStore
-from service.storage.network_activity import NetworkActivity
-from service.stores import Stores
-from service.telemetry import Event, Log, Metrics
+from service.wiring.stores import Stores
 
 if TYPE_CHECKING:
-    from service.tracing import Tracing
+    from service.telemetry.tracing import Tracing
 
 _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
 
@@ -405,7 +405,7 @@ def _transport(base_url: str) -> AiohttpTransport:
 def _tracing() -> "Tracing":
     """Build what makes traces; raises ``SettingsError`` where the extra or a variable is wrong."""
     try:
-        from service.tracing import tracing_of_environment  # noqa: PLC0415  an extra, and not always there
+        from service.telemetry.tracing import tracing_of_environment  # noqa: PLC0415  an extra, and not always there
     except ImportError as exc:
         raise SettingsError(
             "OTEL_*: traces take what is not installed: pip install 'firstopen[otel]', or unset them"

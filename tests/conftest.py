@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from service.storage.engines import sqlite
 from service.telemetry import configure_logs
 from tests.postgres import Postgres, serving

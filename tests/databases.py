@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from service.resolve.matching import Click, Rules
+from service.domain.match_rules import Click, Rules
 from service.storage.clicks import ClickStore
 from service.storage.database import Database
 from service.storage.encryption import Cipher

@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl
 import httpx
 import msgspec
 
-from service.resolve.click_feed import ClickFeed
-from service.resolve.events import CallBudget, EventFeed
-from service.resolve.model import App
-from service.resolve.networks import Networks
-from service.resolve.routing import Router
+from service.domain.models import App
+from service.domain.networks import Networks
+from service.domain.routing import Router
+from service.dub.event_feed import CallBudget, EventFeed
+from service.matching.click_sync import ClickFeed
 from service.storage.database import Database
 from service.telemetry import Log, Metrics, configure_logs
 from tests.databases import Kept

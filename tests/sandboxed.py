@@ -11,8 +11,8 @@ import httpx
 import structlog
 
 from service.app import create_app
+from service.config.settings import parse
 from service.sandbox import SandboxLink, create_sandbox
-from service.settings import parse
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine

@@ -12,9 +12,9 @@ import msgspec
 import structlog
 from litestar import Litestar
 
-from service.background import Background
-from service.resolve.model import Answer
+from service.domain.models import Answer
 from service.telemetry import Metrics, flush_logs
+from service.telemetry.background import Background
 
 KEY = "dub_pk_acme"
 OTHER_KEY = "dub_pk_globex"

@@ -9,10 +9,10 @@ from litestar import Request
 from msgspec import Struct
 
 from service.api.http import LeanRequest
-from service.resolve.admission import Gate
-from service.resolve.errors import CallerError, MissingKey, WrongKey, WrongKind
-from service.resolve.identity import USER_AGENT_MAX_CHARS, TrustedProxies
-from service.resolve.model import App, Caller
+from service.domain.device_identity import USER_AGENT_MAX_CHARS, TrustedProxies
+from service.domain.errors import CallerError, MissingKey, WrongKey, WrongKind
+from service.domain.models import App, Caller
+from service.domain.rate_limit_status import Gate
 
 KEY_MAX_BYTES = 512
 

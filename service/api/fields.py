@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from service.resolve.errors import InvalidField
-from service.resolve.evidence import DeepLink, canonical_domain, control_free
-from service.resolve.identity import Platform, canonical_install_id, platform_of
-from service.resolve.model import App
+from service.domain.deep_links import DeepLink, canonical_domain, control_free
+from service.domain.device_identity import Platform, canonical_install_id, platform_of
+from service.domain.errors import InvalidField
+from service.domain.models import App
 
 _DOMAIN_MAX_CHARS = 253
 _MILLISECONDS_ABOVE = 1e11  # as seconds these would lie beyond the year 5000

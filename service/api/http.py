@@ -21,10 +21,10 @@ from litestar.types import Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
-from service.resolve.admission import Standing
-from service.resolve.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedBody
-from service.resolve.model import Caller
-from service.validation import explain
+from service.domain.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedBody
+from service.domain.models import Caller
+from service.domain.rate_limit_status import Standing
+from service.domain.type_descriptions import explain
 
 BODY_MAX_BYTES = 64 * 1024
 CALLER = "firstopen.caller"  # in a request's scope: who is counted, if anybody is

@@ -12,7 +12,7 @@ from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import required_install_id
-from service.resolve.forgetting import Forgetting, Forgotten
+from service.attribution.erasure import Forgetting, Forgotten
 
 
 class ForgetRequest(Struct, frozen=True, rename="camel"):

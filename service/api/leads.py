@@ -9,13 +9,13 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter
 from msgspec import Meta, structs
 
 from service.api.auth import Callers
-from service.api.dub_wire import LeadFields, is_email
+from service.api.dub_compat.bodies import LeadFields, is_email
 from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import required_install_id
-from service.resolve.errors import InvalidField
-from service.resolve.leads import LeadAnswer, LeadReport, Leads, LeadStatus
+from service.attribution.leads import LeadAnswer, LeadReport, Leads, LeadStatus
+from service.domain.errors import InvalidField
 
 _ACCEPTED = 202
 _IDEMPOTENCY_KEY_MAX_CHARS = 255

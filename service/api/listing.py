@@ -10,9 +10,9 @@ from service.api.auth import Callers
 from service.api.http import LeanRequest
 from service.api.problems import documented
 from service.api.schema import CountedOperation
-from service.resolve.errors import InvalidField
-from service.resolve.listing import LIMIT_MAX, OpenPage, Position, read_cursor, read_moment_ms
-from service.resolve.ports import OpenPages
+from service.domain.errors import InvalidField
+from service.domain.open_listing import LIMIT_MAX, OpenPage, Position, read_cursor, read_moment_ms
+from service.domain.ports import OpenPages
 
 _LIMIT = 100
 

@@ -14,8 +14,8 @@ from service.api.http import JSONReply, LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation, OpenOperation
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
-from service.resolve.model import Answer
-from service.resolve.resolver import Resolver
+from service.attribution.resolver import Resolver
+from service.domain.models import Answer
 from service.telemetry import Metrics
 
 

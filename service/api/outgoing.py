@@ -9,7 +9,7 @@ from typing import Any, cast
 from litestar.types import Message, Scope
 
 from service.api.http import CALLER, rate_limit_headers
-from service.resolve.model import Caller
+from service.domain.models import Caller
 from service.telemetry import Metrics
 
 _PREFLIGHT_MAX_AGE_S = b"86400"

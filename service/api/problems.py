@@ -12,7 +12,7 @@ from litestar.types import Scope
 
 from service.api.http import CALLER, JSONReply, rate_limit_headers
 from service.api.wire import Problem, ProblemDetail
-from service.resolve.errors import (
+from service.domain.errors import (
     BodyTooLarge,
     CallerError,
     DubRefused,
@@ -33,7 +33,7 @@ from service.resolve.errors import (
     WrongKey,
     WrongKind,
 )
-from service.resolve.model import Caller
+from service.domain.models import Caller
 from service.telemetry import Event, Log, where
 
 STATUS_OF: dict[type[CallerError], int] = {

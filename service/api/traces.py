@@ -13,11 +13,11 @@ from service.api.http import LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import OpenRequest
-from service.resolve.errors import InvalidField
-from service.resolve.identity import TrustedProxies, normal_ip
-from service.resolve.model import Answer, Caller, OpenReport
-from service.resolve.resolver import Resolver
-from service.resolve.trace import CandidateTrace, RungTrace, Trace
+from service.attribution.resolver import Resolver
+from service.domain.device_identity import TrustedProxies, normal_ip
+from service.domain.errors import InvalidField
+from service.domain.models import Answer, Caller, OpenReport
+from service.domain.trace import CandidateTrace, RungTrace, Trace
 
 IP_MAX_CHARS = 64
 USER_AGENT_MAX_CHARS = 2048

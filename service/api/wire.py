@@ -9,12 +9,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from service.api.fields import FieldReader, ParseLink
-from service.resolve.errors import InvalidField
-from service.resolve.evidence import DEEP_LINK_MAX_CHARS
-from service.resolve.identity import Platform, canonical_install_id
-from service.resolve.model import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
-from service.resolve.routing import Route
-from service.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
+from service.config.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
+from service.domain.deep_links import DEEP_LINK_MAX_CHARS
+from service.domain.device_identity import Platform, canonical_install_id
+from service.domain.errors import InvalidField
+from service.domain.models import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
+from service.domain.routing import Route
 
 REFERRER_MAX_CHARS = 8192
 CLIPBOARD_MAX_CHARS = 2048

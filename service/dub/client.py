@@ -14,11 +14,8 @@ import aiohttp
 import httpx
 from msgspec import DecodeError
 
-from service.dub.guard import Guard, Guards
-from service.dub.transport import Answer, close, posting_over, read_bounded
-from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
-from service.resolve.deadlines import Deadlines
-from service.resolve.errors import (
+from service.aio.deadlines import Deadlines
+from service.domain.errors import (
     DubFailed,
     DubGarbled,
     DubRefused,
@@ -29,7 +26,10 @@ from service.resolve.errors import (
     FirstopenError,
     LinkUnknown,
 )
-from service.resolve.model import App, OpenedLink
+from service.domain.models import App, OpenedLink
+from service.dub.guard import Guard, Guards
+from service.dub.transport import Answer, close, posting_over, read_bounded
+from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
 
 ENDPOINTS = ("/track/open", "/track/lead", "/track/sale", "/events")
 RETRY_AFTER_MAX_S = 3600.0

@@ -17,9 +17,9 @@ from functools import partial
 
 from msgspec import Struct
 
+from service.aio.deadlines import Deadlines
+from service.domain.errors import DubCrowded, DubHeldBack, DubThrottled, DubUnavailable
 from service.dub.breaker import Breaker, BreakerPolicy
-from service.resolve.deadlines import Deadlines
-from service.resolve.errors import DubCrowded, DubHeldBack, DubThrottled, DubUnavailable
 from service.telemetry import Metrics
 
 HOLD_MAX_S = 60.0

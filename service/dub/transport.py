@@ -25,7 +25,7 @@ import aiohttp
 import httpx
 from msgspec import Struct
 
-from service.resolve.errors import DubGarbled
+from service.domain.errors import DubGarbled
 
 ANSWER_MAX_BYTES = 256 * 1024
 

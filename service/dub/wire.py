@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 from msgspec.json import Decoder, Encoder
 
-from service.resolve.model import Link, OpenedLink
+from service.domain.models import Link, OpenedLink
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]

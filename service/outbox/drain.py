@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from service.resolve.owed import DELAY_MAX_S, Entry, Kind
+from service.domain.outbox_entries import DELAY_MAX_S, Entry, Kind
 from service.storage.outbox import UNDECRYPTABLE, OutboxStore, TakenEntry
 
 POLL_S = 1.0

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from service.resolve.errors import DubThrottled
-from service.resolve.owed import DELAY_MAX_S, Entry, Later
+from service.domain.errors import DubThrottled
+from service.domain.outbox_entries import DELAY_MAX_S, Entry, Later
 
 
 class OutboxPolicy(Struct, frozen=True, kw_only=True):

@@ -19,12 +19,8 @@ from functools import partial
 import msgspec
 from cachetools import LRUCache
 
-from service.background import Background
-from service.outbox import drain
-from service.outbox.drain import Drain
-from service.outbox.policy import OutboxPolicy
-from service.resolve.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
-from service.resolve.owed import (
+from service.domain.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
+from service.domain.outbox_entries import (
     Dead,
     Deliver,
     Delivered,
@@ -37,8 +33,12 @@ from service.resolve.owed import (
     Status,
     Verdict,
 )
+from service.outbox import drain
+from service.outbox.drain import Drain
+from service.outbox.policy import OutboxPolicy
 from service.storage.outbox import RENEW_EVERY_S, OutboxStore
 from service.telemetry import Event, Log, Metrics, where
+from service.telemetry.background import Background
 
 _SOON_S = 0.01
 _EXPIRE_EVERY_S = 60.0

@@ -7,7 +7,7 @@ see ``resolve.events.CallBudget``: a sync that Dub throttles is better than none
 
 from hashlib import blake2b
 
-from service.resolve.errors import OverBudget, StoreFailed
+from service.domain.errors import OverBudget, StoreFailed
 from service.storage.database import Database
 from service.storage.statements import RowStatement, Statement
 

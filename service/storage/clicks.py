@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager
 import msgspec
 from msgspec import Struct
 
-from service.resolve.click_events import Fault
-from service.resolve.click_feed import Turn
-from service.resolve.errors import StoreFailed
-from service.resolve.matching import Click
-from service.resolve.model import Link
-from service.resolve.traits import Traits
+from service.domain.device_traits import Traits
+from service.domain.errors import StoreFailed
+from service.domain.match_rules import Click
+from service.domain.models import Link
+from service.dub.click_events import Fault
+from service.matching.click_sync import Turn
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.hashes import device_name, to_signed

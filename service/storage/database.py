@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.errors import EngineUnavailable, StartRefused, StatementRejected
 from service.storage.migrate import log_migrations, migrate

@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
-from service.background import Background
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
 from service.storage.statements import Statement
+from service.telemetry.background import Background
 
 KEPT_S = 8 * 86_400.0  # longer than anything that is under way: an entry of the outbox
 

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from service.background import Background
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
+from service.telemetry.background import Background
 
 _EVERY_S = 600.0
 

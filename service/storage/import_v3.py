@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
-from service.resolve.model import Open
+from service.domain.models import Open
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import FILE, lock_folder

@@ -16,8 +16,8 @@ from typing import TypeVar
 from cachetools import LRUCache
 from msgspec import Struct, structs
 
-from service.resolve.evidence import link_name
-from service.resolve.model import Link, Open
+from service.domain.deep_links import link_name
+from service.domain.models import Link, Open
 
 _LONG_URL_CHARS = 1024
 _LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links

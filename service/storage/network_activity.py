@@ -13,8 +13,8 @@ import msgspec
 from cachetools import TTLCache
 from msgspec import Struct
 
-from service.resolve.matching import CLOCK_DIFFERENCE_S, SECOND_CLICK_S, NetworkView, Retirement, Rules
-from service.resolve.traits import Traits
+from service.domain.device_traits import Traits
+from service.domain.match_rules import CLOCK_DIFFERENCE_S, SECOND_CLICK_S, NetworkView, Retirement, Rules
 from service.storage.clicks import ClickStore
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number, to_signed

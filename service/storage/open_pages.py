@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from service.resolve.listing import UNSETTLED_S, ListedOpen, OpenPage, Position, rfc3339
+from service.domain.open_listing import UNSETTLED_S, ListedOpen, OpenPage, Position, rfc3339
 from service.storage.statements import Row, Statement
 
 PAGE_TIMEOUT_S = 5.0

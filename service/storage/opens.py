@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from service.resolve.errors import StoreFailed
-from service.resolve.ladder import FIRST_LAUNCH, STRENGTH
-from service.resolve.model import Link, Match, Open, Source
-from service.resolve.traits import Traits
+from service.domain.device_traits import Traits
+from service.domain.errors import StoreFailed
+from service.domain.evidence import FIRST_LAUNCH, STRENGTH
+from service.domain.models import Link, Match, Open, Source
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.encryption import ENCRYPTED, Cipher, Undecryptable
 from service.storage.hashes import device_name, device_number, to_signed

@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
-from service.resolve.errors import NoOpen, StoreFailed
-from service.resolve.owed import (
+from service.domain.errors import NoOpen, StoreFailed
+from service.domain.outbox_entries import (
     DELAY_MAX_S,
     INSTALL,
     NO_OPEN,

@@ -17,8 +17,8 @@ import httpx
 from litestar import Litestar
 
 from service.app import create_app
+from service.config.settings import parse
 from service.sandbox import SandboxLink, SandboxSettings, create_sandbox
-from service.settings import parse
 from tests.contract import shapes
 from tests.contract.differences import DIFFERENCES
 from tests.sandbox.support import (

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.certificates import contexts
 from tests.durability.cases import FAULTS
 from tests.durability.conftest import FAULTS as COUNT

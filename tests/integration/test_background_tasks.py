@@ -8,10 +8,10 @@ import pytest
 import structlog
 
 from service.app import create_app
-from service.background import Background
-from service.resolve.errors import UnknownOpen
-from service.settings import parse
+from service.config.settings import parse
+from service.domain.errors import UnknownOpen
 from service.telemetry import Metrics
+from service.telemetry.background import Background
 from tests.integration.world import AS_SERVER, HOME, MATCHING, embedded_dub
 from tests.support import ANNA, ENV, FakeClock, FakeDub, LogLines, Service, running, until
 

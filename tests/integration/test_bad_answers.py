@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from service.resolve.replays import TRIES, backoff_s
+from service.attribution.open_replay import TRIES, backoff_s
 from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, Handler, LogLines, Service, until
 
 LONG_KEY = "bad" + "x" * 11_000

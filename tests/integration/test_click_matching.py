@@ -7,17 +7,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.domain.device_traits import traits_of_open
+from service.domain.match_rules import FirstOpen, Rules
+from service.domain.models import App
+from service.domain.networks import Networks
+from service.domain.routing import Router
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS, DubClient
+from service.dub.event_feed import CallBudget, EventFeed
 from service.dub.guard import Guards
-from service.resolve.click_feed import OVERLAP_S, ClickFeed
-from service.resolve.events import CallBudget, EventFeed
-from service.resolve.matcher import Matcher
-from service.resolve.matching import FirstOpen, Rules
-from service.resolve.model import App
-from service.resolve.networks import Networks
-from service.resolve.routing import Router
-from service.resolve.traits import traits_of_open
+from service.matching.click_sync import OVERLAP_S, ClickFeed
+from service.matching.matcher import Matcher
 from service.storage.claims import ClaimStore
 from service.storage.database import Database
 from service.telemetry import Metrics, configure_logs

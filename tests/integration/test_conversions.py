@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.support import CONFIG, ENV, KEY, SERVER_KEY, FakeClock, FakeDub, LogLines, Service, running
 
 LEAD = {"clickId": "click00000000000", "eventName": "Sign up", "customerExternalId": "user_1"}

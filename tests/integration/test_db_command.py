@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from service.cli import main
+from service.cli.main import main
 from service.storage.fingerprints import fingerprint
 from service.storage.migrate import LATEST
 from tests.postgres import Postgres, serving

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.integration.world import AS_SERVER, REFERRER, Disk, World, build, embedded_dub, started_over
 from tests.support import ANNA, BEN, CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, LogLines, Service, running
 

@@ -17,9 +17,9 @@ from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 
 from service.app import create_app
-from service.resolve.model import Answer
+from service.config.settings import parse
+from service.domain.models import Answer
 from service.sandbox import SandboxSettings, create_sandbox
-from service.settings import parse
 from tests.integration.world import AS_SERVER, IPHONE_BROWSER, LINKS, MATCHING, REFERRER
 from tests.support import BEN, ENV, FB_PROMO, Service, running
 from tests.virtual_time import run

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.support import (
     ANNA,
     BEN,

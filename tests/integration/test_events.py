@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.event_filters import events_query
-from service.resolve.errors import ForeignDomain, InvalidField
+from service.api.dub_compat.event_filters import events_query
+from service.domain.errors import ForeignDomain, InvalidField
 from tests.support import ENV, KEY, SERVER_KEY, FakeClock, FakeDub, Service, until
 
 AS_SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}

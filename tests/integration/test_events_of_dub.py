@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.resolve.model import Answer
-from service.settings import parse
+from service.config.settings import parse
+from service.domain.models import Answer
 from tests.fake_events import HOME, FakeEvents
 from tests.integration.world import AS_SERVER, MATCHING
 from tests.support import ANNA, BEN, ENV, FakeClock, LogLines, Service, running, until

@@ -15,13 +15,13 @@ import structlog
 from click.testing import CliRunner, Result
 from msgspec import structs
 
-from service.cli import main
-from service.resolve.model import BY_DEEP_LINK, Link, Match, Open
-from service.settings import parse
+from service.cli.main import main
+from service.config.settings import parse
+from service.domain.models import BY_DEEP_LINK, Link, Match, Open
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.opens import OpenStore
-from service.stores import engine
+from service.wiring.stores import engine
 from tests.process import READY_S
 from tests.support import CONFIG, ENV
 

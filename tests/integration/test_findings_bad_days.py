@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.integration.world import (
     AS_SERVER,
     HOME,

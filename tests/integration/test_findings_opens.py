@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.resolve import second_looks
-from service.resolve.model import Answer
+from service.attribution import delayed_matching as second_looks
+from service.domain.models import Answer
 from tests.integration.world import HOME, MATCHING, REFERRER, Disk, World, build, embedded_dub, started_over
 from tests.support import ANNA, BEN, FB_PROMO, FakeClock, LogLines
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.resolve.matching import Rejection
+from service.config.settings import parse
+from service.domain.match_rules import Rejection
 from service.sandbox import create_sandbox
-from service.settings import parse
 from tests.integration.world import AS_SERVER, HOME, LINKS, MATCHING, PIXEL_BROWSER, World, build
 from tests.support import ANNA, BEN, ENV, FakeClock, LogLines, running
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.resolve import leads
-from service.resolve.owed import Summary
+from service.attribution import leads
+from service.domain.outbox_entries import Summary
 from tests.integration.world import AS_SERVER, World, build, embedded_dub, started_over
 from tests.sandboxed import in_the_outbox, left_over
 from tests.support import ANNA, BEN, CONFIG, FB_PROMO, OTHER_KEY, FakeClock, LogLines, until

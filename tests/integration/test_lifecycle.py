@@ -5,7 +5,7 @@ import asyncio
 import httpx
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.support import ANNA, CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, LogLines, Service, running
 
 

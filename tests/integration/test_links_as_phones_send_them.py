@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.support import ANNA, BEN, CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, LogLines, Service, running
 
 FORMS = [

@@ -11,14 +11,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from service.api.dub_wire import TrackLeadRequest
-from service.api.event_filters import events_query
+from service.api.dub_compat.bodies import TrackLeadRequest
+from service.api.dub_compat.event_filters import events_query
 from service.api.http import BODY_MAX_BYTES, strict_body
 from service.app import create_app
-from service.dub.client import retry_after_s
-from service.dub.transport import ANSWER_MAX_BYTES
-from service.dub.wire import decode_error, decode_opened
-from service.resolve.click_events import (
+from service.config.settings import parse
+from service.domain.device_identity import (
+    TrustedProxies,
+    canonical_install_id,
+    platform_of,
+    upstream_user_agent,
+)
+from service.domain.device_traits import traits_of
+from service.domain.evidence import link_in_referrer
+from service.domain.networks import Networks
+from service.domain.route_patterns import forms_of
+from service.domain.routing import parse_version
+from service.domain.urls import merge, split_dub_id
+from service.domain.wrapped_links import find_deep_link
+from service.dub.click_events import (
     PAGE_MAX_BYTES,
     ClickEvent,
     carried_query,
@@ -26,17 +37,11 @@ from service.resolve.click_events import (
     read_events,
     split_page,
 )
-from service.resolve.click_feed import PAGE_EVENTS
-from service.resolve.event_time import read_time_ms
-from service.resolve.identity import TrustedProxies, canonical_install_id, platform_of, upstream_user_agent
-from service.resolve.ladder import link_in_referrer
-from service.resolve.networks import Networks
-from service.resolve.patterns import forms_of
-from service.resolve.routing import parse_version
-from service.resolve.traits import traits_of
-from service.resolve.urls import merge, split_dub_id
-from service.resolve.wrapped_links import find_deep_link
-from service.settings import parse
+from service.dub.client import retry_after_s
+from service.dub.event_time import read_time_ms
+from service.dub.transport import ANSWER_MAX_BYTES
+from service.dub.wire import decode_error, decode_opened
+from service.matching.click_sync import PAGE_EVENTS
 from tests.integration.world import embedded_dub
 from tests.support import CONFIG, ENV, SERVER_KEY, FakeClock, Service, running
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from service.cli import main
-from service.resolve.owed import Entry, Kind, State
+from service.cli.main import main
+from service.domain.outbox_entries import Entry, Kind, State
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.resolve import second_looks
+from service.attribution import delayed_matching as second_looks
 from tests.integration.world import HOME, REFERRER, World, build
 from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, LogLines, Service
 

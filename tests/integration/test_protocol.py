@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from service import protocol
-from service.protocol import ARRIVAL_MAX_S, Protocol, SharedState
+from service.server import http_protocol as protocol
+from service.server.http_protocol import ARRIVAL_MAX_S, Protocol, SharedState
 from tests.support import FakeDub, Service, until
 
 CONNECTIONS_MAX = 5

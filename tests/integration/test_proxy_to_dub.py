@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
+from service.config.settings import SettingsError, parse
 from service.dub.transport import proxy_for
-from service.settings import SettingsError, parse
 from tests.certificates import contexts
 from tests.integration.test_wire_to_dub import GOOD, RawDub, closed
 from tests.support import CONFIG, ENV, LogLines, Service, running

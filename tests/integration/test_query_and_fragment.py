@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.integration.world import embedded_dub, started_over
 from tests.support import ANNA, CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, LogLines, Service, running
 

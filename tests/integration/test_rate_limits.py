@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from tests.integration.test_metrics import scraped
 from tests.support import (
     ANNA,

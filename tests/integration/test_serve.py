@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.server import listen
+from service.server.run import listen
 from tests.k8s import dockerfile
 from tests.k8s.check import ROOT
 from tests.process import Process, finished, free_ports, started

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.settings import parse
+from service.config.settings import parse
 from service.storage import claims, network_activity, opens, outbox
 from service.storage.engines.sqlite import SqliteEngine
 from tests.support import ANNA, BEN, CONFIG, ENV, FB_PROMO, FakeDub, running

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.resolve.model import Answer
+from service.domain.models import Answer
 from tests.integration.world import AS_SERVER, HOME, REFERRER, World, build, embedded_dub, started_over
 from tests.support import ANNA, FB_PROMO, FakeClock, LogLines
 

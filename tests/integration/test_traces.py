@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, use_span
 
-from service import tracing
 from service.app import create_app
-from service.settings import SettingsError, parse
+from service.config.settings import SettingsError, parse
+from service.telemetry import tracing
 from tests.process import free_ports, started
 from tests.support import ANNA, CONFIG, ENV, FB_PROMO, KEY, SERVER_KEY, FakeClock, FakeDub, Service, running
 
@@ -249,7 +249,7 @@ def test_an_endpoint_asks_for_traces(name: str) -> None:
 
 def test_traces_without_the_extra_stop_the_boot(monkeypatch: pytest.MonkeyPatch, dub: FakeDub) -> None:
     """The message says what to install."""
-    monkeypatch.delitem(sys.modules, "service.tracing")
+    monkeypatch.delitem(sys.modules, "service.telemetry.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(SettingsError, match=r"pip install 'firstopen\[otel\]'"):
         create_app(parse(CONFIG, {**ENV, **ON}), transport=dub)

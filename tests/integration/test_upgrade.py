@@ -19,12 +19,12 @@ import structlog
 from click.testing import CliRunner
 
 from service.app import create_app
-from service.cli import main
-from service.settings import parse
+from service.cli.main import main
+from service.config.settings import parse
 from service.storage import import_v3
 from service.storage.engines.sqlite import lock_folder
 from service.storage.errors import DataDirTaken, ImportFailed, SecretNotListed
-from service.stores import Prepared, prepare
+from service.wiring.stores import Prepared, prepare
 from tests.process import free_ports, started
 from tests.support import CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, running
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.resolve.model import Answer
+from service.config.settings import parse
+from service.domain.models import Answer
 from service.sandbox import SandboxLink, SandboxSettings, create_sandbox
-from service.settings import parse
 from service.storage.engines.sqlite import SqliteEngine
 from tests.support import ANNA, CONFIG, ENV, SERVER_KEY, FakeClock, Service, running
 

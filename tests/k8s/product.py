@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from service.settings import Settings, SettingsError, parse
+from service.config.settings import Settings, SettingsError, parse
 from service.storage.engines.postgres import CONNECTIONS
 from tests.k8s.documents import Object, identity, pod_of, title
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.settings import parse
+from service.config.settings import parse
 from tests.k8s import check, dockerfile, kustomize
 from tests.k8s.documents import containers_of, pod_of, read
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.telemetry import Metrics, Spread, Tally
+from service.telemetry import FastCounter, FastHistogram, Metrics
 from tests.k8s import check, kustomize, metrics
 from tests.k8s.documents import Object
 
@@ -70,7 +70,7 @@ def _described(served: Metrics) -> Iterator[tuple[Metric, frozenset[str]]]:
     for part in served.registry._collector_to_names:
         if isinstance(part, MetricWrapperBase):
             yield next(iter(part.describe())), frozenset(part._labelnames)
-        elif isinstance(part, Tally | Spread):
+        elif isinstance(part, FastCounter | FastHistogram):
             yield next(iter(part.collect())), frozenset(part._family[2])
 
 

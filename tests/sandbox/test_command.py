@@ -13,14 +13,14 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from service.sandbox.command import sandbox_command
+from service.cli.sandbox import command as sandbox_command
 
 RUN = (
     sys.executable,
     "-W",
     "error",
     "-c",
-    "from service.sandbox.command import sandbox_command as run; run()",
+    "from service.cli.sandbox import command as sandbox_command as run; run()",
 )
 
 
@@ -175,7 +175,7 @@ def test_port_taken() -> None:
 def test_mounting_the_command_imports_no_framework() -> None:
     """`firstopen serve` against the real Dub does not pay for the sandbox's imports."""
     code = (
-        "import sys; import service.sandbox.command;"
+        "import sys; import service.cli.sandbox;"
         "print([name for name in sys.modules if name.partition('.')[0] in"
         " {'litestar', 'uvicorn', 'sqlite3', 'ua_parser', 'msgspec'}])"
     )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from service.resolve.errors import OverBudget
+from service.domain.errors import OverBudget
 from service.storage import call_budgets
 from service.storage.call_budgets import SharedCallBudget
 from service.storage.database import Database

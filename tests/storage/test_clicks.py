@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from service.resolve.errors import StoreFailed
-from service.resolve.matching import Click
-from service.resolve.model import Link
-from service.resolve.traits import Traits
+from service.domain.device_traits import Traits
+from service.domain.errors import StoreFailed
+from service.domain.match_rules import Click
+from service.domain.models import Link
 from service.storage import clicks
 from service.storage.claims import ClaimStore
 from service.storage.clicks import ClickStore, expire_clicks

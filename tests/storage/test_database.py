@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.errors import EngineUnavailable

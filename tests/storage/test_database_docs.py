@@ -8,7 +8,7 @@ import pytest
 import structlog
 from msgspec import structs
 
-from service.resolve.model import BY_DEEP_LINK, Link, Open
+from service.domain.models import BY_DEEP_LINK, Link, Open
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.migrations import MIGRATIONS

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.engines.port import Engine
 from service.storage.errors import EngineUnavailable, SecretNotListed

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from service.resolve.ladder import STRENGTH
-from service.resolve.matching import NetworkView, Retirement, Rules
-from service.resolve.model import BY_DEEP_LINK, NO_MATCH, Link, Open
-from service.resolve.traits import Traits
+from service.domain.device_traits import Traits
+from service.domain.evidence import STRENGTH
+from service.domain.match_rules import NetworkView, Retirement, Rules
+from service.domain.models import BY_DEEP_LINK, NO_MATCH, Link, Open
 from service.storage import network_activity
 from service.storage.clicks import ClickStore
 from service.storage.database import Database

@@ -10,8 +10,17 @@ import msgspec
 import pytest
 import structlog
 
-from service.resolve.errors import StoreFailed
-from service.resolve.owed import REPEAT_S, Entry, Kind, LeadKeys, Repeat, State, Summary, install_name
+from service.domain.errors import StoreFailed
+from service.domain.outbox_entries import (
+    REPEAT_S,
+    Entry,
+    Kind,
+    LeadKeys,
+    Repeat,
+    State,
+    Summary,
+    install_name,
+)
 from service.storage import outbox
 from service.storage.database import Database
 from service.storage.encryption import Cipher
@@ -272,7 +281,7 @@ async def test_a_clock_that_is_set_back_delays_nothing(database: Database) -> No
 
 
 async def test_what_failed_is_due_soon_once_dub_is_back(store: OutboxStore) -> None:
-    """Spread over some seconds; Dub's own time is kept, and what waits for an open waits on."""
+    """FastHistogram over some seconds; Dub's own time is kept, and what waits for an open waits on."""
     for number in range(40):
         await add(store, f"{number:02}", next_try=NOW + 600)
     await add(store, "throttled", next_try=NOW + 600)

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.outbox.policy import OutboxPolicy
-from service.outbox.worker import OutboxWorker
-from service.resolve.errors import (
+from service.domain.errors import (
     DubCrowded,
     DubFailed,
     DubHeldBack,
@@ -20,7 +18,7 @@ from service.resolve.errors import (
     FirstopenError,
     StoreFailed,
 )
-from service.resolve.owed import (
+from service.domain.outbox_entries import (
     Dead,
     Delivered,
     Entry,
@@ -32,6 +30,8 @@ from service.resolve.owed import (
     Summary,
     Verdict,
 )
+from service.outbox.policy import OutboxPolicy
+from service.outbox.worker import OutboxWorker
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.errors import EngineUnavailable

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.resolve.errors import StoreFailed
+from service.domain.errors import StoreFailed
 from service.storage import database as database_module
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.engines import sqlite

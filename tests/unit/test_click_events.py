@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.click_events import (
+from service.domain.device_traits import Traits
+from service.domain.errors import DubGarbled
+from service.domain.match_rules import Click
+from service.domain.models import Link
+from service.domain.networks import Networks
+from service.dub.click_events import (
     ClickEvent,
     Fault,
     UnreadEvent,
@@ -15,11 +20,6 @@ from service.resolve.click_events import (
     read_events,
     split_page,
 )
-from service.resolve.errors import DubGarbled
-from service.resolve.matching import Click
-from service.resolve.model import Link
-from service.resolve.networks import Networks
-from service.resolve.traits import Traits
 
 NETWORKS = Networks(b"a secret for tests")
 HOME = "203.0.113.7"

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.resolve import click_feed
-from service.resolve.click_events import EVENTS_AT_A_TIME, ClickEvent, UnreadEvent, read_events
-from service.resolve.click_feed import (
+from service.domain.errors import (
+    DubFailed,
+    DubRefused,
+    DubThrottled,
+    DubUnavailable,
+    DubUnreachable,
+    StoreFailed,
+)
+from service.domain.match_rules import CLOCK_DIFFERENCE_S, Click
+from service.dub.click_events import EVENTS_AT_A_TIME, ClickEvent, UnreadEvent, read_events
+from service.matching import click_sync as click_feed
+from service.matching.click_sync import (
     FEW_EVENTS,
     HOLD_ELSE_S,
     LATE,
@@ -25,15 +34,6 @@ from service.resolve.click_feed import (
     Problem,
     Turn,
 )
-from service.resolve.errors import (
-    DubFailed,
-    DubRefused,
-    DubThrottled,
-    DubUnavailable,
-    DubUnreachable,
-    StoreFailed,
-)
-from service.resolve.matching import CLOCK_DIFFERENCE_S, Click
 from service.storage.database import Database
 from service.storage.statements import Row, Statement
 from service.telemetry import Event, configure_logs

@@ -5,9 +5,9 @@ from itertools import permutations
 import pytest
 from msgspec import structs
 
-from service.resolve.credit import may_get_click, open_to_credit
-from service.resolve.ladder import STRENGTH
-from service.resolve.model import (
+from service.attribution.lead_credit import may_get_click, open_to_credit
+from service.domain.evidence import STRENGTH
+from service.domain.models import (
     BY_CLIPBOARD,
     BY_DEEP_LINK,
     BY_REFERRER,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.resolve.deadlines import TICK_S, Deadlines
+from service.aio.deadlines import TICK_S, Deadlines
 
 
 async def test_a_deadline_that_is_not_kept_is_called_once() -> None:

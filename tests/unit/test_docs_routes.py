@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.resolve.routing import RouteRule
-from service.route_checks import findings, refuse_failing_tests
-from service.settings import compile_router, parse
+from service.config.route_checks import findings, refuse_failing_tests
+from service.config.settings import compile_router, parse
+from service.domain.routing import RouteRule
 from tests.support import ENV
 
 PAGE = (Path(__file__).parents[2] / "docs" / "routes.md").read_text()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.env_file import BadEnvFile, is_readable_by_others, read_env_file, write_env_file
+from service.config.env_file import BadEnvFile, is_readable_by_others, read_env_file, write_env_file
 
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"))
 

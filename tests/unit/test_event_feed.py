@@ -5,8 +5,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from service.resolve.errors import OverBudget
-from service.resolve.events import CallBudget, EventFeed
+from service.domain.errors import OverBudget
+from service.dub.event_feed import CallBudget, EventFeed
 from tests.fake_events import APP, FakeEvents, iso
 from tests.support import FakeClock, background
 

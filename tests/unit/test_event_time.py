@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.event_time import read_time_ms
+from service.dub.event_time import read_time_ms
 
 AUGUST_MS = 1_787_346_842_000  # 2026-08-21 21:14:02 UTC
 

@@ -5,8 +5,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from service.resolve.errors import InvalidField
-from service.resolve.evidence import canonical_domain, parse_deep_link
+from service.domain.deep_links import canonical_domain, parse_deep_link
+from service.domain.errors import InvalidField
 
 KNOWN = [
     # typed, domain, key, query

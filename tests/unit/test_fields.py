@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from service.api.fields import FieldReader
-from service.resolve.model import App
-from service.resolve.routing import Router
-from service.resolve.wrapped_links import find_deep_link
+from service.domain.models import App
+from service.domain.routing import Router
+from service.domain.wrapped_links import find_deep_link
 
 ACME = App("acme", ("acme.link",), Router((), default_screen="home"))
 OKHTTP = "okhttp/4.12.0"

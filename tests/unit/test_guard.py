@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.domain.errors import DubCrowded, DubHeldBack, DubThrottled
 from service.dub.breaker import BreakerPolicy
 from service.dub.guard import HOLD_MAX_S, Call, Guard, Guards
-from service.resolve.errors import DubCrowded, DubHeldBack, DubThrottled
 from service.telemetry import Metrics
 from tests.support import FakeClock, until
 

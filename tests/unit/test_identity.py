@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.identity import (
+from service.domain.device_identity import (
     Identity,
     TrustedProxies,
     answer_key,

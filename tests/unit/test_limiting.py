@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.limiting.rates import Rate, rates
-from service.limiting.windows import Window
-from service.settings import SettingsError, parse
+from service.config.settings import SettingsError, parse
+from service.domain.rates import Rate, rates
+from service.ratelimit.windows import Window
 from tests.support import CONFIG, ENV
 
 HOOLI = '[apps.hooli]\npublishable_keys = ["h"]\ndomains = ["h.link"]\ndefault_screen = "x"\n'

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.listing import Position, read_cursor, read_moment_ms, rfc3339
+from service.domain.open_listing import Position, read_cursor, read_moment_ms, rfc3339
 
 NOVEMBER_MS = 1_793_491_200_000  # 2026-11-01T00:00:00Z
 MOMENTS = st.integers(0, 253_402_300_799_999)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.resolve.matcher import Matcher
-from service.resolve.matching import (
+from service.domain.device_traits import Traits
+from service.domain.match_rules import (
     SECOND_CLICK_S,
     Ambiguous,
     Click,
@@ -21,8 +21,8 @@ from service.resolve.matching import (
     Rules,
     told_by_dub,
 )
-from service.resolve.model import Link
-from service.resolve.traits import Traits
+from service.domain.models import Link
+from service.matching.matcher import Matcher
 from service.storage.claims import ClaimStore
 from service.storage.database import Database
 from tests.databases import Kept, sqlite

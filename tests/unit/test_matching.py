@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.matching import (
+from service.domain.device_traits import Fit, Traits, may_be_one_device
+from service.domain.match_rules import (
     CLOCK_DIFFERENCE_S,
     EXPLANATIONS,
     ODDS_AGAINST,
@@ -25,8 +26,7 @@ from service.resolve.matching import (
     decide,
     told_by_dub,
 )
-from service.resolve.model import Link
-from service.resolve.traits import Fit, Traits, may_be_one_device
+from service.domain.models import Link
 
 NOW_MS = 1_785_585_600_000
 IOS, ANDROID = Traits("ios", "", 17), Traits("android")

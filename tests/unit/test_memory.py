@@ -6,7 +6,7 @@ from cachetools import LRUCache
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.model import Link, Open
+from service.domain.models import Link, Open
 from service.storage.memory import MemoryLimits, MemoryStore
 from tests.support import FakeClock
 

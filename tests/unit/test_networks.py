@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.resolve.networks import Networks
+from service.domain.networks import Networks
 
 NETWORKS = Networks(b"a secret for tests", ["198.18.7.0/24", "2a02:26f7::/32"])
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.routing import Router, RouteRule
+from service.domain.routing import Router, RouteRule
 
 SCHEMES = ("acme", "exp", "web+acme", "com.acme.2")
 

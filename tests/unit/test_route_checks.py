@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.resolve.routing import Router, RouteRule
-from service.route_checks import findings
+from service.config.route_checks import findings
+from service.domain.routing import Router, RouteRule
 
 SITE = "https://acme.com"
 REACHED = [

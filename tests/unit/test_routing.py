@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.routing import BadRule, Route, Router, RouteRule, parse_version
+from service.domain.routing import BadRule, Route, Router, RouteRule, parse_version
 
 ROUTER = Router(
     [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.route_checks import refuse_failing_tests
-from service.settings import SettingsError, load, parse
-from service.starter import STARTER
+from service.config.route_checks import refuse_failing_tests
+from service.config.settings import SettingsError, load, parse
+from service.config.starter import STARTER
 from tests.support import CONFIG, ENV
 
 MINIMAL = """

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 
 from service.telemetry import (
-    LOG_BUFFER_MAX_BYTES,
     Event,
     configure_logs,
     flush_logs,
     lost_log_lines,
     where,
 )
+from service.telemetry.logs import LOG_BUFFER_MAX_BYTES
 from tests.support import LogLines
 
 

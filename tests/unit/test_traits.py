@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.identity import Platform
-from service.resolve.traits import (
+from service.domain.device_identity import Platform
+from service.domain.device_traits import (
     Fit,
     Misfit,
     System,

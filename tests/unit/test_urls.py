@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.resolve.urls import (
+from service.domain.urls import (
     DUB_PARAMETERS,
     canonical_escapes,
     has_parameter,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resolve.errors import InvalidField
-from service.resolve.wrapped_links import find_deep_link
+from service.domain.errors import InvalidField
+from service.domain.wrapped_links import find_deep_link
 
 DOMAINS = ("acme.link", "go.acme.com", "xn--bcher-kva.link")
 WRAPPED = [

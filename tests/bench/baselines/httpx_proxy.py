@@ -13,8 +13,8 @@ from litestar import Litestar, post
 from litestar.params import JSONBody
 
 from service.api.wire import OpenRequest
-from service.resolve.model import BY_DEEP_LINK, Answer, Link
-from service.resolve.routing import Route
+from service.domain.models import BY_DEEP_LINK, Answer, Link
+from service.domain.routing import Route
 
 
 def build(upstream: str) -> Litestar:

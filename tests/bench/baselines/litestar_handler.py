@@ -4,7 +4,7 @@ from litestar import Litestar, post
 from litestar.params import JSONBody
 
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
-from service.resolve.model import Answer
+from service.domain.models import Answer
 
 
 @post("/v1/opens", status_code=200)

@@ -9,7 +9,7 @@ from random import Random
 
 from msgspec import Struct
 
-from service.resolve.identity import Platform
+from service.domain.device_identity import Platform
 from tests.bench.simulation.devices import DESKTOP, Phone, mac_safari, make_phone
 from tests.bench.simulation.parameters import City
 

@@ -4,7 +4,7 @@ from random import Random
 
 from msgspec import Struct
 
-from service.resolve.identity import Platform
+from service.domain.device_identity import Platform
 from tests.bench.simulation.parameters import City
 
 _IPHONES = ("iPhone13,2", "iPhone14,5", "iPhone14,7", "iPhone15,2", "iPhone15,4", "iPhone16,1", "iPhone17,3")

@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 import structlog
 from msgspec import Struct
 
-from service.resolve.matcher import Matcher
-from service.resolve.matching import Ambiguous, Click, Decision, FirstOpen, Retirement, Rules
-from service.resolve.model import BY_DEEP_LINK, NO_MATCH, Link, Open
-from service.resolve.networks import Networks
-from service.resolve.traits import traits_of_click, traits_of_open
+from service.domain.device_traits import traits_of_click, traits_of_open
+from service.domain.match_rules import Ambiguous, Click, Decision, FirstOpen, Retirement, Rules
+from service.domain.models import BY_DEEP_LINK, NO_MATCH, Link, Open
+from service.domain.networks import Networks
+from service.matching.matcher import Matcher
 from service.storage.claims import ClaimStore
 from service.storage.clicks import ClickStore
 from service.storage.database import Database

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from service.resolve.networks import Networks
+from service.domain.networks import Networks
 from tests.bench.simulation.city import Clicked, Days, Opened
 from tests.bench.simulation.play import RETRIES_S, WINDOW_S, Given
 

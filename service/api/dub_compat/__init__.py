@@ -1,0 +1,1 @@
+"""Dub's own wire, for Dub's own SDKs."""

@@ -1,0 +1,1 @@
+"""The use cases: resolve an open, send leads, erase an install, replay what Dub missed."""

@@ -1,0 +1,46 @@
+"""Which of an install's opens its leads are credited to."""
+
+from collections.abc import Sequence
+
+from service.domain.device_identity import Identity
+from service.domain.evidence import STRENGTH
+from service.domain.models import App, Open
+from service.domain.ports import Journal
+
+
+class Credit:
+    """Finds the open that an install's leads are credited to."""
+
+    def __init__(self, journal: Journal, identity: Identity) -> None:
+        self._journal = journal
+        self._identity = identity
+
+    async def open_of(self, app: App, install_id: str) -> Open | None:
+        """Return the open to credit, as ``open_to_credit`` does; raises ``StoreFailed``."""
+        opens = await self._journal.of_device(self._identity.devices(app.name, install_id))
+        return open_to_credit([each for each in opens if each.app == app.name])
+
+
+def may_get_click(opened: Open) -> bool:
+    """Return True while an open without a click may still get one."""
+    return opened.click_id is None and opened.pending
+
+
+def open_to_credit(opens: Sequence[Open]) -> Open | None:
+    """Return the open that an install's leads are credited to; ``None`` if there are no opens.
+
+    ``opens`` are the install's, newest first. The strongest evidence wins, the newest among equals. The open
+    that is returned may still be waiting for its click (see ``may_get_click``): then its evidence is
+    stronger than that of every click found so far, and the lead should wait for it. If it has no click and
+    does not wait for one, the install is organic.
+    """
+    found = max((each for each in opens if each.click_id), key=strength_of, default=None)
+    awaited = max((each for each in opens if may_get_click(each)), key=strength_of, default=None)
+    if awaited is not None and (found is None or strength_of(awaited) > strength_of(found)):
+        return awaited
+    return found or next(iter(opens), None)
+
+
+def strength_of(opened: Open) -> int:
+    """Return how strong the evidence is that found the click, or that may still find it."""
+    return STRENGTH[opened.match.type] if opened.click_id else opened.offered

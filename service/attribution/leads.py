@@ -1,0 +1,210 @@
+"""A sign-up, credited to the click of the open or install that it names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from service.attribution.conversion_delivery import Conversion, Conversions
+from service.attribution.lead_credit import Credit, may_get_click
+from service.attribution.resolver import Resolver
+from service.domain.device_identity import Identity
+from service.domain.errors import DubRefused, FirstopenError, InvalidField, TooManyWaiting, UnknownOpen
+from service.domain.models import App, Open
+from service.domain.outbox_entries import Dead, Delivered, LeadKeys, Outbox, Repeat, install_name
+
+WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
+
+_COUNT_EVERY_S = 10.0
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class LeadReport(Struct, frozen=True, kw_only=True):
+    """A lead by Dub's field names, and exactly one of whose it is."""
+
+    body: dict[str, Any]
+    click_id: str | None
+    open_id: str | None
+    install_id: str | None
+    idempotency_key: str | None = None
+    ignored: tuple[str, ...] = ()  # fields that were given and left out
+
+
+class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """How far a lead got. ``click``, ``link`` and ``customer`` are Dub's, once it is delivered.
+
+    A lead that was reported before is answered with the first ``lead_id`` and where that one stands now.
+    """
+
+    lead_id: str | None
+    status: Literal["delivered", "queued", "organic"]
+    click: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    link: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    customer: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class LeadStatus(Struct, frozen=True, rename="camel"):
+    """Where a lead stands."""
+
+    lead_id: str
+    status: Literal["queued", "delivered", "dead"]
+    reason: str | None
+
+
+@dataclass(slots=True)
+class _Count:
+    """How many leads wait, as far as is known until then (clock seconds)."""
+
+    leads: int
+    until: float
+
+
+class Leads:
+    """Takes leads of our own API: written down before anything is sent.
+
+    What can go wrong: a lead arrives before the open of its install, which was reported while the phone was
+    offline (it waits, and a full waiting room is refused in words); an open is settled in the moment in which
+    its lead is written down (it is looked for once more after that).
+    """
+
+    def __init__(
+        self,
+        *,
+        conversions: Conversions,
+        outbox: Outbox,
+        resolver: Resolver,
+        credit: Credit,
+        identity: Identity,
+        clock: Callable[[], float],
+    ) -> None:
+        self._conversions = conversions
+        self._outbox = outbox
+        self._resolver = resolver
+        self._credit = credit
+        self._identity = identity
+        self._clock = clock
+        self._waiting: dict[str, _Count] = {}
+
+    async def report(self, app: App, lead: LeadReport, budget_s: float) -> LeadAnswer:
+        """Take a lead, and wait for Dub as long as the budget lasts.
+
+        A lead that was reported before is not sent again. Raises ``InvalidField``, ``UnknownOpen``,
+        ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for what Dub refuses for
+        good (it is among the dead letters then).
+        """
+        opened = await self._open_of(app, lead)
+        click_id = lead.click_id if opened is None else opened.click_id
+        if opened is not None and click_id is None and not may_get_click(opened):
+            return LeadAnswer(lead_id=None, status="organic")
+        if opened is None and click_id is None:
+            await self._count_waiting(app)
+            budget_s = 0  # its open may be hours away
+        conversion = _conversion(lead, opened, click_id)
+        waits_for = self._name(app, lead) if click_id is None else ""
+        subject, keys = self._subject(app, lead), self._keys(app, lead)
+        entry = self._conversions.entry(app, conversion, waits_for=waits_for, whose=subject, keys=keys)
+        verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
+        match verdict:
+            case Delivered(answer=answer):
+                dubs = _decode(answer)
+                return LeadAnswer(
+                    lead_id=entry.id,
+                    status="delivered",
+                    click=dubs.get("click"),
+                    link=dubs.get("link"),
+                    customer=dubs.get("customer"),
+                )
+            case Dead(error=DubRefused() as error):
+                raise error
+            case Repeat(same_body=False):
+                raise InvalidField("Idempotency-Key", "was used for a lead with another body")
+            case Repeat(entry_id=entry_id, state="delivered" | "queued" as state):
+                return LeadAnswer(lead_id=entry_id, status=state)
+        if waits_for:
+            await self._look_again(app, lead, waits_for)
+        return LeadAnswer(lead_id=entry.id, status="queued")
+
+    async def status(self, app: App, lead_id: str) -> LeadStatus:
+        """Say where a lead stands; raises ``UnknownOpen`` or ``StoreFailed``."""
+        status = await self._outbox.status(lead_id)
+        if status is None or status.app != app.name or status.kind != "lead":
+            raise UnknownOpen("leadId: no such lead of this app, or it is forgotten by now")
+        return LeadStatus(lead_id, status.state, status.reason or None)
+
+    async def _open_of(self, app: App, lead: LeadReport) -> Open | None:
+        """Find the open that a lead names.
+
+        Returns ``None`` if the lead names a click, or an install that has reported no open yet.
+        """
+        if lead.click_id is not None:
+            return None
+        if lead.open_id is not None:
+            opened = await self._resolver.find_credited(lead.open_id)
+            if opened is None or opened.app != app.name:
+                raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
+            return opened
+        if lead.install_id is None:
+            raise InvalidField("clickId", "is required (or one of openId and installId)")
+        return await self._credit.open_of(app, lead.install_id)
+
+    def _name(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead waits for: its install if it names that, else its open."""
+        subject = self._subject(app, lead)
+        return subject if lead.install_id is None else install_name(subject)
+
+    def _keys(self, app: App, lead: LeadReport) -> LeadKeys:
+        """Return what the lead is recognised by. A deferred one is no event: as at Dub, by its customer."""
+        hashed, event, idempotency, body = partial(self._identity.lead_key, app.name), "", "", ""
+        if lead.body["mode"] != "deferred":
+            folded = lead.body["eventName"].lower().replace(" ", "-")  # Dub's own rule
+            event = hashed("event", f"{lead.body['customerExternalId']}\0{folded}")
+        if lead.idempotency_key is not None:
+            idempotency = hashed("idempotency", lead.idempotency_key)
+            body = hashed("body", _encode(lead).decode())
+        return LeadKeys(event, idempotency, body)
+
+    def _subject(self, app: App, lead: LeadReport) -> str:
+        """Return what the lead is erased by, where its install or open is known."""
+        if lead.install_id is not None:
+            return self._identity.devices(app.name, lead.install_id)[0]
+        return lead.open_id or ""
+
+    async def _look_again(self, app: App, lead: LeadReport, waits_for: str) -> None:
+        """Let a lead go whose open was settled while the lead was written down."""
+        opened = await self._open_of(app, lead)
+        if opened is not None and not may_get_click(opened):
+            self._outbox.let_go(waits_for)
+
+    async def _count_waiting(self, app: App) -> None:
+        """Count a lead that waits for its install's first open; raises ``TooManyWaiting``.
+
+        The store is asked now and then only; in between those that were let go are counted, too.
+        """
+        known = self._waiting.get(app.name)
+        if known is None or known.until <= self._clock():
+            count = await self._outbox.waiting(app.name)
+            known = self._waiting[app.name] = _Count(count, self._clock() + _COUNT_EVERY_S)
+        if known.leads >= WAITING_MAX:
+            raise TooManyWaiting("installId: too many leads of this app wait for opens that have not arrived")
+        known.leads += 1
+
+
+def _conversion(lead: LeadReport, opened: Open | None, click_id: str | None) -> Conversion:
+    """Return what is written down: the click, or what to find it by when the lead is sent."""
+    if click_id is not None:
+        guess = (
+            opened is not None and not opened.match.guaranteed
+        )  # superseded, maybe, before Dub has the lead
+        open_id = opened.open_id if opened is not None and guess else ""
+        return Conversion(kind="lead", body={**lead.body, "clickId": click_id}, open_id=open_id)
+    if lead.install_id is not None:
+        return Conversion(kind="lead", body=lead.body, install_id=lead.install_id)
+    return Conversion(kind="lead", body=lead.body, open_id=lead.open_id or "")
+
+
+def _nothing(_: FirstopenError) -> bool:
+    return False

@@ -1,0 +1,78 @@
+"""Opens that were answered without Dub, reported to it once it answers again.
+
+What can go wrong: an open whose link Dub never answers well is tried for six days (it becomes a dead letter:
+at once for a status that says no, else after ``TRIES``, but only if Dub has answered another open well
+meanwhile: during an outage no try counts); replays crowd out live opens (``dub.guard`` gives them few
+places).
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from service.attribution.resolver import Resolver
+from service.domain.errors import (
+    DubCrowded,
+    DubFailed,
+    DubGarbled,
+    DubUnavailable,
+    LinkFailing,
+    NotConfigured,
+)
+from service.domain.models import App
+from service.domain.outbox_entries import Dead, Delivered, Entry, Later, OwedOpen, Verdict
+
+TRIES = 6  # the first within half a minute, see ``backoff_s``
+
+_BACKOFF_MIN_S = 1.0
+_BACKOFF_MAX_S = 300.0
+_CROWDED_AGAIN_S = 0.5
+_PERMANENT = range(300, 500)  # but for a 429, which is an outage
+
+_decode = msgspec.json.Decoder(OwedOpen).decode
+
+
+class Replays:
+    """Delivers the outbox's opens. ``answered_ago_s``: how long ago Dub gave a good answer to any open."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        apps: Mapping[str, App],
+        answered_ago_s: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._resolver = resolver
+        self._apps = apps
+        self._answered_ago_s = answered_ago_s
+        self._wall = wall
+
+    async def deliver(self, entry: Entry) -> Verdict:
+        """Report an open once; Dub's 404 is an answer like any other."""
+        app = self._apps.get(entry.app)
+        if app is None:
+            return Later(NotConfigured(f"apps.{entry.app} is not configured any more"))
+        try:
+            await self._resolver.replay(app, _decode(entry.payload))
+        except DubCrowded as exc:
+            return Later(exc, _CROWDED_AGAIN_S)
+        except (DubFailed, DubGarbled, LinkFailing) as exc:
+            if self._is_final(entry, exc):
+                return Dead(str(exc), exc)
+            return Later(exc, backoff_s(entry.attempts))
+        except DubUnavailable as exc:
+            return Later(exc, backoff_s(entry.attempts))
+        return Delivered()
+
+    def _is_final(self, entry: Entry, exc: DubUnavailable) -> bool:
+        if exc.is_outage:
+            return False
+        if isinstance(exc, DubFailed) and exc.status in _PERMANENT:
+            return True
+        dub_is_well = self._answered_ago_s() < self._wall() - entry.created
+        return dub_is_well and entry.attempts + 1 >= TRIES
+
+
+def backoff_s(attempts: int) -> float:
+    """Return after how many seconds an open is tried again: doubled each time, to five minutes."""
+    return float(min(_BACKOFF_MIN_S * 2.0 ** min(attempts, 16), _BACKOFF_MAX_S))

@@ -1,0 +1,175 @@
+"""An install's strongest evidence wins, whatever arrives first.
+
+What can go wrong: an app reports one cold start twice, and the guess by its address is answered before (or,
+on another replica, at the same time as) the link that is certain. Then the guess gives way: its open has no
+click any more, leads that name it are credited to the certain open, and its click is free for the install
+that made it. A claim that cannot be given back while the store fails is lost to others, and to nobody else.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+
+from msgspec import structs
+
+from service.attribution.lead_credit import open_to_credit, strength_of
+from service.attribution.recent_erasures import Erasures
+from service.domain.device_identity import Identity, answer_key
+from service.domain.errors import StoreFailed
+from service.domain.evidence import FIRST_LAUNCH, STRENGTH
+from service.domain.models import SUPERSEDED, Link, Open
+from service.domain.open_context import Case
+from service.domain.ports import Claims, Journal, Memory
+from service.telemetry import Event, Log
+from service.telemetry.background import Background
+
+_GUESS = STRENGTH["ip"]
+_NO_INSTALL_ID_S = 60.0  # for so long, an address and User-Agent are one device
+
+
+class Precedence:
+    """Remembers the open with each install's strongest evidence, and supersedes what it outranks."""
+
+    def __init__(
+        self,
+        *,
+        memory: Memory,
+        journal: Journal,
+        claims: Claims,
+        identity: Identity,
+        erasures: Erasures,
+        background: Background,
+        log: Log,
+    ) -> None:
+        self._memory = memory
+        self._journal = journal
+        self._claims = claims
+        self._identity = identity
+        self._erasures = erasures
+        self._background = background
+        self._log = log
+        self._running: set[asyncio.Task[None]] = set()
+
+    def strongest(self, case: Case) -> Open | None:
+        """Return the open whose click this install is credited to, as far as this process knows."""
+        known = self._memory.answer(case.first_launch_key)
+        return known if known is not None and known.click_id and _is_same_device(case, known) else None
+
+    def certain(self, case: Case) -> Open | None:
+        """Return the same if its click is certain: no match by address may go before it."""
+        known = self.strongest(case)
+        return known if known is not None and strength_of(known) > _GUESS else None
+
+    def settle(self, case: Case, opened: Open) -> None:
+        """Note an open that is decided; supersede the install's guess that it outranks."""
+        if opened.offered in FIRST_LAUNCH:
+            self._keep_without_link(case, opened)
+        elif _rank(opened) <= _GUESS or case.app.ip_matching == "off":
+            return  # no click, one that a first launch shares, or no guess that it could outrank
+        known = self._memory.answer(case.first_launch_key)
+        if known is not None and known.open_id != opened.open_id and _is_same_device(case, known):
+            if _rank(known) > _rank(opened) or _rank(known) == _rank(opened) > _GUESS:
+                return
+            if _outranks(opened, known):
+                self._supersede(case, known, opened)
+        self._memory.keep(case.first_launch_key, opened)
+        if self._journal.is_shared and case.is_install:
+            self._start(self._compare_with_others(case, opened), "compare_replicas")
+
+    def learn(self, case: Case, opens: Sequence[Open]) -> None:
+        """Remember the strongest open of an install, as the database knows it, if none is remembered."""
+        if self._memory.answer(case.first_launch_key) is None:
+            strongest = open_to_credit([opened for opened in opens if opened.click_id])
+            if strongest is not None:
+                self._memory.keep(case.first_launch_key, strongest)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _keep_without_link(self, case: Case, opened: Open) -> None:
+        """Repeat a first launch that has its click when the app is launched without a link."""
+        if opened.click_id is not None and case.is_install:
+            for domain in case.app.domains:
+                self._memory.keep(answer_key(case.app.name, case.device, f"first:{domain}"), opened)
+
+    async def _compare_with_others(self, case: Case, opened: Open) -> None:
+        """Compare an open, once it is written down, with those that other replicas decided meanwhile.
+
+        Of two opens the one that is written last finds the other, whichever replica that is.
+        """
+        try:
+            others = await self._journal.of_device(devices_of(case, self._identity))
+        except StoreFailed:
+            return
+        for other in others:
+            if other.open_id == opened.open_id:
+                continue
+            if _outranks(opened, other):
+                self._supersede(case, other, opened)
+            elif _outranks(other, opened):
+                self._memory.keep(case.first_launch_key, other)
+                self._supersede(case, opened, other)
+
+    def _supersede(self, case: Case, guess: Open, certain: Open) -> None:
+        """Take a guess back; one that is still looked for ends by itself."""
+        if guess.pending or guess.open_id == certain.open_id:
+            return
+        self._revise(case, guess, certain)
+        if guess.click_id is not None:
+            by = certain.open_id
+            self._log.info(Event.OPEN_SUPERSEDED, app=case.app.name, open_id=guess.open_id, by=by)
+            self._start(self._give_back(case, guess, certain), "claim_release")
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = self._background.spawn(work, name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _revise(self, case: Case, guess: Open, certain: Open) -> None:
+        if self._erasures.covers(case.device, guess.opened_at):
+            return
+        revised = structs.replace(guess, credited_to=certain.open_id)
+        if guess.click_id is not None:
+            revised = structs.replace(revised, click_id=None, link=None, carried="", match=SUPERSEDED)
+        self._memory.revise(revised)
+        self._journal.revise(revised)
+
+    async def _give_back(self, case: Case, guess: Open, certain: Open) -> None:
+        """Release a guess's click, and revise the install's other opens that shared it."""
+        assert guess.click_id is not None  # noqa: S101  the caller's
+        try:
+            if not uses_up(certain, guess.click_id, guess.link):
+                await self._claims.release(guess.click_id, case.device)
+            devices = devices_of(case, self._identity)
+            for opened in await self._journal.of_device(devices):
+                if opened.click_id == guess.click_id and strength_of(opened) == _GUESS:
+                    self._revise(case, opened, certain)
+        except StoreFailed:
+            return
+
+
+def devices_of(case: Case, identity: Identity) -> list[str]:
+    """Return what the case's install was called under each secret, as far as that is known."""
+    install_id = case.report.install_id
+    return [case.device] if install_id is None else identity.devices(case.app.name, install_id)
+
+
+def uses_up(certain: Open, click_id: str, link: Link | None) -> bool:
+    """Return True if a click that was guessed is likely the install's own: it is on the certain link."""
+    same_link = certain.link is not None and link is not None and certain.link.id == link.id
+    return same_link or certain.click_id == click_id
+
+
+def _rank(opened: Open) -> int:
+    return strength_of(opened) if opened.click_id is not None else STRENGTH["none"]
+
+
+def _outranks(opened: Open, other: Open) -> bool:
+    """Return True if an open is certain and the other one a guess, or without a click."""
+    return _rank(opened) > _GUESS >= _rank(other)
+
+
+def _is_same_device(case: Case, known: Open) -> bool:
+    return case.is_install or case.opened_at - known.opened_at <= _NO_INSTALL_ID_S

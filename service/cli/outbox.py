@@ -1,0 +1,165 @@
+"""``firstopen outbox``: what Dub has not taken, for the operator who is asked why."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import rich_click as click
+from rich.table import Table
+
+from service.cli.output import console, fail, read_settings
+from service.config.settings import Settings, SettingsError
+from service.domain.errors import StoreFailed
+from service.domain.outbox_entries import INSTALL, Kind, State, Summary
+from service.storage.database import Database
+from service.storage.encryption import Cipher, Undecryptable
+from service.storage.engines.sqlite import FILE
+from service.storage.errors import SchemaTooNew
+from service.storage.outbox import OutboxStore
+from service.telemetry import configure_logs
+from service.wiring.stores import engine
+
+_KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
+_STATES: tuple[State, ...] = ("queued", "delivered", "dead")
+_LISTED_MAX = 50
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+T = TypeVar("T")
+
+HELP = """\
+What has not reached Dub yet, what never will, and why.
+
+\b
+  firstopen outbox                  counts, the age of the oldest, dead letters
+  firstopen outbox show ID          one entry; --reveal prints what it carries
+  firstopen outbox retry ID         send a dead letter again; --all: every one
+
+It reads FIRSTOPEN_DATABASE_URL, or without that FIRSTOPEN_DATA_DIR, also while firstopen serve runs
+there; retried entries go within a second.
+"""
+
+
+@click.group("outbox", help=HELP, invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Print an overview, unless a subcommand follows."""
+    if context.invoked_subcommand is None:
+        _run(_overview)
+
+
+@command.command()
+@click.argument("entry_id", metavar="ID")
+@click.option("--reveal", is_flag=True, help="Print what the entry carries: it is somebody's data.")
+def show(entry_id: str, *, reveal: bool) -> None:
+    """Show one entry; nothing personal unless asked to."""
+
+    async def found(entries: OutboxStore) -> None:
+        entry = await entries.found(entry_id)
+        if entry is None:
+            fail(f"no entry {entry_id!r}")
+        summary, payload = entry
+        for name, value in _described(summary):
+            click.echo(f"{name:>10}  {value}")
+        if reveal and payload is None:
+            click.echo("   carries  nothing any more: it is delivered")
+        elif reveal and payload is not None:
+            click.echo(json.dumps(json.loads(entries.reveal(payload)), indent=2, ensure_ascii=False))
+
+    _run(found)
+
+
+@command.command()
+@click.argument("entry_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+def retry(entry_id: str | None, *, every: bool) -> None:
+    """Send a dead letter again, or all of them."""
+    if (entry_id is None) is not every:
+        fail("expected an ID, or --all")
+
+    async def revive(entries: OutboxStore) -> None:
+        revived = await entries.retry_now(entry_id)
+        if not revived and entry_id is not None:
+            fail(f"no dead letter {entry_id!r}")
+        click.echo(f"{revived} queued again")
+
+    _run(revive)
+
+
+async def _overview(entries: OutboxStore) -> None:
+    depths, oldest = await entries.depths(*_STATES), await entries.oldest()
+    out = console()
+    table = Table("", *_STATES)
+    for kind in _KINDS:
+        table.add_row(f"{kind}s", *(str(depths.get((kind, state), 0)) for state in _STATES))
+    total = (sum(depths.get((kind, state), 0) for kind in _KINDS) for state in _STATES)
+    table.add_row("all", *(str(count) for count in total))
+    out.print(table)
+    out.print(f"oldest queued: {'none' if oldest is None else _age(oldest) + ' old'}")
+    titles: dict[State, str] = {"queued": "queued, oldest first", "dead": "dead letters"}
+    for state, title in titles.items():
+        listed = await entries.listed(state, _LISTED_MAX)
+        if listed:
+            out.print(_table(state, title, listed))
+
+
+def _table(state: State, title: str, listed: list[Summary]) -> Table:
+    table = Table("id", "kind", "app", "age", "attempts", "reason", title=title, title_justify="left")
+    for entry in listed:
+        why = f"waits for {_awaited(entry)}" if entry.waits_for and state == "queued" else entry.reason
+        table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), why)
+    return table
+
+
+def _described(entry: Summary) -> list[tuple[str, str]]:
+    return [
+        ("id", entry.id),
+        ("kind", entry.kind),
+        ("app", entry.app),
+        ("state", entry.state),
+        ("age", _age(entry.created)),
+        ("attempts", str(entry.attempts)),
+        ("waits for", _awaited(entry)),
+        ("reason", entry.reason or "none"),
+    ]
+
+
+def _awaited(entry: Summary) -> str:
+    """Say what an entry waits for."""
+    if entry.waits_for.startswith(INSTALL):
+        return "an open of its install"
+    return f"open {entry.waits_for}" if entry.waits_for else "nothing"
+
+
+def _age(at: float) -> str:
+    seconds = max(time.time() - at, 0)
+    unit, length = next((each for each in _UNITS if seconds >= each[1]), _UNITS[-1])
+    return f"{seconds / length:.0f} {unit}"
+
+
+def _run(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+    """Do it on the store, beside whoever else has it open."""
+    configured = read_settings()
+    where = "FIRSTOPEN_DATABASE_URL" if configured.database_url else str(configured.data_dir / FILE)
+    try:
+        return asyncio.run(_at_the_store(configured, work))
+    except SettingsError as exc:
+        fail(exc)
+    except (StoreFailed, SchemaTooNew) as exc:
+        fail(f"{where}: {exc}")
+    except Undecryptable as exc:
+        fail(f"FIRSTOPEN_SECRET: {exc}")
+
+
+async def _at_the_store(configured: Settings, work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+    if not configured.database_url and not (configured.data_dir / FILE).is_file():
+        fail(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
+    database = Database(engine(configured, exclusive=False), configure_logs("critical"))
+    await database.open()
+    try:
+        if database.failing:
+            raise StoreFailed(database.failing)
+        return await work(OutboxStore(database, Cipher(configured.secrets), time.time))
+    finally:
+        await database.close()

@@ -1,0 +1,1 @@
+"""``firstopen.toml`` and the environment, into frozen Structs."""

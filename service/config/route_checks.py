@@ -1,0 +1,167 @@
+"""Checks of an app's routes: its own tests, and routes that no URL can reach.
+
+What can go wrong: a route that is called unreachable although some URL takes it. So a route is judged by
+URLs that its own pattern matches; if none can be made up (an unusual regular expression), nothing is said.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from msgspec import Struct
+
+from service.config.settings import AppSettings, SettingsError, compile_router
+from service.domain.route_patterns import OWN, SCHEME_AS_HOST, Parts, forms_of
+from service.domain.routing import CompiledRoute, Route, Router, RouteTest
+
+_WORDS = ("1", "a", "2024-01-31", "a-b", "X1", "de", "x.y", "0f8fad5b-d9cb-469f-a165-70867728950e")
+_RESTS = ("x", "x/y", "")  # what * stands for
+_TOKEN = re.compile(
+    r"\\(?P<literal>.)"
+    r"|\{(?P<inner>(?:\\.|[^{}\\])*)\}(?P<inner_mod>[?*+]?)"
+    r"|(?P<before>/?)(?:(?P<star>\*)|(?P<name>:[A-Za-z_$][\w$]*)?(?P<regex>\((?:\\.|[^()\\]|\([^()]*\))*\))?)"
+    r"(?P<mod>[?*+]?)",
+    re.DOTALL,
+)
+
+
+class RouteTestResult(Struct, frozen=True):
+    """What came of a route test. ``index`` counts from 0."""
+
+    index: int
+    test: RouteTest
+    route: Route
+
+    @property
+    def passed(self) -> bool:
+        """Return True if the URL lands where it should."""
+        expected = self.test.params
+        return self.route.screen == self.test.screen and expected in (None, self.route.params)
+
+
+class Finding(Struct, frozen=True):
+    """Something about a route that is probably a mistake. ``index`` counts from 0."""
+
+    index: int
+    message: str
+
+
+def as_typed(url: str) -> str:
+    """Return a URL as a person types it, with ``https://`` if it has no scheme."""
+    if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
+        return f"https://{url}"
+    return url
+
+
+def run_tests(app: AppSettings, router: Router) -> list[RouteTestResult]:
+    """Run an app's route tests."""
+    return [
+        RouteTestResult(index, test, router.route(as_typed(test.url), "", test.app_version))
+        for index, test in enumerate(app.route_tests)
+    ]
+
+
+def refuse_failing_tests(apps: Mapping[str, AppSettings]) -> None:
+    """Raise ``SettingsError`` if a route test fails; it names each that does."""
+    problems = [
+        f"apps.{name}.route_tests[{result.index}]: {problem_of(result)}"
+        for name, app in apps.items()
+        for result in run_tests(app, compile_router(name, app))
+        if not result.passed
+    ]
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def problem_of(result: RouteTestResult) -> str:
+    """Say what a failed test expected, and where the URL lands."""
+    test, route = result.test, result.route
+    expected = _shown(test.screen, test.params)
+    landed = _shown(route.screen, None if test.params is None else route.params)
+    return f"expected {test.url} to land on {expected}, but it lands on {landed} ({route.reason})"
+
+
+def findings(router: Router) -> list[Finding]:
+    """Return the routes that no URL can reach, and those that repeat an earlier one's pattern."""
+    found: list[Finding] = []
+    seen: dict[Parts, int] = {}
+    for route in router.routes:
+        parts = route.pattern.parts
+        first = seen.setdefault(parts, route.index)
+        if parts.protocol == OWN and not parts.host:
+            message = "no URL can reach it: its scheme is neither http, https nor one of the app's schemes"
+        elif first != route.index:
+            message = f"no URL can reach it: it has the same pattern as #{first}"
+        elif taken_by := _taken_by(router, route):
+            others = " and ".join(f"#{index}" for index in taken_by)
+            message = f"no URL can reach it: all that it matches goes to {others}"
+        else:
+            continue
+        found.append(Finding(route.index, message))
+    return found
+
+
+def _taken_by(router: Router, route: CompiledRoute) -> list[int]:
+    """Return the routes that take every URL made up for this one; none if it takes one itself."""
+    taken_by: set[int] = set()
+    for url in _made_up(route.pattern.parts):
+        target = forms_of(url)
+        if route.pattern.match(target, target.forms[0]) is None:
+            continue
+        found = router.first_match(url)
+        if found is None or found[0] is route:
+            return []
+        taken_by.add(found[0].index)
+    return sorted(taken_by)
+
+
+def _made_up(parts: Parts) -> Iterator[str]:
+    """Make up URLs that a pattern probably matches."""
+    for number in range(len(_WORDS)):
+        for rest in _RESTS:
+            for keeps_optional in (True, False):
+                fill = partial(_fill, number=number, rest=rest, keeps_optional=keeps_optional)
+                host, path = fill(parts.host), fill(parts.path)
+                if parts.protocol == OWN:
+                    start = f"{host.removesuffix(SCHEME_AS_HOST)}:/"
+                else:
+                    start = f"{parts.protocol}://{host}" + (f":{fill(parts.port)}" if parts.port else "")
+                query = "&".join(f"{name}={fill(value)}" for name, value in parts.query)
+                end = "" if parts.fragment == "*" else f"#{fill(parts.fragment)}"
+                yield f"{start}{path}" + (f"?{query}" if query else "") + end
+
+
+def _fill(component: str, *, number: int, rest: str, keeps_optional: bool) -> str:
+    """Replace the groups of a pattern's component by made-up text; ``number`` chooses the words."""
+
+    def replaced(token: re.Match[str]) -> str:
+        if token["literal"] is not None:
+            return token["literal"]
+        optional = (token["inner_mod"] or token["mod"]) in {"?", "*"}
+        if optional and not keeps_optional:
+            return ""
+        if token["inner"] is not None:
+            return _fill(token["inner"], number=number, rest=rest, keeps_optional=keeps_optional)
+        if token["star"]:
+            return token["before"] + rest
+        if token["name"] is None and token["regex"] is None:
+            return token[0]
+        return token["before"] + _word(token["regex"], number)
+
+    return _TOKEN.sub(replaced, component)
+
+
+def _word(regex: str | None, number: int) -> str:
+    """Choose a word, one that matches the group's regular expression if that can be told."""
+    words: tuple[str, ...] = _WORDS
+    if regex is not None:
+        words = (*_WORDS, *re.findall(r"[\w.-]+", regex))
+        try:
+            words = tuple(word for word in words if re.fullmatch(regex, word)) or _WORDS
+        except re.error:
+            words = _WORDS
+    return words[number % len(words)]
+
+
+def _shown(screen: str, params: Mapping[str, str] | None) -> str:
+    return screen if params is None else f"{screen} {dict(params)}"

@@ -1,0 +1,167 @@
+"""The nouns of the decision: what is asked, what is remembered, what is answered.
+
+``Answer`` is also the JSON that leaves (camelCase, as Dub's); an ``Open`` holds no route, because
+routes are laid on per report: a repeat from a newer build may land on another screen.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from service.domain.deep_links import DeepLink
+from service.domain.device_identity import Platform, TrustedProxies
+from service.domain.rate_limit_status import Admission
+from service.domain.routing import Route, Router
+
+MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip", "none"]
+Source = Literal["dub", "cache", "stale", "parsed"]
+
+
+class App(Struct, frozen=True, eq=False):
+    """One app's policy, compiled at boot. ``domains`` are canonical (lower case, no ``www.``)."""
+
+    name: str
+    domains: tuple[str, ...]
+    router: Router
+    trusts_forwarded_ip: bool = False
+    clients_report_leads: bool = False
+    dub_api_key: str = ""
+    analytics_calls_per_s: int = 2
+    ip_matching: Literal["on", "off", "consented"] = "on"
+    first_launch_max_age_s: float = 259_200
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"App({self.name})"
+
+
+class Link(Struct, frozen=True, gc=False):
+    """A link as Dub describes it; ``url`` is its destination, null where it may not be handed out."""
+
+    id: str
+    domain: str
+    key: str
+    url: str | None
+
+
+class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """Which evidence found the click, and whether it can be wrong; a match by address says how likely not."""
+
+    type: MatchType
+    guaranteed: bool
+    candidates: int | UnsetType = UNSET
+    age_s: int | UnsetType = UNSET  # of the click, when the app was opened
+    confidence: float | UnsetType = UNSET  # 0 to 1
+    reason: str | UnsetType = UNSET  # why an open without a link has no click
+
+
+BY_DEEP_LINK = Match("deep_link", guaranteed=True)
+BY_DUB_ID = Match("dub_id", guaranteed=True)
+BY_REFERRER = Match("install_referrer", guaranteed=True)
+BY_DOUBTFUL_REFERRER = Match("install_referrer", guaranteed=False)
+BY_CLIPBOARD = Match("clipboard", guaranteed=True)
+NO_MATCH = Match("none", guaranteed=False)
+OLD_INSTALL = Match("none", guaranteed=False, reason="old_install")
+SUPERSEDED = Match("none", guaranteed=False, reason="superseded")
+
+
+class Caller(Struct, frozen=True, gc=False):
+    """Who asks: the app that the key belongs to, and the device as we saw it."""
+
+    app: App
+    peer: str | None
+    forwarded_for: str
+    user_agent: str
+    arrived: float  # monotonic seconds
+    proxies: TrustedProxies
+    admission: Admission | None = None  # where requests are counted
+
+    async def enter(self) -> None:
+        """Count this request, where requests are counted; raises ``RateLimited``."""
+        if self.admission is not None:
+            await self.admission.enter(self.ip)
+
+    @property
+    def ip(self) -> str | None:
+        """The device's address behind trusted proxies; worked out only where it is needed."""
+        return self.proxies.client_ip(self.peer, self.forwarded_for)
+
+
+class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
+    """An app was just opened. Fields are checked before this is built; ``None`` is absent."""
+
+    caller: Caller
+    deep_link: str | None = None
+    link: DeepLink | None = None  # the deep link as parsed
+    install_referrer: str | None = None
+    clipboard: str | None = None
+    domain: str | None = None
+    install_id: str | None = None
+    platform: Platform | None = None
+    app_version: str | None = None
+    budget_ms: int
+    consent: bool | None = None
+    installed_at: float | None = None  # Unix seconds, by the device's clock
+    referrer_clicked_at: float | None = None  # Unix seconds, as Google Play saw the click
+    install_began_at: float | None = None  # Unix seconds, as Google Play saw the install begin
+    ignored: tuple[str, ...] = ()  # wire names of fields that were given and cannot be used
+
+
+class Open(Struct, frozen=True, gc=False, kw_only=True):
+    """An open as remembered: the decision without its route."""
+
+    app: str
+    open_id: str
+    device: str  # a keyed hash: 16 hex characters
+    click_id: str | None = None
+    link: Link | None = None
+    url: str | None = None  # the URL that the app was opened with, if that is routed as it is
+    carried: str = ""  # by the clicked link: its query, and its fragment behind a ``#``
+    match: Match = NO_MATCH
+    source: Source = "parsed"
+    provisional: bool = (
+        False  # answered while Dub or the store was away: decided anew when it is reported again
+    )
+    looking: bool = False  # its click may still show up, and later looks for it are due
+    credited_to: str | None = None  # without a click: the openId of the install's open that has one
+    app_version: str | None = None
+    offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
+    evidence: int = 0  # the kinds that were offered, see ``ladder.evidence_mask``
+    opened_at: float  # Unix seconds
+    repeat_until: float  # monotonic seconds
+
+    @property
+    def pending(self) -> bool:
+        """Return True while the open may still get another answer."""
+        return self.provisional or self.looking
+
+    @property
+    def destination(self) -> str | None:
+        """Return what is routed: the URL that was opened, else where the clicked link leads."""
+        if self.url is not None:
+            return self.url
+        return None if self.link is None else self.link.url
+
+
+class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
+    """Where this open should land, and which click brought it."""
+
+    open_id: str
+    click_id: str | None
+    link: Link | None
+    route: Route
+    match: Match
+    source: Source
+    pending: Annotated[bool, Meta(description="true: the answer may still improve. false: it is final.")]
+    retry_after_ms: Annotated[
+        int | UnsetType,
+        Meta(description="With pending only: in how many milliseconds it is worthwhile to ask for it again."),
+    ] = UNSET
+    repeat: bool
+
+
+class OpenedLink(Struct, frozen=True, gc=False):
+    """Dub's answer to an open."""
+
+    click_id: str | None
+    link: Link | None

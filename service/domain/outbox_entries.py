@@ -1,0 +1,176 @@
+"""What is owed to Dub: the nouns of the outbox, and the ports on either side of it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from service.domain.device_identity import Platform
+from service.domain.errors import FirstopenError
+
+DELAY_MAX_S = 900.0  # no attempt is put off for longer, whatever Dub asks
+
+Kind = Literal["open", "lead", "sale"]
+State = Literal["queued", "delivered", "dead"]
+
+
+INSTALL = "install:"
+REPEAT_S = 7 * 86_400.0  # for which a lead is recognised when it is reported again, as at Dub
+NO_OPEN = "no open arrived"  # why a lead died that waited for an install
+
+
+def install_name(device: str) -> str:
+    """Return what a lead waits for whose install has reported no open yet: see ``Entry.waits_for``."""
+    return INSTALL + device
+
+
+class LeadKeys(Struct, frozen=True):
+    """What a lead is recognised by when it is reported again, as keyed hashes. Empty: by nothing."""
+
+    event: str = ""  # its customer and event
+    idempotency: str = ""  # the caller's Idempotency-Key, …
+    body: str = ""  # … and the body that came with it
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """Something that Dub must hear of. Times are Unix seconds."""
+
+    id: str
+    app: str
+    kind: Kind
+    lane: str  # entries of one lane go one after another
+    # The openId whose click it needs, or the ``install_name`` of an install. It holds back no other entry of
+    # its lane, and is tried now and then, in case nobody notes that its open is settled.
+    waits_for: str = ""
+    created: float
+    next_try: float
+    attempts: int = 0
+    whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
+    keys: LeadKeys = LeadKeys()
+    payload: bytes  # sealed by the store
+
+
+class OwedOpen(Struct, frozen=True, kw_only=True):
+    """An open that Dub has not confirmed, with all that reporting it again as the same device takes."""
+
+    open_id: str
+    app: str
+    key: bytes
+    device: str
+    evidence: Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"] = "deep_link"
+    deep_link: str
+    url: str | None = None  # that was opened, and is routed as it is
+    click_id: str = ""  # that the opened URL names
+    doubt: str = ""  # why the evidence is not certain
+    is_install: bool = False  # the device is one install's
+    installed_at: float | None = None  # Unix seconds
+    no_track: bool = False  # to be asked about only
+    user_agent: str
+    ip: str | None
+    by_address: bool = False  # it may be matched by its address, should Dub know no such link
+    arrived: float  # Unix seconds
+    platform: Platform | None
+    app_version: str | None
+
+
+class Delivered(Struct, frozen=True):
+    """Dub has it; ``answer`` is Dub's JSON."""
+
+    answer: bytes = b""
+
+
+class Later(Struct, frozen=True):
+    """Not this time. ``answer`` is what Dub said, where it said 200 and yet did not take it."""
+
+    error: FirstopenError
+    after_s: float | None = None  # as Dub asked; else by backoff
+    answer: bytes = b""
+
+
+class Dead(Struct, frozen=True):
+    """Refused for good, or too old; kept where an operator sees it."""
+
+    reason: str
+    error: FirstopenError | None = None
+    organic: bool = False  # nothing went wrong: there is no click to credit
+
+
+Verdict = Delivered | Later | Dead
+
+
+class Repeat(Struct, frozen=True):
+    """The lead was reported before, as this entry."""
+
+    entry_id: str
+    state: State
+    same_body: bool = True  # False: the Idempotency-Key came with another body then
+
+
+class Status(Struct, frozen=True):
+    """Where an entry stands, for whoever reported it."""
+
+    app: str
+    kind: Kind
+    state: State
+    reason: str
+
+
+class Summary(Struct, frozen=True):
+    """An entry as an operator sees it: nothing personal."""
+
+    id: str
+    app: str
+    kind: Kind
+    state: State
+    created: float
+    next_try: float
+    attempts: int
+    waits_for: str
+    reason: str
+
+
+Deliver = Callable[[Entry], Awaitable[Verdict]]
+
+
+class Outbox(Protocol):
+    """What must still reach Dub; sends it until Dub has it or refuses it."""
+
+    async def submit(
+        self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
+    ) -> Verdict | Repeat | None:
+        """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
+
+        A lead that was reported before is not sent again: a ``Repeat``.
+
+        An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
+        Raises ``StoreFailed``, and then nothing was written or sent.
+        """
+        ...
+
+    async def abandon(self, entry_id: str) -> None:
+        """Forget an entry whose caller is told that it failed."""
+        ...
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        ...
+
+    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+        """Write an open down, soon, to be reported to Dub later; never raises."""
+        ...
+
+    def paid(self, open_id: str) -> None:
+        """Take note that Dub has this open after all; what waited for its click may go."""
+        ...
+
+    def let_go(self, name: str, *, after_s: float = 0) -> None:
+        """Send what waits for this open or install, so many seconds from now: it has its answer."""
+        ...
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
+        ...
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
+        ...

@@ -1,0 +1,141 @@
+"""Pages of events from Dub, asked for once however many callers want the same, and within a budget.
+
+A page is held once, as the chunks in which it came: callers who ask while it is under way read along.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from service.domain.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
+from service.domain.models import App
+from service.domain.ports import DubEvents, EventStream
+from service.telemetry.background import Background
+
+PAGE_MAX_BYTES = 64 * 1024 * 1024
+_WINDOW_S = 1.0
+_PATIENCE_S = 10.0
+
+
+class CallBudget:
+    """So many calls in any second, per workspace; ``clock`` counts seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._spent: dict[str, deque[float]] = {}
+
+    def spend(self, workspace: str, per_s: int) -> None:
+        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        now = self._clock()
+        spent = self._spent.setdefault(workspace, deque())
+        while spent and spent[0] <= now - _WINDOW_S:
+            spent.popleft()
+        if len(spent) >= per_s:
+            raise OverBudget(spent[-per_s] + _WINDOW_S - now)
+        spent.append(now)
+
+
+class Page:
+    """One page under way: chunks so far, and whether that is all."""
+
+    def __init__(self) -> None:
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._error: FirstopenError | None = None
+        self._more = asyncio.Event()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the page from its beginning; raises the ``DubUnavailable`` that cut it short."""
+        at = 0
+        while True:
+            while at < len(self._chunks):
+                yield self._chunks[at]
+                at += 1
+            if self._ended:
+                break
+            self._more.clear()
+            await self._more.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def fill(self, stream: EventStream) -> None:
+        """Take the page in as it comes; whatever ends it early cuts it short for its readers too."""
+        self._error = DubUnavailable("a page of events cut short")
+        try:
+            async for chunk in stream:
+                self._size += len(chunk)
+                if self._size > PAGE_MAX_BYTES:
+                    self._error = DubUnavailable(f"a page of events over {PAGE_MAX_BYTES} bytes")
+                    return
+                self._chunks.append(chunk)
+                self._more.set()
+            self._error = None
+        except FirstopenError as exc:
+            self._error = exc
+        finally:
+            self._ended = True
+            self._more.set()
+            await stream.aclose()
+
+
+class Budget(Protocol):
+    """Calls of a workspace, counted by all replicas."""
+
+    async def spend(self, workspace: str, per_s: int) -> None:
+        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        ...
+
+
+class EventFeed:
+    """Asks Dub for events on behalf of callers."""
+
+    def __init__(
+        self, dub: DubEvents, budget: CallBudget, background: Background, shared: Budget | None = None
+    ) -> None:
+        self._dub = dub
+        self._background = background
+        self._budget = budget
+        self._shared = shared
+        self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
+
+    async def page(self, app: App, query: str) -> Page:
+        """Return the page for a query, once its first bytes may be read.
+
+        Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
+        """
+        if not app.dub_api_key:
+            raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
+        key = (app.dub_api_key, query)
+        known = self._pages.get(key)
+        if known is None:
+            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
+            page = Page()
+            task = self._background.spawn(self._fetch(page, app, query), "events_page")
+            task.add_done_callback(lambda _: self._pages.pop(key, None))
+            self._pages[key] = (page, task)
+        else:
+            page = known[0]
+        await asyncio.shield(page.opened)
+        return page
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = [task for _, task in self._pages.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, page: Page, app: App, query: str) -> None:
+        try:
+            if self._shared is not None:
+                await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
+            stream = await self._dub.events(app, query, patience_s=_PATIENCE_S)
+        except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
+            page.opened.set_exception(exc)
+            page.opened.exception()  # seen, also if every caller has gone
+            return
+        page.opened.set_result(None)
+        await page.fill(stream)

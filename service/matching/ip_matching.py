@@ -1,0 +1,239 @@
+"""The click of an install that opens with no link: found by its address, among Dub's own click events.
+
+What can go wrong: a final "none" that a slow Dub made (it is pending then, and looked for again), or one
+that a change of Dub's events made (pending for as long as some cannot be read, and named by readiness); an
+address that is nobody's alone; an ``/events`` that the plan does not include (said once, and named by
+readiness). The rules are in ``matching``, the clicks in ``click_feed``; here they meet an open.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from service.attribution.precedence import uses_up
+from service.domain.device_identity import upstream_user_agent
+from service.domain.device_traits import traits_of_open
+from service.domain.errors import DubUnavailable, LinkUnknown, StoreFailed
+from service.domain.match_rules import (
+    EXPLANATIONS,
+    Click,
+    Decision,
+    FirstOpen,
+    NoMatch,
+    Retirement,
+    Rules,
+    told_by_dub,
+)
+from service.domain.models import SUPERSEDED, Link, Match, Open
+from service.domain.networks import Networks
+from service.domain.open_context import Case
+from service.domain.ports import DubFirstOpens, NetworkActivity
+from service.domain.trace import CandidateTrace, Look
+from service.dub.click_events import Fault
+from service.matching.click_sync import ClickFeed, Outcome, Problem
+from service.matching.matcher import Matcher
+
+_CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
+_MORE_CLICKS_MAY_HELP: frozenset[NoMatch] = _CLICK_MAY_SHOW | {"several_links", "unlikely"}
+_FOR_GOOD: frozenset[Problem] = frozenset({"plan", "usage", "key", "refused", "not_configured"})
+_PROBLEMS: Mapping[Problem, str] = {
+    "plan": "Dub's plan of this workspace does not include /events",
+    "usage": "this month's clicks are over the limit of Dub's plan, so /events is refused",
+    "key": "Dub refuses this app's Dub API key",
+    "refused": "Dub refuses the question",
+    "throttled": "Dub takes no more analytics calls for now",
+    "down": "Dub's /events does not answer",
+    "garbled": "Dub's /events does not read as Dub's",
+    "not_configured": "this app has no Dub API key",
+    "database": "the database cannot be used",
+    "failed": "a mistake of firstopen's, which its log names",
+}
+_FAULTS: Mapping[Fault, str] = {
+    "timestamp": "no readable timestamp",
+    "malformed": "not an event as Dub documents it",
+}
+_WAITS = {
+    "late": "Dub's clicks did not arrive within the budget",
+    "over_budget": "the analytics calls of this second are spent",
+}
+
+
+_SUPERSEDED = Look(SUPERSEDED, "stronger evidence has found this install's click meanwhile")
+
+
+class AppMatching(Struct, frozen=True):
+    """What matching one app's opens takes."""
+
+    networks: Networks
+    activity: NetworkActivity
+    matcher: Matcher
+    feed: ClickFeed
+    rules: Rules
+
+
+class FirstLaunches:
+    """Fills ``resolve.ports.FirstLaunch``."""
+
+    def __init__(self, apps: Mapping[str, AppMatching], dub: DubFirstOpens) -> None:
+        self._apps = apps
+        self._dub = dub
+
+    def problems(self) -> list[str]:
+        """Name the apps whose clicks cannot be had or read, and why."""
+        found = []
+        for name, app in self._apps.items():
+            if app.feed.problem:
+                found.append(f"apps.{name}: no matching by address: {_PROBLEMS[app.feed.problem]}")
+            for fault, events in app.feed.unread.items():
+                unread = f"{events} of the last sync's events could not be read"
+                found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
+        return found
+
+    def saw(self, case: Case) -> None:
+        """Note an open: it counts towards how crowded its network is."""
+        app = self._apps.get(case.app.name)
+        if app is not None:
+            case.network = app.networks.of(case.ip).key
+            if case.network is not None:
+                app.activity.saw(case.network, case.device, int(case.opened_at * 1000))
+
+    def found(self, case: Case, link: Link) -> None:
+        """Use up the web clicks of an install that came by this link."""
+        app = self._apps.get(case.app.name)
+        if app is None:
+            return
+        self.saw(case)
+        opened = self._first_open(case)
+        if case.network is not None and opened.device.system:
+            case.traits = opened.device
+            retirement = Retirement(opened.install, link.id, opened.at_ms, opened.device)
+            app.activity.found(case.network, retirement)
+
+    async def look(
+        self,
+        case: Case,
+        timeout_s: float,
+        *,
+        since: float,
+        claim: bool,
+        certain: Callable[[], Open | None],
+    ) -> Look:
+        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
+        app = self._apps.get(case.app.name)
+        if app is None:
+            return Look(_none("off"), "matching by address is off for this app")
+        network = app.networks.of(case.ip)
+        if network.key is None:
+            reason = network.unmatchable or "no_address"
+            return Look(_none(reason), EXPLANATIONS[reason])
+        case.network = network.key
+        opened = self._first_open(case)
+        told = None
+        if case.app.trusts_forwarded_ip:
+            told, outcome = await asyncio.gather(
+                self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
+                app.feed.sync(since, timeout_s),
+            )
+        else:
+            outcome = await app.feed.sync(since, timeout_s)
+        if certain() is not None:
+            return _SUPERSEDED
+        try:
+            if claim and outcome.allows_match:
+                decision = await app.matcher.match(network.key, opened, told)
+            else:  # nothing is claimed while the right click may be missing
+                decision = await app.matcher.preview(network.key, opened, told)
+        except StoreFailed:
+            why = "the database does not answer in time, so no click is given"
+            return Look(_none("not_recorded"), why, pending=True, again=True)
+        click = decision.click
+        if claim and click is not None and (found := certain()) is not None:
+            if not uses_up(found, click.id, click.link):
+                await self._release(app.matcher, click.id, case.device)
+            return _SUPERSEDED
+        if claim and not outcome.allows_match:
+            app.activity.saw(network.key, case.device, opened.at_ms)
+        return _looked(decision, outcome)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for app in self._apps.values():
+            await app.feed.close()
+
+    async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
+        try:
+            await matcher.release(click_id, install)
+        except StoreFailed:
+            return  # nobody is given this click, then
+
+    async def _told_by_dub(
+        self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float, *, no_track: bool
+    ) -> Click | None:
+        """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
+        caller = case.report.caller
+        if case.ip is None:
+            return None
+        user_agent = upstream_user_agent(caller.user_agent, case.device)
+        try:
+            found = await self._dub.track_first_open(
+                case.app.name,
+                case.domain,
+                user_agent=user_agent,
+                ip=case.ip,
+                patience_s=timeout_s,
+                no_track=no_track,
+            )
+        except (DubUnavailable, LinkUnknown):
+            return None
+        if found.click_id is None or found.link is None:
+            return None
+        return told_by_dub(found.click_id, found.link, opened, app.rules)
+
+    def _first_open(self, case: Case) -> FirstOpen:
+        report = case.report
+        traits = traits_of_open(report.platform, report.caller.user_agent)
+        domain = case.domain if report.domain is not None else None
+        installed_ms = None if report.installed_at is None else int(report.installed_at * 1000)
+        return FirstOpen(case.device, int(case.opened_at * 1000), traits, installed_ms, domain)
+
+
+def _looked(decision: Decision, outcome: Outcome) -> Look:
+    considered = tuple(
+        CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
+    )
+    click = decision.click
+    if click is not None and outcome.allows_match:
+        match = Match(
+            "ip",
+            guaranteed=False,
+            candidates=decision.candidates,
+            age_s=decision.age_s,
+            confidence=decision.confidence,
+        )
+        detail = f"click {click.id}, {decision.age_s} s old, confidence {decision.confidence}"
+        return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
+    reason: NoMatch = decision.reason or "no_click"
+    detail = EXPLANATIONS[reason]
+    if outcome.status == "unreadable" and reason in _MORE_CLICKS_MAY_HELP:
+        unread = "some of Dub's click events could not be read"
+        return Look(
+            _none("no_events"), unread, pending=True, stays_pending=True, candidates=considered, again=True
+        )
+    if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
+        again = reason in _CLICK_MAY_SHOW
+        return Look(_none(reason), detail, candidates=considered, again=again)
+    if outcome.problem is not None:
+        for_good = outcome.problem in _FOR_GOOD
+        return Look(
+            _none("not_recorded" if outcome.problem == "database" else "no_events"),
+            _PROBLEMS[outcome.problem],
+            pending=not for_good,
+            candidates=considered,
+            again=not for_good,
+        )
+    return Look(_none(reason), _WAITS[outcome.status], pending=True, candidates=considered, again=True)
+
+
+def _none(reason: str) -> Match:
+    return Match("none", guaranteed=False, reason=reason)

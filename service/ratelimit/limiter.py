@@ -1,0 +1,107 @@
+"""Who may ask, and how often: a refusal costs nothing but itself, so that a flood is not worth sending.
+
+The address is counted before the key, and what an address is refused is not counted against the key: one
+phone cannot use up what an app may ask. Addresses and keys are counted under keyed hashes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+
+from service.domain.device_identity import packed_ip
+from service.domain.errors import RateLimited
+from service.domain.rate_limit_status import Standing
+from service.domain.rates import Rate
+from service.ratelimit.windows import Cell, Window
+from service.telemetry import FastCounter
+
+_IPV6_NETWORK_BYTES = 8  # a /64 is one customer
+_WHO_BYTES = 8
+
+
+class Limits:
+    """One process's limits. ``per_key`` is by app; ``wall`` is Unix seconds; ``secret`` keys the hashes."""
+
+    def __init__(
+        self,
+        *,
+        per_address: tuple[Rate, ...],
+        per_key: Mapping[str, tuple[Rate, ...]],
+        secret: bytes,
+        wall: Callable[[], float],
+        refused: FastCounter,
+    ) -> None:
+        self._addresses = [Window("address", rate) for rate in per_address]
+        self._keys = {app: [Window("key", rate) for rate in rates] for app, rates in per_key.items()}
+        self._hash_key = blake2b(b"limits\0" + secret).digest()
+        self._wall = wall
+        self._refused = refused
+
+    @property
+    def are_set(self) -> bool:
+        """Whether anything is limited."""
+        return bool(self._addresses or self._keys)
+
+    def name_of(self, key: bytes) -> bytes:
+        """Return what a key is counted under: the same on every replica."""
+        return self._hash(b"k" + key)
+
+    def admission(self, app: str, key_name: bytes, *, by_address: bool) -> "Counted":
+        """Return what counts one request with this key."""
+        return Counted(self, app, key_name, by_address=by_address)
+
+    async def failed(self, ip: str | None) -> None:
+        """Count an authentication that failed against its address; raises ``RateLimited``."""
+        await self._enter(ip, (), b"")
+
+    async def enter(self, app: str, key_name: bytes, ip: str | None) -> Standing | None:
+        """Count a request, and say where it stands in the window that is over first; raises ``RateLimited``.
+
+        It counts against its key, and against its address if there is one.
+        """
+        return await self._enter(ip, self._keys.get(app, ()), key_name)
+
+    async def _enter(self, ip: str | None, keys: Sequence[Window], key_name: bytes) -> Standing | None:
+        now = self._wall()
+        cells = []
+        if ip is not None and self._addresses:
+            who = self._address(ip)
+            cells = [Cell(window, who, int(now // window.period_s)) for window in self._addresses]
+        cells += [Cell(window, key_name, int(now // window.period_s)) for window in keys]
+        tightest: Window | None = None
+        least = 0
+        for cell in cells:
+            window = cell.window
+            left = window.amount - window.count(cell.who, cell.number)
+            if left < 0:
+                self._refused.add(window.by)
+                raise RateLimited(window.by, window.period_s, _standing(window, 0, now))
+            if tightest is None or left < least:
+                tightest, least = window, left
+        return None if tightest is None else _standing(tightest, least, now)
+
+    def _address(self, ip: str) -> bytes:
+        return self._hash(b"a" + packed_ip(ip)[:_IPV6_NETWORK_BYTES])
+
+    def _hash(self, text: bytes) -> bytes:
+        return blake2b(text, key=self._hash_key, digest_size=_WHO_BYTES).digest()
+
+
+def _standing(window: Window, left: int, now: float) -> Standing:
+    return Standing(window.amount, left, window.period_s - now % window.period_s)
+
+
+class Counted:
+    """One request's ``Admission``."""
+
+    __slots__ = ("_app", "_by_address", "_key_name", "_limits", "standing")
+
+    def __init__(self, limits: Limits, app: str, key_name: bytes, *, by_address: bool) -> None:
+        self._limits = limits
+        self._app = app
+        self._key_name = key_name
+        self._by_address = by_address
+        self.standing: Standing | None = None
+
+    async def enter(self, ip: str | None) -> None:
+        """Count the request; raises ``RateLimited``."""
+        self.standing = await self._limits.enter(self._app, self._key_name, ip if self._by_address else None)

@@ -1,1 +1,0 @@
-"""The decision: pure, with no HTTP, no storage engine and no clock of its own."""

@@ -1,0 +1,1 @@
+"""Run the ASGI apps under uvicorn, with limits for an open network."""

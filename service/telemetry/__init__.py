@@ -1,0 +1,17 @@
+"""Log events, metrics and traces: every name in one place."""
+
+from service.telemetry.events import Event
+from service.telemetry.logs import Log, configure_logs, flush_logs, lost_log_lines, where
+from service.telemetry.metrics import FastCounter, FastHistogram, Metrics
+
+__all__ = [
+    "Event",
+    "FastCounter",
+    "FastHistogram",
+    "Log",
+    "Metrics",
+    "configure_logs",
+    "flush_logs",
+    "lost_log_lines",
+    "where",
+]

@@ -1,0 +1,54 @@
+"""Tasks that run beside requests: an exception that none of them expects is logged and counted.
+
+Every task of the service is started here, or awaited by the code that starts it: ``tests/unit/test_architecture.py``
+lists those. Python itself reports a failed task only when it is garbage-collected, and without a name.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from prometheus_client import Counter
+
+from service.telemetry import Event, Log, where
+
+T = TypeVar("T")
+
+
+class Background:
+    """Starts tasks. ``failures`` is a counter with the label ``task``."""
+
+    def __init__(self, log: Log, failures: Counter) -> None:
+        self._log = log
+        self._failures = failures
+        self._running: set[asyncio.Task[Any]] = set()  # the loop itself keeps no task alive
+
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, T],
+        name: str,
+        *,
+        expected: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> asyncio.Task[T]:
+        """Start a task; exceptions are reported under this name, unless its caller ``expected`` them.
+
+        Its caller cancels it, or waits for it, before what it uses is closed.
+        """
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(partial(self._ended, name, expected))
+        return task
+
+    def report(self, exc: BaseException, name: str) -> None:
+        """Log and count an exception that a task has survived."""
+        self._failures.labels(name).inc()
+        self._log.error(Event.BACKGROUND_FAILED, task=name, error=type(exc).__name__, where=where(exc))
+
+    def _ended(
+        self, name: str, expected: type[Exception] | tuple[type[Exception], ...], task: asyncio.Task[Any]
+    ) -> None:
+        self._running.discard(task)
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None and not isinstance(exc, expected):
+            self.report(exc, name)

@@ -1,0 +1,125 @@
+"""From settings to what the parts take: units, policies, limits."""
+
+from collections.abc import Callable
+
+from service.api.auth import AppKeys
+from service.attribution.answers import Lifetimes
+from service.config.settings import Settings, compile_router
+from service.domain.models import App
+from service.domain.rates import rates
+from service.dub.breaker import BreakerPolicy
+from service.dub.client import ENDPOINTS
+from service.dub.guard import Guards, replays_max
+from service.outbox.policy import OutboxPolicy
+from service.ratelimit.limiter import Limits
+from service.storage.memory import MemoryLimits
+from service.storage.network_activity import CLICK_SLACK_S
+from service.storage.outbox import DEAD_KEPT_S
+from service.telemetry import Metrics
+
+DAY_S = 86_400
+
+
+def compile_app(name: str, settings: Settings) -> App:
+    """Compile one app's policy."""
+    app = settings.apps[name]
+    return App(
+        name,
+        app.domains,
+        compile_router(name, app),
+        trusts_forwarded_ip=app.trusts_forwarded_ip,
+        clients_report_leads=app.leads == "client",
+        dub_api_key=settings.dub_api_keys.get(name, ""),
+        ip_matching=app.ip_matching,
+        first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
+        analytics_calls_per_s=app.analytics_calls_per_s,
+    )
+
+
+def app_keys(app: App, name: str, settings: Settings) -> AppKeys:
+    """Gather an app's keys, as bytes."""
+    publishable = (key.encode() for key in settings.apps[name].publishable_keys)
+    server = (key.encode() for key in settings.server_keys.get(name, ()))
+    return AppKeys(app, tuple(publishable), tuple(server))
+
+
+def memory_limits(settings: Settings) -> MemoryLimits:
+    """Bound what one process remembers."""
+    cache = settings.cache
+    return MemoryLimits(
+        bytes_max=cache.memory_mb * 1024 * 1024,
+        open_ttl_s=cache.answer_ttl_s,
+        link_ttl_s=cache.link_stale_days * 86_400,
+        unknown_link_ttl_s=cache.unknown_link_ttl_s,
+    )
+
+
+def lifetimes(settings: Settings) -> Lifetimes:
+    """Say for how long answers are repeated."""
+    cache = settings.cache
+    return Lifetimes(
+        answer_ttl_s=cache.answer_ttl_s,
+        pending_ttl_s=cache.pending_ttl_s,
+        call_s=settings.dub.timeout_ms / 1000,
+    )
+
+
+def guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
+    """Build what stands before each of Dub's endpoints."""
+    dub = settings.dub
+    policy = BreakerPolicy(
+        window_s=dub.breaker_window_s,
+        failures_min=dub.breaker_failures,
+        failure_ratio=dub.breaker_ratio,
+        open_s=dub.breaker_open_s,
+    )
+    return Guards(
+        ENDPOINTS,
+        policy=policy,
+        in_flight_max=dub.in_flight_max,
+        slow_s=dub.slow_ms / 1000,
+        clock=clock,
+        metrics=metrics,
+    )
+
+
+def outbox_policy(settings: Settings) -> OutboxPolicy:
+    """Say how hard the outbox tries."""
+    outbox = settings.outbox
+    return OutboxPolicy(
+        in_flight_max=outbox.in_flight_max,
+        replays_max=min(outbox.in_flight_max, replays_max(settings.dub.in_flight_max)),
+        backoff_min_s=outbox.backoff_min_s,
+        backoff_max_s=outbox.backoff_max_s,
+        expiry_s=outbox.expiry_days * DAY_S,
+    )
+
+
+def limits(settings: Settings, wall: Callable[[], float], metrics: Metrics) -> Limits:
+    """Build what counts requests."""
+    wanted = settings.limits
+    per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
+    return Limits(
+        per_address=rates(wanted.per_address) if wanted.per_address else (),
+        per_key={name: rates(text) for name, text in per_key.items() if text},
+        secret=settings.secrets[0].encode("utf-8", "surrogateescape"),
+        wall=wall,
+        refused=metrics.rate_limited,
+    )
+
+
+def clicks_ttl_s(settings: Settings) -> float:
+    """Keep clicks for as long as any app may match them."""
+    return max(app.match_window_s for app in settings.apps.values()) + CLICK_SLACK_S
+
+
+def claims_ttl_s(settings: Settings) -> float:
+    """Keep a claim for as long as its click may be matched, and a day more."""
+    window_s = max(app.match_window_s for app in settings.apps.values())
+    return max(settings.installs.install_ttl_days * DAY_S, window_s + DAY_S)
+
+
+def secret_kept_s(settings: Settings) -> float:
+    """Say how long anything may be kept that was written under a secret: an open, a claim, a dead letter."""
+    dead_letters_s = settings.outbox.expiry_days * DAY_S + DEAD_KEPT_S
+    return max(settings.installs.install_ttl_days * DAY_S, claims_ttl_s(settings), dead_letters_s) + DAY_S

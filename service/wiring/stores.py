@@ -1,0 +1,167 @@
+"""What this process must not forget: in SQLite in its own folder, or in a PostgreSQL that replicas share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import structs
+
+from service.attribution.recent_erasures import Erasures
+from service.config.settings import Settings, SettingsError
+from service.domain.errors import StoreFailed
+from service.storage import import_v3
+from service.storage.claims import ClaimStore
+from service.storage.clicks import expire_clicks
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.port import Engine
+from service.storage.engines.sqlite import SqliteEngine
+from service.storage.erasures import ErasureStore
+from service.storage.errors import ImportFailed
+from service.storage.fingerprints import SecretCheck
+from service.storage.housekeeping import Housekeeping
+from service.storage.import_v3 import Imported, import_old_file
+from service.storage.memory import MemoryStore
+from service.storage.migrate import log_migrations, migrate
+from service.storage.migrations import Migration
+from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
+from service.storage.opens import OpenStore
+from service.storage.outbox import OutboxStore
+from service.storage.statements import Row, Statement
+from service.telemetry import Event, Log, Metrics
+from service.telemetry.background import Background
+from service.wiring.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
+
+Clock = Callable[[], float]
+
+
+class Stores:
+    """Everything that is remembered, over one database.
+
+    ``clock`` is monotonic, ``wall`` Unix time, both in seconds. Raises ``SettingsError`` for a
+    FIRSTOPEN_DATABASE_URL that cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        metrics: Metrics,
+        background: Background,
+        clock: Clock,
+        wall: Clock,
+    ) -> None:
+        self._background = background
+        self.database = Database(
+            engine(settings),
+            log,
+            check=secret_check(settings).enter,
+            committed=metrics.store_commits.inc,
+        )
+        self.cipher = Cipher(settings.secrets)
+        self._kept_erasures = ErasureStore(self.database, wall)
+        self.erasures = Erasures(self._kept_erasures, background)
+        self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
+        self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
+        self.pages = OpenPages(self._read_page, wall)
+        self.claims = ClaimStore(self.database, wall)
+        self.outbox = OutboxStore(self.database, self.cipher, wall)
+        opens_s = settings.installs.install_ttl_days * DAY_S
+        claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
+
+        def before_ms(seconds: float) -> int:
+            return int((wall() - seconds) * 1000)
+
+        self._housekeeping = Housekeeping(
+            (
+                lambda: self.opens.expire(before_ms(opens_s), before_ms(clicks_s)),
+                lambda: self.claims.expire(before_ms(claims_s)),
+                lambda: expire_clicks(self.database, before_ms(clicks_s)),
+                self._kept_erasures.expire,
+            ),
+            background,
+        )
+
+    async def open(self) -> None:
+        """Connect and begin; raises ``StartRefused``."""
+        await self.database.open()
+        await self.erasures.load()
+        self._kept_erasures.follow(self.erasures.learn, self._background)
+        self._housekeeping.start()
+
+    async def close(self) -> None:
+        """Write what waits, and disconnect."""
+        await self._housekeeping.close()
+        await self._kept_erasures.close()
+        await self.erasures.close()
+        await self.database.close()
+
+    async def _read_page(self, query: Statement) -> list[Row]:
+        return await self.database.read(query.sql, *query.values, timeout_s=PAGE_TIMEOUT_S)
+
+    def problems(self) -> list[str]:
+        """Name what does not work."""
+        failing, problem = self.database.failing, self._housekeeping.problem
+        return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
+
+
+class Prepared(NamedTuple):
+    """What was done to the database before anything is served."""
+
+    migrations: list[Migration]
+    imported: Imported | None
+
+    def log(self, log: Log) -> None:
+        """Log it."""
+        log_migrations(log, self.migrations)
+        if self.imported is not None:
+            log.info(Event.FILE_IMPORTED, **structs.asdict(self.imported))
+
+
+async def prepare(settings: Settings, log: Log) -> Prepared:
+    """Migrate the database, check the secret and take over an earlier version's file.
+
+    Raises ``SettingsError``, ``StartRefused`` or ``EngineUnavailable``.
+    """
+    old_file = None if settings.database_url else import_v3.set_aside(settings.data_dir)
+    old_secrets = import_v3.OldSecrets(settings.secrets)
+    if old_file is not None:
+        import_v3.refuse_another_secret(old_file, old_secrets)
+    chosen = engine(settings)
+    try:
+        await chosen.connect()
+        migrations = await migrate(chosen)
+        await secret_check(settings).enter(chosen)
+    finally:
+        await chosen.close()
+    if old_file is None:
+        return Prepared(migrations, None)
+    database = Database(engine(settings), log)
+    await database.open()
+    try:
+        imported = await import_old_file(old_file, database, old_secrets, Cipher(settings.secrets))
+    except StoreFailed as exc:
+        raise ImportFailed(f"{old_file} is not taken over yet ({exc}): start again") from exc
+    finally:
+        await database.close()
+    import_v3.keep(old_file)
+    return Prepared(migrations, imported)
+
+
+def secret_check(settings: Settings) -> SecretCheck:
+    """Compare FIRSTOPEN_SECRET with what the database was written under."""
+    return SecretCheck(settings.secrets, secret_kept_s(settings))
+
+
+def engine(settings: Settings, *, exclusive: bool = True) -> Engine:
+    """Choose the database engine, and connect to nothing yet; raises ``SettingsError``.
+
+    ``exclusive``: a SQLite folder is this process's alone.
+    """
+    if not settings.database_url:
+        return SqliteEngine(settings.data_dir, exclusive=exclusive)
+    from service.storage.engines.postgres import BadDatabaseURL, PostgresEngine
+
+    try:
+        return PostgresEngine(settings.database_url)
+    except BadDatabaseURL as exc:
+        raise SettingsError(f"FIRSTOPEN_DATABASE_URL: {exc}") from exc
