@@ -44,6 +44,7 @@ from service.domain.match_rules import Rules
 from service.domain.models import App
 from service.domain.networks import Networks
 from service.domain.outbox_entries import Kind
+from service.dub.click_events import DubClicks
 from service.dub.client import DubClient
 from service.dub.event_feed import CallBudget, EventFeed
 from service.dub.transport import AiohttpTransport
@@ -255,7 +256,7 @@ class _Parts:
         clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
         feed = ClickFeed(
             app=app,
-            events=self.feed,
+            source=DubClicks(self.feed),
             clicks=clicks,
             window_s=rules.window_s,
             networks=networks,

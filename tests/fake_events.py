@@ -12,6 +12,7 @@ import msgspec
 from service.domain.models import App
 from service.domain.networks import Networks
 from service.domain.routing import Router
+from service.dub.click_events import DubClicks
 from service.dub.event_feed import CallBudget, EventFeed
 from service.matching.click_sync import ClickFeed
 from service.storage.database import Database
@@ -159,7 +160,7 @@ class World:
         self.metrics = Metrics()
         self.feed = ClickFeed(
             app=app,
-            events=EventFeed(self.dub, self.budget, background()),
+            source=DubClicks(EventFeed(self.dub, self.budget, background())),
             clicks=self.kept.store,
             window_s=3600,
             networks=NETWORKS,

@@ -4,13 +4,12 @@ A caller that gives up or disconnects cancels nothing: the task goes on for the 
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from service.aio.deadlines import Deadlines
-from service.telemetry.background import Background
 
 T = TypeVar("T")
 
@@ -48,12 +47,8 @@ def _wake(woken: asyncio.Future[None], *_: object) -> None:
 class Flights(Generic[T]):
     """What is under way, by key. What work returns, or raises, is every waiter's answer."""
 
-    def __init__(
-        self, background: Background, name: str, expected: type[Exception] | tuple[type[Exception], ...] = ()
-    ) -> None:
-        self._background = background
-        self._name = name  # under which unexpected exceptions are reported
-        self._expected = expected
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, T]], asyncio.Task[T]]) -> None:
+        self._spawn = spawn
         self._flights: dict[bytes, Flight[T]] = {}
         self._deadlines = Deadlines()
 
@@ -63,7 +58,7 @@ class Flights(Generic[T]):
 
     def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
         """Start the work under a key that has none under way."""
-        task = self._background.spawn(work, self._name, expected=self._expected)
+        task = self._spawn(work)
         task.add_done_callback(lambda _: self._flights.pop(key, None))
         flight = self._flights[key] = Flight(open_id, task, self._deadlines)
         return flight

@@ -12,7 +12,7 @@ from service.api.http import LeanRequest
 from service.domain.device_identity import USER_AGENT_MAX_CHARS, TrustedProxies
 from service.domain.errors import CallerError, MissingKey, WrongKey, WrongKind
 from service.domain.models import App, Caller
-from service.domain.rate_limit_status import Gate
+from service.domain.ports import Gate
 
 KEY_MAX_BYTES = 512
 

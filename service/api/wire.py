@@ -9,11 +9,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from service.api.fields import FieldReader, ParseLink
-from service.config.settings import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.deep_links import DEEP_LINK_MAX_CHARS
 from service.domain.device_identity import Platform, canonical_install_id
 from service.domain.errors import InvalidField
-from service.domain.models import BY_DEEP_LINK, Answer, Caller, Link, OpenReport
+from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS, BY_DEEP_LINK, Answer, Caller, Link, OpenReport
 from service.domain.routing import Route
 
 REFERRER_MAX_CHARS = 8192

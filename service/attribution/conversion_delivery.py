@@ -22,8 +22,8 @@ from service.domain.errors import (
     NotConfigured,
 )
 from service.domain.models import App, Open
-from service.domain.outbox_entries import Dead, Delivered, Entry, Later, LeadKeys, Outbox, Verdict
-from service.domain.ports import DubConversions
+from service.domain.outbox_entries import Dead, Delivered, Entry, Later, LeadKeys, Verdict
+from service.domain.ports import DubConversions, Outbox
 
 # When Dub is asked again for what it does not know yet, in seconds after the report. The click of a web
 # redirect may take some seconds to be found, an open's is known at once: a click that is still unknown after

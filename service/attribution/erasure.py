@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -11,6 +10,7 @@ from service.attribution.recent_erasures import Erasures
 from service.domain.device_identity import Identity
 from service.domain.errors import StoreFailed
 from service.domain.models import App
+from service.domain.ports import Erasable, ErasableOpens
 
 
 class Forgotten(Struct, frozen=True):
@@ -21,22 +21,6 @@ class Forgotten(Struct, frozen=True):
     outbox: int
 
 
-class Kept(Protocol):
-    """Where opens, claims or entries are kept."""
-
-    async def forget(self, whose: Sequence[str], /) -> int:
-        """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
-        ...
-
-
-class Opens(Kept, Protocol):
-    """Where opens are kept."""
-
-    async def ids(self, devices: Sequence[str]) -> list[str]:
-        """Return the ids of a device's opens; raises ``StoreFailed``."""
-        ...
-
-
 class Forgetting:
     """Forgets installs under every name that they have had."""
 
@@ -45,9 +29,9 @@ class Forgetting:
         *,
         identity: Identity,
         looks: SecondLooks,
-        opens: Opens,
-        claims: Kept,
-        entries: Kept,
+        opens: ErasableOpens,
+        claims: Erasable,
+        entries: Erasable,
         erasures: Erasures,
         wall: Callable[[], float],
         scrub: Callable[[], Awaitable[None]],

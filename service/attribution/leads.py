@@ -14,7 +14,8 @@ from service.attribution.resolver import Resolver
 from service.domain.device_identity import Identity
 from service.domain.errors import DubRefused, FirstopenError, InvalidField, TooManyWaiting, UnknownOpen
 from service.domain.models import App, Open
-from service.domain.outbox_entries import Dead, Delivered, LeadKeys, Outbox, Repeat, install_name
+from service.domain.outbox_entries import Dead, Delivered, LeadKeys, Repeat, install_name
+from service.domain.ports import Outbox
 
 WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
 

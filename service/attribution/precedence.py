@@ -16,7 +16,7 @@ from service.attribution.recent_erasures import Erasures
 from service.domain.device_identity import Identity, answer_key
 from service.domain.errors import StoreFailed
 from service.domain.evidence import FIRST_LAUNCH, STRENGTH
-from service.domain.models import SUPERSEDED, Link, Open
+from service.domain.models import SUPERSEDED, Open, uses_up
 from service.domain.open_context import Case
 from service.domain.ports import Claims, Journal, Memory
 from service.telemetry import Event, Log
@@ -154,12 +154,6 @@ def devices_of(case: Case, identity: Identity) -> list[str]:
     """Return what the case's install was called under each secret, as far as that is known."""
     install_id = case.report.install_id
     return [case.device] if install_id is None else identity.devices(case.app.name, install_id)
-
-
-def uses_up(certain: Open, click_id: str, link: Link | None) -> bool:
-    """Return True if a click that was guessed is likely the install's own: it is on the certain link."""
-    same_link = certain.link is not None and link is not None and certain.link.id == link.id
-    return same_link or certain.click_id == click_id
 
 
 def _rank(opened: Open) -> int:

@@ -9,22 +9,10 @@ later).
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Protocol
 
 from service.domain.errors import StoreFailed
+from service.domain.ports import KeptErasures
 from service.telemetry.background import Background
-
-
-class KeptErasures(Protocol):
-    """Erasures, durable; raises ``StoreFailed``."""
-
-    async def load(self) -> Mapping[str, float]:
-        """Return when devices were erased, in Unix seconds."""
-        ...
-
-    async def add(self, devices: Sequence[str], at: float) -> None:
-        """Note that devices were erased at a time (Unix seconds)."""
-        ...
 
 
 class Erasures:

@@ -7,6 +7,7 @@ owns: callers wait for it as long as their own budgets last, and a late success 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -32,8 +33,8 @@ from service.domain.errors import (
 from service.domain.evidence import Rung
 from service.domain.models import Answer, App, Caller, Link, Open, OpenReport, Source
 from service.domain.open_context import Case
-from service.domain.outbox_entries import Outbox, OwedOpen, install_name
-from service.domain.ports import Journal, Memory, Recalled
+from service.domain.outbox_entries import OwedOpen, install_name
+from service.domain.ports import Journal, Memory, Outbox, Recalled
 from service.domain.routing import parse_version, shape_of_version
 from service.domain.trace import Look, Steps, Trace, Traces
 from service.telemetry import Event, Log, Metrics, where
@@ -89,9 +90,8 @@ class Resolver:
         self._log = log
         self._metrics = metrics
         self.in_flight = 0
-        self._flights: Flights[Open] = Flights(
-            Background(log, metrics.background_failures), "open", expected=CallerError
-        )
+        background = Background(log, metrics.background_failures)
+        self._flights: Flights[Open] = Flights(partial(background.spawn, name="open", expected=CallerError))
         self._traces = Traces()
         self.parse_link = cases.parse_link
 

@@ -19,11 +19,10 @@ from msgspec import Meta, Struct
 from service.config.env_file import ENV_FILE, BadEnvFile, read_env_file
 from service.domain.deep_links import canonical_domain
 from service.domain.match_rules import CROWD_LIMIT_MAX
+from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.rates import rates
 from service.domain.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
 from service.domain.type_descriptions import closest, explain
-
-BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
 _SECRET_MIN_CHARS = 32
 _OURS = "FIRSTOPEN_"

@@ -4,14 +4,18 @@
 routes are laid on per report: a repeat from a newer build may land on another screen.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.domain.deep_links import DeepLink
 from service.domain.device_identity import Platform, TrustedProxies
-from service.domain.rate_limit_status import Admission
 from service.domain.routing import Route, Router
+
+if TYPE_CHECKING:
+    from service.domain.ports import Admission
+
+BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
 MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip", "none"]
 Source = Literal["dub", "cache", "stale", "parsed"]
@@ -74,7 +78,7 @@ class Caller(Struct, frozen=True, gc=False):
     user_agent: str
     arrived: float  # monotonic seconds
     proxies: TrustedProxies
-    admission: Admission | None = None  # where requests are counted
+    admission: "Admission | None" = None  # where requests are counted
 
     async def enter(self) -> None:
         """Count this request, where requests are counted; raises ``RateLimited``."""
@@ -165,3 +169,9 @@ class OpenedLink(Struct, frozen=True, gc=False):
 
     click_id: str | None
     link: Link | None
+
+
+def uses_up(certain: Open, click_id: str, link: Link | None) -> bool:
+    """Return True if a click that was guessed is likely the install's own: it is on the certain link."""
+    same_link = certain.link is not None and link is not None and certain.link.id == link.id
+    return same_link or certain.click_id == click_id

@@ -1,7 +1,7 @@
 """What is owed to Dub: the nouns of the outbox, and the ports on either side of it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 
@@ -14,6 +14,8 @@ Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
 
 
+RENEW_EVERY_S = 3.0
+UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
 INSTALL = "install:"
 REPEAT_S = 7 * 86_400.0  # for which a lead is recognised when it is reported again, as at Dub
 NO_OPEN = "no open arrived"  # why a lead died that waited for an install
@@ -48,6 +50,13 @@ class Entry(Struct, frozen=True, kw_only=True):
     whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
     keys: LeadKeys = LeadKeys()
     payload: bytes  # sealed by the store
+
+
+class TakenEntry(Struct, frozen=True):
+    """An entry under this replica's lease; ``entry`` is None if its payload cannot be decrypted."""
+
+    id: str
+    entry: Entry | None
 
 
 class OwedOpen(Struct, frozen=True, kw_only=True):
@@ -98,6 +107,12 @@ class Dead(Struct, frozen=True):
 Verdict = Delivered | Later | Dead
 
 
+class Added(Struct, frozen=True):
+    """A new entry; ``behind_another``: an earlier one of its ordering key goes first."""
+
+    behind_another: bool
+
+
 class Repeat(Struct, frozen=True):
     """The lead was reported before, as this entry."""
 
@@ -130,47 +145,3 @@ class Summary(Struct, frozen=True):
 
 
 Deliver = Callable[[Entry], Awaitable[Verdict]]
-
-
-class Outbox(Protocol):
-    """What must still reach Dub; sends it until Dub has it or refuses it."""
-
-    async def submit(
-        self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
-    ) -> Verdict | Repeat | None:
-        """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
-
-        A lead that was reported before is not sent again: a ``Repeat``.
-
-        An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
-        Raises ``StoreFailed``, and then nothing was written or sent.
-        """
-        ...
-
-    async def abandon(self, entry_id: str) -> None:
-        """Forget an entry whose caller is told that it failed."""
-        ...
-
-    async def status(self, entry_id: str) -> Status | None:
-        """Say where a lead or sale stands; raises ``StoreFailed``."""
-        ...
-
-    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
-        """Write an open down, soon, to be reported to Dub later; never raises."""
-        ...
-
-    def paid(self, open_id: str) -> None:
-        """Take note that Dub has this open after all; what waited for its click may go."""
-        ...
-
-    def let_go(self, name: str, *, after_s: float = 0) -> None:
-        """Send what waits for this open or install, so many seconds from now: it has its answer."""
-        ...
-
-    async def waiting(self, app: str) -> int:
-        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
-        ...
-
-    async def waits_in(self, lane: str) -> bool:
-        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
-        ...

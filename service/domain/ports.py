@@ -1,13 +1,29 @@
 """What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from service.domain.clicks import SyncTurn, UnreadEvent
 from service.domain.device_traits import Traits
-from service.domain.match_rules import NetworkView, Retirement
+from service.domain.errors import FirstopenError
+from service.domain.match_rules import Click, NetworkView, Retirement
 from service.domain.models import App, Link, Open, OpenedLink
+from service.domain.networks import Networks
 from service.domain.open_context import Case
 from service.domain.open_listing import OpenPage, Position
+from service.domain.outbox_entries import (
+    Added,
+    Entry,
+    Kind,
+    OwedOpen,
+    Repeat,
+    State,
+    Status,
+    TakenEntry,
+    Verdict,
+)
+from service.domain.rate_limit_status import Standing
 from service.domain.trace import Look
 
 
@@ -227,4 +243,287 @@ class FirstLaunch(Protocol):
         Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing stays claimed
         once there is a ``certain`` open: stronger evidence has found the install's click.
         """
+        ...
+
+
+class Erasable(Protocol):
+    """Where opens, claims or entries are kept."""
+
+    async def forget(self, whose: Sequence[str], /) -> int:
+        """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
+        ...
+
+
+class ErasableOpens(Erasable, Protocol):
+    """Where opens are kept."""
+
+    async def ids(self, devices: Sequence[str]) -> list[str]:
+        """Return the ids of a device's opens; raises ``StoreFailed``."""
+        ...
+
+
+class KeptErasures(Protocol):
+    """Erasures, durable; raises ``StoreFailed``."""
+
+    async def load(self) -> Mapping[str, float]:
+        """Return when devices were erased, in Unix seconds."""
+        ...
+
+    async def add(self, devices: Sequence[str], at: float) -> None:
+        """Note that devices were erased at a time (Unix seconds)."""
+        ...
+
+
+class CallBudget(Protocol):
+    """Calls of a workspace, counted by all replicas."""
+
+    async def spend(self, workspace: str, per_s: int) -> None:
+        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        ...
+
+
+class EventPage(Protocol):
+    """A page of Dub's events that is arriving."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the page from its beginning; raises the ``DubUnavailable`` that cut it short."""
+        ...
+
+
+class EventPages(Protocol):
+    """Pages of Dub's events, as their JSON."""
+
+    async def page(self, app: App, query: str) -> EventPage:
+        """Return the page for a query, once its first bytes may be read.
+
+        Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
+        """
+        ...
+
+
+class ClickEvent(Protocol):
+    """A click, as an event tells of it."""
+
+    @property
+    def click_id(self) -> str:
+        """Return the click's id."""
+        ...
+
+    @property
+    def at_ms(self) -> int:
+        """Return when it was, in Unix milliseconds."""
+        ...
+
+    def seen(self, networks: Networks) -> tuple[int, Click] | None:
+        """Return the key of its network and the click; ``None`` for a shared or unknown address."""
+        ...
+
+
+class ClickPage(Protocol):
+    """A page of click events, newest first."""
+
+    def __len__(self) -> int:
+        """Return how many events the page has."""
+        ...
+
+    def slices(self) -> Iterator[Iterator[ClickEvent | UnreadEvent]]:
+        """Yield the events in slices, each small enough for one turn of the event loop."""
+        ...
+
+    def ends_ms(self) -> tuple[int | None, int | None]:
+        """Return when the first and the last event were (Unix milliseconds), where that can be read."""
+        ...
+
+
+class ClickSource(Protocol):
+    """The provider's click events."""
+
+    async def page(self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int) -> ClickPage:
+        """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
+
+        Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
+        """
+        ...
+
+
+class WindowClicks(Protocol):
+    """The stored clicks of an app, which all replicas share; raises ``StoreFailed``."""
+
+    def turn(self) -> AbstractAsyncContextManager[SyncTurn]:
+        """Take the turn to sync, or wait until a sync that began after this call is finished elsewhere."""
+        ...
+
+    async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
+        """Store clicks, each with its network."""
+        ...
+
+
+class Admission(Protocol):
+    """One request's way in."""
+
+    standing: Standing | None
+
+    async def enter(self, ip: str | None) -> None:
+        """Count the request, which comes from this address; raises ``RateLimited``."""
+        ...
+
+
+class Gate(Protocol):
+    """Where every request gets its way in."""
+
+    def name_of(self, key: bytes) -> bytes:
+        """Return what a key is counted under."""
+        ...
+
+    def admission(self, app: str, key_name: bytes, *, by_address: bool) -> Admission:
+        """Return the way in of one request with this key of this app."""
+        ...
+
+    async def failed(self, ip: str | None) -> None:
+        """Count an authentication that failed; raises ``RateLimited``."""
+        ...
+
+
+class Outbox(Protocol):
+    """What must still reach Dub; sends it until Dub has it or refuses it."""
+
+    async def submit(
+        self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
+    ) -> Verdict | Repeat | None:
+        """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
+
+        A lead that was reported before is not sent again: a ``Repeat``.
+
+        An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
+        Raises ``StoreFailed``, and then nothing was written or sent.
+        """
+        ...
+
+    async def abandon(self, entry_id: str) -> None:
+        """Forget an entry whose caller is told that it failed."""
+        ...
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        ...
+
+    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+        """Write an open down, soon, to be reported to Dub later; never raises."""
+        ...
+
+    def paid(self, open_id: str) -> None:
+        """Take note that Dub has this open after all; what waited for its click may go."""
+        ...
+
+    def let_go(self, name: str, *, after_s: float = 0) -> None:
+        """Send what waits for this open or install, so many seconds from now: it has its answer."""
+        ...
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install; raises ``StoreFailed``."""
+        ...
+
+    async def waits_in(self, lane: str) -> bool:
+        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
+        ...
+
+
+class OutboxEntries(Protocol):
+    """The outbox's entries, durable. What is awaited raises ``StoreFailed``."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Return True while the database cannot be written to."""
+        ...
+
+    async def add(self, entry: Entry, *, leased: bool) -> Added | Repeat:
+        """Commit an entry, under this replica's lease if it is to send it now.
+
+        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
+        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
+        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
+        """
+        ...
+
+    def enqueue_open(self, entry: Entry) -> None:
+        """Keep an open, soon, to be reported later; an openId is queued once."""
+        ...
+
+    def confirm_open(self, open_id: str) -> None:
+        """Forget, soon, an open's entry: Dub has it."""
+        ...
+
+    def release_dependents(self, name: str, at: float) -> None:
+        """Make what waits for this open or install due at a time (Unix seconds), soon."""
+        ...
+
+    async def take_due(
+        self, kind: Kind, apps: Sequence[str], limit: int, *, written: bool = False
+    ) -> list[TakenEntry]:
+        """Lease entries of these apps that may be tried now, each the first of its ordering key.
+
+        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
+        A look that finds nothing costs no commit, unless ``written``: then it sees what was written behind.
+        """
+        ...
+
+    async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
+        """Make what failed before due within ``spread_s`` seconds: not all of it at once."""
+        ...
+
+    async def renew(self, entry_ids: Sequence[str]) -> None:
+        """Keep the leases of entries that are being worked on."""
+        ...
+
+    async def take_over(self) -> None:
+        """End the leases that an earlier process left in a file which this one has locked."""
+        ...
+
+    def give_back(self, entry_id: str, next_attempt_at: float) -> None:
+        """End, soon, the lease of an entry that was not attempted; it is due at a time (Unix seconds)."""
+        ...
+
+    def reschedule(
+        self, entry_id: str, next_attempt_at: float, reason: str, *, attempted: bool = True
+    ) -> None:
+        """Note, soon, when an entry is tried again (Unix seconds), and why not before.
+
+        An entry that has expired meanwhile stays dead.
+        """
+        ...
+
+    def finish(self, entry: Entry, state: State, reason: str) -> None:
+        """Note, soon, that an entry is delivered (its payload goes) or dead (it stays, encrypted)."""
+        ...
+
+    async def remove(self, entry_id: str) -> None:
+        """Forget an entry."""
+        ...
+
+    async def expire(self, before: float) -> int:
+        """Make dead letters of what was queued before a time (Unix seconds).
+
+        Deletes what was delivered longer ago than it is recognised, and very old dead letters. Returns how
+        many entries died.
+        """
+        ...
+
+    async def status(self, entry_id: str) -> Status | None:
+        """Say where an entry stands."""
+        ...
+
+    async def waiting(self, app: str) -> int:
+        """Count an app's entries that wait for an install."""
+        ...
+
+    async def waits_in(self, ordering_key: str) -> bool:
+        """Return True if an entry of this key waits for an open or install."""
+        ...
+
+    async def depths(self, *states: State) -> dict[tuple[Kind, State], int]:
+        """Count the entries in these states, by kind and state."""
+        ...
+
+    async def oldest(self) -> float | None:
+        """Return when the oldest queued entry that waits for no open was made, in Unix seconds."""
         ...

@@ -8,27 +8,28 @@ that was clicked.
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from service.domain.clicks import UnreadEvent
 from service.domain.device_traits import traits_of_click
 from service.domain.errors import DubGarbled
 from service.domain.match_rules import Click
-from service.domain.models import Link
+from service.domain.models import App, Link
 from service.domain.networks import Networks
 from service.domain.urls import DUB_PARAMETERS
+from service.dub.event_feed import EventFeed
 from service.dub.event_time import read_time_ms
 
 QUERY_MAX_CHARS = 256
 PAGE_MAX_BYTES = 6 * 1024 * 1024  # split in one turn of the event loop; a full page is some 2 MB
 EVENTS_AT_A_TIME = 100  # decoded between two turns of the event loop, or fewer if they are large:
 BYTES_AT_A_TIME = 32 * 1024
-
-Fault = Literal["malformed", "timestamp"]  # why an event cannot be read
 
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -74,19 +75,17 @@ class _Times(Struct, frozen=True, gc=False):
     timestamp: Any = None
 
 
-class UnreadEvent(Struct, frozen=True, gc=False):
-    """An event that cannot be used, and when it was, if that can be read."""
-
-    fault: Fault
-    at_ms: int | None = None  # Unix milliseconds
-
-
 class ClickEvent(Struct, frozen=True, gc=False):
     """An event, with only the fields that are used. ``trigger`` and ``ua`` may be left out by Dub."""
 
     click: _ClickFields
     link: _LinkFields
     at_ms: int  # Unix milliseconds
+
+    @property
+    def click_id(self) -> str:
+        """Return the click's id."""
+        return self.click.id
 
     def seen(self, networks: Networks) -> tuple[int, Click] | None:
         """Return its network's key and the click; ``None`` where the address is nobody's alone, or unsaid."""
@@ -102,6 +101,52 @@ class ClickEvent(Struct, frozen=True, gc=False):
             traits_of_click(click.ua, click.os, click.browser),
             _opened_app(click.trigger, click.ua),
         )
+
+
+class DubClicks:
+    """Asks Dub for pages of click events: fills ``ports.ClickSource``."""
+
+    def __init__(self, feed: EventFeed) -> None:
+        self._feed = feed
+
+    async def page(
+        self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int
+    ) -> "ClickEventPage":
+        """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
+
+        Raises as ``EventFeed.page``, and ``DubGarbled``.
+        """
+        query = {
+            "event": "clicks",
+            "domain": ",".join(app.domains),
+            "start": _iso(start_ms),
+            "end": _iso(end_ms),
+            "sortOrder": "desc",
+            "page": number,
+            "limit": limit,
+        }
+        page = await self._feed.page(app, urlencode(query))
+        return ClickEventPage(split_page(b"".join([chunk async for chunk in page.chunks()])))
+
+
+class ClickEventPage:
+    """A page of events, which are decoded when they are read."""
+
+    def __init__(self, events: Sequence[Raw]) -> None:
+        self._events = events
+
+    def __len__(self) -> int:
+        """Return how many events the page has."""
+        return len(self._events)
+
+    def slices(self) -> Iterator[Iterator[ClickEvent | UnreadEvent]]:
+        """Yield the events in slices, each small enough for one turn of the event loop."""
+        return map(read_events, in_slices(self._events))
+
+    def ends_ms(self) -> tuple[int | None, int | None]:
+        """Return when the first and the last event were (Unix milliseconds), where that can be read."""
+        first, last = (next(read_events([each])).at_ms for each in (self._events[0], self._events[-1]))
+        return first, last
 
 
 _split = msgspec.json.Decoder(list[Raw]).decode
@@ -191,3 +236,9 @@ def _opened_app(trigger: str | None, user_agent: str | None) -> bool:
     if trigger:
         return trigger == "deeplink"
     return bool(user_agent) and _APP.search(user_agent or "") is not None
+
+
+def _iso(at_ms: int) -> str:
+    """Write a time as Dub does: UTC, milliseconds, ``Z``."""
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,10 +6,10 @@ A page is held once, as the chunks in which it came: callers who ask while it is
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
 
 from service.domain.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
 from service.domain.models import App
+from service.domain.ports import CallBudget as SharedBudget
 from service.domain.ports import DubEvents, EventStream
 from service.telemetry.background import Background
 
@@ -81,19 +81,11 @@ class Page:
             await stream.aclose()
 
 
-class Budget(Protocol):
-    """Calls of a workspace, counted by all replicas."""
-
-    async def spend(self, workspace: str, per_s: int) -> None:
-        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
-        ...
-
-
 class EventFeed:
     """Asks Dub for events on behalf of callers."""
 
     def __init__(
-        self, dub: DubEvents, budget: CallBudget, background: Background, shared: Budget | None = None
+        self, dub: DubEvents, budget: CallBudget, background: Background, shared: SharedBudget | None = None
     ) -> None:
         self._dub = dub
         self._background = background

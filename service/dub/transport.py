@@ -16,9 +16,9 @@ What can go wrong:
 
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from ipaddress import ip_address
-from typing import Protocol, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -42,17 +42,9 @@ class Answer(Struct, frozen=True, gc=False):
     body: bytes
 
 
-class Post(Protocol):
-    """Posts a body, and reads the whole answer."""
-
-    async def __call__(
-        self, url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]
-    ) -> Answer:
-        """Post; ``on_head`` is called once Dub has begun to answer.
-
-        Raises ``DubGarbled`` for an answer over ``ANSWER_MAX_BYTES``, else what the transport raises.
-        """
-        ...
+# Post a body; the callable is called once Dub has begun to answer. Raises ``DubGarbled`` for an answer over
+# ``ANSWER_MAX_BYTES``, else what the transport raises.
+Post = Callable[[str, Mapping[str, str], bytes, Callable[[], None]], Awaitable[Answer]]
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):

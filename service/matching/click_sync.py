@@ -22,16 +22,15 @@ that cannot store what it read (it has failed, as if Dub had not answered).
 import asyncio
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Literal, Protocol
-from urllib.parse import urlencode
+from functools import partial
+from typing import Literal
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from service.aio.single_flight import Flight, Flights
+from service.domain.clicks import Fault, SyncTurn, UnreadEvent
 from service.domain.errors import (
     DubGarbled,
     DubRefused,
@@ -44,8 +43,7 @@ from service.domain.errors import (
 from service.domain.match_rules import CLOCK_DIFFERENCE_S, Click
 from service.domain.models import App
 from service.domain.networks import Networks
-from service.dub.click_events import Fault, UnreadEvent, in_slices, read_events, split_page
-from service.dub.event_feed import EventFeed
+from service.domain.ports import ClickEvent, ClickPage, ClickSource, WindowClicks
 from service.telemetry import Event, FastCounter, Log, where
 from service.telemetry.background import Background
 
@@ -116,31 +114,6 @@ LATE = Outcome("late")
 SPENT = Outcome("over_budget")
 
 
-class Turn(Struct):
-    """A sync that this process makes, or (``mine`` false) that another one has finished.
-
-    Of one's own turn, ``clicks`` are stored at its end, together with how far the sync has seen.
-    """
-
-    mine: bool
-    number: int
-    synced_to_ms: int  # every click before then is stored, in Unix milliseconds by Dub's clock
-    unread: Mapping[Fault, int]  # how many of the last sync's events could not be read
-    clicks: Sequence[tuple[int, Click]] = ()
-
-
-class Clicks(Protocol):
-    """The stored clicks of an app, which all replicas share; raises ``StoreFailed``."""
-
-    def turn(self) -> AbstractAsyncContextManager[Turn]:
-        """Take the turn to sync, or wait until a sync that began after this call is finished elsewhere."""
-        ...
-
-    async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
-        """Store clicks, each with its network."""
-        ...
-
-
 @dataclass
 class _Reading:
     """One sync under way. Times are Unix milliseconds, those of events by Dub's clock."""
@@ -187,8 +160,8 @@ class ClickFeed:
         self,
         *,
         app: App,
-        events: EventFeed,
-        clicks: Clicks,
+        source: ClickSource,
+        clicks: WindowClicks,
         window_s: int,
         networks: Networks,
         log: Log,
@@ -200,7 +173,7 @@ class ClickFeed:
     ) -> None:
         self.unread: Mapping[Fault, int] = {}  # of the last sync's events, by what was wrong with them
         self._app = app
-        self._events = events
+        self._clicks_of_dub = source
         self._clicks = clicks
         self._window_s = window_s
         self._networks = networks
@@ -209,7 +182,7 @@ class ClickFeed:
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
-        self._flights: Flights[Outcome] = Flights(background, "clicks_sync")
+        self._flights: Flights[Outcome] = Flights(partial(background.spawn, name="clicks_sync"))
         self._began = float("-inf")  # the fetch under way, or the last one, on the clock
         self._synced = float("-inf")  # when the last complete one began
         self._found: dict[str, tuple[int, Click]] = {}  # read from Dub, and not stored yet
@@ -301,7 +274,7 @@ class ClickFeed:
         self._note_unread(turn.unread)
         self._synced = began
 
-    async def _fetch_pages(self, turn: Turn) -> None:
+    async def _fetch_pages(self, turn: SyncTurn) -> None:
         """Read from the newest event down to what is known, and say in the turn what is known then."""
         self._reading = _Reading(0, 0)
         await self._read_down()
@@ -373,19 +346,24 @@ class ClickFeed:
         has_times = await self._take(events)
         return len(events) if has_times and not reading.is_complete else 0
 
-    async def _page(self, number: int, limit: int) -> list[Raw]:
+    async def _page(self, number: int, limit: int) -> ClickPage:
         """Ask for a page as soon as the budget allows; a sync begins when its first page is asked for."""
         while True:
             if not self._reading.pages:
                 self._begin()
             try:
-                page = await self._events.page(self._app, self._query(number, limit))
-                break
+                reading = self._reading
+                return await self._clicks_of_dub.page(
+                    self._app,
+                    start_ms=reading.stop_ms,
+                    end_ms=reading.began_ms + _CLOCK_DIFFERENCE_MS,
+                    number=number,
+                    limit=limit,
+                )
             except OverBudget as exc:
                 self._spent = True
                 await self._sleep(max(exc.retry_after_s, _PAUSE_MIN_S))
                 self._spent = False
-        return split_page(b"".join([chunk async for chunk in page.chunks()]))
 
     def _begin(self) -> None:
         """Set the time range of this sync."""
@@ -395,20 +373,7 @@ class ClickFeed:
         known_ms = min(self._known_to_ms, now_ms) - _OVERLAP_MS
         self._reading = _Reading(now_ms, max(oldest_wanted_ms, known_ms))
 
-    def _query(self, page: int, limit: int) -> str:
-        reading = self._reading
-        asked = {
-            "event": "clicks",
-            "domain": ",".join(self._app.domains),
-            "start": _iso(reading.stop_ms),
-            "end": _iso(reading.began_ms + _CLOCK_DIFFERENCE_MS),
-            "sortOrder": "desc",
-            "page": page,
-            "limit": limit,
-        }
-        return urlencode(asked)
-
-    async def _take(self, events: list[Raw]) -> bool:
+    async def _take(self, page: ClickPage) -> bool:
         """Find the clicks of a page, with a turn of the loop between slices of it.
 
         Stops at the first event that is older than this sync reads. Returns False if no event on the page has
@@ -416,16 +381,16 @@ class ClickFeed:
         """
         reading = self._reading
         before = reading.events
-        for some in in_slices(events):
+        for some in page.slices():
             self._take_slice(some)
             if reading.is_complete:
                 break
             await asyncio.sleep(0)
         return reading.events > before
 
-    def _take_slice(self, events: list[Raw]) -> None:
+    def _take_slice(self, events: Iterator[ClickEvent | UnreadEvent]) -> None:
         reading = self._reading
-        for event in read_events(events):
+        for event in events:
             if event.at_ms is not None:
                 if event.at_ms < reading.stop_ms:
                     reading.is_complete = True
@@ -437,14 +402,14 @@ class ClickFeed:
                 reading.unread[event.fault] += 1
                 self._unreadable.add(event.fault)
                 continue
-            if event.click.id not in self._stored and (seen := event.seen(self._networks)) is not None:
-                self._found[event.click.id] = seen
+            if event.click_id not in self._stored and (seen := event.seen(self._networks)) is not None:
+                self._found[event.click_id] = seen
 
 
-def _refuse_oldest_first(events: list[Raw]) -> None:
+def _refuse_oldest_first(page: ClickPage) -> None:
     """Raise ``DubGarbled`` for a page in ascending order: a sync would stop at its first event."""
-    first, last = (next(read_events([each])) for each in (events[0], events[-1]))
-    if first.at_ms is not None and last.at_ms is not None and last.at_ms > first.at_ms + _TIE_MS:
+    first_ms, last_ms = page.ends_ms()
+    if first_ms is not None and last_ms is not None and last_ms > first_ms + _TIE_MS:
         raise DubGarbled("a page of events that is not newest first")
 
 
@@ -454,9 +419,3 @@ def _problem_of(exc: Exception) -> Problem:
             return "usage"
         return _REFUSALS.get(exc.status, "refused")
     return next((problem for kind, problem in _PROBLEMS if isinstance(exc, kind)), "failed")
-
-
-def _iso(at_ms: int) -> str:
-    """Write a time as Dub does: UTC, milliseconds, ``Z``."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

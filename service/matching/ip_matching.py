@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from service.attribution.precedence import uses_up
+from service.domain.clicks import Fault
 from service.domain.device_identity import upstream_user_agent
 from service.domain.device_traits import traits_of_open
 from service.domain.errors import DubUnavailable, LinkUnknown, StoreFailed
@@ -25,12 +25,11 @@ from service.domain.match_rules import (
     Rules,
     told_by_dub,
 )
-from service.domain.models import SUPERSEDED, Link, Match, Open
+from service.domain.models import SUPERSEDED, Link, Match, Open, uses_up
 from service.domain.networks import Networks
 from service.domain.open_context import Case
 from service.domain.ports import DubFirstOpens, NetworkActivity
 from service.domain.trace import CandidateTrace, Look
-from service.dub.click_events import Fault
 from service.matching.click_sync import ClickFeed, Outcome, Problem
 from service.matching.matcher import Matcher
 

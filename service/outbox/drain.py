@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from service.domain.outbox_entries import DELAY_MAX_S, Entry, Kind
-from service.storage.outbox import UNDECRYPTABLE, OutboxStore, TakenEntry
+from service.domain.outbox_entries import DELAY_MAX_S, UNDECRYPTABLE, Entry, Kind, TakenEntry
+from service.domain.ports import OutboxEntries
 
 POLL_S = 1.0
 
@@ -27,7 +27,7 @@ class Drain:
     def __init__(
         self,
         kind: Kind,
-        store: OutboxStore,
+        store: OutboxEntries,
         *,
         apps: Sequence[str],
         at_a_time: int,

@@ -21,6 +21,7 @@ from cachetools import LRUCache
 
 from service.domain.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
 from service.domain.outbox_entries import (
+    RENEW_EVERY_S,
     Dead,
     Deliver,
     Delivered,
@@ -33,10 +34,10 @@ from service.domain.outbox_entries import (
     Status,
     Verdict,
 )
+from service.domain.ports import OutboxEntries
 from service.outbox import drain
 from service.outbox.drain import Drain
 from service.outbox.policy import OutboxPolicy
-from service.storage.outbox import RENEW_EVERY_S, OutboxStore
 from service.telemetry import Event, Log, Metrics, where
 from service.telemetry.background import Background
 
@@ -72,7 +73,7 @@ class OutboxWorker:
 
     def __init__(
         self,
-        store: OutboxStore,
+        store: OutboxEntries,
         *,
         apps: Sequence[str],
         held: Callable[[Kind, str], float],

@@ -15,12 +15,11 @@ from contextlib import asynccontextmanager
 import msgspec
 from msgspec import Struct
 
+from service.domain.clicks import Fault, SyncTurn
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
 from service.domain.match_rules import Click
 from service.domain.models import Link
-from service.dub.click_events import Fault
-from service.matching.click_sync import Turn
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.hashes import device_name, to_signed
@@ -125,7 +124,7 @@ class ClickStore:
         return tuple(clicks), owners
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
+    async def turn(self) -> AsyncIterator[SyncTurn]:
         """Take the turn to sync, or wait until a sync that begins after this call is finished elsewhere."""
         turn = await (self._take_turn() if self._database.is_shared else self._resume())
         if not turn.mine:
@@ -140,7 +139,7 @@ class ClickStore:
             raise
         await self._finish(turn)
 
-    async def _take_turn(self) -> Turn:
+    async def _take_turn(self) -> SyncTurn:
         wanted: int | None = None
         while True:
             take = Statement(
@@ -153,21 +152,23 @@ class ClickStore:
                 continue
             sync = self._sync(found[0])
             if taken:
-                return Turn(mine=True, number=sync.turn, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
+                return SyncTurn(
+                    mine=True, number=sync.turn, synced_to_ms=sync.synced_to_ms, unread=sync.unread
+                )
             wanted = wanted or sync.turn + 1
             while not sync.is_free and sync.finished_turn < wanted:
                 await asyncio.sleep(_POLL_S)
                 (row,) = await self._database.read(_SYNC, self._app)
                 sync = self._sync(row)
             if sync.finished_turn >= wanted:
-                return Turn(mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
+                return SyncTurn(mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
 
-    async def _resume(self) -> Turn:
+    async def _resume(self) -> SyncTurn:
         """Go on where the last sync ended, also after a restart: nobody else syncs into our own database."""
         if self._own is None:
             found = await self._database.read(_SYNC, self._app)
             self._own = self._sync(found[0]) if found else _Sync(0, 0, 0, {}, is_free=True)
-        return Turn(mine=True, number=0, synced_to_ms=self._own.synced_to_ms, unread=self._own.unread)
+        return SyncTurn(mine=True, number=0, synced_to_ms=self._own.synced_to_ms, unread=self._own.unread)
 
     @asynccontextmanager
     async def _renewed(self) -> AsyncIterator[None]:
@@ -188,7 +189,7 @@ class ClickStore:
             with contextlib.suppress(StoreFailed):
                 await self._database.write(Statement(_RENEW, (LEASE_MS, self._app, self._owner)))
 
-    async def _finish(self, turn: Turn) -> None:
+    async def _finish(self, turn: SyncTurn) -> None:
         """Commit the last clicks of a sync, and how far it saw."""
         unit = await self._add(turn.clicks)
         unread = _encode_unread(turn.unread).decode()

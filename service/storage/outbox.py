@@ -16,31 +16,30 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from msgspec import Struct
-
 from service.domain.errors import NoOpen, StoreFailed
 from service.domain.outbox_entries import (
     DELAY_MAX_S,
     INSTALL,
     NO_OPEN,
     REPEAT_S,
+    UNDECRYPTABLE,
+    Added,
     Entry,
     Kind,
     Repeat,
     State,
     Status,
     Summary,
+    TakenEntry,
 )
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
 LEASE_S = 10.0
-RENEW_EVERY_S = 3.0
 DEAD_KEPT_S = 90 * 86_400  # after they died
 WRITE_TIMEOUT_S = 0.25  # a lead is refused, not kept waiting, while the database is this slow
 READ_TIMEOUT_S = 2.0  # a question about a lead waits longer
-UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
 
 _AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # what is due later than this was scheduled by a wrong clock
 _LEASE_MAX_MS = 60_000  # a longer one was taken on a database whose clock was wrong
@@ -141,19 +140,6 @@ _REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', cre
         WHERE other.idempotency_key = outbox.idempotency_key AND other.idempotency_key IS NOT NULL
         AND other.state <> 'dead') THEN NULL ELSE idempotency_key END
     WHERE state = 'dead' AND payload IS NOT NULL AND id = ? RETURNING 1"""  # noqa: S608
-
-
-class Added(Struct, frozen=True):
-    """A new entry; ``behind_another``: an earlier one of its ordering key goes first."""
-
-    behind_another: bool
-
-
-class TakenEntry(Struct, frozen=True):
-    """An entry under this replica's lease; ``entry`` is None if its payload cannot be decrypted."""
-
-    id: str
-    entry: Entry | None
 
 
 class OutboxStore:

@@ -13,6 +13,7 @@ from service.domain.models import App
 from service.domain.networks import Networks
 from service.domain.routing import Router
 from service.dub.breaker import BreakerPolicy
+from service.dub.click_events import DubClicks
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.event_feed import CallBudget, EventFeed
 from service.dub.guard import Guards
@@ -50,7 +51,7 @@ class World:
         self.kept = Kept(database)
         self.feed = ClickFeed(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
-            events=EventFeed(dub, CallBudget(self._monotonic), background()),
+            source=DubClicks(EventFeed(dub, CallBudget(self._monotonic), background())),
             clicks=self.kept.store,
             window_s=3600,
             networks=self.networks,

@@ -13,6 +13,8 @@ import structlog
 from service.domain.errors import StoreFailed
 from service.domain.outbox_entries import (
     REPEAT_S,
+    UNDECRYPTABLE,
+    Added,
     Entry,
     Kind,
     LeadKeys,
@@ -24,7 +26,7 @@ from service.domain.outbox_entries import (
 from service.storage import outbox
 from service.storage.database import Database
 from service.storage.encryption import Cipher
-from service.storage.outbox import UNDECRYPTABLE, Added, OutboxStore
+from service.storage.outbox import OutboxStore
 from service.storage.statements import Statement
 from tests.storage.conftest import MakeEngine
 

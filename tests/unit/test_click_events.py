@@ -7,19 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.clicks import Fault, UnreadEvent
 from service.domain.device_traits import Traits
 from service.domain.errors import DubGarbled
 from service.domain.match_rules import Click
 from service.domain.models import Link
 from service.domain.networks import Networks
-from service.dub.click_events import (
-    ClickEvent,
-    Fault,
-    UnreadEvent,
-    carried_query,
-    read_events,
-    split_page,
-)
+from service.dub.click_events import ClickEvent, carried_query, read_events, split_page
 
 NETWORKS = Networks(b"a secret for tests")
 HOME = "203.0.113.7"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.domain.clicks import UnreadEvent
 from service.domain.errors import (
     DubFailed,
     DubRefused,
@@ -20,7 +21,7 @@ from service.domain.errors import (
     StoreFailed,
 )
 from service.domain.match_rules import CLOCK_DIFFERENCE_S, Click
-from service.dub.click_events import EVENTS_AT_A_TIME, ClickEvent, UnreadEvent, read_events
+from service.dub.click_events import EVENTS_AT_A_TIME, ClickEvent, read_events
 from service.matching import click_sync as click_feed
 from service.matching.click_sync import (
     FEW_EVENTS,
@@ -32,7 +33,6 @@ from service.matching.click_sync import (
     SYNCED,
     UNREADABLE,
     Problem,
-    Turn,
 )
 from service.storage.database import Database
 from service.storage.statements import Row, Statement
@@ -669,7 +669,7 @@ async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another(database: D
     late: list[asyncio.Task[str]] = []
     asked = 0
 
-    async def finish(turn: Turn) -> None:
+    async def finish(turn: SyncTurn) -> None:
         """End a sync; what is started here comes before the sync's own callbacks."""
         await real(turn)
         if not late:

@@ -17,10 +17,11 @@ from service.api.dub_compat.bodies import TrackLeadRequest, TrackSaleRequest
 from service.api.dub_compat.event_filters import events_query
 from service.api.http import lenient_body, strict_body
 from service.api.wire import OpenRequest
+from service.domain.clicks import UnreadEvent
 from service.domain.device_identity import TrustedProxies
 from service.domain.errors import DubGarbled, ForeignDomain, InvalidField, MalformedBody
 from service.domain.routing import parse_version, shape_of_version
-from service.dub.click_events import ClickEvent, UnreadEvent, read_events, split_page
+from service.dub.click_events import ClickEvent, read_events, split_page
 from service.dub.client import RETRY_AFTER_MAX_S, retry_after_s
 from service.dub.wire import check_lead, check_sale, decode_error, decode_opened
 from service.sandbox.errors import DubError

@@ -24,7 +24,7 @@ from service.attribution.conversion_delivery import Conversions
 from service.attribution.resolver import Resolver
 from service.domain.errors import DubUnavailable, LinkUnknown, UnknownLink
 from service.domain.models import Link, OpenReport
-from service.dub.event_feed import EventFeed, Page
+from service.domain.ports import EventPage, EventPages
 
 _NO_TRACK = "dub-no-track"
 _NO_TRACK_HEADER = _NO_TRACK.encode()
@@ -34,7 +34,7 @@ def dub_routes(
     callers: Callers,
     resolver: Resolver,
     conversions: Conversions,
-    feed: EventFeed,
+    feed: EventPages,
     budget_ms: int,
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of Dub's wire over the parts they need."""
@@ -126,7 +126,7 @@ def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: in
     return [track_lead, track_client_lead, track_sale, track_client_sale]
 
 
-def _events_routes(callers: Callers, feed: EventFeed) -> list[HTTPRouteHandler]:
+def _events_routes(callers: Callers, feed: EventPages) -> list[HTTPRouteHandler]:
     @get(
         "/events",
         before_request=callers.server,
@@ -179,7 +179,7 @@ def _asks_for_no_track(request: LeanRequest) -> bool:
 class PageReply(ASGIResponse):
     """A page of events, passed on as it arrives."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: EventPage) -> None:
         self._page = page
         self._headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
         self.status_code = 200
