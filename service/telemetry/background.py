@@ -1,7 +1,8 @@
 """Tasks that run beside requests: an exception that none of them expects is logged and counted.
 
-Every task of the service is started here, or awaited by the code that starts it: ``tests/unit/test_architecture.py``
-lists those. Python itself reports a failed task only when it is garbage-collected, and without a name.
+Every task of the service is started here, or awaited by the code that starts it:
+``tests/unit/test_architecture.py`` lists those. Python itself reports a failed task only when it is
+garbage-collected, and without a name.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ from service.storage.outbox import OutboxStore
 from service.storage.statements import Row, Statement
 from service.telemetry import Event, Log, Metrics
 from service.telemetry.background import Background
-from service.wiring.compiled import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
+from service.wiring.from_settings import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
 
 Clock = Callable[[], float]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.clicks import UnreadEvent
+from service.domain.clicks import SyncTurn, UnreadEvent
 from service.domain.errors import (
     DubFailed,
     DubRefused,
@@ -482,7 +482,7 @@ async def test_a_large_page_is_taken_in_slices(database: Database) -> None:
             read[turn] = read.get(turn, 0) + len(events)
         return read_events(events)
 
-    with patch.object(click_feed, "read_events", counted):
+    with patch("service.dub.click_events.read_events", counted):
         syncing = asyncio.create_task(world.sync())
         while not syncing.done():
             await asyncio.sleep(0)

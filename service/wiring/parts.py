@@ -1,0 +1,292 @@
+"""Builds the parts of the service, in the order in which they need each other."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import httpx
+from prometheus_client import generate_latest
+
+from service.attribution.answers import Openings
+from service.attribution.conversion_delivery import Conversions
+from service.attribution.delayed_matching import SecondLooks
+from service.attribution.erasure import Forgetting
+from service.attribution.evidence_resolver import Climber
+from service.attribution.lead_credit import Credit
+from service.attribution.leads import Leads
+from service.attribution.open_contexts import Cases
+from service.attribution.open_replay import Replays
+from service.attribution.precedence import Precedence
+from service.attribution.recent_clicks import RecentClicks
+from service.attribution.resolver import Resolver
+from service.config.settings import AppSettings, Settings
+from service.domain.device_identity import Identity, RandomIds
+from service.domain.errors import StoreFailed
+from service.domain.match_rules import Rules
+from service.domain.models import App
+from service.domain.networks import Networks
+from service.domain.outbox_entries import Kind
+from service.dub.click_events import DubClicks
+from service.dub.client import DubClient
+from service.dub.event_feed import CallBudget, EventFeed
+from service.matching.click_sync import ClickFeed
+from service.matching.ip_matching import AppMatching, FirstLaunches
+from service.matching.matcher import Matcher
+from service.outbox.worker import OutboxWorker
+from service.storage.call_budgets import SharedCallBudget
+from service.storage.clicks import ClickStore
+from service.storage.network_activity import NetworkActivity
+from service.telemetry import Log, Metrics
+from service.telemetry.background import Background
+from service.wiring.from_settings import (
+    guards,
+    lifetimes,
+    limits,
+    outbox_policy,
+)
+from service.wiring.lifecycle import closing, opened
+from service.wiring.stores import Stores
+
+_ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "sale": "/track/sale"}
+
+
+class Clocks(NamedTuple):
+    """Seconds: monotonic, Unix, and waiting for some to pass."""
+
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+
+
+class Parts:
+    """The concrete parts, in the order in which they need each other."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        apps: Mapping[str, App],
+        transport: httpx.AsyncBaseTransport,
+        timing: Clocks,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        clock, wall = self._clock, self._wall = timing.clock, timing.wall
+        self._sleep = timing.sleep
+        self._log = log
+        self.metrics = metrics
+        self._background = Background(log, self.metrics.background_failures)
+        new_id = RandomIds()
+        timeout_s = settings.dub.timeout_ms / 1000
+        identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
+        recent = RecentClicks(clock)
+        self.guards = guards(settings, clock, self.metrics)
+        self.stores = Stores(settings, log, self.metrics, self._background, clock, wall)
+        self.limits = limits(settings, wall, self.metrics)
+        self.outbox = self._outbox(tuple(apps))
+        dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
+        database = self.stores.database
+        shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
+        self.feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
+        self.first_launch = self._first_launches(apps, dub)
+        self.resolver = self._resolver(dub, identity, recent, new_id)
+        credit = Credit(self.stores.opens, identity)
+        self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
+        self.leads = Leads(
+            conversions=self.conversions,
+            outbox=self.outbox,
+            resolver=self.resolver,
+            credit=credit,
+            identity=identity,
+            clock=clock,
+        )
+        self.forgetting = Forgetting(
+            identity=identity,
+            looks=self._second_looks,
+            opens=self.stores.opens,
+            claims=self.stores.claims,
+            entries=self.stores.outbox,
+            erasures=self.stores.erasures,
+            wall=wall,
+            scrub=self.stores.database.erased,
+        )
+        self.stores.erasures.sweep_with(self.forgetting.sweep)
+        guard = self.guards["/track/open"]
+        self._replays = Replays(self.resolver, apps, lambda: self._clock() - guard.answered_at, self._wall)
+
+    def _conversions(
+        self,
+        dub: DubClient,
+        apps: Mapping[str, App],
+        identity: Identity,
+        credit: Credit,
+        recent: RecentClicks,
+        new_id: Callable[[], str],
+    ) -> Conversions:
+        return Conversions(
+            dub=dub,
+            outbox=self.outbox,
+            apps=apps,
+            find_open=self.resolver.find_credited,
+            credit=credit,
+            known_for_s=recent.known_for_s,
+            lane=identity.customer,
+            new_id=new_id,
+            wall=self._wall,
+            timeout_s=self._settings.dub.timeout_ms / 1000,
+        )
+
+    def _outbox(self, apps: tuple[str, ...]) -> OutboxWorker:
+        outbox = OutboxWorker(
+            self.stores.outbox,
+            apps=apps,
+            held=self._held,
+            policy=outbox_policy(self._settings),
+            unix_time=self._wall,
+            log=self._log,
+            metrics=self.metrics,
+        )
+        self.guards.tell(outbox.dub_is_back)
+        return outbox
+
+    def _held(self, kind: Kind, app: str) -> float:
+        """Return for how many seconds the outbox sends nothing of this kind for this app."""
+        guard = self.guards[_ENDPOINT_OF[kind]]
+        return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
+
+    def _first_launches(self, apps: Mapping[str, App], dub: DubClient) -> FirstLaunches:
+        matching = {
+            name: self._matching(app, self._settings.apps[name])
+            for name, app in apps.items()
+            if app.ip_matching != "off"
+        }
+        return FirstLaunches(matching, dub)
+
+    def _matching(self, app: App, settings: AppSettings) -> AppMatching:
+        rules = Rules(
+            window_s=settings.match_window_s, crowd_limit=settings.crowd_limit, ambiguous=settings.ambiguous
+        )
+        secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
+        networks = Networks(secret, settings.shared_networks)
+        scope = f"{networks.fingerprint} {rules.window_s} {','.join(app.domains)}"
+        clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
+        feed = ClickFeed(
+            app=app,
+            source=DubClicks(self.feed),
+            clicks=clicks,
+            window_s=rules.window_s,
+            networks=networks,
+            log=self._log,
+            unreadable=self.metrics.events_unreadable,
+            clock=self._clock,
+            wall=self._wall,
+            background=self._background,
+            sleep=self._sleep,
+        )
+        activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
+        refused = self.metrics.claims_refused.inc
+        matcher = Matcher(activity=activity, claims=self.stores.claims, rules=rules, refused=refused)
+        return AppMatching(networks, activity, matcher, feed, rules)
+
+    def _resolver(
+        self,
+        dub: DubClient,
+        identity: Identity,
+        recent: RecentClicks,
+        new_id: RandomIds,
+    ) -> Resolver:
+        memory = self.stores.memory
+        openings = Openings(memory, lifetimes(self._settings), self._clock)
+        self._precedence = Precedence(
+            memory=memory,
+            journal=self.stores.opens,
+            claims=self.stores.claims,
+            identity=identity,
+            erasures=self.stores.erasures,
+            background=self._background,
+            log=self._log,
+        )
+        climber = Climber(
+            dub=dub,
+            first_launch=self.first_launch,
+            memory=memory,
+            journal=self.stores.opens,
+            claims=self.stores.claims,
+            precedence=self._precedence,
+            identity=identity,
+            recent=recent,
+            openings=openings,
+            clock=self._clock,
+            breaker=lambda: self.guards["/track/open"].breaker.state,
+        )
+        self._second_looks = SecondLooks(
+            self.first_launch,
+            openings,
+            self._precedence.certain,
+            self._clock,
+            self._background,
+            self._sleep,
+        )
+        return Resolver(
+            climber=climber,
+            memory=memory,
+            journal=self.stores.opens,
+            outbox=self.outbox,
+            cases=Cases(identity, self.stores.erasures, self._clock, self._wall),
+            openings=openings,
+            second_looks=self._second_looks,
+            precedence=self._precedence,
+            clock=self._clock,
+            wall=self._wall,
+            new_id=new_id,
+            log=self._log,
+            metrics=self.metrics,
+        )
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncIterator[None]:
+        """Birth order; a stop goes back up."""
+        stop_s = self._settings.server.stop_ms / 1000
+        sell = self.conversions.deliver
+        async with (
+            closing(self._transport.aclose),
+            opened(self.stores.open, self.stores.close),
+            closing(self.feed.close),
+            closing(self.first_launch.close),
+            closing(self._precedence.close),
+            opened(
+                lambda: self.outbox.start({"open": self._replays.deliver, "lead": sell, "sale": sell}),
+                self.outbox.close,
+            ),
+            closing(self._second_looks.close),
+            closing(lambda: self.resolver.close(stop_s)),
+        ):
+            yield
+
+    async def scrape(self) -> bytes:
+        """Return the metrics as Prometheus reads them, with what is only counted when asked."""
+        metrics, broken = self.metrics, self.guards.open_breakers()
+        metrics.in_flight.set(self.resolver.in_flight)
+        metrics.database_failing.set(self.stores.database.failing is not None)
+        for endpoint, calls in self.guards.in_flight().items():
+            metrics.dub_in_flight.labels(endpoint).set(calls)
+            metrics.breaker_open.labels(endpoint).set(endpoint in broken)
+        with contextlib.suppress(StoreFailed):
+            depths, oldest_s = await self.outbox.depths()
+            for kind in _ENDPOINT_OF:
+                metrics.outbox_entries.labels(kind).set(depths.get((kind, "queued"), 0))
+                metrics.outbox_dead_entries.labels(kind).set(depths.get((kind, "dead"), 0))
+            metrics.outbox_oldest_seconds.set(oldest_s)
+        return generate_latest(metrics.registry)
+
+    def degraded(self) -> tuple[str, ...]:
+        """Name what does not work right now."""
+        missing = [
+            f"apps.{name}: no dub_api_key_env: no leads, sales or events"
+            for name in self._settings.apps
+            if not self._settings.dub_api_keys.get(name)
+        ]
+        breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
+        return (*missing, *breakers, *self.stores.problems(), *self.first_launch.problems())
