@@ -62,7 +62,8 @@ lock: $(VENV)/dev.stamp ## resolve pyproject.toml anew into the three hashed loc
 	@$(LOCK) --upgrade --extra dev --extra otel -c requirements.lock -o tests/requirements.lock pyproject.toml
 
 clean: ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/clients/*/node_modules tests/clients/node/build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/clients/*/node_modules \
+		clients/react-native/node_modules clients/react-native/build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "firstopen needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

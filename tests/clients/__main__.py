@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from tests.clients.compilers import NODE, Missing, compile_packages, install
+from tests.clients.packages import NODE, Missing, build_and_test, install
 from tests.process import free_ports, started
 
 _NODE_NEEDED = (20, 10)
@@ -28,12 +28,12 @@ def main() -> int:
     try:
         _find_node()
         install(NODE)
-        compiled = compile_packages()
+        built = build_and_test()
         tested = _run_in_node() and _run_in_python()
     except Missing as exc:
         sys.stderr.write(f"make test-clients: {exc}\n")
         return _USAGE
-    return 0 if compiled and tested else 1
+    return 0 if built and tested else 1
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The packages in `clients/`: what can be checked without their tools."""
+"""The packages in `clients/`: checks that need none of their tools (`make test-clients` builds them)."""
 
 import json
 import re
@@ -10,10 +10,16 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
 SOURCES = {
     "swift": CLIENTS / "swift/Sources/Firstopen/Firstopen.swift",
-    "react-native": CLIENTS / "react-native/src/firstopen.ts",
+    "react-native": CLIENTS / "react-native/src/own-link.ts",
     "dart": CLIENTS / "dart/lib/firstopen.dart",
 }
-LOCKS = sorted((ROOT / "tests/clients").glob("*/package-lock.json"))
+LOCKS = sorted(
+    [*(ROOT / "tests/clients").glob("*/package-lock.json"), CLIENTS / "react-native/package-lock.json"]
+)
+VERSIONS = {
+    "kotlin/build.gradle.kts": r'^version = "(.*)"$',
+    "react-native/package.json": r'^  "version": "(.*)",$',
+}
 
 
 def test_the_readme_links_to_every_package() -> None:
@@ -22,6 +28,12 @@ def test_the_readme_links_to_every_package() -> None:
     assert packages == ["dart", "kotlin", "react-native", "swift"]
     for package in packages:
         assert f"](clients/{package}/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", VERSIONS)
+def test_the_packages_have_one_version(path: str) -> None:
+    """All packages are released together."""
+    assert re.findall(VERSIONS[path], (CLIENTS / path).read_text(), re.MULTILINE) == ["0.2.0"]
 
 
 @pytest.mark.parametrize("package", SOURCES)
@@ -35,8 +47,10 @@ def test_every_client_that_reads_the_clipboard_finds_urls_by_the_same_pattern(pa
 def test_what_npm_installs_is_pinned_by_hash_and_by_no_registry(path: Path) -> None:
     """Every package has an exact version and its hash; the registry that served it is not recorded."""
     wanted, *installed = json.loads(path.read_text())["packages"].values()
-    assert wanted["dependencies"] == json.loads((path.parent / "package.json").read_text())["dependencies"]
-    assert all(re.fullmatch(r"[\d.]+", version) for version in wanted["dependencies"].values())
+    named = json.loads((path.parent / "package.json").read_text())
+    kind = "dependencies" if "dependencies" in named else "devDependencies"
+    assert wanted[kind] == named[kind]
+    assert all(re.fullmatch(r"[\d.]+", version) for version in named[kind].values())
     for package in installed:
         assert package["integrity"].startswith("sha512-")
         assert "resolved" not in package

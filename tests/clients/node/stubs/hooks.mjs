@@ -2,6 +2,8 @@ const STUBS = {
   'react-native': './react-native.mjs',
   '@react-native-async-storage/async-storage': './async-storage.mjs',
   '@react-native-clipboard/clipboard': './clipboard.mjs',
+  'expo-application': './expo-application.mjs',
+  'expo-clipboard': './expo-clipboard.mjs',
   'react-native-device-info': './device-info.mjs',
   'react-native-play-install-referrer': './install-referrer.mjs',
 };

@@ -4,6 +4,8 @@ import android.content.pm.PackageManager;
 import java.io.File;
 
 public abstract class Context {
+    public abstract Context getApplicationContext();
+
     public abstract File getNoBackupFilesDir();
 
     public abstract PackageManager getPackageManager();
