@@ -14,7 +14,7 @@ INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get u
 	apt-get install -y postgresql procps; } >/dev/null; $(POSTGRES)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check lock clean
+.PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ k8s: $(VENV)/dev.stamp ## render every overlay of k8s/ and validate it offline
 
 image-check: $(VENV)/dev.stamp ## run the Dockerfile's commands in a clean directory, and what they made
 	@$(BIN)/python -m tests.k8s.image_check
+
+docs: $(VENV)/dev.stamp ## write the parts of docs/ that are generated from the code
+	@$(BIN)/python -m tests.docs
 
 lock: $(VENV)/dev.stamp ## resolve pyproject.toml anew into the three hashed lock files
 	@$(LOCK) --upgrade -o requirements.lock pyproject.toml

@@ -9,92 +9,90 @@ STARTER = """\
 # environment or in a .env beside this file.
 
 [apps.acme]
-# In the app's binary, so not secret. The app sends it as "Authorization: Bearer dub_pk_...".
-publishable_keys = ["dub_pk_acme"]
-# The short-link domains that this app opens, as they are at Dub.
-domains = ["acme.link"]
-# Where to land when there is nothing better to say.
-default_screen = "home"
+publishable_keys = ["dub_pk_acme"]         # in every copy of the app, so not secret
+domains = ["acme.link"]                    # the domains of the app's short links at Dub
+default_screen = "home"                    # the screen to show if there is nothing better
 
-# server_keys_env = "ACME_SERVER_KEYS"     # comma-separated keys of your backend, from the environment
-# dub_api_key_env = "ACME_DUB_API_KEY"     # the Dub API key of this app's workspace, from the environment
-# update_screen = "update"                 # for builds too old for a route, unless the route has a fallback
-# schemes = ["acme"]                       # the app's own URL schemes: such destinations are handed out too
-# leads = "server"                         # server keys report leads and sales. With "client", publishable
-#                                          # keys do, too: anybody who takes one out of the app can report
-#                                          # any customer with any click
-# ip_matching = "on"                       # "off", or "consented": only opens that say "consent": true
-# match_window_s = 3600                    # matching by address: a click's greatest age, to 259200 (72 h)
+# server_keys_env = "ACME_SERVER_KEYS"     # variable with your backend's keys, separated by commas
+# dub_api_key_env = "ACME_DUB_API_KEY"     # variable with the Dub API key of this app's workspace
+# update_screen = "update"                 # for builds too old for a route that has no fallback
+# schemes = ["acme"]                       # the app's own URL schemes; such URLs are handed out, too
+# leads = "server"                         # only server keys report leads and sales. With "client",
+#                                          # publishable keys do, too: anybody who takes one out of the
+#                                          # app can then report any customer with any click
+# ip_matching = "on"                       # match first launches by IP address. "consented": only opens
+#                                          # with "consent": true
+# match_window_s = 3600                    # seconds; a click that is older is not matched by IP address
 # first_launch_max_age_h = 72              # hours; an install that is older (installedAt) has had its first
-#                                          # launch: an update that brings the SDK is no install
-# crowd_limit = 3                          # more installs than this (to 1000) on one network: no match there
-# ambiguous = "refuse"                     # between clicks of several links; or "latest": the latest one
-# shared_networks = []                     # of relays and the like, never matched: ["203.0.113.0/24"]
-# trusts_forwarded_ip = false              # true for a self-hosted Dub (VERCEL=1) that believes our X-Real-IP
-# rate_limit = "500/second"                # of each key of this app, in place of limits.per_key
-# analytics_calls_per_s = 2                # of /events; by Dub's plan: Business 4, Advanced 8, Enterprise 16
+#                                          # launch: it is an update
+# crowd_limit = 3                          # no match by IP on a network from which more installs opened
+# ambiguous = "refuse"                     # no match between clicks on several links that nothing tells
+#                                          # apart. "latest": the latest click
+# shared_networks = []                     # never matched, such as a relay's: ["203.0.113.0/24"]
+# trusts_forwarded_ip = false              # true for a self-hosted Dub (VERCEL=1) that believes X-Real-IP
+# rate_limit = "500/second"                # for each key of this app, instead of limits.per_key
+# analytics_calls_per_s = 2                # calls to /events in a second, by Dub's plan: Business 4,
+#                                          # Advanced 8, Enterprise 16
 
-# Destinations and screens: WHATWG URLPatterns, the first that matches wins. Named groups become params. A
-# query does not matter unless a pattern names it, nor do http, www. and a slash at the end (docs/routes.md).
+# Destinations and screens: the first route whose pattern matches wins. See docs/routes.md.
 # Check them, or try one: firstopen routes 'https://acme.com/product/123'
 [[apps.acme.routes]]
-pattern = "https://acme.com/product/:id"
-screen = "product"
-# query = ["color"]                        # parameters that become params too, where the URL has them
-# min_version = "2.3"                      # older builds get the fallback
-# fallback = "update_product"
+pattern = "https://acme.com/product/:id"   # a WHATWG URLPattern; named groups become params
+screen = "product"                         # the screen to show
+# query = ["color"]                        # parameters of the URL that become params, too
+# min_version = "2.3"                      # the first build that has this screen
+# fallback = "update_product"              # the screen for older builds, instead of update_screen
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/category/*"
 screen = "category"
 
-# Where URLs must land: checked at every start, and by firstopen routes. Params are compared if given.
+# Where URLs must land: checked at every start, and by firstopen routes.
 # [[apps.acme.route_tests]]
-# url = "https://www.acme.com/product/123/?utm_source=ig"
-# screen = "product"
-# params = { id = "123" }
-# app_version = "2.3"
+# url = "https://www.acme.com/product/123/?utm_source=ig"  # the URL that is opened
+# screen = "product"                       # the screen that it must show
+# params = { id = "123" }                  # the params that it must have; not compared if left out
+# app_version = "2.3"                      # the build that opens it; the newest if left out
 
-# What one process remembers. Ages are in seconds or days.
+# What one process remembers.
 # [cache]
-# answer_ttl_s = 3600
-# pending_ttl_s = 1
-# memory_mb = 160                          # some 140,000 opens
-# link_stale_days = 7
-# unknown_link_ttl_s = 60
+# answer_ttl_s = 3600                      # seconds for which an answer is repeated; Dub's own hour
+# pending_ttl_s = 1                        # seconds for which an answer without Dub is repeated
+# memory_mb = 160                          # memory for answers and links: some 140,000 opens
+# link_stale_days = 7                      # days for which a link is remembered, in case Dub is down
+# unknown_link_ttl_s = 60                  # seconds for which Dub's "no such link" is remembered
 
 # How Dub is called.
 # [dub]
-# in_flight_max = 100                      # calls at a time, per endpoint; opens beyond it wait their budget
-# timeout_ms = 10000                       # a whole call; longer than a budget: a late answer still counts
+# in_flight_max = 100                      # calls at a time to one endpoint; more wait within their budgets
+# timeout_ms = 10000                       # of a whole call; longer than a budget: a late answer still counts
 # slow_ms = 1000                           # a call that takes longer counts as failed
-# breaker_failures = 10                    # so many failed calls, and this share of all calls, within
-# breaker_ratio = 0.5                      # the window: Dub is not asked for breaker_open_s; then one
-# breaker_window_s = 10                    # call finds out whether it answers again
-# breaker_open_s = 5
+# breaker_failures = 10                    # failed calls in the window before the circuit breaker opens ...
+# breaker_ratio = 0.5                      # ... if they are at least this share of all calls
+# breaker_window_s = 10                    # seconds over which calls are counted
+# breaker_open_s = 5                       # seconds without calls; then one call finds out if Dub is back
 
 # How opens, leads and sales are sent that Dub has not taken yet.
 # [outbox]
-# in_flight_max = 16
-# backoff_min_s = 0.5
-# backoff_max_s = 10
-# expiry_days = 6                          # then they are dead letters: see firstopen outbox
+# in_flight_max = 16                       # leads at a time, and as many sales
+# backoff_min_s = 0.5                      # seconds; the longest pause after a first failure, then doubled
+# backoff_max_s = 10                       # seconds; the longest pause
+# expiry_days = 6                          # days until an entry is a dead letter: see firstopen outbox
 
-# How long opens are kept on disk, so that a later sign-up finds its click.
+# How long opens are kept, so that a later sign-up finds its click.
 # [installs]
-# install_ttl_days = 90
+# install_ttl_days = 90                    # days
 
-# How many requests are taken, of each key and from each address (of IPv6: each /64). No limit unless set.
-# An open that is answered from memory is never counted; addresses are not where the key is a server key.
+# How many requests are taken. No limit unless set; repeats of an open are never counted.
 # [limits]
-# per_key = "2000/second"
-# per_address = "50/second;1200/minute"
+# per_key = "2000/second"                  # with each key
+# per_address = "50/second;1200/minute"    # from each IPv4 address or IPv6 /64; not with server keys
 
-# How a stop goes: after SIGTERM not ready but still answering for drain_ms; then requests in flight
-# finish, and opens still under way to Dub settle, for at most stop_ms each (whole seconds).
+# How a stop goes.
 # [server]
-# drain_ms = 1000
-# stop_ms = 12000
+# drain_ms = 1000                          # milliseconds after SIGTERM: not ready, but still answering
+# stop_ms = 12000                          # then requests in flight finish, and after them opens under way
+#                                          # to Dub, for at most so many milliseconds each (whole seconds)
 """
 
 

@@ -34,7 +34,8 @@ def pages() -> list[Path]:
     """Return every page whose links and examples are held to be true."""
     found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     found += sorted((ROOT / "docs").rglob("*.md"))
-    return found + sorted((ROOT / "clients").glob("*/README.md"))
+    clients = ROOT / "clients"
+    return [*found, clients / "README.md", *sorted(clients.glob("*/README.md"))]
 
 
 def name_of(page: Path) -> str:

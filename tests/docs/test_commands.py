@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run here, or is of a kind that cannot run, with its reason."""
+"""Every command in the documentation is run here, or is of a kind that cannot run, with its reason."""
 
 import importlib.util
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, Block, blocks_of, name_of, pages
-from tests.docs.session import SHELL, Example, Shell, commands_of, compare, examples_of, program_of
+from tests.docs.session import SHELL, Shell, commands_of, compare, examples_of, program_of
 from tests.process import free_ports, started
 
 # Programs that cannot run here, and why; what they do is held by other tests where that is possible.
@@ -19,16 +19,11 @@ CANNOT_RUN = {
     "docker": "needs a Docker daemon; make image-check and tests/k8s/test_compose.py check its files",
     "kubectl": "needs a cluster; make k8s validates what is applied",
     "maestro": "needs an iOS or Android build of an app, and a simulator",
-    "npx": "downloads and starts a mobile app's own tools",
-    "pg_dump": "comes with PostgreSQL's client tools",
-    "pg_restore": "comes with PostgreSQL's client tools",
-    "pip": "installs from a package index",
-    "psql": "comes with PostgreSQL's client tools",
     "sqlite3": "is not everywhere; the tests of docs/data.md run its SQL through Python's",
     "xcrun": "comes with Xcode, on macOS only",
 }
 # Commands that may stand beside those: they only prepare something for them.
-PREPARES = {"", "cd", "cp", "export", "firstopen", "git", "openssl", "printf"}
+PREPARES = {"", "firstopen", "printf"}
 MAKE = "make"
 PYTHON = ".venv/bin/python"
 DEMO, FOLDER = "demo", "folder"
@@ -65,20 +60,19 @@ def test_examples_run_beside_the_demo(page: Path, tmp_path: Path) -> None:
         demo.ready(port)
         examples = examples_of(blocks_of(page), DEMO)
         Shell(tmp_path, port).run([each for each in examples if each.block.text != "make run"])
-        greeted = [each for each in examples if each.block.text == "make run"]
-        for each in greeted:
-            demo.stop()
-            _compare_greeting(demo.rest(), each, port)
+        demo.stop()
+        greeted = [each.answer for each in examples if each.block.text == "make run" and each.answer]
+        for answer in greeted:
+            _compare_greeting(demo.rest(), answer, port)
 
 
-def _compare_greeting(lines: list[str], example: Example, port: int) -> None:
+def _compare_greeting(lines: list[str], answer: Block, port: int) -> None:
     """``make run`` is ``firstopen serve``: what the page shows is how it greets."""
     recipe = subprocess.run([MAKE, "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert recipe.stdout.splitlines()[-1].endswith("firstopen serve")
     greeting = "\n".join(lines[: lines.index("")])
     shown = greeting.replace(f":{port + 1}", ":8001").replace(f":{port}", ":8000")
-    assert example.answer is not None
-    compare(shown, example.answer, _id(example.block))
+    compare(shown, answer, _id(answer))
 
 
 @pytest.mark.parametrize("page", _pages_of(FOLDER), ids=name_of)

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what happened, under the names that the README lists."""
+"""`GET /metrics`: what happened, under the names that docs/metrics.md lists."""
 
 import asyncio
 import re
@@ -8,7 +8,7 @@ import httpx
 
 from tests.support import ANNA, BEN, FB_PROMO, FakeClock, FakeDub, Service
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 async def scraped(service: Service) -> dict[str, float]:
@@ -86,9 +86,9 @@ async def test_every_response_is_counted_by_route_and_status(service: Service) -
     }
 
 
-async def test_the_readme_lists_every_metric(service: Service) -> None:
+async def test_the_page_lists_every_metric(service: Service) -> None:
     """What an operator reads about is what there is, no more and no less."""
     text = (await service.get("/metrics")).text
     ours = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    listed = set(re.findall(r"^\| `(firstopen_\w+)`", README.read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| `(firstopen_\w+)`", PAGE.read_text(), re.MULTILINE))
     assert ours == listed

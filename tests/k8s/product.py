@@ -9,7 +9,7 @@ from service.storage.engines.postgres import CONNECTIONS
 from tests.k8s.documents import Object, identity, pod_of, title
 
 EXPOSED = {("/v1", "Prefix"), ("/track", "Prefix"), ("/events", "Exact")}
-# What firstopen reads from the environment (README, Configuration); the rest a firstopen.toml names.
+# What firstopen reads from the environment (docs/configuration.md); the rest a firstopen.toml names.
 VARIABLES = {
     "DUB_BASE_URL",
     "FIRSTOPEN_BUDGET_MS",

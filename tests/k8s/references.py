@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from tests.k8s.documents import CLUSTER_PORTS, Object, containers_of, identity, pod_labels, pod_of, title
 from tests.k8s.kustomize import each_config_map_reference
 
-# What k8s/ refers to and does not make, with the keys it takes from it. The README says how each is made.
+# What k8s/ refers to and does not make, with the keys it takes from it. How to make it: docs/kubernetes.md.
 EXTERNAL: Mapping[str, frozenset[str]] = {
     "Secret/firstopen-secrets": frozenset(
         {

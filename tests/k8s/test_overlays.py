@@ -60,7 +60,7 @@ def _key(at: Any, step: str) -> Any:
 
 
 def test_there_are_the_overlays_we_speak_of() -> None:
-    """The README's two overlays exist, and all components are in what is checked."""
+    """The two overlays exist, and all components are in what is checked."""
     assert [folder.name for folder in check.overlays()] == ["dev", "production"]
     with check.parts() as folders:
         names = set(folders)
@@ -427,11 +427,11 @@ def test_make_k8s_holds_a_renderer_to_ours(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_what_is_external_is_used_and_explained() -> None:
-    """The list of what others make holds nothing that no part needs, and the README names all of it."""
-    readme = (check.ROOT / "README.md").read_text()
+    """Everything that others make is needed by some part, and named by docs/kubernetes.md."""
+    page = (check.ROOT / "docs" / "kubernetes.md").read_text()
     needed = "\n".join(str(rendered(name)) for name in ("dev", "production", "base + httproute"))
     for reference, keys in references.EXTERNAL.items():
         name = reference.rpartition("/")[2]
         for word in (*keys, *name.split("=")):
             assert word in needed
-            assert word in readme, f"the README does not say how {word} comes to be"
+            assert word in page, f"docs/kubernetes.md does not say how {word} comes to be"

@@ -1,4 +1,4 @@
-"""The examples of docs/database.md: each query runs on the engine that it is for, and finds opens."""
+"""The examples of docs/data.md: each query runs on the engine that it is for, and finds opens."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from service.storage.opens import OpenStore
 from service.storage.statements import Statement
 from tests.storage.conftest import MakeEngine
 
-PAGE = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 QUERIES = [query.strip().rstrip(";") for query in re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)]
 OPEN = Open(
     app="acme",
