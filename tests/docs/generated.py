@@ -13,9 +13,9 @@ from msgspec import Meta, Struct
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
-from service.domain.routing import RouteRule, RouteTest
 from service.config.settings import AppSettings, File
 from service.config.starter import STARTER
+from service.domain.routing import RouteRule, RouteTest
 from service.telemetry.events import Event
 from service.telemetry.metrics import Metrics
 from tests.docs.pages import ROOT

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.domain.routing import RouteRule, RouteTest
 from service.config.settings import AppSettings, File, parse
+from service.domain.routing import RouteRule, RouteTest
 from tests.docs.generated import (
     SECTIONS,
     described_events,

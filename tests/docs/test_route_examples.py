@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from service.domain.routing import RouteRule
 from service.config.route_checks import findings, refuse_failing_tests
 from service.config.settings import compile_router, parse
+from service.domain.routing import RouteRule
 from tests.docs.pages import ROOT, blocks_of, name_of, pages
 from tests.support import ENV
 
