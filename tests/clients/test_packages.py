@@ -9,16 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
 SOURCES = {
-    "swift": CLIENTS / "swift/Sources/Firstopen/Firstopen.swift",
+    "swift": CLIENTS / "swift/Sources/Firstopen/OwnLink.swift",
     "react-native": CLIENTS / "react-native/src/own-link.ts",
-    "dart": CLIENTS / "dart/lib/firstopen.dart",
+    "dart": CLIENTS / "dart/lib/src/own_link.dart",
 }
 LOCKS = sorted(
     [*(ROOT / "tests/clients").glob("*/package-lock.json"), CLIENTS / "react-native/package-lock.json"]
 )
 VERSIONS = {
+    "dart/pubspec.yaml": r"^version: (.*)$",
     "kotlin/build.gradle.kts": r'^version = "(.*)"$',
     "react-native/package.json": r'^  "version": "(.*)",$',
+    "swift/Package.swift": r"^// Version (.*)$",
 }
 
 

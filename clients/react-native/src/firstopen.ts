@@ -165,7 +165,7 @@ export class Firstopen {
       if (!first && deepLink === null) return null;
       const answer = await this.#call<Answer>('/v1/opens', this.#budgetMs + NETWORK_MS, await this.#body(deepLink, first));
       if (first) await this.#attempt(() => this.#options.phone.store.setItem(ANSWERED, 'yes'));
-      if (answer.pending) void this.#settle(answer, generation);
+      if (answer.pending) void this.#attempt(() => this.#settle(answer, generation));
       return answer;
     } catch (error) {
       this.#options.onError(error);
