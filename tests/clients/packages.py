@@ -26,6 +26,10 @@ class Missing(Exception):
     """A tool that is needed is not installed; the message names it."""
 
 
+class CannotBuild(Missing):
+    """One package cannot be built without it; the others can."""
+
+
 def install(folder: Path) -> None:
     """Install the packages of a folder's lock file, unless they are installed already."""
     lock, stamp = folder / "package-lock.json", folder / "node_modules" / ".installed"
@@ -42,14 +46,21 @@ def build_and_test() -> bool:
     """Build and test every package whose tools are installed, and print what was not."""
     passed = True
     for package, tool, run in _PACKAGES:
-        if shutil.which(tool) is None:
-            _say(f"NOT BUILT, NOT TESTED: clients/{package} ({tool} is not installed)")
+        try:
+            _require(tool)
+            with tempfile.TemporaryDirectory(prefix="firstopen-package-") as folder:
+                ok = run(CLIENTS / package, Path(folder))
+        except CannotBuild as exc:
+            _say(f"NOT BUILT, NOT TESTED: clients/{package} ({exc})")
             continue
-        with tempfile.TemporaryDirectory(prefix="firstopen-package-") as folder:
-            ok = run(CLIENTS / package, Path(folder))
         _say(f"{'ok' if ok else 'FAILED'}: clients/{package}")
         passed = passed and ok
     return passed
+
+
+def _require(tool: str) -> None:
+    if shutil.which(tool) is None:
+        raise CannotBuild(f"{tool} is not installed")
 
 
 def _react_native(package: Path, _: Path) -> bool:
@@ -61,9 +72,6 @@ def _kotlin(package: Path, out: Path) -> bool:
     """Compile against stubs of Android's and Play's classes, then test what needs no Android."""
     install(KOTLIN)
     libraries = _java_libraries()
-    if not libraries:
-        _say(f"NOT BUILT, NOT TESTED: clients/kotlin (needs Debian's {' and '.join(_DEBIAN_PACKAGES)})")
-        return True
     home = KOTLIN / "node_modules" / "kotlin-compiler"
     compiler = _classpath(*sorted((home / "lib").glob("*.jar")))
     coroutines = home / "lib" / "kotlinx-coroutines-core-jvm.jar"
@@ -98,12 +106,14 @@ def _kotlin(package: Path, out: Path) -> bool:
 
 
 def _java_libraries() -> list[Path]:
-    """Return JUnit and Android's own org.json, installed from Debian if need be; none if they cannot be."""
+    """Return JUnit and Android's own org.json, which are installed from Debian if they are missing."""
     jars = [_JAVA_LIBRARIES / name for name in (*_JUNIT, _ORG_JSON)]
     if not all(jar.exists() for jar in jars) and shutil.which("apt-get") and os.geteuid() == 0:
         for command in (["update"], ["install", "-y", "--no-install-recommends", *_DEBIAN_PACKAGES]):
             subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False)
-    return jars if all(jar.exists() for jar in jars) else []
+    if not all(jar.exists() for jar in jars):
+        raise CannotBuild(f"Debian's {' and '.join(_DEBIAN_PACKAGES)} are not installed")
+    return jars
 
 
 def _swift(package: Path, out: Path) -> bool:

@@ -9,9 +9,16 @@ export type Router = { replace(href: string): void };
  * landing is known. Without an answer the link is routed as Expo Router would.
  */
 export function redirectWith(firstopen: Firstopen) {
-  return async ({ path, initial }: { path: string; initial: boolean }): Promise<string> => {
-    const landing = initial ? await firstopen.start(isRoot(path) ? null : path) : await firstopen.opened(path);
-    return landing?.openId ? hrefOf(landing) : path;
+  let last: { path: string; href: Promise<string> } | undefined;
+  return ({ path, initial }: { path: string; initial: boolean }): Promise<string> => {
+    const previous = last;
+    const opened = initial ? firstopen.start(isRoot(path) ? null : path) : firstopen.opened(path);
+    const href = opened.then((landing) => {
+      if (landing?.openId) return hrefOf(landing);
+      return previous?.path === path ? previous.href : path; // the link of the cold start may arrive twice
+    });
+    last = { path, href };
+    return href;
   };
 }
 

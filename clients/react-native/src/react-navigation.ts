@@ -31,6 +31,7 @@ export function landWithReactNavigation(
   });
   void links
     .getInitialURL()
+    .catch(() => null) // a link that cannot be read must not keep the launch screen up
     .then((url) => firstopen.start(url))
     .then((landing) => {
       if (landing.openId !== null) go(landing); // a launch that is not reported starts where the app starts

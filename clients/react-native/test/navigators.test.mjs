@@ -58,6 +58,18 @@ test('React Navigation: a launch that gets no answer starts where the app starts
   assert.deepEqual([went, landed], [[], ['home']]);
 });
 
+test('React Navigation: a launch link that cannot be read does not keep the launch screen up', async (t) => {
+  const called = script(t, answer({ route: HOME }));
+  const { navigation, links } = reactNavigation(null);
+  links.getInitialURL = async () => {
+    throw new Error('no activity');
+  };
+  const landed = [];
+  landWithReactNavigation(firstopen, navigation, links, ({ route }) => landed.push(route.screen));
+  await idle();
+  assert.deepEqual([landed, called.length], [['home'], 1]);
+});
+
 test('React Navigation: links that open the running app land until it is stopped', async (t) => {
   const called = script(t, answer({ route: HOME }), answer());
   const { navigation, links, open } = reactNavigation(null);
@@ -111,6 +123,13 @@ test('Expo Router: a link is redirected on a cold and on a warm start; without a
   assert.equal(await redirect({ path: 'acme://home', initial: false }), '/');
   assert.equal(await redirect({ path: 'acme://product/9', initial: false }), 'acme://product/9');
   assert.deepEqual(called.map(({ body }) => body.deepLink), [LINK, 'acme://home', 'acme://product/9']);
+});
+
+test('Expo Router: a cold start\'s link that arrives again is redirected to the same screen', async (t) => {
+  const called = script(t, answer({ route: { ...ROUTE, screen: '/product/[id]' } }));
+  const redirect = redirectWith(firstopen);
+  const hrefs = await Promise.all([true, false].map((initial) => redirect({ path: LINK, initial })));
+  assert.deepEqual([hrefs, called.length], [['/product/7', '/product/7'], 1]);
 });
 
 test('Expo Router: a late landing replaces the screen', async (t) => {
