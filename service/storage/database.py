@@ -43,6 +43,7 @@ class _Write:
 class _BehindRow:
     rows: RowStatement
     values: Values
+    size_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +153,7 @@ class Database:
 
     def write_row_behind(self, rows: RowStatement, values: Values) -> None:
         """Commit a row as ``write_behind`` does, in one statement with others of its kind."""
-        self._push_behind(_BehindRow(rows, values))
+        self._push_behind(_BehindRow(rows, values, _WRITE_BYTES + _sizes(values)))
 
     async def erased(self) -> None:
         """Remove what was just erased from the database's own files."""
@@ -320,7 +321,7 @@ def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
 def _bytes_of(item: _BehindRow | Unit) -> int:
     """Estimate what a write that waits takes."""
     if isinstance(item, _BehindRow):
-        return _WRITE_BYTES + _sizes(item.values)
+        return item.size_bytes
     return sum(_WRITE_BYTES + _sizes(statement.values) for statement in item)
 
 

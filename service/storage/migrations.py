@@ -104,7 +104,8 @@ _OUTBOX = (
     "CREATE INDEX outbox_due ON outbox (kind, app, next_attempt_at, sequence) WHERE state = 'queued'",
     """CREATE INDEX outbox_by_key ON outbox (ordering_key, sequence)
         WHERE state = 'queued' AND kind <> 'open'""",
-    """CREATE INDEX outbox_by_dependency ON outbox (depends_on, app)
+    # the state is in it for SQLite, which would prefer outbox_by_state otherwise, and walk the whole queue
+    """CREATE INDEX outbox_by_dependency ON outbox (depends_on, state, app)
         WHERE state = 'queued' AND depends_on <> ''""",
     "CREATE INDEX outbox_by_subject ON outbox (subject) WHERE subject <> ''",
     "CREATE INDEX outbox_by_state ON outbox (state, created_at, kind, depends_on)",

@@ -270,6 +270,20 @@ async def test_leases_are_renewed(
     assert await taken(store) == ["a"]
 
 
+async def test_many_leases_are_renewed_together(make_engine: MakeEngine) -> None:
+    """More entries than one statement names: each lease is renewed, and no other."""
+    async with replicas(make_engine) as databases:
+        holder, other = (store_of(each) for each in databases)
+        names = [f"{number:04}" for number in range(2 * outbox._AT_A_TIME + 100)]
+        for name in names:
+            holder.enqueue_open(entry(name, kind="open"))
+        await databases[0].write()
+        assert sorted(await taken(holder, "open", len(names))) == names
+        await end_leases(databases[0])
+        await holder.renew(names[:-1])
+        assert await taken(other, "open", len(names)) == names[-1:]
+
+
 async def test_a_clock_that_is_set_back_delays_nothing(database: Database) -> None:
     """An attempt further ahead than any delay was scheduled by a wrong clock: it is due."""
     now = NOW
