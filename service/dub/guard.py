@@ -25,7 +25,7 @@ from service.telemetry import Metrics
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
 _AWAY_AFTER = 3  # failures in a row: one entry that always fails is no outage
-_PLACES_PER_REPLAY = 10  # one place in so many is open to replays
+_PLACES_PER_REPLAY = 5  # one place in so many is open to replays
 _REPLAY_PAUSE_S = 1.0  # between two looks of the outbox whether the breaker has closed
 
 

@@ -13,8 +13,7 @@ from service.domain.ports import OutboxEntries
 
 POLL_S = 1.0
 
-_PAGES = 4  # as many entries are taken as are started at a time, times this: fewer commits
-_STARTS_PER_TURN = 4  # of the event loop: answers go first
+_PAGES = 10  # as many entries are taken as are started at a time, times this: fewer commits
 
 
 class Drain:
@@ -38,6 +37,7 @@ class Drain:
         unix_time: Callable[[], float],
     ) -> None:
         self.waiting: dict[str, Entry] = {}  # leased, to be started when there is room
+        self._page = _PAGES * at_a_time
         self._kind = kind
         self._store = store
         self._apps = apps
@@ -48,7 +48,7 @@ class Drain:
         self._undecryptable = undecryptable
         self._unix_time = unix_time
         self._under_way: set[str] = set()  # ordering keys
-        self._room = asyncio.Event()
+        self._running_low = asyncio.Event()
         self._look_at = 0.0
         self._written = False  # something that was just written behind may be due
         self._wake = asyncio.Event()
@@ -70,13 +70,26 @@ class Drain:
         self.look_by(self._unix_time())
 
     def ended(self, entry: Entry) -> None:
-        """Take note that an entry that was started has ended."""
+        """Take note that an entry that was started has ended, and start the next."""
         self._under_way.discard(entry.lane)
-        self._room.set()
+        self._start_waiting()
+
+    def stop(self) -> list[Entry]:
+        """Start nothing more of what was taken, and return it. Its caller ends ``round``, too."""
+        entries = list(self.waiting.values())
+        self.waiting.clear()
+        return entries
 
     async def round(self) -> None:
-        """Wait until something may be due, and start what is; raises ``StoreFailed``."""
+        """Wait until something may be due, and start what is; raises ``StoreFailed``.
+
+        The next page is taken while the last one is still being sent: on a busy event loop a commit takes as
+        long as sending several entries.
+        """
         await self._pause()
+        while len(self.waiting) >= self._page:
+            self._running_low.clear()
+            await self._running_low.wait()
         now = self._unix_time()
         written, self._written = self._written, False
         self._look_at = now + POLL_S
@@ -89,12 +102,11 @@ class Drain:
             self.look_by(now + min(seconds for seconds in held_s.values() if seconds > 0), written=written)
         if not apps:
             return
-        limit = _PAGES * self._at_a_time
-        taken = await self._store.take_due(self._kind, apps, limit, written=written)
-        if len(taken) >= limit:
-            self.look_by(now)
+        taken = await self._store.take_due(self._kind, apps, self._page, written=written)
+        if len(taken) >= self._page:
+            self.look_by(now, written=True)  # there are more, most likely: no need to ask
         self._keep(taken)
-        await self._start_waiting()
+        self._start_waiting()
 
     async def _pause(self) -> None:
         """Wait until it is time to look: for a second at most."""
@@ -117,27 +129,21 @@ class Drain:
             self.look_by(self._unix_time(), written=True)  # the next entry of its key need not wait
         self.waiting.update({each.id: each.entry for each in taken if each.entry is not None})
 
-    async def _start_waiting(self) -> None:
+    def _start_waiting(self) -> None:
         """Start what was taken, as there is room for it and as long as Dub is asked at all.
 
         The store knows no order among opens, but one link of one device is never reported twice at once: Dub
         might count two clicks.
         """
-        started = 0
-        while self.waiting:
+        while len(self._under_way) < self._at_a_time:
             entry = next((each for each in self.waiting.values() if each.lane not in self._under_way), None)
-            if entry is None or len(self._under_way) >= self._at_a_time:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            if started == _STARTS_PER_TURN:
-                started = 0
-                await asyncio.sleep(0)
-                continue
+            if entry is None:
+                break
             del self.waiting[entry.id]
             if self._held(entry.app) > 0:
                 self._store.give_back(entry.id, entry.next_try)
             else:
-                started += 1
                 self._under_way.add(entry.lane)
                 self._start(entry)
+        if len(self.waiting) < self._page:
+            self._running_low.set()

@@ -125,13 +125,12 @@ class OutboxWorker:
     async def close(self) -> None:
         """Stop sending. What is under way stays queued, and another replica may send it at once."""
         leased = [each.entry for each in self._running.values()]
+        for each in self._drains.values():
+            leased += each.stop()
         tasks = [*self._tasks, *(each.task for each in self._running.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for each in self._drains.values():
-            leased += each.waiting.values()
-            each.waiting.clear()
         for entry in leased:
             self._store.give_back(entry.id, entry.next_try)
 
