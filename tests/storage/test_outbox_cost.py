@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from service.resolve.owed import Entry
+from service.domain.outbox_entries import Entry
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
@@ -53,7 +53,8 @@ async def steps_to_send(folder: Path, others: int) -> dict[str, int]:
     database = Database(engine, structlog.get_logger())
     await database.open()
     store = OutboxStore(database, Cipher(["one"]), lambda: NOW)
-    steps, found = Steps(engine), {}
+    steps = Steps(engine)
+    found: dict[str, int] = {}
     for number in range(SENT + others):
         store.enqueue_open(entry(f"{number:05}"))
     while await store.depths("queued") != {("open", "queued"): SENT + others}:
