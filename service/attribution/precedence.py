@@ -77,7 +77,7 @@ class Precedence:
 
     def learn(self, case: Case, opens: Sequence[Open]) -> None:
         """Remember the strongest open of an install, as the database knows it, if none is remembered."""
-        if self._memory.answer(case.first_launch_key) is None:
+        if opens and self._memory.answer(case.first_launch_key) is None:
             strongest = open_to_credit([opened for opened in opens if opened.click_id])
             if strongest is not None:
                 self._memory.keep(case.first_launch_key, strongest)
@@ -153,7 +153,8 @@ class Precedence:
 def devices_of(case: Case, identity: Identity) -> list[str]:
     """Return what the case's install was called under each secret, as far as that is known."""
     install_id = case.report.install_id
-    return [case.device] if install_id is None else identity.devices(case.app.name, install_id)
+    earlier = [] if install_id is None else identity.earlier_devices(case.app.name, install_id)
+    return [case.device, *earlier]
 
 
 def _rank(opened: Open) -> int:

@@ -326,9 +326,10 @@ class Resolver:
             flight = self._flights.under_way(case.key)
             if flight is not None and not flight.late:
                 case.owes = known is not None and self._still_owed(known)
-                owed = known if case.owes else None
-                after = self._cases.open_id_after(case, known) if owed is None else owed.open_id
-                open_id = flight.open_id = after
+                if known is not None and case.owes:
+                    open_id = flight.open_id = known.open_id
+                elif self._journal.is_shared:
+                    open_id = flight.open_id = self._cases.open_id_after(case, known)
         await case.report.caller.enter()
         steps = Steps(self._clock())
         settled = self._settle_at_once(open_id, case)

@@ -54,7 +54,11 @@ class Identity:
 
     def devices(self, app: str, install_id: str) -> list[str]:
         """Return what an install was called under each secret, the current one first."""
-        return [_hashed(keyed, app, f"i\0{install_id}") for keyed in self._keyed]
+        return [self.device(app, install_id, None, ""), *self.earlier_devices(app, install_id)]
+
+    def earlier_devices(self, app: str, install_id: str) -> list[str]:
+        """Return what an install was called under each secret but the current one."""
+        return [_hashed(keyed, app, f"i\0{install_id}") for keyed in self._keyed[1:]]
 
     def open_id(self, key: bytes, before: str) -> str:
         """Return the openId of an answer: 32 hex characters that nobody can guess.

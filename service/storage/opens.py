@@ -21,6 +21,7 @@ from service.domain.models import Link, Match, Open, Source
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.encryption import ENCRYPTED, Cipher, Undecryptable
 from service.storage.hashes import device_name, device_number, to_signed
+from service.storage.known_devices import KnownDevices
 from service.storage.network_activity import encode_traits
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
@@ -62,6 +63,8 @@ _REVISE = """UPDATE opens SET updated_at = ?, match_type = ?, match_reason = ?, 
 _BY_ID = f"SELECT {_READ} FROM opens AS o WHERE o.open_id = ? AND {_NOT_ERASED}"  # noqa: S608
 _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND o.role = ?
     AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
+_DEVICES = "SELECT DISTINCT device FROM opens WHERE device > ? ORDER BY device LIMIT ?"
+_DEVICES_AT_A_TIME = 1000  # 2 ms of the event loop
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
     (SELECT open_id FROM opens WHERE opened_at < ? AND (device_traits IS NULL OR opened_at < ?)
     ORDER BY opened_at LIMIT ?) RETURNING 1"""
@@ -117,6 +120,23 @@ class OpenStore:
         self._cipher = cipher
         self._clock = clock
         self._unix_time = unix_time
+        self._devices = None if database.is_shared else KnownDevices()
+        self._devices_are_read = False
+
+    async def read_devices(self) -> None:
+        """Read which devices there are opens of, if this process alone writes them.
+
+        From then on nothing is looked up for a device that is new. Raises ``StoreFailed``.
+        """
+        known = self._devices
+        if known is None:
+            return
+        last = to_signed(0)
+        known.add(last)  # the queries begin behind it
+        while rows := await self._database.read(_DEVICES, last, _DEVICES_AT_A_TIME):
+            for (last,) in rows:
+                known.add(last)
+        self._devices_are_read = True
 
     def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
         """Write an open behind, under the key of its answer; the same openId replaces it. Never raises.
@@ -124,8 +144,11 @@ class OpenStore:
         ``network`` is its address's network as a keyed hash; ``traits`` of its device, where another install
         on that network must not be given the click that brought this one.
         """
+        device = device_number(opened.device)
+        if self._devices is not None:
+            self._devices.add(device)
         row = (
-            *(bytes.fromhex(opened.open_id), opened.app, device_number(opened.device), _answer_number(key)),
+            *(bytes.fromhex(opened.open_id), opened.app, device, _answer_number(key)),
             *(None if network is None else to_signed(network), _ms(opened.opened_at), _ms(self._unix_time())),
             *_decision(opened),
             *(None if network is None or traits is None else encode_traits(traits), self._record(opened)),
@@ -161,7 +184,10 @@ class OpenStore:
         What was kept in the last moment may be missing. Raises ``StoreFailed`` also if that takes longer than
         ``LOOKUP_TIMEOUT_S``.
         """
-        rows = await self._database.read(*_of_device(devices), timeout_s=LOOKUP_TIMEOUT_S)
+        numbers = self._maybe_known(devices)
+        if not numbers:
+            return Recalled(None, [])
+        rows = await self._database.read(*_of_device(numbers), timeout_s=LOOKUP_TIMEOUT_S)
         rows.sort(key=_newest_first)
         number = _answer_number(key)
         answer = next((row for row in rows if row[_KEY_AT] == number), None)
@@ -176,7 +202,7 @@ class OpenStore:
 
         Those that first-launch evidence decided, those with a click, and others: the newest of each.
         """
-        rows = await self._database.read_written(*_of_device(devices))
+        rows = await self._database.read_written(*_of_device([device_number(each) for each in devices]))
         if not rows:
             self._doubt()
         opens = [self._opened(row) for row in sorted(rows, key=_newest_first)]
@@ -203,6 +229,13 @@ class OpenStore:
         values = (before_ms, unmatchable_ms, _EXPIRED_AT_A_TIME)
         (rows,) = await self._database.write(Statement(_EXPIRE, values))
         return len(rows)
+
+    def _maybe_known(self, devices: Sequence[str]) -> list[int]:
+        """Return those of the devices that there may be opens of."""
+        numbers = [device_number(each) for each in devices]
+        if self._devices is None or not self._devices_are_read:
+            return numbers
+        return [number for number in numbers if number in self._devices]
 
     def _doubt(self) -> None:
         """Raise ``StoreFailed`` while the database fails: what is not there may be waiting to be written."""
@@ -271,13 +304,10 @@ class OpenStore:
             return None
 
 
-def _of_device(devices: Sequence[str]) -> tuple[str, *tuple[object, ...]]:
+def _of_device(devices: Sequence[int]) -> tuple[str, *tuple[object, ...]]:
     sql = " UNION ALL ".join([_OF_DEVICE] * (len(devices) * len(_NEWEST)))
     values = [
-        value
-        for device in map(device_number, devices)
-        for role, limit in _NEWEST.items()
-        for value in (device, role, limit)
+        value for device in devices for role, limit in _NEWEST.items() for value in (device, role, limit)
     ]
     return sql, *values
 

@@ -1,5 +1,6 @@
 """What this process must not forget: in SQLite in its own folder, or in a PostgreSQL that replicas share."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from service.storage.statements import Row, Statement
 from service.telemetry import Event, Log, Metrics
 from service.telemetry.background import Background
 from service.wiring.from_settings import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
+
+_RETRY_S = 1.0
 
 Clock = Callable[[], float]
 
@@ -84,16 +87,27 @@ class Stores:
     async def open(self) -> None:
         """Connect and begin; raises ``StartRefused``."""
         await self.database.open()
+        self._reading_devices = self._background.spawn(self._read_devices(), "known_devices")
         await self.erasures.load()
         self._kept_erasures.follow(self.erasures.learn, self._background)
         self._housekeeping.start()
 
     async def close(self) -> None:
         """Write what waits, and disconnect."""
+        self._reading_devices.cancel()
+        await asyncio.gather(self._reading_devices, return_exceptions=True)
         await self._housekeeping.close()
         await self._kept_erasures.close()
         await self.erasures.close()
         await self.database.close()
+
+    async def _read_devices(self) -> None:
+        """Read which devices are known, once the database can be read."""
+        while True:
+            try:
+                return await self.opens.read_devices()
+            except StoreFailed:
+                await asyncio.sleep(_RETRY_S)
 
     async def _read_page(self, query: Statement) -> list[Row]:
         return await self.database.read(query.sql, *query.values, timeout_s=PAGE_TIMEOUT_S)
