@@ -101,14 +101,14 @@ class Shell:
         """Run them in order; raises ``AssertionError`` for a command that fails or prints something else."""
         commands = [(each, command) for each in examples for command in commands_of(each.block.text)]
         script = "\n".join(
-            f"printf '{_BEGINS}\\n'\n{self._local(command)}\nprintf '{_ENDS}%s' $?" for _, command in commands
+            f"printf '{_BEGINS}\\n'\n{self._local(command)}\nprintf '{_ENDS}%s\\n' $?" for _, command in commands
         )
-        printed = self._bash(f"trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{script}\n")
+        printed = self._bash(f"trap 'kill -KILL $(jobs -p) 2>/dev/null; wait' EXIT\n{script}\n")
         parts = printed.split(_BEGINS)[1:]
         for (example, command), part in zip(commands, parts, strict=True):
             output, _, status = part.partition(_ENDS)
             where = f"{example.block.page}:{example.block.line}: {command}"
-            assert status.strip() == "0", f"{where}\nexit status {status}\n{output}"
+            assert status.splitlines()[0] == "0", f"{where}\nexit status {status}\n{output}"
             if example.answer is not None and command == commands_of(example.block.text)[-1]:
                 compare(self._as_in_pages(output), example.answer, where)
 
