@@ -100,9 +100,8 @@ class Shell:
     def run(self, examples: list[Example]) -> None:
         """Run them in order; raises ``AssertionError`` for a command that fails or prints something else."""
         commands = [(each, command) for each in examples for command in commands_of(each.block.text)]
-        script = "\n".join(
-            f"printf '{_BEGINS}\\n'\n{self._local(command)}\nprintf '{_ENDS}%s\\n' $?" for _, command in commands
-        )
+        begins, ends = f"printf '{_BEGINS}\\n'", f"printf '{_ENDS}%s\\n' $?"
+        script = "\n".join(f"{begins}\n{self._local(command)}\n{ends}" for _, command in commands)
         printed = self._bash(f"trap 'kill -KILL $(jobs -p) 2>/dev/null; wait' EXIT\n{script}\n")
         parts = printed.split(_BEGINS)[1:]
         for (example, command), part in zip(commands, parts, strict=True):
