@@ -7,7 +7,7 @@ kept away (a good answer, or five minutes, end it).
 
 from collections.abc import Callable
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 from msgspec import Struct
 
 from service.domain.deep_links import link_name
@@ -21,7 +21,8 @@ _PAUSE_MAX_S = 300.0
 
 class _Failure(Struct, frozen=True, gc=False):
     bad_answers: int
-    until: float
+    until: float  # left alone
+    forgotten_at: float
 
 
 class FailingLinks:
@@ -29,22 +30,30 @@ class FailingLinks:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._failures: TTLCache[str, _Failure] = TTLCache(_LINKS_MAX, _REMEMBERED_S, timer=clock)
+        self._failures: LRUCache[str, _Failure] = LRUCache(_LINKS_MAX)  # nearly always empty
 
     def pause_s(self, domain: str, key: str) -> float:
         """Return for how many seconds a link is left alone; 0 if it may be asked about."""
-        known = self._failures.get(link_name(domain, key))
+        known = self._known(domain, key)
         return 0 if known is None else max(known.until - self._clock(), 0)
 
     def failed(self, domain: str, key: str) -> None:
         """Note a bad answer: a status or a body that is not one of Dub's."""
-        known = self._failures.get(link_name(domain, key))
+        known, now = self._known(domain, key), self._clock()
         bad_answers = 1 if known is None else known.bad_answers + 1
         pause_s = 0.0
         if bad_answers >= _BAD_ANSWERS:
             pause_s = min(_PAUSE_S * 2.0 ** min(bad_answers - _BAD_ANSWERS, 10), _PAUSE_MAX_S)
-        self._failures[link_name(domain, key)] = _Failure(bad_answers, self._clock() + pause_s)
+        self._failures[link_name(domain, key)] = _Failure(bad_answers, now + pause_s, now + _REMEMBERED_S)
 
     def answered(self, domain: str, key: str) -> None:
         """Note a good answer."""
-        self._failures.pop(link_name(domain, key), None)
+        if self._failures:
+            self._failures.pop(link_name(domain, key), None)
+
+    def _known(self, domain: str, key: str) -> _Failure | None:
+        """Return a link's latest bad answer; ``None`` if there is none, or it is long ago."""
+        if not self._failures:
+            return None
+        known = self._failures.get(link_name(domain, key))
+        return None if known is None or known.forgotten_at <= self._clock() else known

@@ -93,21 +93,22 @@ class FirstLaunches:
         """Note an open: it counts towards how crowded its network is."""
         app = self._apps.get(case.app.name)
         if app is not None:
-            case.network = app.networks.of(case.ip).key
-            if case.network is not None:
-                app.activity.saw(case.network, case.device, int(case.opened_at * 1000))
+            self._saw(app, case)
 
     def found(self, case: Case, link: Link) -> None:
         """Use up the web clicks of an install that came by this link."""
         app = self._apps.get(case.app.name)
         if app is None:
             return
-        self.saw(case)
-        opened = self._first_open(case)
-        if case.network is not None and opened.device.system:
-            case.traits = opened.device
-            retirement = Retirement(opened.install, link.id, opened.at_ms, opened.device)
-            app.activity.found(case.network, retirement)
+        traits = traits_of_open(case.report.platform, case.report.caller.user_agent)
+        if not traits.system:
+            self._saw(app, case)
+            return
+        case.network = app.networks.of(case.ip).key
+        if case.network is not None:
+            case.traits = traits
+            at_ms = int(case.opened_at * 1000)
+            app.activity.found(case.network, Retirement(case.device, link.id, at_ms, traits))
 
     async def look(
         self,
@@ -159,6 +160,11 @@ class FirstLaunches:
         """Give up what is under way."""
         for app in self._apps.values():
             await app.feed.close()
+
+    def _saw(self, app: AppMatching, case: Case) -> None:
+        case.network = app.networks.of(case.ip).key
+        if case.network is not None:
+            app.activity.saw(case.network, case.device, int(case.opened_at * 1000))
 
     async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
         try:

@@ -27,6 +27,7 @@ WRITE_BEHIND_MAX_BYTES = 64 * 1024 * 1024
 WRITES_PER_COMMIT = 2_000
 
 _RETRY_S = 0.5
+_SIZED = (bytes, str)
 _WRITE_BYTES = 500  # of one that waits, beside its texts and blobs
 _READS_PER_ROUND_TRIP = 64
 
@@ -326,7 +327,7 @@ def _bytes_of(item: _BehindRow | Unit) -> int:
 
 
 def _sizes(values: Values) -> int:
-    return sum(len(value) for value in values if isinstance(value, bytes | str))
+    return sum([len(value) for value in values if isinstance(value, _SIZED)])
 
 
 async def _within(done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None) -> list[list[Row]]:
