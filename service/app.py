@@ -39,12 +39,15 @@ def create_app(
     *,
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Callable[[], float] = time.monotonic,
-    wall: Callable[[], float] = time.time,
+    unix_time: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
     metrics: Metrics | None = None,
 ) -> Litestar:
-    """Wire the service. Tests set ``transport`` and time: ``clock`` is monotonic, ``wall`` Unix seconds."""
+    """Wire the service. Tests set ``transport`` and time.
+
+    ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds.
+    """
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
     transport = transport or dub_transport(settings.dub_base_url)
@@ -52,7 +55,7 @@ def create_app(
     if tracing is not None:
         transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
-    parts = Parts(settings, apps, transport, Clocks(clock, wall, sleep), log, metrics or Metrics())
+    parts = Parts(settings, apps, transport, Clocks(clock, unix_time, sleep), log, metrics or Metrics())
     callers = Callers(
         [app_keys(apps[name], name, settings) for name in settings.apps],
         TrustedProxies(settings.forwarded_allow_ips),
@@ -76,7 +79,7 @@ def create_app(
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
-            *installs_routes(callers, parts.forgetting),
+            *installs_routes(callers, parts.install_erasure),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=request_class(clock),

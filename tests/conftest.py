@@ -63,8 +63,8 @@ def logs() -> Iterator[LogLines]:
 @pytest.fixture
 async def service(dub: FakeDub, clock: FakeClock, logs: LogLines) -> AsyncIterator[Service]:  # noqa: ARG001
     async with running(
-        create_app(parse(CONFIG, ENV), transport=dub, clock=clock, wall=clock.wall)
+        create_app(parse(CONFIG, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     ) as service:
         yield service
-        if dub.gate is not None:
-            dub.gate.set()  # so that what is under way can settle
+        if dub.rate_limiter is not None:
+            dub.rate_limiter.set()  # so that what is under way can settle

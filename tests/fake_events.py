@@ -14,7 +14,7 @@ from service.domain.networks import Networks
 from service.domain.routing import Router
 from service.dub.click_events import DubClicks
 from service.dub.event_feed import CallBudget, EventFeed
-from service.matching.click_sync import ClickFeed
+from service.matching.click_sync import ClickSync
 from service.storage.database import Database
 from service.telemetry import Log, Metrics, configure_logs
 from tests.databases import Kept
@@ -45,7 +45,7 @@ class FakeEvents:
         self._events: list[_Event] = []
         self.queries: list[dict[str, str]] = []
         self.called_at: list[float] = []
-        self.gate: asyncio.Event | None = None
+        self.rate_limiter: asyncio.Event | None = None
         self.failures: list[Exception | bytes | None] = []  # of the next calls; None: none
         self.keeps_page: bytes | None = None
         self.writes_times = True  # False: "?" in place of every timestamp
@@ -70,9 +70,9 @@ class FakeEvents:
         """Note an event of now with something else in its place."""
         self._events.append(_Event(self.now, self.now, False, fields))  # noqa: FBT003
 
-    async def events(self, app: App, query: str, *, patience_s: float) -> "Stream":
+    async def events(self, app: App, query: str, *, queue_timeout_s: float) -> "Stream":
         assert app.dub_api_key == "dub_secret"
-        assert patience_s > 0
+        assert queue_timeout_s > 0
         return Stream(await self._page(dict(parse_qsl(query))))
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
@@ -87,8 +87,8 @@ class FakeEvents:
         answer = self.answer(asked)
         if self.meanwhile is not None:
             self.meanwhile()
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.rate_limiter is not None:
+            await self.rate_limiter.wait()
         if self.failures:
             failure = self.failures.pop(0)
             if isinstance(failure, Exception):
@@ -158,7 +158,7 @@ class World:
         self.budget = CallBudget(self.clock)
         self.sleeping: asyncio.Event | None = None
         self.metrics = Metrics()
-        self.feed = ClickFeed(
+        self.feed = ClickSync(
             app=app,
             source=DubClicks(EventFeed(self.dub, self.budget, background())),
             clicks=self.kept.store,
@@ -167,7 +167,7 @@ class World:
             log=log or configure_logs("critical"),
             unreadable=self.metrics.events_unreadable,
             clock=self.clock,
-            wall=lambda: self.dub.now,
+            unix_time=lambda: self.dub.now,
             background=background(),
             sleep=self._sleep,
         )

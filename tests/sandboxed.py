@@ -16,7 +16,7 @@ from service.sandbox import SandboxLink, create_sandbox
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from tests.support import CONFIG, ENV, FakeClock, Service, running
 
 LINKS = (
@@ -37,21 +37,21 @@ class SandboxedDub(httpx.AsyncBaseTransport):
 
     def __init__(self, clock: FakeClock) -> None:
         self._app = httpx.ASGITransport(
-            create_sandbox(LINKS, clock=clock.wall),  # type: ignore[arg-type]  # two ASGI vocabularies
+            create_sandbox(LINKS, clock=clock.unix_time),  # type: ignore[arg-type]  # two ASGI vocabularies
             client=("127.0.0.1", 4711),
         )
         self.http = httpx.AsyncClient(transport=self._app, base_url="http://api.dub.co")
         self.away: set[str] = set()
         self.loses: set[str] = set()
-        self.gate: asyncio.Event | None = None
+        self.rate_limiter: asyncio.Event | None = None
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if path in self.away:
             raise httpx.ConnectError("refused")
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.rate_limiter is not None:
+            await self.rate_limiter.wait()
         self.calls.append((path, json.loads(request.content)))
         response = await self._app.handle_async_request(request)
         if path in self.loses:
@@ -106,7 +106,9 @@ async def serving(
 ) -> AsyncIterator[Service]:
     """Run the service over this Dub, on the test's data directory."""
     settings = parse(config, {**ENV, **(env or {})})
-    async with running(create_app(settings, transport=dub, clock=clock, wall=clock.wall)) as service:
+    async with running(
+        create_app(settings, transport=dub, clock=clock, unix_time=clock.unix_time)
+    ) as service:
         yield service
 
 
@@ -129,13 +131,13 @@ async def eventually(service: Service, lead_id: str, status: str, *, turns: int 
     raise AssertionError(f"never {status}: {seen}")
 
 
-async def in_the_outbox(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+async def in_the_outbox(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
     """Do something on the outbox of the test's data directory, beside the service, as a command would."""
     settings = parse(CONFIG, ENV)
     database = Database(SqliteEngine(settings.data_dir, exclusive=False), structlog.get_logger())
     await database.open()
     try:
-        return await work(OutboxStore(database, Cipher(settings.secrets), time.time))
+        return await work(SqlOutboxStore(database, Cipher(settings.secrets), time.time))
     finally:
         await database.close()
 

@@ -101,7 +101,7 @@ class FakeClock:
         while self() < until:  # noqa: ASYNC110  the clock is somebody else's to move
             await asyncio.sleep(0.001)
 
-    def wall(self) -> float:
+    def unix_time(self) -> float:
         """Unix seconds, moving along."""
         return 1_785_585_600 + self()
 
@@ -127,7 +127,7 @@ class FakeDub(httpx.AsyncBaseTransport):
         }
         self.requests: list[httpx.Request] = []
         self.script: Handler | None = None
-        self.gate: asyncio.Event | None = None
+        self.rate_limiter: asyncio.Event | None = None
         self.closed = False
         self._clicks: dict[tuple[str, str], str] = {}
 
@@ -136,8 +136,8 @@ class FakeDub(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.rate_limiter is not None:
+            await self.rate_limiter.wait()
         if self.script is not None:
             return await self.script(request)
         answer = self._track_open(request)

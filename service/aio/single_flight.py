@@ -44,7 +44,7 @@ def _wake(woken: asyncio.Future[None], *_: object) -> None:
         woken.set_result(None)
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """What is under way, by key. What work returns, or raises, is every waiter's answer."""
 
     def __init__(self, spawn: Callable[[Coroutine[Any, Any, T]], asyncio.Task[T]]) -> None:

@@ -12,7 +12,7 @@ from service.api.http import LeanRequest
 from service.domain.device_identity import USER_AGENT_MAX_CHARS, TrustedProxies
 from service.domain.errors import CallerError, MissingKey, WrongKey, WrongKind
 from service.domain.models import App, Caller
-from service.domain.ports import Gate
+from service.domain.ports import RateLimiter
 
 KEY_MAX_BYTES = 512
 
@@ -44,10 +44,12 @@ class Callers:
     can compute. With a ``gate``, requests are counted.
     """
 
-    def __init__(self, apps: Sequence[AppKeys], proxies: TrustedProxies, gate: Gate | None = None) -> None:
+    def __init__(
+        self, apps: Sequence[AppKeys], proxies: TrustedProxies, rate_limiter: RateLimiter | None = None
+    ) -> None:
         self._salt = secrets.token_bytes(32)
         self._proxies = proxies
-        self._gate = gate
+        self._rate_limiter = rate_limiter
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
@@ -57,7 +59,7 @@ class Callers:
 
     async def publishable(self, request: AnyRequest) -> None:
         """Identify the caller by its publishable key, and count the request."""
-        await (await self._identify(request, self._with_publishable_key)).enter()
+        await (await self._identify(request, self._with_publishable_key)).check_rate_limit()
 
     async def publishable_uncounted(self, request: AnyRequest) -> None:
         """Identify the caller by its publishable key; the resolver counts what it does not know yet."""
@@ -65,15 +67,15 @@ class Callers:
 
     async def server(self, request: AnyRequest) -> None:
         """Identify the caller by its server key, and count the request."""
-        await (await self._identify(request, self._with_server_key)).enter()
+        await (await self._identify(request, self._with_server_key)).check_rate_limit()
 
     async def leads(self, request: AnyRequest) -> None:
         """Identify who reports a lead: a backend, or the app itself where its settings let it; count it."""
-        await (await self._identify(request, self._with_any_key)).enter()
+        await (await self._identify(request, self._with_any_key)).check_rate_limit()
 
     async def client_leads(self, request: AnyRequest) -> None:
         """Identify an app that reports leads or sales itself, where its settings let it; count it."""
-        await (await self._identify(request, self._with_leads_key)).enter()
+        await (await self._identify(request, self._with_leads_key)).check_rate_limit()
 
     async def _identify(self, request: AnyRequest, find: Callable[[LeanRequest], "_Known"]) -> Caller:
         lean = cast("LeanRequest", request)
@@ -119,9 +121,9 @@ class Callers:
     def _caller(self, known: _Known, request: LeanRequest) -> Caller:
         app, server, name = known
         peer = request.scope["client"]
-        admission = None
-        if self._gate is not None:  # a backend's address is that of all its customers
-            admission = self._gate.admission(app.name, name, by_address=not server)
+        rate_limit = None
+        if self._rate_limiter is not None:  # a backend's address is that of all its customers
+            rate_limit = self._rate_limiter.rate_limit(app.name, name, by_address=not server)
         caller = Caller(
             app,
             peer[0] if peer else None,
@@ -129,21 +131,21 @@ class Callers:
             request.user_agent[:USER_AGENT_MAX_CHARS].decode("latin-1"),
             request.arrived,
             self._proxies,
-            admission,
+            rate_limit,
         )
-        if admission is not None:
+        if rate_limit is not None:
             request.counted_for(caller)
         return caller
 
     async def _failed(self, request: LeanRequest) -> None:
-        if self._gate is not None:
+        if self._rate_limiter is not None:
             peer = request.scope["client"]
             forwarded_for = request.forwarded_for.decode("latin-1")
-            await self._gate.failed(self._proxies.client_ip(peer[0] if peer else None, forwarded_for))
+            await self._rate_limiter.failed(self._proxies.client_ip(peer[0] if peer else None, forwarded_for))
 
     def _known(self, each: AppKeys, *, server: bool) -> Iterator[tuple[bytes, _Known]]:
         for key in each.server if server else each.publishable:
-            name = b"" if self._gate is None else self._gate.name_of(key)
+            name = b"" if self._rate_limiter is None else self._rate_limiter.name_of(key)
             yield self._digest(key), _Known(each.app, server, name)
 
     def _digest(self, key: bytes) -> bytes:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from service.domain.errors import BodyTooLarge, InvalidField, MalformedBody, UnsupportedBody
 from service.domain.models import Caller
-from service.domain.rate_limit_status import Standing
+from service.domain.rate_limit_status import RateLimitStatus
 from service.domain.type_descriptions import explain
 
 BODY_MAX_BYTES = 64 * 1024
@@ -141,12 +141,12 @@ class _Sent(ASGIResponse):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-def rate_limit_headers(standing: Standing) -> dict[str, str]:
+def rate_limit_headers(rate_limit_status: RateLimitStatus) -> dict[str, str]:
     """Return the headers that say how much of a rate limit is left."""
     return {
-        "RateLimit-Limit": str(standing.limit),
-        "RateLimit-Remaining": str(standing.remaining),
-        "RateLimit-Reset": str(math.ceil(standing.reset_s)),
+        "RateLimit-Limit": str(rate_limit_status.limit),
+        "RateLimit-Remaining": str(rate_limit_status.remaining),
+        "RateLimit-Reset": str(math.ceil(rate_limit_status.reset_s)),
     }
 
 

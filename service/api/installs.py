@@ -12,7 +12,7 @@ from service.api.http import LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import required_install_id
-from service.attribution.erasure import Forgetting, Forgotten
+from service.attribution.erasure import ErasedCounts, InstallErasure
 
 
 class ForgetRequest(Struct, frozen=True, rename="camel"):
@@ -21,7 +21,7 @@ class ForgetRequest(Struct, frozen=True, rename="camel"):
     install_id: Annotated[str, Meta(min_length=8, max_length=128, description="As the app reports it.")]
 
 
-def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteHandler]:
+def installs_routes(callers: Callers, install_erasure: InstallErasure) -> list[HTTPRouteHandler]:
     """Build the handlers over the parts they need."""
 
     @post(
@@ -37,8 +37,8 @@ def installs_routes(callers: Callers, forgetting: Forgetting) -> list[HTTPRouteH
         responses=documented(400, 401, 403, 413, 415, 422, 429, 503),
         tags=["Opens"],
     )
-    async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> Forgotten:
-        """Forget an install's answers, claims and what is owed to Dub for it, and say how much that was."""
-        return await forgetting.forget(request.caller.app, required_install_id(data.install_id))
+    async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> ErasedCounts:
+        """Erase an install's answers, claims and outbox entries, and return how many there were."""
+        return await install_erasure.forget(request.caller.app, required_install_id(data.install_id))
 
     return [forget_install]

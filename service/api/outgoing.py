@@ -51,8 +51,12 @@ class Outgoing:
         if context["method"] == "OPTIONS" and headers:
             headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
         caller: Caller | None = context.get(CALLER)
-        if caller is not None and caller.admission is not None and caller.admission.standing is not None:
-            counted = rate_limit_headers(caller.admission.standing)
+        if (
+            caller is not None
+            and caller.rate_limit is not None
+            and caller.rate_limit.rate_limit_status is not None
+        ):
+            counted = rate_limit_headers(caller.rate_limit.rate_limit_status)
             headers = [
                 *headers,
                 *((name.lower().encode(), value.encode()) for name, value in counted.items()),

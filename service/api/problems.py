@@ -15,6 +15,7 @@ from service.api.wire import Problem, ProblemDetail
 from service.domain.errors import (
     BodyTooLarge,
     CallerError,
+    CompatLinkNotFound,
     DubRefused,
     DubThrottled,
     FirstopenError,
@@ -23,12 +24,11 @@ from service.domain.errors import (
     MalformedBody,
     MissingKey,
     NotConfigured,
+    NotFound,
     OverBudget,
     RateLimited,
     StoreFailed,
     TooManyWaiting,
-    UnknownLink,
-    UnknownOpen,
     UnsupportedBody,
     WrongKey,
     WrongKind,
@@ -45,11 +45,11 @@ STATUS_OF: dict[type[CallerError], int] = {
     WrongKey: 401,
     ForeignDomain: 403,
     WrongKind: 403,
-    UnknownLink: 404,
+    CompatLinkNotFound: 404,
     OverBudget: 429,
     TooManyWaiting: 429,
     RateLimited: 429,
-    UnknownOpen: 404,
+    NotFound: 404,
 }
 
 CODE_OF = {
@@ -109,8 +109,8 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 def _headers(exc: CallerError) -> dict[str, str] | None:
     match exc:
-        case RateLimited(standing=standing):
-            return {**_retry_after(standing.reset_s), **rate_limit_headers(standing)}
+        case RateLimited(rate_limit_status=rate_limit_status):
+            return {**_retry_after(rate_limit_status.reset_s), **rate_limit_headers(rate_limit_status)}
         case OverBudget() | TooManyWaiting():
             return _retry_after(exc.retry_after_s)
     return None
@@ -136,11 +136,11 @@ async def count_failed(exc: Exception, scope: Scope) -> None:
     """
     context = cast("dict[str, Any]", scope)
     caller: Caller | None = context.get(CALLER)
-    if isinstance(exc, RateLimited) or caller is None or caller.admission is None:
+    if isinstance(exc, RateLimited) or caller is None or caller.rate_limit is None:
         return
-    if caller.admission.standing is None:
+    if caller.rate_limit.rate_limit_status is None:
         try:
-            await caller.enter()
+            await caller.check_rate_limit()
         except RateLimited as limited:
             context[REFUSED] = limited
 

@@ -17,7 +17,7 @@ from service.attribution.resolver import Resolver
 from service.domain.device_identity import TrustedProxies, normal_ip
 from service.domain.errors import InvalidField
 from service.domain.models import Answer, Caller, OpenReport
-from service.domain.trace import CandidateTrace, RungTrace, Trace
+from service.domain.trace import CandidateTrace, EvidenceTrace, Trace
 
 IP_MAX_CHARS = 64
 USER_AGENT_MAX_CHARS = 2048
@@ -49,11 +49,11 @@ class DryRunRequest(OpenRequest, frozen=True, gc=False, kw_only=True, rename="ca
 
 
 class TraceReply(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How an open came to its answer: what each rung of evidence said, and every click that was looked at."""
+    """How an open was decided: the outcome of each piece of evidence, and every click that was considered."""
 
     open_id: str | None
     answer: Answer
-    rungs: tuple[RungTrace, ...]
+    evidence: tuple[EvidenceTrace, ...]
     candidates: tuple[CandidateTrace, ...]
     ignored: tuple[str, ...]
     cache: str
@@ -115,7 +115,7 @@ def _reply(answer: Answer, trace: Trace) -> TraceReply:
     return TraceReply(
         open_id=trace.open_id,
         answer=answer,
-        rungs=trace.rungs,
+        evidence=trace.evidence,
         candidates=trace.candidates,
         ignored=trace.ignored,
         cache=trace.cache,

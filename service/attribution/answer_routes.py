@@ -13,7 +13,7 @@ _AGAIN_S = 2.0  # for Dub to answer, or to come back
 _LOOK_TAKES_S = 0.5
 
 
-def lay_out(
+def build_answer(
     app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool, now: float, log: Log
 ) -> Answer:
     """Route an open for the build that asks at ``now``, in Unix seconds.
@@ -23,8 +23,8 @@ def lay_out(
     try:
         route = app.router.route(opened.destination, opened.carried, app_version)
     except Exception as exc:  # noqa: BLE001  a route always: the default screen, and the log names our mistake
-        whose = {"app": app.name, "open_id": opened.open_id}
-        log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **whose)
+        subject = {"app": app.name, "open_id": opened.open_id}
+        log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **subject)
         route = app.router.nowhere
     return Answer(
         open_id=opened.open_id,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from service.attribution.lead_credit import Credit, may_get_click
+from service.attribution.lead_credit import LeadCredit, may_get_click
 from service.domain.errors import (
     DubRefused,
     DubTimedOut,
@@ -22,7 +22,7 @@ from service.domain.errors import (
     NotConfigured,
 )
 from service.domain.models import App, Open
-from service.domain.outbox_entries import Dead, Delivered, Entry, Later, LeadKeys, Verdict
+from service.domain.outbox_entries import DeadLetter, Delivered, DeliveryResult, Entry, LeadKeys, RetryLater
 from service.domain.ports import DubConversions, Outbox
 
 # When Dub is asked again for what it does not know yet, in seconds after the report. The click of a web
@@ -34,7 +34,7 @@ _LOOK_AFTER_OPEN_EVERY_S = (
     30.0  # an open that is settled lets its leads go; this is for what a crash swallows
 )
 _LOOK_FOR_OPEN_MAX_S = 900.0  # there may be many leads whose install never reports an open
-_PATIENCE_S = 10.0
+_QUEUE_TIMEOUT_S = 10.0
 _OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
 _NOT_FOUND = 404
 _NO_KEYS = LeadKeys()
@@ -61,12 +61,12 @@ class UnknownCustomer(FirstopenError):
     """Dub knows no such customer, and was given no click: it records nothing."""
 
 
-class Conversions:
+class ConversionDelivery:
     """Sends what an app or its backend reports, with the app's own Dub API key.
 
     ``find_open`` recalls an open by its id, ``credit`` finds an install's,
-    ``known_for_s`` for how many seconds more Dub knows a click at once; ``lane`` hashes whose it is;
-    ``wall`` is Unix seconds.
+    ``known_for_s`` for how many seconds more Dub knows a click at once; ``ordering_key`` hashes whose it is;
+    ``unix_time`` is Unix seconds.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Conversions:
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
-        credit: Credit,
+        credit: LeadCredit,
         known_for_s: Callable[[str], float],
-        lane: Callable[[str, str], str],
+        ordering_key: Callable[[str, str], str],
         new_id: Callable[[], str],
-        wall: Callable[[], float],
+        unix_time: Callable[[], float],
         timeout_s: float,
     ) -> None:
         self._dub = dub
@@ -89,9 +89,9 @@ class Conversions:
         self._find_open = find_open
         self._credit = credit
         self._known_for_s = known_for_s
-        self._lane = lane
+        self._lane = ordering_key
         self._new_id = new_id
-        self._wall = wall
+        self._unix_time = unix_time
         self._timeout_s = timeout_s
 
     def entry(
@@ -99,14 +99,14 @@ class Conversions:
         app: App,
         conversion: Conversion,
         *,
-        waits_for: str = "",
-        whose: str = "",
+        depends_on_open: str = "",
+        subject: str = "",
         keys: LeadKeys = _NO_KEYS,
     ) -> Entry:
         """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
         if not app.dub_api_key:
             raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
-        now = self._wall()
+        now = self._unix_time()
         known_s = self._known_for_s(conversion.body.get("clickId", ""))
         if known_s > 0:
             conversion = msgspec.structs.replace(conversion, one_step_until=now + known_s)
@@ -114,12 +114,12 @@ class Conversions:
             id=self._new_id(),
             app=app.name,
             kind=conversion.kind,
-            lane=self._lane(app.name, conversion.body["customerExternalId"]),
-            waits_for=waits_for,
-            whose=whose,
+            ordering_key=self._lane(app.name, conversion.body["customerExternalId"]),
+            depends_on_open=depends_on_open,
+            subject=subject,
             keys=keys,
             created=now,
-            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if waits_for else now,
+            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if depends_on_open else now,
             payload=_encode(conversion),
         )
 
@@ -138,25 +138,25 @@ class Conversions:
 
         entry = self.entry(app, Conversion(kind=kind, body=body))
         wait_s = self._timeout_s if waits else budget_s
-        verdict = await self._outbox.submit(entry, wait_s=wait_s, drops=drops)
-        match verdict:
+        result = await self._outbox.submit(entry, wait_s=wait_s, drops=drops)
+        match result:
             case Delivered(answer=answer):
                 return _without_our_invoice(answer, body, entry.id), False
-            case Later(answer=answer) if answer:
+            case RetryLater(answer=answer) if answer:
                 return answer, True
-            case Later(error=error) | Dead(error=FirstopenError() as error) if drops(error):
+            case RetryLater(error=error) | DeadLetter(error=FirstopenError() as error) if drops(error):
                 raise error
             case None if waits:
                 await self._outbox.abandon(entry.id)
                 raise DubTimedOut(f"no answer within {wait_s:g} s")
         return _queued(kind, body), True
 
-    async def deliver(self, entry: Entry) -> Verdict:
+    async def deliver(self, entry: Entry) -> DeliveryResult:
         """Send an entry once, and say what became of it."""
         conversion = _decode(entry.payload)
         app = self._apps.get(entry.app)
         if app is None or not app.dub_api_key:
-            return Later(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
+            return RetryLater(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
         body = conversion.body
         if conversion.open_id or conversion.install_id:
             credited = await self._credited(app, entry, conversion)
@@ -166,70 +166,78 @@ class Conversions:
         try:
             return await self._send(app, entry, conversion, body)
         except DubUnavailable as exc:
-            return Later(exc)
+            return RetryLater(exc)
         except DubRefused as exc:
             return self._refused(entry, exc)
 
-    async def _credited(self, app: App, entry: Entry, conversion: Conversion) -> str | Later | Dead:
+    async def _credited(
+        self, app: App, entry: Entry, conversion: Conversion
+    ) -> str | RetryLater | DeadLetter:
         """Return the click of the open or install that a lead names, or what that means for the lead."""
         if conversion.open_id:
             opened = await self._find_open(conversion.open_id)
             if opened is None:
                 known: str | None = conversion.body.get("clickId")
-                return known or Dead("the open that it names is forgotten")
+                return known or DeadLetter("the open that it names is forgotten")
         else:
             opened = await self._credit.open_of(app, conversion.install_id)
             if opened is None:
-                return Later(NoOpen("no open of its install has arrived yet"), _next_look_s(entry))
+                return RetryLater(NoOpen("no open of its install has arrived yet"), _next_look_s(entry))
         if opened.click_id is not None:
             return opened.click_id
         if may_get_click(opened):
             missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
-            return Later(missing, _LOOK_AFTER_OPEN_EVERY_S)
-        return Dead(_ORGANIC, organic=True)
+            return RetryLater(missing, _LOOK_AFTER_OPEN_EVERY_S)
+        return DeadLetter(_ORGANIC, organic=True)
 
-    async def _send(self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]) -> Verdict:
+    async def _send(
+        self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]
+    ) -> DeliveryResult:
         if conversion.kind == "sale":
             return await self._sell(app, entry, body)
-        one_step = entry.attempts == 0 and self._wall() < conversion.one_step_until
+        one_step = entry.attempts == 0 and self._unix_time() < conversion.one_step_until
         return Delivered(await self._lead(app, body, one_step=one_step))
 
     async def _lead(self, app: App, body: dict[str, Any], *, one_step: bool) -> bytes:
         if not one_step and body.get("mode") != "deferred":
             deferred = _encode({**body, "mode": "deferred"})
-            await self._dub.track_lead(app, deferred, patience_s=_PATIENCE_S)
-        return await self._dub.track_lead(app, _encode(body), patience_s=_PATIENCE_S)
+            await self._dub.track_lead(app, deferred, queue_timeout_s=_QUEUE_TIMEOUT_S)
+        return await self._dub.track_lead(app, _encode(body), queue_timeout_s=_QUEUE_TIMEOUT_S)
 
-    async def _sell(self, app: App, entry: Entry, body: dict[str, Any]) -> Verdict:
+    async def _sell(self, app: App, entry: Entry, body: dict[str, Any]) -> DeliveryResult:
         """Send a sale; without an invoiceId it gets the entry's, so that sending it twice counts once.
 
         A repeated invoiceId gets Dub's first answer again, so an answer without a customer has two reasons:
         an amount of 0, which Dub never records, and a customer whom Dub does not know, or not yet.
         """
         sale = {"invoiceId": entry.id, **body}
-        answer = await self._dub.track_sale(app, _encode(sale), patience_s=_PATIENCE_S)
+        answer = await self._dub.track_sale(app, _encode(sale), queue_timeout_s=_QUEUE_TIMEOUT_S)
         if body["amount"] <= 0 or _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
         error = UnknownCustomer("Dub knows no such customer yet")
         after_s = self._look_again_s(entry)
-        if after_s is None and await self._outbox.waits_in(entry.lane):
+        if after_s is None and await self._outbox.has_waiting_in(entry.ordering_key):
             after_s = _next_look_s(entry)  # the customer's lead waits for an open
-        return Dead("Dub knows no such customer", error) if after_s is None else Later(error, after_s, answer)
+        return (
+            DeadLetter("Dub knows no such customer", error)
+            if after_s is None
+            else RetryLater(error, after_s, answer)
+        )
 
-    def _refused(self, entry: Entry, exc: DubRefused) -> Verdict:
+    def _refused(self, entry: Entry, exc: DubRefused) -> DeliveryResult:
         if exc.status in _OURS_TO_MEND:
-            return Later(exc)
+            return RetryLater(exc)
         after_s = self._look_again_s(entry) if exc.status == _NOT_FOUND else None
-        return Dead(f"Dub refused it: {exc}", exc) if after_s is None else Later(exc, after_s)
+        return DeadLetter(f"Dub refused it: {exc}", exc) if after_s is None else RetryLater(exc, after_s)
 
     def _look_again_s(self, entry: Entry) -> float | None:
         """Return in how many seconds to ask again for a click or customer that Dub does not know.
 
         ``None``: not any more. What is sent late, after an outage, has waited long enough.
         """
-        age_s = self._wall() - entry.created
-        looks = _CUSTOMER_LOOKS_AT_S if entry.kind == "sale" else _CLICK_LOOKS_AT_S
-        return next((at_s - age_s for at_s in looks if at_s > age_s), None)
+        age_s = self._unix_time() - entry.created
+        attempts_s = _CUSTOMER_LOOKS_AT_S if entry.kind == "sale" else _CLICK_LOOKS_AT_S
+        return next((at_s - age_s for at_s in attempts_s if at_s > age_s), None)
 
 
 def _next_look_s(entry: Entry) -> float:

@@ -5,53 +5,53 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from service.attribution.delayed_matching import SecondLooks
-from service.attribution.recent_erasures import Erasures
+from service.attribution.delayed_matching import DelayedMatching
+from service.attribution.recent_erasures import RecentErasures
 from service.domain.device_identity import Identity
 from service.domain.errors import StoreFailed
 from service.domain.models import App
 from service.domain.ports import Erasable, ErasableOpens
 
 
-class Forgotten(Struct, frozen=True):
-    """How much was removed: answers that were remembered, clicks that were claimed, what was owed to Dub."""
+class ErasedCounts(Struct, frozen=True):
+    """How much was removed: remembered answers, claimed clicks, outbox entries."""
 
     answers: int
     claims: int
     outbox: int
 
 
-class Forgetting:
+class InstallErasure:
     """Forgets installs under every name that they have had."""
 
     def __init__(
         self,
         *,
         identity: Identity,
-        looks: SecondLooks,
+        attempts_s: DelayedMatching,
         opens: ErasableOpens,
         claims: Erasable,
         entries: Erasable,
-        erasures: Erasures,
-        wall: Callable[[], float],
+        erasures: RecentErasures,
+        unix_time: Callable[[], float],
         scrub: Callable[[], Awaitable[None]],
     ) -> None:
         self._erasures = erasures
-        self._wall = wall
+        self._unix_time = unix_time
         self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
-        self._looks = looks
+        self._looks = attempts_s
         self._opens = opens
         self._claims = claims
         self._entries = entries
 
-    async def forget(self, app: App, install_id: str) -> Forgotten:
+    async def forget(self, app: App, install_id: str) -> ErasedCounts:
         """Forget an install of this app; an unknown one is nothing to forget. Raises ``StoreFailed``.
 
-        Its opens go last: asked again after a failure, what is owed by their ids is still found.
+        Its opens go last: if this fails half-way, a retry still finds the outbox entries by their ids.
         """
         devices = self._identity.devices(app.name, install_id)
-        await self._erasures.add(devices, self._wall())
+        await self._erasures.add(devices, self._unix_time())
         forgotten = await self._forget(devices)
         await self._scrub()
         return forgotten
@@ -61,10 +61,10 @@ class Forgetting:
         with contextlib.suppress(StoreFailed):
             await self._forget([device])
 
-    async def _forget(self, devices: Sequence[str]) -> Forgotten:
+    async def _forget(self, devices: Sequence[str]) -> ErasedCounts:
         open_ids = await self._opens.ids(devices)
         await self._looks.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
         answers = await self._opens.forget(devices)
-        return Forgotten(answers, claims, outbox)
+        return ErasedCounts(answers, claims, outbox)

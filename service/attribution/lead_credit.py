@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 
 from service.domain.device_identity import Identity
-from service.domain.evidence import STRENGTH
+from service.domain.evidence import EVIDENCE_PRIORITY
 from service.domain.models import App, Open
-from service.domain.ports import Journal
+from service.domain.ports import OpenStore
 
 
-class Credit:
+class LeadCredit:
     """Finds the open that an install's leads are credited to."""
 
-    def __init__(self, journal: Journal, identity: Identity) -> None:
-        self._journal = journal
+    def __init__(self, open_store: OpenStore, identity: Identity) -> None:
+        self._open_store = open_store
         self._identity = identity
 
     async def open_of(self, app: App, install_id: str) -> Open | None:
         """Return the open to credit, as ``open_to_credit`` does; raises ``StoreFailed``."""
-        opens = await self._journal.of_device(self._identity.devices(app.name, install_id))
+        opens = await self._open_store.of_device(self._identity.devices(app.name, install_id))
         return open_to_credit([each for each in opens if each.app == app.name])
 
 
@@ -34,13 +34,13 @@ def open_to_credit(opens: Sequence[Open]) -> Open | None:
     stronger than that of every click found so far, and the lead should wait for it. If it has no click and
     does not wait for one, the install is organic.
     """
-    found = max((each for each in opens if each.click_id), key=strength_of, default=None)
-    awaited = max((each for each in opens if may_get_click(each)), key=strength_of, default=None)
-    if awaited is not None and (found is None or strength_of(awaited) > strength_of(found)):
+    found = max((each for each in opens if each.click_id), key=priority_of, default=None)
+    awaited = max((each for each in opens if may_get_click(each)), key=priority_of, default=None)
+    if awaited is not None and (found is None or priority_of(awaited) > priority_of(found)):
         return awaited
     return found or next(iter(opens), None)
 
 
-def strength_of(opened: Open) -> int:
+def priority_of(opened: Open) -> int:
     """Return how strong the evidence is that found the click, or that may still find it."""
-    return STRENGTH[opened.match.type] if opened.click_id else opened.offered
+    return EVIDENCE_PRIORITY[opened.match.type] if opened.click_id else opened.offered

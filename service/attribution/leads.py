@@ -8,13 +8,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from service.attribution.conversion_delivery import Conversion, Conversions
-from service.attribution.lead_credit import Credit, may_get_click
+from service.attribution.conversion_delivery import Conversion, ConversionDelivery
+from service.attribution.lead_credit import LeadCredit, may_get_click
 from service.attribution.resolver import Resolver
 from service.domain.device_identity import Identity
-from service.domain.errors import DubRefused, FirstopenError, InvalidField, TooManyWaiting, UnknownOpen
+from service.domain.errors import DubRefused, FirstopenError, InvalidField, NotFound, TooManyWaiting
 from service.domain.models import App, Open
-from service.domain.outbox_entries import Dead, Delivered, LeadKeys, Repeat, install_name
+from service.domain.outbox_entries import DeadLetter, Delivered, LeadKeys, Repeat, install_name
 from service.domain.ports import Outbox
 
 WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
@@ -75,10 +75,10 @@ class Leads:
     def __init__(
         self,
         *,
-        conversions: Conversions,
+        conversions: ConversionDelivery,
         outbox: Outbox,
         resolver: Resolver,
-        credit: Credit,
+        credit: LeadCredit,
         identity: Identity,
         clock: Callable[[], float],
     ) -> None:
@@ -93,7 +93,7 @@ class Leads:
     async def report(self, app: App, lead: LeadReport, budget_s: float) -> LeadAnswer:
         """Take a lead, and wait for Dub as long as the budget lasts.
 
-        A lead that was reported before is not sent again. Raises ``InvalidField``, ``UnknownOpen``,
+        A lead that was reported before is not sent again. Raises ``InvalidField``, ``NotFound``,
         ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for what Dub refuses for
         good (it is among the dead letters then).
         """
@@ -105,11 +105,13 @@ class Leads:
             await self._count_waiting(app)
             budget_s = 0  # its open may be hours away
         conversion = _conversion(lead, opened, click_id)
-        waits_for = self._name(app, lead) if click_id is None else ""
+        depends_on_open = self._name(app, lead) if click_id is None else ""
         subject, keys = self._subject(app, lead), self._keys(app, lead)
-        entry = self._conversions.entry(app, conversion, waits_for=waits_for, whose=subject, keys=keys)
-        verdict = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
-        match verdict:
+        entry = self._conversions.entry(
+            app, conversion, depends_on_open=depends_on_open, subject=subject, keys=keys
+        )
+        result = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
+        match result:
             case Delivered(answer=answer):
                 dubs = _decode(answer)
                 return LeadAnswer(
@@ -119,21 +121,21 @@ class Leads:
                     link=dubs.get("link"),
                     customer=dubs.get("customer"),
                 )
-            case Dead(error=DubRefused() as error):
+            case DeadLetter(error=DubRefused() as error):
                 raise error
             case Repeat(same_body=False):
                 raise InvalidField("Idempotency-Key", "was used for a lead with another body")
             case Repeat(entry_id=entry_id, state="delivered" | "queued" as state):
                 return LeadAnswer(lead_id=entry_id, status=state)
-        if waits_for:
-            await self._look_again(app, lead, waits_for)
+        if depends_on_open:
+            await self._look_again(app, lead, depends_on_open)
         return LeadAnswer(lead_id=entry.id, status="queued")
 
     async def status(self, app: App, lead_id: str) -> LeadStatus:
-        """Say where a lead stands; raises ``UnknownOpen`` or ``StoreFailed``."""
+        """Say where a lead stands; raises ``NotFound`` or ``StoreFailed``."""
         status = await self._outbox.status(lead_id)
         if status is None or status.app != app.name or status.kind != "lead":
-            raise UnknownOpen("leadId: no such lead of this app, or it is forgotten by now")
+            raise NotFound("leadId: no such lead of this app, or it is forgotten by now")
         return LeadStatus(lead_id, status.state, status.reason or None)
 
     async def _open_of(self, app: App, lead: LeadReport) -> Open | None:
@@ -146,7 +148,7 @@ class Leads:
         if lead.open_id is not None:
             opened = await self._resolver.find_credited(lead.open_id)
             if opened is None or opened.app != app.name:
-                raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
+                raise NotFound("openId: no such open of this app, or it is forgotten by now")
             return opened
         if lead.install_id is None:
             raise InvalidField("clickId", "is required (or one of openId and installId)")
@@ -174,11 +176,11 @@ class Leads:
             return self._identity.devices(app.name, lead.install_id)[0]
         return lead.open_id or ""
 
-    async def _look_again(self, app: App, lead: LeadReport, waits_for: str) -> None:
+    async def _look_again(self, app: App, lead: LeadReport, depends_on_open: str) -> None:
         """Let a lead go whose open was settled while the lead was written down."""
         opened = await self._open_of(app, lead)
         if opened is not None and not may_get_click(opened):
-            self._outbox.let_go(waits_for)
+            self._outbox.release_dependents(depends_on_open)
 
     async def _count_waiting(self, app: App) -> None:
         """Count a lead that waits for its install's first open; raises ``TooManyWaiting``.

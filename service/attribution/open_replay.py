@@ -12,15 +12,15 @@ import msgspec
 
 from service.attribution.resolver import Resolver
 from service.domain.errors import (
-    DubCrowded,
+    BulkheadFull,
     DubFailed,
-    DubGarbled,
     DubUnavailable,
+    InvalidDubResponse,
     LinkFailing,
     NotConfigured,
 )
 from service.domain.models import App
-from service.domain.outbox_entries import Dead, Delivered, Entry, Later, OwedOpen, Verdict
+from service.domain.outbox_entries import DeadLetter, Delivered, DeliveryResult, Entry, QueuedOpen, RetryLater
 
 TRIES = 6  # the first within half a minute, see ``backoff_s``
 
@@ -29,10 +29,10 @@ _BACKOFF_MAX_S = 300.0
 _CROWDED_AGAIN_S = 0.5
 _PERMANENT = range(300, 500)  # but for a 429, which is an outage
 
-_decode = msgspec.json.Decoder(OwedOpen).decode
+_decode = msgspec.json.Decoder(QueuedOpen).decode
 
 
-class Replays:
+class OpenReplay:
     """Delivers the outbox's opens. ``answered_ago_s``: how long ago Dub gave a good answer to any open."""
 
     def __init__(
@@ -40,28 +40,28 @@ class Replays:
         resolver: Resolver,
         apps: Mapping[str, App],
         answered_ago_s: Callable[[], float],
-        wall: Callable[[], float],
+        unix_time: Callable[[], float],
     ) -> None:
         self._resolver = resolver
         self._apps = apps
         self._answered_ago_s = answered_ago_s
-        self._wall = wall
+        self._unix_time = unix_time
 
-    async def deliver(self, entry: Entry) -> Verdict:
+    async def deliver(self, entry: Entry) -> DeliveryResult:
         """Report an open once; Dub's 404 is an answer like any other."""
         app = self._apps.get(entry.app)
         if app is None:
-            return Later(NotConfigured(f"apps.{entry.app} is not configured any more"))
+            return RetryLater(NotConfigured(f"apps.{entry.app} is not configured any more"))
         try:
             await self._resolver.replay(app, _decode(entry.payload))
-        except DubCrowded as exc:
-            return Later(exc, _CROWDED_AGAIN_S)
-        except (DubFailed, DubGarbled, LinkFailing) as exc:
+        except BulkheadFull as exc:
+            return RetryLater(exc, _CROWDED_AGAIN_S)
+        except (DubFailed, InvalidDubResponse, LinkFailing) as exc:
             if self._is_final(entry, exc):
-                return Dead(str(exc), exc)
-            return Later(exc, backoff_s(entry.attempts))
+                return DeadLetter(str(exc), exc)
+            return RetryLater(exc, backoff_s(entry.attempts))
         except DubUnavailable as exc:
-            return Later(exc, backoff_s(entry.attempts))
+            return RetryLater(exc, backoff_s(entry.attempts))
         return Delivered()
 
     def _is_final(self, entry: Entry, exc: DubUnavailable) -> bool:
@@ -69,7 +69,7 @@ class Replays:
             return False
         if isinstance(exc, DubFailed) and exc.status in _PERMANENT:
             return True
-        dub_is_well = self._answered_ago_s() < self._wall() - entry.created
+        dub_is_well = self._answered_ago_s() < self._unix_time() - entry.created
         return dub_is_well and entry.attempts + 1 >= TRIES
 
 

@@ -15,7 +15,7 @@ from service.domain.ports import KeptErasures
 from service.telemetry.background import Background
 
 
-class Erasures:
+class RecentErasures:
     """Remembers erasures, and deletes what an open under way has left behind."""
 
     def __init__(self, kept: KeptErasures, background: Background) -> None:

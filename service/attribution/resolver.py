@@ -1,4 +1,4 @@
-"""The whole product, top to bottom: cache -> evidence, rung by rung -> stale -> parsed.
+"""Resolve an open: cache, then evidence (strongest first), then what is remembered, then the URL itself.
 
 A valid open always gets an answer inside its budget. It is decided by a task per open that no request
 owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
@@ -11,32 +11,32 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from service.aio.single_flight import Flight, Flights
-from service.attribution.answer_routes import lay_out
-from service.attribution.answers import Openings, shared
-from service.attribution.delayed_matching import SecondLooks
-from service.attribution.evidence_resolver import Climber
+from service.aio.single_flight import Flight, SingleFlight
+from service.attribution.answer_routes import build_answer
+from service.attribution.answers import AnswerBuilder, shared
+from service.attribution.delayed_matching import DelayedMatching
+from service.attribution.evidence_resolver import EvidenceResolver
 from service.attribution.lead_credit import may_get_click
-from service.attribution.open_contexts import Cases
-from service.attribution.precedence import Precedence
+from service.attribution.open_contexts import OpenContextFactory
+from service.attribution.precedence import EvidencePrecedence
 from service.domain.deep_links import DEEP_LINK_MAX_CHARS
 from service.domain.device_identity import TrustedProxies
 from service.domain.errors import (
+    BulkheadFull,
     CallerError,
-    DubCrowded,
-    DubHeldBack,
+    CircuitOpen,
+    DubLinkNotFound,
     DubUnavailable,
-    LinkUnknown,
+    NotFound,
     StoreFailed,
-    UnknownOpen,
 )
-from service.domain.evidence import Rung
+from service.domain.evidence import EvidenceItem
 from service.domain.models import Answer, App, Caller, Link, Open, OpenReport, Source
-from service.domain.open_context import Case
-from service.domain.outbox_entries import OwedOpen, install_name
-from service.domain.ports import Journal, Memory, Outbox, Recalled
+from service.domain.open_context import OpenContext
+from service.domain.outbox_entries import QueuedOpen, install_name
+from service.domain.ports import OpenCache, OpenStore, Outbox, Recalled
 from service.domain.routing import parse_version, shape_of_version
-from service.domain.trace import Look, Steps, Trace, Traces
+from service.domain.trace import MatchAttempt, Trace, TraceRecorder, Traces
 from service.telemetry import Event, Log, Metrics, where
 from service.telemetry.background import Background
 
@@ -62,38 +62,40 @@ class Resolver:
     def __init__(
         self,
         *,
-        climber: Climber,
-        memory: Memory,
-        journal: Journal,
+        evidence_resolver: EvidenceResolver,
+        cache: OpenCache,
+        open_store: OpenStore,
         outbox: Outbox,
-        cases: Cases,
-        openings: Openings,
-        second_looks: SecondLooks,
-        precedence: Precedence,
+        contexts: OpenContextFactory,
+        answers: AnswerBuilder,
+        delayed_matching: DelayedMatching,
+        precedence: EvidencePrecedence,
         clock: Callable[[], float],
-        wall: Callable[[], float],
+        unix_time: Callable[[], float],
         new_id: Callable[[], str],
         log: Log,
         metrics: Metrics,
     ) -> None:
-        self._climber = climber
-        self._memory = memory
-        self._journal = journal
+        self._evidence_resolver = evidence_resolver
+        self._cache = cache
+        self._open_store = open_store
         self._outbox = outbox
-        self._cases = cases
-        self._openings = openings
-        self._second_looks = second_looks
+        self._contexts = contexts
+        self._answers = answers
+        self._delayed_matching = delayed_matching
         self._precedence = precedence
         self._clock = clock
-        self._wall = wall
+        self._unix_time = unix_time
         self._new_id = new_id
         self._log = log
         self._metrics = metrics
         self.in_flight = 0
         background = Background(log, metrics.background_failures)
-        self._flights: Flights[Open] = Flights(partial(background.spawn, name="open", expected=CallerError))
+        self._flights: SingleFlight[Open] = SingleFlight(
+            partial(background.spawn, name="open", expected=CallerError)
+        )
         self._traces = Traces()
-        self.parse_link = cases.parse_link
+        self.parse_link = contexts.parse_link
 
     async def resolve(self, report: OpenReport) -> Answer:
         """Answer an open inside its budget; raises ``ForeignDomain`` or ``RateLimited``."""
@@ -119,93 +121,99 @@ class Resolver:
         return settled
 
     async def _settle(self, report: OpenReport) -> Settled:
-        case = self._cases.of(report)
-        while (flight := self._flights.under_way(case.key)) is not None:
-            opened = await self._wait(flight, case)
-            if not case.says_more_than(opened):
+        context = self._contexts.of(report)
+        while (flight := self._flights.under_way(context.key)) is not None:
+            opened = await self._wait(flight, context)
+            if not context.says_more_than(opened):
                 return Settled(opened, repeat=True)
             await asyncio.sleep(0)  # what has just been decided is still under way: let it land
-        known = self._memory.answer(case.key)
-        if known is not None and self._may_repeat(case, known) and not self._may_be_revised(known):
+        known = self._cache.answer(context.key)
+        if known is not None and self._may_repeat(context, known) and not self._may_be_revised(known):
             self._metrics.cache.add("memory", "hit")
-            return self._repeat(case, known)
+            return self._repeat(context, known)
         self._metrics.cache.add("memory", "miss")
-        self._note_unreadable_version(case)
-        owed = known is not None and self._still_owed(known)
-        open_id = known.open_id if known is not None and owed else self._new_id()
-        case.owes = owed
-        if (known is None or self._journal.is_shared) and self._left_s(report) > 0:
-            work = self._decide_anew(open_id, case, known)
+        self._note_unreadable_version(context)
+        queued = known is not None and self._is_unconfirmed(known)
+        open_id = known.open_id if known is not None and queued else self._new_id()
+        context.was_pending = queued
+        if (known is None or self._open_store.is_shared) and self._left_s(report) > 0:
+            work = self._decide_anew(open_id, context, known)
         else:
-            await report.caller.enter()  # counted in process, or nobody waits: nothing else happens meanwhile
-            steps = Steps(self._clock())
-            settled = self._settle_at_once(open_id, case)
-            if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
-                settled = self._degraded(open_id, case, steps, DubHeldBack("circuit breaker open"))
+            await (
+                report.caller.check_rate_limit()
+            )  # counted in process, or nobody waits: nothing else happens meanwhile
+            recorder = TraceRecorder(self._clock())
+            settled = self._settle_at_once(open_id, context)
+            if settled is None and self._evidence_resolver.refused(
+                context, recorder
+            ):  # nobody to ask: nothing to wait for
+                settled = self._degraded(open_id, context, recorder, CircuitOpen("circuit breaker open"))
             if settled is not None:
-                return Settled(settled, repeat=owed)
-            work = self._decide(open_id, case, steps)
-        flight = self._flights.launch(case.key, open_id, work)
-        opened = await self._wait(flight, case)
-        earlier = case.repeats or opened.open_id != flight.open_id
-        return Settled(opened, repeat=case.owes or earlier, remembered=earlier)
+                return Settled(settled, repeat=queued)
+            work = self._decide(open_id, context, recorder)
+        flight = self._flights.launch(context.key, open_id, work)
+        opened = await self._wait(flight, context)
+        earlier = context.repeats or opened.open_id != flight.open_id
+        return Settled(opened, repeat=context.was_pending or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
         """Ask Dub for a deep link without a trace, there or here.
 
-        Raises ``LinkUnknown`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
+        Raises ``DubLinkNotFound`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
         """
-        case = self._cases.of(report)
-        link = case.link
-        if link is None or not case.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
-            raise LinkUnknown
-        await report.caller.enter()
-        return await self._climber.look_up(case, link, self._left_s(report))
+        context = self._contexts.of(report)
+        link = context.link
+        if link is None or not context.own or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
+            raise DubLinkNotFound
+        await report.caller.check_rate_limit()
+        return await self._evidence_resolver.look_up(context, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
         """Answer as ``resolve`` would if nothing were remembered of this open; records and claims nothing.
 
         Raises ``ForeignDomain``.
         """
-        case = self._cases.of(report)
-        steps = Steps(self._clock())
-        opened = self._at_once("dry-run", case, dry=True)
+        context = self._contexts.of(report)
+        recorder = TraceRecorder(self._clock())
+        opened = self._at_once("dry-run", context, dry=True)
         if opened is not None:
-            case.explain_at_once(opened, steps)
+            context.explain_at_once(opened, recorder)
         else:
             left_s = self._left_s(report)
             try:
                 async with asyncio.timeout(left_s):
-                    opened = await self._climber.climb("dry-run", case, left_s, steps, dry=True)
+                    opened = await self._evidence_resolver.resolve(
+                        "dry-run", context, left_s, recorder, dry=True
+                    )
             except (DubUnavailable, StoreFailed, TimeoutError) as exc:
-                steps.fail(str(exc), self._clock())
-                opened = self._openings.degraded("dry-run", case, steps.rung)
-        self._end(case, steps, "not asked: a dry run")
-        trace = steps.trace(opened.open_id)
+                recorder.fail(str(exc), self._clock())
+                opened = self._answers.degraded("dry-run", context, recorder.item)
+        self._end(context, recorder, "not asked: a dry run")
+        trace = recorder.trace(opened.open_id)
         version = report.app_version
-        return self._laid_out(case.app, opened, version, opened.source), trace
+        return self._laid_out(context.app, opened, version, opened.source), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
-        """Answer an earlier open again, with what is known by now; raises as ``find``, or ``UnknownOpen``."""
+        """Answer an earlier open again, with what is known by now; raises as ``find``, or ``NotFound``."""
         opened = await self._of_app(app, open_id)
         return self._laid_out(app, opened, opened.app_version, opened.source)
 
     async def trace(self, app: App, open_id: str) -> tuple[Answer, Trace]:
-        """Say how an open came to its answer, for an hour or so; raises ``UnknownOpen``."""
+        """Say how an open came to its answer, for an hour or so; raises ``NotFound``."""
         answer = await self.recall(app, open_id)
         trace = self._traces.get(open_id)
         if trace is None:
-            raise UnknownOpen("openId: its trace is forgotten by now")
+            raise NotFound("openId: its trace is forgotten by now")
         return answer, trace
 
     async def find(self, open_id: str) -> Open | None:
         """Find an open, however long ago it was; raises ``StoreFailed``."""
-        opened = self._memory.opened(open_id)
+        opened = self._cache.opened(open_id)
         if opened is None:
-            return await self._journal.opened(open_id)
+            return await self._open_store.opened(open_id)
         if self._may_be_revised(opened):
             with contextlib.suppress(StoreFailed):
-                return await self._journal.opened(open_id) or opened
+                return await self._open_store.opened(open_id) or opened
         return opened
 
     async def find_credited(self, open_id: str) -> Open | None:
@@ -217,251 +225,269 @@ class Resolver:
             opened = await self.find(opened.credited_to) or opened
         return opened
 
-    async def replay(self, app: App, owed: OwedOpen) -> None:
+    async def replay(self, app: App, queued: QueuedOpen) -> None:
         """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
-        arrived = self._clock() - max(self._wall() - owed.arrived, 0)
-        caller = Caller(app, owed.ip, "", owed.user_agent, arrived, _NO_PROXIES)
+        arrived = self._clock() - max(self._unix_time() - queued.arrived, 0)
+        caller = Caller(app, queued.ip, "", queued.user_agent, arrived, _NO_PROXIES)
         report = OpenReport(
             caller=caller,
-            platform=owed.platform,
-            app_version=owed.app_version,
+            platform=queued.platform,
+            app_version=queued.app_version,
             budget_ms=0,
-            installed_at=owed.installed_at,
+            installed_at=queued.installed_at,
         )
-        case = self._cases.of_owed(report, owed)
-        steps = Steps(self._clock())
-        opened = await self._climber.climb(owed.open_id, case, self._openings.lifetimes.call_s, steps)
-        self._keep(case, opened)
-        self._explain(owed.open_id, case, steps, "replayed by the outbox")
-        if steps.look_again:
-            self._second_looks.start(case, opened, self._found_late)
-        self._outbox.let_go(owed.open_id)  # its entry ends with this delivery
+        context = self._contexts.of_queued(report, queued)
+        recorder = TraceRecorder(self._clock())
+        opened = await self._evidence_resolver.resolve(
+            queued.open_id, context, self._answers.lifetimes.call_s, recorder
+        )
+        self._keep(context, opened)
+        self._explain(queued.open_id, context, recorder, "replayed by the outbox")
+        if recorder.look_again:
+            self._delayed_matching.start(context, opened, self._found_late)
+        self._outbox.release_dependents(queued.open_id)  # its entry ends with this delivery
         found = opened.click_id is not None
-        self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=owed.open_id, click=found)
+        self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=queued.open_id, click=found)
 
     async def close(self, grace_s: float) -> None:
         """Let opens under way settle for up to ``grace_s`` seconds, then give them up."""
         await self._flights.close(grace_s)
 
-    def _at_once(self, open_id: str, case: Case, *, dry: bool = False) -> Open | None:
+    def _at_once(self, open_id: str, context: OpenContext, *, dry: bool = False) -> Open | None:
         """Decide what needs nobody else, and what there is no time for."""
-        if not case.ladder.rungs:
-            return self._openings.parsed(open_id, case, None)
-        if dry or self._left_s(case.report) > 0:
+        if not context.chain.items:
+            return self._answers.parsed(open_id, context, None)
+        if dry or self._left_s(context.report) > 0:
             return None
         self._metrics.shed.inc()
-        self._log.info(Event.OPEN_SHED, app=case.app.name, open_id=open_id)
-        return self._owing(open_id, case, case.first_to_report)
+        self._log.info(Event.OPEN_SHED, app=context.app.name, open_id=open_id)
+        return self._degraded_and_queued(open_id, context, context.first_to_report)
 
-    def _settle_at_once(self, open_id: str, case: Case) -> Open | None:
+    def _settle_at_once(self, open_id: str, context: OpenContext) -> Open | None:
         """Decide and remember what needs nobody else."""
-        steps = Steps(case.report.caller.arrived)
-        opened = self._at_once(open_id, case)
+        recorder = TraceRecorder(context.report.caller.arrived)
+        opened = self._at_once(open_id, context)
         if opened is not None:
-            case.explain_at_once(opened, steps)
+            context.explain_at_once(opened, recorder)
         else:
-            opened = self._climber.known_at_once(open_id, case, steps)
+            opened = self._evidence_resolver.known_at_once(open_id, context, recorder)
         if opened is not None:
-            self._keep(case, opened)
-            self._explain(open_id, case, steps)
+            self._keep(context, opened)
+            self._explain(open_id, context, recorder)
         return opened
 
-    def _repeat(self, case: Case, known: Open) -> Settled:
+    def _repeat(self, context: OpenContext, known: Open) -> Settled:
         """Answer from memory, at once; the route will be that of the build that asks now."""
-        self._log.debug(Event.OPEN_REPEATED, app=case.app.name, open_id=known.open_id)
-        if case.report.app_version != known.app_version:
-            known = structs.replace(known, app_version=shared(case.report.app_version))
-            self._memory.keep(case.key, known)
+        self._log.debug(Event.OPEN_REPEATED, app=context.app.name, open_id=known.open_id)
+        if context.report.app_version != known.app_version:
+            known = structs.replace(known, app_version=shared(context.report.app_version))
+            self._cache.keep(context.key, known)
         return Settled(known, repeat=True, remembered=True)
 
-    async def _recalled(self, case: Case) -> Recalled | None:
+    async def _recalled(self, context: OpenContext) -> Recalled | None:
         """Return what the database knows of a device; ``None`` if it does not say. Never raises."""
         try:
-            return await self._journal.recall(self._cases.devices(case), case.key)
+            return await self._open_store.recall(self._contexts.devices(context), context.key)
         except StoreFailed:
             return None
         except Exception as exc:  # noqa: BLE001  an open is decided without it, and the log names our mistake
             about = {"error": type(exc).__name__, "where": where(exc)}
-            self._log.error(Event.OPEN_FAILED, app=case.app.name, **about)
+            self._log.error(Event.OPEN_FAILED, app=context.app.name, **about)
             return None
 
-    def _repeat_recalled(self, case: Case, known: Open) -> Open:
+    def _repeat_recalled(self, context: OpenContext, known: Open) -> Open:
         """Answer again what this process, or another replica, has answered before."""
-        case.repeats = True
-        self._memory.keep(case.key, known)
+        context.repeats = True
+        self._cache.keep(context.key, known)
         if known.link is not None:
-            self._cases.remember(case)
+            self._contexts.remember(context)
         return known
 
-    async def _wait(self, flight: Flight[Open], case: Case) -> Open:
+    async def _wait(self, flight: Flight[Open], context: OpenContext) -> Open:
         """Wait for the decision as long as this report's budget lasts, then degrade."""
-        if (settled := await flight.wait(self._left_s(case.report))) is not None:
+        if (settled := await flight.wait(self._left_s(context.report))) is not None:
             return settled
         if flight.late:
-            late = self._openings.degraded(flight.open_id, case, case.first_to_report)
+            late = self._answers.degraded(flight.open_id, context, context.first_to_report)
         else:
             flight.late = True
-            late = self._owing(
-                flight.open_id, case, case.first_to_report, not_before_s=self._openings.lifetimes.call_s
+            late = self._degraded_and_queued(
+                flight.open_id, context, context.first_to_report, not_before_s=self._answers.lifetimes.call_s
             )
-            budget_ms = case.report.budget_ms
-            self._log.info(Event.OPEN_LATE, app=case.app.name, open_id=flight.open_id, budget_ms=budget_ms)
-        self._keep(case, late)
+            budget_ms = context.report.budget_ms
+            self._log.info(Event.OPEN_LATE, app=context.app.name, open_id=flight.open_id, budget_ms=budget_ms)
+        self._keep(context, late)
         return late
 
-    async def _decide_anew(self, open_id: str, case: Case, known: Open | None) -> Open:
+    async def _decide_anew(self, open_id: str, context: OpenContext, known: Open | None) -> Open:
         """Repeat what the database knows to be answered already; decide what it does not, if admitted.
 
         ``known`` is what this process remembers to have answered. Replicas that decide one open at the same
         moment give it one id; while the database cannot say what was answered before, it has a random one.
         """
-        recalled = await self._recalled(case)
+        recalled = await self._recalled(context)
         if recalled is not None:
-            case.earlier = recalled.opens
-            self._precedence.learn(case, recalled.opens)
+            context.earlier = recalled.opens
+            self._precedence.learn(context, recalled.opens)
             known = recalled.answer or known
-        if known is not None and self._may_repeat(case, known):
-            return self._repeat_recalled(case, known)
+        if known is not None and self._may_repeat(context, known):
+            return self._repeat_recalled(context, known)
         if recalled is not None:
-            flight = self._flights.under_way(case.key)
+            flight = self._flights.under_way(context.key)
             if flight is not None and not flight.late:
-                case.owes = known is not None and self._still_owed(known)
-                if known is not None and case.owes:
+                context.was_pending = known is not None and self._is_unconfirmed(known)
+                if known is not None and context.was_pending:
                     open_id = flight.open_id = known.open_id
-                elif self._journal.is_shared:
-                    open_id = flight.open_id = self._cases.open_id_after(case, known)
-        await case.report.caller.enter()
-        steps = Steps(self._clock())
-        settled = self._settle_at_once(open_id, case)
-        if settled is None and self._climber.refused(case, steps):  # nobody to ask: nothing to wait for
-            settled = self._degraded(open_id, case, steps, DubHeldBack("circuit breaker open"))
-        return settled or await self._decide(open_id, case, steps)
+                elif self._open_store.is_shared:
+                    open_id = flight.open_id = self._contexts.open_id_after(context, known)
+        await context.report.caller.check_rate_limit()
+        recorder = TraceRecorder(self._clock())
+        settled = self._settle_at_once(open_id, context)
+        if settled is None and self._evidence_resolver.refused(
+            context, recorder
+        ):  # nobody to ask: nothing to wait for
+            settled = self._degraded(open_id, context, recorder, CircuitOpen("circuit breaker open"))
+        return settled or await self._decide(open_id, context, recorder)
 
-    async def _decide(self, open_id: str, case: Case, steps: Steps) -> Open:
-        """Climb the evidence and remember what came of it. Never raises: whatever fails degrades."""
-        whose = case.whose(open_id)
+    async def _decide(self, open_id: str, context: OpenContext, recorder: TraceRecorder) -> Open:
+        """Resolve the evidence and remember the result. Never raises: any failure gives a degraded answer."""
+        subject = context.log_fields(open_id)
         try:
-            opened = await self._climber.climb(open_id, case, self._left_s(case.report), steps)
+            opened = await self._evidence_resolver.resolve(
+                open_id, context, self._left_s(context.report), recorder
+            )
         except (DubUnavailable, StoreFailed) as exc:
-            return self._degraded(open_id, case, steps, exc)
+            return self._degraded(open_id, context, recorder, exc)
         except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
-            steps.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
-            opened = self._owing(open_id, case, steps.rung)
+            recorder.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
+            opened = self._degraded_and_queued(open_id, context, recorder.item)
             about = {"error": type(exc).__name__, "where": where(exc)}
-            self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(steps), **whose, **about)
+            self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(recorder), **subject, **about)
         else:
-            self._note_decided(case, opened, self._took_ms(steps), whose)
-            if steps.look_again:
-                opened = self._second_looks.start(case, opened, self._found_late)
+            self._note_decided(context, opened, self._took_ms(recorder), subject)
+            if recorder.look_again:
+                opened = self._delayed_matching.start(context, opened, self._found_late)
         if opened.open_id == open_id:
-            self._explain(open_id, case, steps)
-        return self._unless_erased(case, opened)
+            self._explain(open_id, context, recorder)
+        return self._unless_erased(context, opened)
 
-    def _unless_erased(self, case: Case, opened: Open) -> Open:
+    def _unless_erased(self, context: OpenContext, opened: Open) -> Open:
         """Return an open, or one without a click if its install was erased while it was decided."""
-        if not self._cases.is_erased(case):
+        if not self._contexts.is_erased(context):
             return opened
-        return self._openings.unmatched(opened.open_id, case, source="parsed")
+        return self._answers.unmatched(opened.open_id, context, source="parsed")
 
-    def _degraded(self, open_id: str, case: Case, steps: Steps, exc: DubUnavailable | StoreFailed) -> Open:
+    def _degraded(
+        self, open_id: str, context: OpenContext, recorder: TraceRecorder, exc: DubUnavailable | StoreFailed
+    ) -> Open:
         """Degrade an open for which Dub gave no answer, or whose click cannot be claimed."""
-        if isinstance(exc, DubCrowded):
+        if isinstance(exc, BulkheadFull):
             self._metrics.shed.inc()
-        steps.fail(str(exc), self._clock())
-        opened = self._owing(open_id, case, steps.rung)
+        recorder.fail(str(exc), self._clock())
+        opened = self._degraded_and_queued(open_id, context, recorder.item)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
-        self._log.warning(Event.OPEN_DEGRADED, took_ms=self._took_ms(steps), **case.whose(open_id), **about)
-        self._explain(open_id, case, steps)
+        self._log.warning(
+            Event.OPEN_DEGRADED, took_ms=self._took_ms(recorder), **context.log_fields(open_id), **about
+        )
+        self._explain(open_id, context, recorder)
         return opened
 
-    def _note_decided(self, case: Case, opened: Open, took_ms: float, whose: dict[str, str | None]) -> None:
-        """Remember a decision, and let go of what was owed for it."""
-        self._keep(case, opened)
-        flight = self._flights.under_way(case.key)
-        if (case.owes or (flight is not None and flight.late)) and not opened.provisional:
-            self._outbox.paid(opened.open_id)
+    def _note_decided(
+        self, context: OpenContext, opened: Open, took_ms: float, subject: dict[str, str | None]
+    ) -> None:
+        """Remember a decision, and confirm its queued open."""
+        self._keep(context, opened)
+        flight = self._flights.under_way(context.key)
+        if (context.was_pending or (flight is not None and flight.late)) and not opened.provisional:
+            self._outbox.confirm_open(opened.open_id)
         if opened.link is not None:
-            self._cases.remember(case)
-        unknown = case.own and opened.link is None and opened.click_id is None
+            self._contexts.remember(context)
+        unknown = context.own and opened.link is None and opened.click_id is None
         event = Event.OPEN_UNKNOWN_LINK if unknown else Event.OPEN_RESOLVED
         link_id = opened.link and opened.link.id
-        self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **whose)
+        self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **subject)
 
-    def _found_late(self, case: Case, opened: Open, look: Look) -> None:
+    def _found_late(self, context: OpenContext, opened: Open, look: MatchAttempt) -> None:
         """Remember what a later look has found, or that there is nothing to be found."""
-        self._keep(case, opened)
+        self._keep(context, opened)
         self._traces.add(opened.open_id, look)
         if opened.pending:
             return  # Dub showed what cannot be read: the next report of this open is looked for anew
-        self._outbox.paid(opened.open_id)
+        self._outbox.confirm_open(opened.open_id)
         match = opened.match.type
-        self._log.info(Event.OPEN_FOUND_LATE, app=case.app.name, open_id=opened.open_id, match=match)
+        self._log.info(Event.OPEN_FOUND_LATE, app=context.app.name, open_id=opened.open_id, match=match)
 
-    def _owing(self, open_id: str, case: Case, rung: Rung | None, *, not_before_s: float = 0) -> Open:
+    def _degraded_and_queued(
+        self, open_id: str, context: OpenContext, item: EvidenceItem | None, *, not_before_s: float = 0
+    ) -> Open:
         """Degrade an open, and see to it that Dub hears of it later."""
-        opened = self._openings.degraded(open_id, case, rung)
-        self._keep(case, opened)
-        if rung is not None and rung.evidence != "ip" and not self._cases.is_erased(case):
-            self._outbox.owe(case.owed(open_id, rung, self._wall()), not_before_s=not_before_s)
+        opened = self._answers.degraded(open_id, context, item)
+        self._keep(context, opened)
+        if item is not None and item.type != "ip" and not self._contexts.is_erased(context):
+            self._outbox.enqueue_open(
+                context.queued_open(open_id, item, self._unix_time()), not_before_s=not_before_s
+            )
         return opened
 
-    def _keep(self, case: Case, opened: Open) -> None:
+    def _keep(self, context: OpenContext, opened: Open) -> None:
         """Remember an open, unless its install was erased while it was decided."""
-        if self._cases.is_erased(case):
-            self._cases.sweep(case)
+        if self._contexts.is_erased(context):
+            self._contexts.sweep(context)
             return
-        self._memory.keep(case.key, opened)
-        self._precedence.settle(case, opened)
-        self._journal.keep(case.key, opened, case.network, case.traits)
+        self._cache.keep(context.key, opened)
+        self._precedence.settle(context, opened)
+        self._open_store.keep(context.key, opened, context.network, context.traits)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
-            self._outbox.let_go(install_name(case.device), after_s=after_s)
+            self._outbox.release_dependents(install_name(context.device), after_s=after_s)
 
     def _explain(
-        self, open_id: str, case: Case, steps: Steps, cache: str = "no answer was remembered"
+        self,
+        open_id: str,
+        context: OpenContext,
+        recorder: TraceRecorder,
+        cache: str = "no answer was remembered",
     ) -> None:
         """Remember how an open came to its answer."""
-        self._end(case, steps, cache)
-        self._traces.keep(open_id, steps)
+        self._end(context, recorder, cache)
+        self._traces.keep(open_id, recorder)
 
-    def _end(self, case: Case, steps: Steps, cache: str) -> None:
-        breaker, budget_ms = self._climber.breaker(), case.report.budget_ms
-        ignored = case.report.ignored
-        steps.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
+    def _end(self, context: OpenContext, recorder: TraceRecorder, cache: str) -> None:
+        breaker, budget_ms = self._evidence_resolver.breaker(), context.report.budget_ms
+        ignored = context.report.ignored
+        recorder.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
 
     def _laid_out(
         self, app: App, opened: Open, app_version: str | None, source: Source, *, repeat: bool = False
     ) -> Answer:
-        now = self._wall()
-        return lay_out(app, opened, app_version, source=source, repeat=repeat, now=now, log=self._log)
+        now = self._unix_time()
+        return build_answer(app, opened, app_version, source=source, repeat=repeat, now=now, log=self._log)
 
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)
         if opened is None or opened.app != app.name:
-            raise UnknownOpen("openId: no such open of this app, or it is forgotten by now")
+            raise NotFound("openId: no such open of this app, or it is forgotten by now")
         return opened
 
-    def _may_repeat(self, case: Case, known: Open) -> bool:
+    def _may_repeat(self, context: OpenContext, known: Open) -> bool:
         """Return True if an answer stands, and the report has no better evidence than it was found by."""
-        return known.repeat_until > self._clock() and not case.says_more_than(known)
+        return known.repeat_until > self._clock() and not context.says_more_than(known)
 
     def _may_be_revised(self, known: Open) -> bool:
         """Return True if another replica may have given an open another answer than is remembered here."""
-        return self._journal.is_shared and (known.pending or known.match.type == "ip")
+        return self._open_store.is_shared and (known.pending or known.match.type == "ip")
 
-    def _still_owed(self, known: Open) -> bool:
+    def _is_unconfirmed(self, known: Open) -> bool:
         """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
-        return (
-            known.provisional and known.repeat_until + self._openings.lifetimes.answer_ttl_s > self._clock()
-        )
+        return known.provisional and known.repeat_until + self._answers.lifetimes.answer_ttl_s > self._clock()
 
-    def _note_unreadable_version(self, case: Case) -> None:
-        version = case.report.app_version
+    def _note_unreadable_version(self, context: OpenContext) -> None:
+        version = context.report.app_version
         if version and parse_version(version) is None:
-            self._log.warning(Event.VERSION_UNREADABLE, app=case.app.name, shape=shape_of_version(version))
+            self._log.warning(Event.VERSION_UNREADABLE, app=context.app.name, shape=shape_of_version(version))
 
-    def _took_ms(self, steps: Steps) -> float:
-        return round((self._clock() - steps.began) * 1000, 1)
+    def _took_ms(self, recorder: TraceRecorder) -> float:
+        return round((self._clock() - recorder.began) * 1000, 1)
 
     def _left_s(self, report: OpenReport) -> float:
         until = report.caller.arrived + report.budget_ms / 1000 - _REPLY_MARGIN_S

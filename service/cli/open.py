@@ -90,8 +90,8 @@ def _print(reply: dict[str, Any]) -> None:
     answer, trace = reply["answer"], reply["trace"]
     out = console()
     table = Table("evidence", "outcome", "detail", "ms")
-    for rung in trace["rungs"]:
-        table.add_row(rung["evidence"], rung["outcome"], rung["detail"], str(rung["tookMs"]))
+    for item in trace["evidence"]:
+        table.add_row(item["type"], item["outcome"], item["detail"], str(item["tookMs"]))
     out.print(table)
     if trace["candidates"]:
         clicks = Table("click", "link", "age", "why not")

@@ -17,7 +17,7 @@ from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.engines.sqlite import FILE
 from service.storage.errors import SchemaTooNew
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from service.telemetry import configure_logs
 from service.wiring.stores import engine
 
@@ -55,7 +55,7 @@ def command(context: click.Context) -> None:
 def show(entry_id: str, *, reveal: bool) -> None:
     """Show one entry; nothing personal unless asked to."""
 
-    async def found(entries: OutboxStore) -> None:
+    async def found(entries: SqlOutboxStore) -> None:
         entry = await entries.found(entry_id)
         if entry is None:
             fail(f"no entry {entry_id!r}")
@@ -78,7 +78,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     if (entry_id is None) is not every:
         fail("expected an ID, or --all")
 
-    async def revive(entries: OutboxStore) -> None:
+    async def revive(entries: SqlOutboxStore) -> None:
         revived = await entries.retry_now(entry_id)
         if not revived and entry_id is not None:
             fail(f"no dead letter {entry_id!r}")
@@ -87,7 +87,7 @@ def retry(entry_id: str | None, *, every: bool) -> None:
     _run(revive)
 
 
-async def _overview(entries: OutboxStore) -> None:
+async def _overview(entries: SqlOutboxStore) -> None:
     depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     out = console()
     table = Table("", *_STATES)
@@ -107,7 +107,7 @@ async def _overview(entries: OutboxStore) -> None:
 def _table(state: State, title: str, listed: list[Summary]) -> Table:
     table = Table("id", "kind", "app", "age", "attempts", "reason", title=title, title_justify="left")
     for entry in listed:
-        why = f"waits for {_awaited(entry)}" if entry.waits_for and state == "queued" else entry.reason
+        why = f"waits for {_awaited(entry)}" if entry.depends_on_open and state == "queued" else entry.reason
         table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), why)
     return table
 
@@ -127,9 +127,9 @@ def _described(entry: Summary) -> list[tuple[str, str]]:
 
 def _awaited(entry: Summary) -> str:
     """Say what an entry waits for."""
-    if entry.waits_for.startswith(INSTALL):
+    if entry.depends_on_open.startswith(INSTALL):
         return "an open of its install"
-    return f"open {entry.waits_for}" if entry.waits_for else "nothing"
+    return f"open {entry.depends_on_open}" if entry.depends_on_open else "nothing"
 
 
 def _age(at: float) -> str:
@@ -138,7 +138,7 @@ def _age(at: float) -> str:
     return f"{seconds / length:.0f} {unit}"
 
 
-def _run(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+def _run(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
     """Do it on the store, beside whoever else has it open."""
     configured = read_settings()
     where = "FIRSTOPEN_DATABASE_URL" if configured.database_url else str(configured.data_dir / FILE)
@@ -152,7 +152,7 @@ def _run(work: Callable[[OutboxStore], Awaitable[T]]) -> T:
         fail(f"FIRSTOPEN_SECRET: {exc}")
 
 
-async def _at_the_store(configured: Settings, work: Callable[[OutboxStore], Awaitable[T]]) -> T:
+async def _at_the_store(configured: Settings, work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
     if not configured.database_url and not (configured.data_dir / FILE).is_file():
         fail(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
     database = Database(engine(configured, exclusive=False), configure_logs("critical"))
@@ -160,6 +160,6 @@ async def _at_the_store(configured: Settings, work: Callable[[OutboxStore], Awai
     try:
         if database.failing:
             raise StoreFailed(database.failing)
-        return await work(OutboxStore(database, Cipher(configured.secrets), time.time))
+        return await work(SqlOutboxStore(database, Cipher(configured.secrets), time.time))
     finally:
         await database.close()

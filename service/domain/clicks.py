@@ -17,7 +17,7 @@ class UnreadEvent(Struct, frozen=True, gc=False):
     at_ms: int | None = None  # Unix milliseconds
 
 
-class SyncTurn(Struct):
+class SyncRound(Struct):
     """A sync that this process makes, or (``mine`` false) that another one has finished.
 
     Of one's own turn, ``clicks`` are stored at its end, together with how far the sync has seen.

@@ -117,9 +117,9 @@ def traits_of(user_agent: str) -> Traits:
 
 def traits_of_click(user_agent: str | None, system: str | None, browser: str | None) -> Traits:
     """Read a click: from its User-Agent, or from what Dub made of it where that is all there is."""
-    told = traits_of(user_agent) if user_agent else Traits()
-    if told.system:
-        return told
+    from_dub = traits_of(user_agent) if user_agent else Traits()
+    if from_dub.system:
+        return from_dub
     name = (system or "").lower()
     if name in {"ios", "ipados"}:
         return _IOS
@@ -132,10 +132,10 @@ def traits_of_click(user_agent: str | None, system: str | None, browser: str | N
 
 def traits_of_open(platform: Platform | None, user_agent: str) -> Traits:
     """Read an open: its platform goes before what its User-Agent says, and voids what contradicts it."""
-    told = traits_of(user_agent)
+    from_dub = traits_of(user_agent)
     if platform is None:
-        return told if told.system in {"ios", "android"} else _UNKNOWN
-    return told if told.system == platform else Traits(platform)
+        return from_dub if from_dub.system in {"ios", "android"} else _UNKNOWN
+    return from_dub if from_dub.system == platform else Traits(platform)
 
 
 def compare(opened: Traits, clicked: Traits) -> Fit | Misfit:
@@ -182,8 +182,8 @@ def _ios_version(text: str) -> int:
     darwin = _number(_DARWIN, text)
     if darwin:
         return _IOS_BY_DARWIN.get(darwin, 0)
-    told = _number(_IOS_IN_PAGE, text)
-    return told if told != _IOS_FROZEN else _safari_version(text)
+    from_dub = _number(_IOS_IN_PAGE, text)
+    return from_dub if from_dub != _IOS_FROZEN else _safari_version(text)
 
 
 def _safari_version(text: str) -> int:

@@ -11,7 +11,7 @@ FirstopenError
 │   ├── WrongKind            a key of the other kind, or one that may not do this
 │   ├── ForeignDomain        a domain that is not one of the app's
 │   ├── UnknownLink          on Dub's own wire: its 404
-│   ├── UnknownOpen          an openId, installId or leadId that this app never got, or that is forgotten
+│   ├── NotFound          an openId, installId or leadId that this app never got, or that is forgotten
 │   ├── OverBudget           more analytics calls than are allowed
 │   ├── TooManyWaiting       more leads wait for opens that have not arrived than are kept
 │   └── RateLimited          more requests with this key, or from this address, than are allowed
@@ -19,19 +19,19 @@ FirstopenError
 ├── StoreFailed              the disk does not take what must not be lost
 ├── NoOpen                   the install that a lead names has reported no open yet
 ├── DubRefused               Dub's own 4xx for a lead, a sale or a question about events
-├── LinkUnknown              Dub's 404: final, an answer like any other
+├── DubLinkNotFound              Dub's 404: final, an answer like any other
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
     ├── DubTimedOut
     ├── DubUnreachable       refused (by Dub or a proxy), reset, TLS
     ├── DubThrottled         a 429, or the time that an earlier one asked for
     ├── DubFailed            a status that is no answer, as ``status``
-    ├── DubGarbled           an answer that is no HTTP, too large, or does not read as Dub's
+    ├── InvalidDubResponse           an answer that is no HTTP, too large, or does not read as Dub's
     ├── LinkFailing          Dub answered badly for this link a moment ago: it was not asked again
-    ├── DubHeldBack          the circuit breaker is open: Dub was not asked
-    └── DubCrowded           too many calls in flight: Dub was not asked
+    ├── CircuitOpen          the circuit breaker is open: Dub was not asked
+    └── BulkheadFull           too many calls in flight: Dub was not asked
 """
 
-from service.domain.rate_limit_status import By, Standing
+from service.domain.rate_limit_status import By, RateLimitStatus
 
 _UNAVAILABLE = 503
 _PASSING = frozenset({502, _UNAVAILABLE, 504})  # a gateway's word that nobody answered: asking again is safe
@@ -77,7 +77,7 @@ class WrongKind(CallerError):
     """A key of the other kind (publishable or server), or one that may not do this."""
 
 
-class UnknownLink(CallerError):
+class CompatLinkNotFound(CallerError):
     """A deep link that Dub does not know, on Dub's own wire: its message repeats the link, as Dub's does."""
 
 
@@ -98,18 +98,18 @@ class TooManyWaiting(CallerError):
 class RateLimited(CallerError):
     """More requests with a key, or from an address, than are allowed; ``standing`` says until when."""
 
-    def __init__(self, by: By, period_s: int, standing: Standing) -> None:
-        whose = "with this key" if by == "key" else "from this address"
+    def __init__(self, by: By, period_s: int, rate_limit_status: RateLimitStatus) -> None:
+        subject = "with this key" if by == "key" else "from this address"
         unit = "second" if period_s == 1 else f"{period_s} seconds"
-        super().__init__(f"rate limit: {standing.limit} requests per {unit} {whose}")
-        self.standing = standing
+        super().__init__(f"rate limit: {rate_limit_status.limit} requests per {unit} {subject}")
+        self.rate_limit_status = rate_limit_status
 
 
 class ForeignDomain(CallerError):
     """A domain that is not one of the app's."""
 
 
-class UnknownOpen(CallerError):
+class NotFound(CallerError):
     """An openId that this app never got, or that is forgotten by now."""
 
 
@@ -135,7 +135,7 @@ class DubRefused(FirstopenError):
         self.message = message
 
 
-class LinkUnknown(FirstopenError):
+class DubLinkNotFound(FirstopenError):
     """Dub knows no such link: final, and an answer like any other."""
 
 
@@ -189,7 +189,7 @@ class DubFailed(DubUnavailable):
             self.retry_in_s = 0
 
 
-class DubGarbled(DubUnavailable):
+class InvalidDubResponse(DubUnavailable):
     """An answer that is no HTTP, is over a bound, or does not read as Dub's."""
 
 
@@ -197,9 +197,9 @@ class LinkFailing(DubUnavailable):
     """Dub answered badly for this link a moment ago, more than once: it is left alone for a while."""
 
 
-class DubHeldBack(DubUnavailable):
+class CircuitOpen(DubUnavailable):
     """The circuit breaker is open: Dub was not asked."""
 
 
-class DubCrowded(DubUnavailable):
+class BulkheadFull(DubUnavailable):
     """Too many calls are in flight for this one to get its turn in time: Dub was not asked."""

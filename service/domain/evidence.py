@@ -16,9 +16,9 @@ from service.domain.match_rules import CLOCK_DIFFERENCE_S
 from service.domain.models import App, OpenReport
 from service.domain.wrapped_links import find_deep_link
 
-Evidence = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"]
+EvidenceType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"]
 
-STRENGTH: dict[str, int] = {
+EVIDENCE_PRIORITY: dict[str, int] = {
     "deep_link": 5,
     "dub_id": 4,
     "install_referrer": 3,
@@ -26,17 +26,19 @@ STRENGTH: dict[str, int] = {
     "ip": 1,
     "none": 0,
 }
-FIRST_LAUNCH = range(STRENGTH["ip"], STRENGTH["dub_id"])  # evidence that counts once per install
+FIRST_LAUNCH = range(
+    EVIDENCE_PRIORITY["ip"], EVIDENCE_PRIORITY["dub_id"]
+)  # evidence that counts once per install
 
 _DEEP_LINK = "deepLink"
 _STORE_REFERRER = "referrer"
 _UNWRAPPINGS = 3  # a store URL, its parameter, and one encoding too many
 
 
-class Rung(Struct, frozen=True, gc=False):
+class EvidenceItem(Struct, frozen=True, gc=False):
     """One piece of evidence that may be asked about: a link, a click (``dub_id``), or else the address."""
 
-    evidence: Evidence
+    type: EvidenceType
     link: DeepLink | None = None
     click_id: str = ""
     doubt: str = ""  # why it is not certain, although it usually is
@@ -45,33 +47,33 @@ class Rung(Struct, frozen=True, gc=False):
 class Skipped(Struct, frozen=True, gc=False):
     """Evidence that was given and is none, and why, in words that repeat nothing of it."""
 
-    evidence: Evidence
+    type: EvidenceType
     why: str
 
 
-class Ladder(Struct, frozen=True, gc=False):
-    """The rungs of an open. ``target`` names what it is about, for the answer's key."""
+class EvidenceChain(Struct, frozen=True, gc=False):
+    """The evidence of an open, strongest first. ``target`` is what the answer's key is made of."""
 
-    rungs: tuple[Rung, ...]
+    items: tuple[EvidenceItem, ...]
     skipped: tuple[Skipped, ...]
     target: str
     old_install: bool = False  # too old for evidence of a first launch
 
     @property
     def offered(self) -> int:
-        """Return the strength of the strongest rung."""
-        return STRENGTH[self.rungs[0].evidence] if self.rungs else 0
+        """Return the priority of the strongest item."""
+        return EVIDENCE_PRIORITY[self.items[0].type] if self.items else 0
 
 
-_BY_ADDRESS = Rung("ip")
+_BY_ADDRESS = EvidenceItem("ip")
 
 
-def evidence_mask(ladder: Ladder) -> int:
-    """Return which kinds of evidence a ladder has, one bit each."""
-    return sum(1 << STRENGTH[rung.evidence] for rung in ladder.rungs)
+def evidence_mask(chain: EvidenceChain) -> int:
+    """Return which types of evidence a chain has, one bit each."""
+    return sum(1 << EVIDENCE_PRIORITY[item.type] for item in chain.items)
 
 
-def ladder_of(
+def build_chain(
     report: OpenReport,
     opened_at: float,
     domain: str,
@@ -79,44 +81,42 @@ def ladder_of(
     *,
     own: bool = False,
     dub_id: str | None = None,
-) -> Ladder:
+) -> EvidenceChain:
     """Sort what a report says, strongest first.
 
     ``opened_at`` is Unix seconds. ``link`` is what it opened, ``own`` if that is on one of the app's domains;
     ``dub_id`` is the click that the opened URL names, "" if it is malformed.
     """
     app = report.caller.app
-    rungs: list[Rung] = []
+    items: list[EvidenceItem] = []
     skipped: list[Skipped] = []
     if link is not None and not own:
         skipped.append(Skipped("deep_link", "is on none of this app's domains: routed as it is"))
     elif link is not None and len(link.at_dub) > DEEP_LINK_MAX_CHARS:  # once percent-encoded
         skipped.append(Skipped("deep_link", "is longer than any link of Dub's"))
     elif link is not None:
-        rungs.append(Rung("deep_link", link))
+        items.append(EvidenceItem("deep_link", link))
     if dub_id:
-        rungs.append(Rung("dub_id", click_id=dub_id))
+        items.append(EvidenceItem("dub_id", click_id=dub_id))
     elif dub_id is not None:
         skipped.append(Skipped("dub_id", "is no clickId: 16 letters and digits"))
     old = _why_too_old(report, opened_at)
     if report.install_referrer is not None:
         why = old or _why_not_referred(report)
         text = link_in_referrer(report.install_referrer) or report.install_referrer
-        _take("install_referrer", text, app, rungs, skipped, why=why, doubt=_why_doubtful(report))
+        _take("install_referrer", text, app, items, skipped, why=why, doubt=_why_doubtful(report))
     if report.clipboard is not None:
-        _take("clipboard", report.clipboard, app, rungs, skipped, why=old)
+        _take("clipboard", report.clipboard, app, items, skipped, why=old)
     if link is not None:
         target = f"link:{link.target if own else link.href}"
     else:
-        target = (
-            f"{rungs[0].evidence}:{rungs[0].link.target}" if rungs and rungs[0].link else f"first:{domain}"
-        )
+        target = f"{items[0].type}:{items[0].link.target}" if items and items[0].link else f"first:{domain}"
     why = old or _why_not_matched(report, opened_as_it_is=link is not None and not own)
     if why is None:
-        rungs.append(_BY_ADDRESS)
+        items.append(_BY_ADDRESS)
     else:
         skipped.append(Skipped("ip", why))
-    return Ladder(tuple(rungs), tuple(skipped), target, old is not None)
+    return EvidenceChain(tuple(items), tuple(skipped), target, old is not None)
 
 
 def link_in_referrer(text: str) -> str | None:
@@ -134,16 +134,16 @@ def link_in_referrer(text: str) -> str | None:
 
 
 def _take(
-    evidence: Evidence,
+    evidence: EvidenceType,
     text: str,
     app: App,
-    rungs: list[Rung],
+    items: list[EvidenceItem],
     skipped: list[Skipped],
     *,
     why: str | None,
     doubt: str = "",
 ) -> None:
-    """Add a rung for a link on one of the app's domains; skip anything else, or all if ``why`` says so."""
+    """Add an item for a link on one of the app's domains; skip anything else, or all if ``why`` is given."""
     if why is not None:
         skipped.append(Skipped(evidence, why))
         return
@@ -154,10 +154,10 @@ def _take(
         return
     if link.domain not in app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
         skipped.append(Skipped(evidence, "is not a link on one of this app's domains"))
-    elif any(rung.link is not None and rung.link.url == link.url for rung in rungs):
+    elif any(item.link is not None and item.link.url == link.url for item in items):
         skipped.append(Skipped(evidence, "is the link that stronger evidence holds"))
     else:
-        rungs.append(Rung(evidence, link, doubt=doubt))
+        items.append(EvidenceItem(evidence, link, doubt=doubt))
 
 
 def _decoded(text: str) -> str:

@@ -249,7 +249,7 @@ def odds_against(candidate: Candidate, installs: int) -> float:
     return ODDS_AGAINST[candidate.fit] + max(installs, 1) * (ODDS_PER_INSTALL + aged)
 
 
-def told_by_dub(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
+def from_provider(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
     """Make a candidate of what a Dub that honours forwarded addresses answered.
 
     It says neither when nor on which device: Dub matched the address within the past hour, so the click

@@ -13,7 +13,7 @@ from service.domain.device_identity import Platform, TrustedProxies
 from service.domain.routing import Route, Router
 
 if TYPE_CHECKING:
-    from service.domain.ports import Admission
+    from service.domain.ports import RateLimitCheck
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
@@ -78,12 +78,12 @@ class Caller(Struct, frozen=True, gc=False):
     user_agent: str
     arrived: float  # monotonic seconds
     proxies: TrustedProxies
-    admission: "Admission | None" = None  # where requests are counted
+    rate_limit: "RateLimitCheck | None" = None  # where requests are counted
 
-    async def enter(self) -> None:
+    async def check_rate_limit(self) -> None:
         """Count this request, where requests are counted; raises ``RateLimited``."""
-        if self.admission is not None:
-            await self.admission.enter(self.ip)
+        if self.rate_limit is not None:
+            await self.rate_limit.check(self.ip)
 
     @property
     def ip(self) -> str | None:
@@ -129,8 +129,8 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     looking: bool = False  # its click may still show up, and later looks for it are due
     credited_to: str | None = None  # without a click: the openId of the install's open that has one
     app_version: str | None = None
-    offered: int = 0  # the strength of the strongest evidence, see ``ladder.STRENGTH``
-    evidence: int = 0  # the kinds that were offered, see ``ladder.evidence_mask``
+    offered: int = 0  # the priority of the strongest evidence, see ``evidence.EVIDENCE_PRIORITY``
+    evidence: int = 0  # the types that were offered, see ``evidence.evidence_mask``
     opened_at: float  # Unix seconds
     repeat_until: float  # monotonic seconds
 

@@ -5,13 +5,13 @@ from msgspec import UNSET, Struct, UnsetType
 from service.domain.deep_links import DeepLink
 from service.domain.device_identity import answer_key
 from service.domain.device_traits import Traits
-from service.domain.evidence import STRENGTH, Ladder, Rung, evidence_mask, ladder_of
+from service.domain.evidence import EVIDENCE_PRIORITY, EvidenceChain, EvidenceItem, build_chain, evidence_mask
 from service.domain.models import App, Open, OpenReport
-from service.domain.outbox_entries import OwedOpen
-from service.domain.trace import Steps
+from service.domain.outbox_entries import QueuedOpen
+from service.domain.trace import TraceRecorder
 
 
-class Case(Struct, gc=False, eq=False):
+class OpenContext(Struct, gc=False, eq=False):
     """One open being decided.
 
     ``link`` is its deep link; ``own``: on one of the app's domains. Any other URL that the app was opened
@@ -29,10 +29,10 @@ class Case(Struct, gc=False, eq=False):
     opened_at: float  # Unix seconds
     url: str | None = None
     dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
-    climbed: Ladder | None = None
+    known_chain: EvidenceChain | None = None
     seen_ip: str | UnsetType | None = UNSET
     launch_key: bytes | None = None
-    owes: bool = False  # it was answered before, without Dub
+    was_pending: bool = False  # it was answered before, without Dub
     repeats: bool = False  # the database knew its answer
     replay: bool = False  # made by the outbox: no caller waits for it
     earlier: list[Open] | None = None  # of its device, as the database knows them; None: nobody has asked
@@ -47,18 +47,18 @@ class Case(Struct, gc=False, eq=False):
         return self.seen_ip
 
     @property
-    def ladder(self) -> Ladder:
+    def chain(self) -> EvidenceChain:
         """Return its evidence, strongest first; sorted when it is first asked for."""
-        if self.climbed is None:
-            self.climbed = ladder_of(
+        if self.known_chain is None:
+            self.known_chain = build_chain(
                 self.report, self.opened_at, self.domain, self.link, own=self.own, dub_id=self.dub_id
             )
-        return self.climbed
+        return self.known_chain
 
     @property
     def offered(self) -> int:
         """Return the strength of its strongest evidence."""
-        return self.ladder.offered
+        return self.chain.offered
 
     @property
     def first_launch_key(self) -> bytes:
@@ -68,63 +68,63 @@ class Case(Struct, gc=False, eq=False):
         return self.launch_key
 
     @property
-    def first_to_report(self) -> Rung | None:
+    def first_to_report(self) -> EvidenceItem | None:
         """Return its strongest evidence that can be reported later: a link or a click."""
-        return next((rung for rung in self.ladder.rungs if rung.evidence != "ip"), None)
+        return next((item for item in self.chain.items if item.type != "ip"), None)
 
     @property
     def links(self) -> list[tuple[str, str]]:
         """Return the domains and keys of all its evidence that is a link."""
-        found = (rung.link for rung in self.ladder.rungs)
+        found = (item.link for item in self.chain.items)
         return [(link.domain, link.key) for link in found if link is not None]
 
-    def whose(self, open_id: str) -> dict[str, str | None]:
+    def log_fields(self, open_id: str) -> dict[str, str | None]:
         """Say in a log line whose open it is."""
         return {"app": self.app.name, "open_id": open_id, "platform": self.report.platform}
 
     def says_more_than(self, known: Open) -> bool:
         """Return True if this report has evidence that is stronger than what found the remembered answer."""
-        found = STRENGTH[known.match.type]
-        if found == STRENGTH["deep_link"]:
+        found = EVIDENCE_PRIORITY[known.match.type]
+        if found == EVIDENCE_PRIORITY["deep_link"]:
             return False
-        return (evidence_mask(self.ladder) & ~known.evidence) >> (found + 1) > 0
+        return (evidence_mask(self.chain) & ~known.evidence) >> (found + 1) > 0
 
-    def explain_skipped(self, steps: Steps) -> None:
+    def explain_skipped(self, recorder: TraceRecorder) -> None:
         """Say in a trace which evidence is none."""
-        for skipped in self.ladder.skipped:
-            steps.add(skipped.evidence, "skipped", skipped.why)
+        for skipped in self.chain.skipped:
+            recorder.add(skipped.type, "skipped", skipped.why)
 
-    def explain_at_once(self, opened: Open, steps: Steps) -> None:
+    def explain_at_once(self, opened: Open, recorder: TraceRecorder) -> None:
         """Say in a trace what needed no asking."""
-        self.explain_skipped(steps)
-        if opened.provisional and self.ladder.rungs:
+        self.explain_skipped(recorder)
+        if opened.provisional and self.chain.items:
             why = "the budget was over before the open had its turn"
-            steps.add(self.ladder.rungs[0].evidence, "unavailable", why)
+            recorder.add(self.chain.items[0].type, "unavailable", why)
 
-    def owed(self, open_id: str, rung: Rung, now: float) -> OwedOpen:
-        """Return what it takes to report this open to Dub later, by this rung's link, or to match it.
+    def queued_open(self, open_id: str, item: EvidenceItem, now: float) -> QueuedOpen:
+        """Return what it takes to report this open to Dub later, by this item's link, or to match it.
 
         ``now`` is Unix seconds.
         """
-        report, link = self.report, rung.link
+        report, link = self.report, item.link
         if link is None and self.own:
             link = self.link
-        return OwedOpen(
+        return QueuedOpen(
             open_id=open_id,
             app=self.app.name,
             key=self.key,
             device=self.device,
-            evidence=rung.evidence,
+            evidence=item.type,
             deep_link=link.url if link else "",
             url=self.url,
-            click_id=rung.click_id,
-            doubt=rung.doubt,
+            click_id=item.click_id,
+            doubt=item.doubt,
             is_install=self.is_install,
             installed_at=report.installed_at,
             no_track=link is not None and link.no_track,
             user_agent=report.caller.user_agent,
             ip=self.ip,
-            by_address=self.ladder.rungs[-1].evidence == "ip",
+            by_address=self.chain.items[-1].type == "ip",
             arrived=now,
             platform=report.platform,
             app_version=report.app_version,

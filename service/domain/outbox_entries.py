@@ -1,4 +1,4 @@
-"""What is owed to Dub: the nouns of the outbox, and the ports on either side of it."""
+"""Outbox entries: opens, leads and sales that must still be delivered."""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -22,7 +22,7 @@ NO_OPEN = "no open arrived"  # why a lead died that waited for an install
 
 
 def install_name(device: str) -> str:
-    """Return what a lead waits for whose install has reported no open yet: see ``Entry.waits_for``."""
+    """Return what a lead waits for whose install has reported no open yet: see ``Entry.depends_on_open``."""
     return INSTALL + device
 
 
@@ -40,14 +40,14 @@ class Entry(Struct, frozen=True, kw_only=True):
     id: str
     app: str
     kind: Kind
-    lane: str  # entries of one lane go one after another
+    ordering_key: str  # entries with the same key are sent one after another
     # The openId whose click it needs, or the ``install_name`` of an install. It holds back no other entry of
-    # its lane, and is tried now and then, in case nobody notes that its open is settled.
-    waits_for: str = ""
+    # its ordering key, and is tried now and then, in case nobody notes that its open is settled.
+    depends_on_open: str = ""
     created: float
     next_try: float
     attempts: int = 0
-    whose: str = ""  # a keyed hash of app and install, or an openId, where either is known
+    subject: str = ""  # a keyed hash of app and install, or an openId, where either is known
     keys: LeadKeys = LeadKeys()
     payload: bytes  # sealed by the store
 
@@ -59,7 +59,7 @@ class TakenEntry(Struct, frozen=True):
     entry: Entry | None
 
 
-class OwedOpen(Struct, frozen=True, kw_only=True):
+class QueuedOpen(Struct, frozen=True, kw_only=True):
     """An open that Dub has not confirmed, with all that reporting it again as the same device takes."""
 
     open_id: str
@@ -88,7 +88,7 @@ class Delivered(Struct, frozen=True):
     answer: bytes = b""
 
 
-class Later(Struct, frozen=True):
+class RetryLater(Struct, frozen=True):
     """Not this time. ``answer`` is what Dub said, where it said 200 and yet did not take it."""
 
     error: FirstopenError
@@ -96,7 +96,7 @@ class Later(Struct, frozen=True):
     answer: bytes = b""
 
 
-class Dead(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True):
     """Refused for good, or too old; kept where an operator sees it."""
 
     reason: str
@@ -104,7 +104,7 @@ class Dead(Struct, frozen=True):
     organic: bool = False  # nothing went wrong: there is no click to credit
 
 
-Verdict = Delivered | Later | Dead
+DeliveryResult = Delivered | RetryLater | DeadLetter
 
 
 class Added(Struct, frozen=True):
@@ -140,8 +140,8 @@ class Summary(Struct, frozen=True):
     created: float
     next_try: float
     attempts: int
-    waits_for: str
+    depends_on_open: str
     reason: str
 
 
-Deliver = Callable[[Entry], Awaitable[Verdict]]
+Deliver = Callable[[Entry], Awaitable[DeliveryResult]]

@@ -4,27 +4,27 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from service.domain.clicks import SyncTurn, UnreadEvent
+from service.domain.clicks import SyncRound, UnreadEvent
 from service.domain.device_traits import Traits
 from service.domain.errors import FirstopenError
 from service.domain.match_rules import Click, NetworkView, Retirement
 from service.domain.models import App, Link, Open, OpenedLink
 from service.domain.networks import Networks
-from service.domain.open_context import Case
+from service.domain.open_context import OpenContext
 from service.domain.open_listing import OpenPage, Position
 from service.domain.outbox_entries import (
     Added,
+    DeliveryResult,
     Entry,
     Kind,
-    OwedOpen,
+    QueuedOpen,
     Repeat,
     State,
     Status,
     TakenEntry,
-    Verdict,
 )
-from service.domain.rate_limit_status import Standing
-from service.domain.trace import Look
+from service.domain.rate_limit_status import RateLimitStatus
+from service.domain.trace import MatchAttempt
 
 
 class Dub(Protocol):
@@ -37,7 +37,7 @@ class Dub(Protocol):
         *,
         user_agent: str,
         ip: str | None,
-        patience_s: float,
+        queue_timeout_s: float,
         no_track: bool = False,
         replay: bool = False,
     ) -> OpenedLink:
@@ -45,7 +45,9 @@ class Dub(Protocol):
 
         A ``replay`` gives way to live calls and says nothing about Dub's health.
 
-        Waits up to ``patience_s`` seconds for its turn. Raises ``LinkUnknown`` or a ``DubUnavailable``.
+        Waits up to ``queue_timeout_s`` seconds for a free place.
+
+        Raises ``DubLinkNotFound`` or a ``DubUnavailable``.
         """
         ...
 
@@ -54,20 +56,20 @@ class DubFirstOpens(Protocol):
     """A Dub that believes forwarded addresses, asked about an open with no link."""
 
     async def track_first_open(
-        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
+        self, app: str, domain: str, *, user_agent: str, ip: str, queue_timeout_s: float, no_track: bool
     ) -> OpenedLink:
-        """Report an open on a domain by its address; raises ``LinkUnknown`` or a ``DubUnavailable``."""
+        """Report an open on a domain by its address; raises ``DubLinkNotFound`` or a ``DubUnavailable``."""
         ...
 
 
 class DubConversions(Protocol):
     """Dub, told about leads and sales, with an app's Dub API key. Replies are Dub's JSON as it came."""
 
-    async def track_lead(self, app: App, body: bytes, *, patience_s: float) -> bytes:
+    async def track_lead(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a lead; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
-    async def track_sale(self, app: App, body: bytes, *, patience_s: float) -> bytes:
+    async def track_sale(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a sale; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
@@ -87,12 +89,12 @@ class EventStream(Protocol):
 class DubEvents(Protocol):
     """Dub, asked what happened."""
 
-    async def events(self, app: App, query: str, *, patience_s: float) -> EventStream:
+    async def events(self, app: App, query: str, *, queue_timeout_s: float) -> EventStream:
         """Ask for a page of events; raises ``DubRefused`` or a ``DubUnavailable``."""
         ...
 
 
-class Memory(Protocol):
+class OpenCache(Protocol):
     """What is remembered of opens and links; never raises, forgetting is allowed."""
 
     def answer(self, key: bytes) -> Open | None:
@@ -138,11 +140,11 @@ class Recalled(Protocol):
 
     @property
     def opens(self) -> list[Open]:
-        """Return the device's telling opens, newest first: see ``Journal.of_device``."""
+        """Return the device's telling opens, newest first: see ``OpenStore.of_device``."""
         ...
 
 
-class Journal(Protocol):
+class OpenStore(Protocol):
     """Opens, durable. What is awaited raises ``StoreFailed``."""
 
     is_shared: bool  # whether other processes keep opens here, too
@@ -205,11 +207,11 @@ class Claims(Protocol):
 class NetworkActivity(Protocol):
     """The opens and clicks of an app by network."""
 
-    def saw(self, network: int, install: str, at_ms: int) -> None:
+    def record_open(self, network: int, install: str, at_ms: int) -> None:
         """Note an open at a time (Unix milliseconds): whoever looks from now on counts it."""
         ...
 
-    def found(self, network: int, retirement: Retirement) -> None:
+    def record_install(self, network: int, retirement: Retirement) -> None:
         """Note an install that was found by certain evidence: whoever looks from now on hears of it."""
         ...
 
@@ -218,26 +220,26 @@ class NetworkActivity(Protocol):
         ...
 
 
-class FirstLaunch(Protocol):
+class IpMatcher(Protocol):
     """Finds the click of an install that opens with no link, by its address."""
 
-    def saw(self, case: Case) -> None:
+    def record_open(self, context: OpenContext) -> None:
         """Note an open: it counts towards how crowded its network is."""
         ...
 
-    def found(self, case: Case, link: Link) -> None:
+    def record_install(self, context: OpenContext, link: Link) -> None:
         """Note that an install came by this link: its web clicks are used up."""
         ...
 
-    async def look(
+    async def match(
         self,
-        case: Case,
+        context: OpenContext,
         timeout_s: float,
         *,
         since: float,
         claim: bool,
         certain: Callable[[], Open | None],
-    ) -> Look:
+    ) -> MatchAttempt:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
 
         Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing stays claimed
@@ -249,7 +251,7 @@ class FirstLaunch(Protocol):
 class Erasable(Protocol):
     """Where opens, claims or entries are kept."""
 
-    async def forget(self, whose: Sequence[str], /) -> int:
+    async def forget(self, subject: Sequence[str], /) -> int:
         """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
         ...
 
@@ -349,7 +351,7 @@ class ClickSource(Protocol):
 class WindowClicks(Protocol):
     """The stored clicks of an app, which all replicas share; raises ``StoreFailed``."""
 
-    def turn(self) -> AbstractAsyncContextManager[SyncTurn]:
+    def sync_round(self) -> AbstractAsyncContextManager[SyncRound]:
         """Take the turn to sync, or wait until a sync that began after this call is finished elsewhere."""
         ...
 
@@ -358,24 +360,24 @@ class WindowClicks(Protocol):
         ...
 
 
-class Admission(Protocol):
+class RateLimitCheck(Protocol):
     """One request's way in."""
 
-    standing: Standing | None
+    rate_limit_status: RateLimitStatus | None
 
-    async def enter(self, ip: str | None) -> None:
+    async def check(self, ip: str | None) -> None:
         """Count the request, which comes from this address; raises ``RateLimited``."""
         ...
 
 
-class Gate(Protocol):
+class RateLimiter(Protocol):
     """Where every request gets its way in."""
 
     def name_of(self, key: bytes) -> bytes:
         """Return what a key is counted under."""
         ...
 
-    def admission(self, app: str, key_name: bytes, *, by_address: bool) -> Admission:
+    def rate_limit(self, app: str, key_name: bytes, *, by_address: bool) -> RateLimitCheck:
         """Return the way in of one request with this key of this app."""
         ...
 
@@ -389,7 +391,7 @@ class Outbox(Protocol):
 
     async def submit(
         self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
-    ) -> Verdict | Repeat | None:
+    ) -> DeliveryResult | Repeat | None:
         """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
 
         A lead that was reported before is not sent again: a ``Repeat``.
@@ -407,15 +409,15 @@ class Outbox(Protocol):
         """Say where a lead or sale stands; raises ``StoreFailed``."""
         ...
 
-    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+    def enqueue_open(self, queued: QueuedOpen, *, not_before_s: float = 0) -> None:
         """Write an open down, soon, to be reported to Dub later; never raises."""
         ...
 
-    def paid(self, open_id: str) -> None:
+    def confirm_open(self, open_id: str) -> None:
         """Take note that Dub has this open after all; what waited for its click may go."""
         ...
 
-    def let_go(self, name: str, *, after_s: float = 0) -> None:
+    def release_dependents(self, name: str, *, after_s: float = 0) -> None:
         """Send what waits for this open or install, so many seconds from now: it has its answer."""
         ...
 
@@ -423,12 +425,12 @@ class Outbox(Protocol):
         """Count an app's entries that wait for an install; raises ``StoreFailed``."""
         ...
 
-    async def waits_in(self, lane: str) -> bool:
-        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
+    async def has_waiting_in(self, ordering_key: str) -> bool:
+        """Return True if an entry of this key waits for an open or install; raises ``StoreFailed``."""
         ...
 
 
-class OutboxEntries(Protocol):
+class OutboxStore(Protocol):
     """The outbox's entries, durable. What is awaited raises ``StoreFailed``."""
 
     @property
@@ -516,7 +518,7 @@ class OutboxEntries(Protocol):
         """Count an app's entries that wait for an install."""
         ...
 
-    async def waits_in(self, ordering_key: str) -> bool:
+    async def has_waiting_in(self, ordering_key: str) -> bool:
         """Return True if an entry of this key waits for an open or install."""
         ...
 

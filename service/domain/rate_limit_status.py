@@ -7,7 +7,7 @@ from msgspec import Struct
 By = Literal["key", "address"]
 
 
-class Standing(Struct, frozen=True, gc=False):
+class RateLimitStatus(Struct, frozen=True, gc=False):
     """How much is left in the window that is over first, and for how many seconds it lasts."""
 
     limit: int

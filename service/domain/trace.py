@@ -1,11 +1,11 @@
-"""What each rung said, and why: for the engineer who asks how an open came to its answer."""
+"""The outcome of each piece of evidence, for the engineer who asks how an open was decided."""
 
 from collections import OrderedDict
 from typing import Literal
 
 from msgspec import Struct
 
-from service.domain.evidence import Evidence, Rung
+from service.domain.evidence import EvidenceItem, EvidenceType
 from service.domain.models import Link, Match, Source
 
 _TRACES_MAX = 10_000  # about 1 KB each
@@ -13,10 +13,10 @@ _TRACES_MAX = 10_000  # about 1 KB each
 Outcome = Literal["resolved", "unknown", "skipped", "unavailable", "matched", "none", "pending"]
 
 
-class RungTrace(Struct, frozen=True, gc=False, rename="camel"):
-    """One rung: what came of it, in words to act on, and how long it took."""
+class EvidenceTrace(Struct, frozen=True, gc=False, rename="camel"):
+    """One piece of evidence: its outcome, in words to act on, and how long it took."""
 
-    evidence: Evidence
+    type: EvidenceType
     outcome: Outcome
     detail: str
     took_ms: float = 0.0
@@ -31,7 +31,7 @@ class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
     rejected: str | None
 
 
-class Look(Struct, frozen=True):
+class MatchAttempt(Struct, frozen=True):
     """What came of looking for the click of an open that has no link."""
 
     match: Match
@@ -39,7 +39,7 @@ class Look(Struct, frozen=True):
     click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
     pending: bool = False  # it may still show up
     stays_pending: bool = False  # also when nobody looks any more: Dub shows what cannot be read
-    again: bool = False  # looking again later is worth it
+    retry: bool = False  # looking again later is worth it
     candidates: tuple[CandidateTrace, ...] = ()
 
 
@@ -47,7 +47,7 @@ class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
     """How an open came to its answer."""
 
     open_id: str
-    rungs: tuple[RungTrace, ...]
+    evidence: tuple[EvidenceTrace, ...]
     candidates: tuple[CandidateTrace, ...] = ()
     ignored: tuple[str, ...] = ()  # fields that were given and could not be used
     cache: str
@@ -56,7 +56,7 @@ class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
     took_ms: float
 
 
-class Steps:
+class TraceRecorder:
     """Collects a trace while an open is decided. Times are the clock's, in seconds."""
 
     __slots__ = (
@@ -64,51 +64,51 @@ class Steps:
         "_budget_ms",
         "_cache",
         "_ignored",
-        "_rung_began",
+        "_item_began",
         "_took_s",
         "began",
         "candidates",
+        "item",
+        "items",
         "look_again",
-        "rung",
-        "rungs",
         "source",
     )
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self.rungs: list[RungTrace] = []
+        self.items: list[EvidenceTrace] = []
         self.candidates: tuple[CandidateTrace, ...] = ()
-        self.rung: Rung | None = None
+        self.item: EvidenceItem | None = None
         self.source: Source = "dub"
         self.look_again = False  # a click may show up late
-        self._rung_began = began
+        self._item_began = began
 
-    def at(self, rung: Rung, now: float) -> None:
-        """Note at which rung the climb is."""
-        self.rung = rung
-        self._rung_began = now
+    def at(self, item: EvidenceItem, now: float) -> None:
+        """Record which evidence is being resolved."""
+        self.item = item
+        self._item_began = now
 
-    def add(self, evidence: Evidence, outcome: Outcome, detail: str, took_s: float = 0.0) -> None:
-        """Note what came of a rung."""
-        self.rungs.append(RungTrace(evidence, outcome, detail, _ms(took_s)))
+    def add(self, evidence: EvidenceType, outcome: Outcome, detail: str, took_s: float = 0.0) -> None:
+        """Record the outcome of a piece of evidence."""
+        self.items.append(EvidenceTrace(evidence, outcome, detail, _ms(took_s)))
 
     def fail(self, detail: str, now: float) -> None:
-        """Note that the climb ended at a rung that gave no answer."""
-        if self.rung is not None:
-            self.add(self.rung.evidence, "unavailable", detail, now - self._rung_began)
+        """Record that the current evidence gave no answer."""
+        if self.item is not None:
+            self.add(self.item.type, "unavailable", detail, now - self._item_began)
 
     def end(self, now: float, *, cache: str, breaker: str, budget_ms: int, ignored: tuple[str, ...]) -> None:
         """Note that the open is decided, and let go of its link: it may be somebody's clipboard."""
         self._took_s = now - self.began
         self._cache, self._breaker, self._budget_ms = cache, breaker, budget_ms
         self._ignored = ignored
-        self.rung = None
+        self.item = None
 
     def trace(self, open_id: str) -> "Trace":
         """Tell it all, once it has ended."""
         return Trace(
             open_id=open_id,
-            rungs=tuple(self.rungs),
+            evidence=tuple(self.items),
             candidates=self.candidates,
             ignored=self._ignored,
             cache=self._cache,
@@ -122,26 +122,26 @@ class Traces:
     """Remembers how the latest opens were decided; nearly none is ever asked for, so none is laid out yet."""
 
     def __init__(self) -> None:
-        self._steps: OrderedDict[str, Steps] = OrderedDict()
+        self._recorders: OrderedDict[str, TraceRecorder] = OrderedDict()
 
-    def keep(self, open_id: str, steps: Steps) -> None:
+    def keep(self, open_id: str, recorder: TraceRecorder) -> None:
         """Remember what has ended, in place of an earlier decision of the same open."""
-        if len(self._steps) >= _TRACES_MAX:
-            self._steps.popitem(last=False)
-        self._steps[open_id] = steps
+        if len(self._recorders) >= _TRACES_MAX:
+            self._recorders.popitem(last=False)
+        self._recorders[open_id] = recorder
 
-    def add(self, open_id: str, look: Look) -> None:
+    def add(self, open_id: str, attempt: MatchAttempt) -> None:
         """Add what a later look has said."""
-        steps = self._steps.get(open_id)
-        if steps is not None:
-            outcome: Outcome = "matched" if look.click else "pending" if look.stays_pending else "none"
-            steps.add("ip", outcome, f"looked again: {look.detail}")
-            steps.candidates = look.candidates or steps.candidates
+        recorder = self._recorders.get(open_id)
+        if recorder is not None:
+            outcome: Outcome = "matched" if attempt.click else "pending" if attempt.stays_pending else "none"
+            recorder.add("ip", outcome, f"looked again: {attempt.detail}")
+            recorder.candidates = attempt.candidates or recorder.candidates
 
     def get(self, open_id: str) -> Trace | None:
         """Recall a trace."""
-        steps = self._steps.get(open_id)
-        return None if steps is None else steps.trace(open_id)
+        recorder = self._recorders.get(open_id)
+        return None if recorder is None else recorder.trace(open_id)
 
 
 def _ms(seconds: float) -> float:

@@ -18,7 +18,7 @@ from msgspec import Meta, Raw, Struct
 
 from service.domain.clicks import UnreadEvent
 from service.domain.device_traits import traits_of_click
-from service.domain.errors import DubGarbled
+from service.domain.errors import InvalidDubResponse
 from service.domain.match_rules import Click
 from service.domain.models import App, Link
 from service.domain.networks import Networks
@@ -114,7 +114,7 @@ class DubClicks:
     ) -> "ClickEventPage":
         """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
 
-        Raises as ``EventFeed.page``, and ``DubGarbled``.
+        Raises as ``EventFeed.page``, and ``InvalidDubResponse``.
         """
         query = {
             "event": "clicks",
@@ -155,13 +155,16 @@ _decode_times = msgspec.json.Decoder(_Times).decode
 
 
 def split_page(page: bytes) -> list[Raw]:
-    """Split a page into its events, undecoded; raises ``DubGarbled`` if it is no list, or too large."""
+    """Split a page into its events, undecoded.
+
+    Raises ``InvalidDubResponse`` if it is not a list, or too large.
+    """
     if len(page) > PAGE_MAX_BYTES:
-        raise DubGarbled(f"a page of events over {PAGE_MAX_BYTES} bytes")
+        raise InvalidDubResponse(f"a page of events over {PAGE_MAX_BYTES} bytes")
     try:
         return _split(page)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise DubGarbled("a page of events that does not read as Dub's") from exc
+        raise InvalidDubResponse("a page of events that does not read as Dub's") from exc
 
 
 def in_slices(events: Sequence[Raw]) -> Iterator[list[Raw]]:

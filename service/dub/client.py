@@ -17,14 +17,14 @@ from msgspec import DecodeError
 from service.aio.deadlines import Deadlines
 from service.domain.errors import (
     DubFailed,
-    DubGarbled,
+    DubLinkNotFound,
     DubRefused,
     DubThrottled,
     DubTimedOut,
     DubUnavailable,
     DubUnreachable,
     FirstopenError,
-    LinkUnknown,
+    InvalidDubResponse,
 )
 from service.domain.models import App, OpenedLink
 from service.dub.guard import Guard, Guards
@@ -51,8 +51,8 @@ class DubClient:
 
     ``timeout_s`` bounds a whole call, from connecting to the last byte. It is no caller's budget: a
     call outlives the budgets that wait for it, so that a late answer still settles the open.
-    Every call may raise its guard's ``DubHeldBack``, ``DubCrowded`` or ``DubThrottled`` instead of asking;
-    ``patience_s`` is how long it waits for a place.
+    Every call may raise its guard's ``CircuitOpen``, ``BulkheadFull`` or ``DubThrottled`` instead of asking;
+    ``queue_timeout_s`` is how long it waits for a place.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class DubClient:
         base_url: str,
         timeout_s: float,
         guards: Guards,
-        wall: Callable[[], float] = time.time,
+        unix_time: Callable[[], float] = time.time,
     ) -> None:
-        self._wall = wall
+        self._unix_time = unix_time
         self._timeout_s = timeout_s
         self._deadlines = Deadlines()
         self._post = posting_over(transport)
@@ -82,13 +82,13 @@ class DubClient:
         *,
         user_agent: str,
         ip: str | None,
-        patience_s: float,
+        queue_timeout_s: float,
         no_track: bool = False,
         replay: bool = False,
     ) -> OpenedLink:
         """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
 
-        No key goes along: ``/track/open`` checks none. Raises ``LinkUnknown`` for Dub's own 404, else a
+        No key goes along: ``/track/open`` checks none. Raises ``DubLinkNotFound`` for Dub's own 404, else a
         ``DubUnavailable`` for anything that is not a well-formed 200 within the client's timeout.
         """
         headers = {"Content-Type": _JSON, "User-Agent": user_agent}
@@ -98,30 +98,34 @@ class DubClient:
             headers["dub-no-track"] = "true"
         body = encode(TrackOpen(deep_link=deep_link))
         return await self._ask(
-            self._opens, app, patience_s, self._open_url, headers, body, self._opened, replay=replay
+            self._opens, app, queue_timeout_s, self._open_url, headers, body, self._opened, replay=replay
         )
 
     async def track_first_open(
-        self, app: str, domain: str, *, user_agent: str, ip: str, patience_s: float, no_track: bool
+        self, app: str, domain: str, *, user_agent: str, ip: str, queue_timeout_s: float, no_track: bool
     ) -> OpenedLink:
         """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
         headers = {"Content-Type": _JSON, "User-Agent": user_agent, **_forwarding(ip)}
         if no_track:
             headers["dub-no-track"] = "true"
         body = encode(TrackOpen(dub_domain=domain))
-        return await self._ask(self._opens, app, patience_s, self._open_url, headers, body, self._opened)
+        return await self._ask(self._opens, app, queue_timeout_s, self._open_url, headers, body, self._opened)
 
-    async def track_lead(self, app: App, body: bytes, *, patience_s: float) -> bytes:
+    async def track_lead(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a lead and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
         read = self._checked(check_lead)
-        return await self._ask(self._leads, app.name, patience_s, self._lead_url, _with_key(app), body, read)
+        return await self._ask(
+            self._leads, app.name, queue_timeout_s, self._lead_url, _with_key(app), body, read
+        )
 
-    async def track_sale(self, app: App, body: bytes, *, patience_s: float) -> bytes:
+    async def track_sale(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a sale and return Dub's JSON; raises ``DubRefused`` or a ``DubUnavailable``."""
         read = self._checked(check_sale)
-        return await self._ask(self._sales, app.name, patience_s, self._sale_url, _with_key(app), body, read)
+        return await self._ask(
+            self._sales, app.name, queue_timeout_s, self._sale_url, _with_key(app), body, read
+        )
 
-    async def events(self, app: App, query: str, *, patience_s: float) -> "Arriving":
+    async def events(self, app: App, query: str, *, queue_timeout_s: float) -> "Arriving":
         """Ask for a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
 
         The client's timeout bounds the time to the first byte, and then the time between pieces.
@@ -129,7 +133,7 @@ class DubClient:
         url = self._events_url.copy_with(query=query.encode("ascii"))
         request = httpx.Request("GET", url, headers=_key_of(app), stream=httpx.ByteStream(b""))
         request.read()
-        call = await self._events.enter(app.name, patience_s)
+        call = await self._events.enter(app.name, queue_timeout_s)
         answered = None
         try:
             arriving = await self._first_byte(request)
@@ -153,13 +157,13 @@ class DubClient:
             finally:
                 await close(response)
         answer = Answer(response.status_code, response.headers.get("Retry-After", ""), text)
-        raise _refusal(answer, self._wall())
+        raise _refusal(answer, self._unix_time())
 
     async def _ask(
         self,
         guard: Guard,
         app: str,
-        patience_s: float,
+        queue_timeout_s: float,
         url: str,
         headers: Mapping[str, str],
         body: bytes,
@@ -168,7 +172,7 @@ class DubClient:
         replay: bool = False,
     ) -> T:
         """Post one request behind its guard, and read its whole answer."""
-        call = await guard.enter(app, patience_s, replay=replay)
+        call = await guard.enter(app, queue_timeout_s, replay=replay)
         answered = None
         try:
             with self._bounded() as bounded:
@@ -200,15 +204,15 @@ class DubClient:
         if answer.status == _OK:
             return _read(decode_opened, answer.body)
         if answer.status == _NOT_FOUND and _read(decode_error, answer.body).error.code == "not_found":
-            raise LinkUnknown
+            raise DubLinkNotFound
         if answer.status == _THROTTLED:
-            raise _refusal(answer, self._wall())
+            raise _refusal(answer, self._unix_time())
         raise DubFailed(answer.status)
 
     def _checked(self, check: Callable[[bytes], object]) -> Callable[[Answer], bytes]:
         def read(answer: Answer) -> bytes:
             if answer.status != _OK:
-                raise _refusal(answer, self._wall())
+                raise _refusal(answer, self._unix_time())
             _read(check, answer.body)
             return answer.body
 
@@ -250,7 +254,7 @@ class _Bounded:
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
                 raise _unavailable(exc, answered=self._answered) from exc
             case ValueError():  # a head that aiohttp reads and httpx cannot
-                raise DubGarbled(type(exc).__name__) from exc
+                raise InvalidDubResponse(type(exc).__name__) from exc
 
     def _expire(self) -> None:
         self._expired = True
@@ -304,7 +308,7 @@ def _refusal(answer: Answer, now: float) -> FirstopenError:
     try:
         error = decode_error(answer.body).error
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        return DubGarbled(f"a {status} that does not read as Dub's")
+        return InvalidDubResponse(f"a {status} that does not read as Dub's")
     return DubRefused(status, error.code, error.message)
 
 
@@ -334,7 +338,7 @@ def _unavailable(exc: Exception, *, answered: bool) -> DubUnavailable:
         case aiohttp.ClientHttpProxyError():  # the proxy does not connect us: Dub was not asked
             return DubUnreachable(f"{name}, status {exc.status}")
         case aiohttp.ClientResponseError():  # the head of an answer is no HTTP, or over aiohttp's bounds
-            return DubGarbled(name)
+            return InvalidDubResponse(name)
         case _:
             return DubUnreachable(name, answered=answered)
 
@@ -343,4 +347,4 @@ def _read(decode: Callable[[bytes], T], answer: bytes) -> T:
     try:
         return decode(answer)
     except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise DubGarbled("an answer that does not read as Dub's") from exc
+        raise InvalidDubResponse("an answer that does not read as Dub's") from exc

@@ -15,7 +15,7 @@ from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
-_PATIENCE_S = 10.0
+_QUEUE_TIMEOUT_S = 10.0
 
 
 class CallBudget:
@@ -124,7 +124,7 @@ class EventFeed:
         try:
             if self._shared is not None:
                 await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
-            stream = await self._dub.events(app, query, patience_s=_PATIENCE_S)
+            stream = await self._dub.events(app, query, queue_timeout_s=_QUEUE_TIMEOUT_S)
         except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
             page.opened.set_exception(exc)
             page.opened.exception()  # seen, also if every caller has gone

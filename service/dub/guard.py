@@ -18,7 +18,7 @@ from functools import partial
 from msgspec import Struct
 
 from service.aio.deadlines import Deadlines
-from service.domain.errors import DubCrowded, DubHeldBack, DubThrottled, DubUnavailable
+from service.domain.errors import BulkheadFull, CircuitOpen, DubThrottled, DubUnavailable
 from service.dub.breaker import Breaker, BreakerPolicy
 from service.telemetry import Metrics
 
@@ -62,7 +62,7 @@ class Guard:
         self.answered_at = float("-inf")  # when Dub last gave a good answer, on the clock
         self._in_flight_max = in_flight_max
         self._replays_max = replays_max(in_flight_max)
-        self._replays = 0
+        self._open_replay = 0
         self._slow_s = slow_s
         self._clock = clock
         self._on_back = on_back
@@ -88,10 +88,10 @@ class Guard:
         wait_s = self.retry_in_s(app)
         return wait_s if self.breaker.closed else max(wait_s, _REPLAY_PAUSE_S)
 
-    async def enter(self, app: str, patience_s: float, *, replay: bool = False) -> Call:
-        """Take a place for a call, waiting for up to ``patience_s`` seconds; ``leave`` gives it back.
+    async def enter(self, app: str, queue_timeout_s: float, *, replay: bool = False) -> Call:
+        """Take a place for a call, waiting for up to ``queue_timeout_s`` seconds; ``leave`` gives it back.
 
-        Raises ``DubThrottled``, ``DubHeldBack`` or ``DubCrowded``, none of which asked Dub.
+        Raises ``DubThrottled``, ``CircuitOpen`` or ``BulkheadFull``, none of which asked Dub.
         """
         now = self._clock()
         self._count_slow(now)
@@ -102,7 +102,7 @@ class Guard:
         if self.in_flight < self._in_flight_max or probe:
             self.in_flight += 1
         else:
-            await self._wait_for_a_place(app, patience_s)
+            await self._wait_for_a_place(app, queue_timeout_s)
             try:
                 now = self._clock()
                 self._refuse_held(app, now)
@@ -126,7 +126,7 @@ class Guard:
         if answered:
             self.answered_at = now
         if call.replay:
-            self._replays -= 1
+            self._open_replay -= 1
         else:
             self._usual_s += _SMOOTHING * (now - call.began - self._usual_s)
             if not call.counted:
@@ -140,20 +140,20 @@ class Guard:
 
     def _enter_replay(self, now: float) -> Call:
         if not self.breaker.closed:
-            raise DubHeldBack("circuit breaker open")
-        if self._replays >= self._replays_max or self._waiting or self.in_flight >= self._in_flight_max:
-            raise DubCrowded("no place for a replay beside live calls")
-        self._replays += 1
+            raise CircuitOpen("circuit breaker open")
+        if self._open_replay >= self._replays_max or self._waiting or self.in_flight >= self._in_flight_max:
+            raise BulkheadFull("no place for a replay beside live calls")
+        self._open_replay += 1
         self.in_flight += 1
         return Call(now, replay=True)
 
     def _admit(self) -> bool:
-        """Say whether this call is a probe; raises ``DubHeldBack``."""
+        """Say whether this call is a probe; raises ``CircuitOpen``."""
         if self.breaker.closed:
             return False
         if self.breaker.admits_probe():
             return True
-        raise DubHeldBack("circuit breaker open")
+        raise CircuitOpen("circuit breaker open")
 
     def _refuse_held(self, app: str, now: float) -> None:
         until = self._held.get(app)
@@ -163,15 +163,15 @@ class Guard:
             raise DubThrottled(until - now)
         del self._held[app]
 
-    async def _wait_for_a_place(self, app: str, patience_s: float) -> None:
+    async def _wait_for_a_place(self, app: str, queue_timeout_s: float) -> None:
         ahead = len(self._waiting.get(app, ()))
         apps = len(self._waiting.keys() | {app})  # they take turns
         expected_s = (ahead + 1) * apps * self._usual_s / self._in_flight_max
-        if expected_s > patience_s:
-            raise DubCrowded(f"{ahead} calls of this app are waiting already")
+        if expected_s > queue_timeout_s:
+            raise BulkheadFull(f"{ahead} calls of this app are waiting already")
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(app, deque()).append(place)
-        ticket = self._deadlines.add(patience_s, partial(_give_up, place))
+        ticket = self._deadlines.add(queue_timeout_s, partial(_give_up, place))
         try:
             await place
         except asyncio.CancelledError:
@@ -180,7 +180,7 @@ class Guard:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise DubCrowded(f"no place within {patience_s:.1f} s") from None
+            raise BulkheadFull(f"no place within {queue_timeout_s:.1f} s") from None
         finally:
             self._deadlines.take_back(ticket)
 

@@ -33,7 +33,7 @@ from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 from yarl import URL
 
-from service.domain.errors import DubGarbled
+from service.domain.errors import InvalidDubResponse
 
 ANSWER_MAX_BYTES = 256 * 1024
 
@@ -53,8 +53,8 @@ class Answer(Struct, frozen=True, gc=False):
     body: bytes
 
 
-# Post a body; the callable is called once Dub has begun to answer. Raises ``DubGarbled`` for an answer over
-# ``ANSWER_MAX_BYTES``, else what the transport raises.
+# Post a body; the callable is called once Dub has begun to answer. Raises ``InvalidDubResponse`` for an
+# answer over ``ANSWER_MAX_BYTES``, else what the transport raises.
 Post = Callable[[str, Mapping[str, str], bytes, Callable[[], None]], Awaitable[Answer]]
 
 
@@ -107,7 +107,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             answer = await _bounded(payload.iter_any())
         except HttpProcessingError as exc:
             connection.close()
-            raise DubGarbled(type(exc).__name__) from exc
+            raise InvalidDubResponse(type(exc).__name__) from exc
         except BaseException:
             connection.close()  # it may still have an answer, or part of one, under way
             raise
@@ -251,7 +251,7 @@ def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
 
 
 async def read_bounded(response: httpx.Response) -> bytes:
-    """Read a whole answer; raises ``DubGarbled`` for one over ``ANSWER_MAX_BYTES``."""
+    """Read a whole answer; raises ``InvalidDubResponse`` for one over ``ANSWER_MAX_BYTES``."""
     return await _bounded(cast("httpx.AsyncByteStream", response.stream))
 
 
@@ -266,6 +266,6 @@ async def _bounded(pieces: AsyncIterator[bytes] | httpx.AsyncByteStream) -> byte
     async for chunk in pieces:
         size += len(chunk)
         if size > ANSWER_MAX_BYTES:
-            raise DubGarbled(f"an answer over {ANSWER_MAX_BYTES} bytes")
+            raise InvalidDubResponse(f"an answer over {ANSWER_MAX_BYTES} bytes")
         chunks.append(chunk)
     return b"".join(chunks)

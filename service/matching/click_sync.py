@@ -29,13 +29,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from service.aio.single_flight import Flight, Flights
-from service.domain.clicks import Fault, SyncTurn, UnreadEvent
+from service.aio.single_flight import Flight, SingleFlight
+from service.domain.clicks import Fault, SyncRound, UnreadEvent
 from service.domain.errors import (
-    DubGarbled,
     DubRefused,
     DubThrottled,
     DubUnavailable,
+    InvalidDubResponse,
     NotConfigured,
     OverBudget,
     StoreFailed,
@@ -79,7 +79,7 @@ _REFUSALS: dict[int, Problem] = {401: "key", _FORBIDDEN: "plan"}
 _OVER_USAGE = re.compile(r"\b(?:limit|usage)\b", re.IGNORECASE)
 _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (DubThrottled, "throttled"),
-    (DubGarbled, "garbled"),
+    (InvalidDubResponse, "garbled"),
     (DubUnavailable, "down"),
     (NotConfigured, "not_configured"),
     (StoreFailed, "database"),
@@ -149,11 +149,11 @@ class _Unfinished(Struct, frozen=True):
     pages: int
 
 
-class ClickFeed:
+class ClickSync:
     """Syncs the clicks of one app: those of the last ``window_s`` seconds.
 
-    ``clock`` is monotonic seconds, ``wall`` Unix seconds; ``unreadable`` counts, by fault, each time that an
-    event could not be read.
+    ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds; ``unreadable`` counts, by
+    fault, each time that an event could not be read.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ClickFeed:
         log: Log,
         unreadable: FastCounter,
         clock: Callable[[], float],
-        wall: Callable[[], float],
+        unix_time: Callable[[], float],
         background: Background,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -180,9 +180,9 @@ class ClickFeed:
         self._log = log
         self._unreadable = unreadable
         self._clock = clock
-        self._wall = wall
+        self._unix_time = unix_time
         self._sleep = sleep
-        self._flights: Flights[Outcome] = Flights(partial(background.spawn, name="clicks_sync"))
+        self._flights: SingleFlight[Outcome] = SingleFlight(partial(background.spawn, name="clicks_sync"))
         self._began = float("-inf")  # the fetch under way, or the last one, on the clock
         self._synced = float("-inf")  # when the last complete one began
         self._found: dict[str, tuple[int, Click]] = {}  # read from Dub, and not stored yet
@@ -259,30 +259,30 @@ class ClickFeed:
         """Bring the stored clicks up to now: with Dub, if no other replica does so at the moment."""
         began = self._began
         self._found.clear()
-        async with self._clicks.turn() as turn:
-            if turn.synced_to_ms != self._known_to_ms:
-                self._known_to_ms = turn.synced_to_ms
+        async with self._clicks.sync_round() as sync_round:
+            if sync_round.synced_to_ms != self._known_to_ms:
+                self._known_to_ms = sync_round.synced_to_ms
                 self._unfinished = None  # another replica has read on from somewhere else
-            if turn.mine:
-                await self._fetch_pages(turn)
-        self._known_to_ms = turn.synced_to_ms
-        if turn.mine:
+            if sync_round.mine:
+                await self._fetch_pages(sync_round)
+        self._known_to_ms = sync_round.synced_to_ms
+        if sync_round.mine:
             began = self._began
             self._note_stored()
             if self._reading.is_complete:
                 self._unfinished = None
-        self._note_unread(turn.unread)
+        self._note_unread(sync_round.unread)
         self._synced = began
 
-    async def _fetch_pages(self, turn: SyncTurn) -> None:
+    async def _fetch_pages(self, sync_round: SyncRound) -> None:
         """Read from the newest event down to what is known, and say in the turn what is known then."""
         self._reading = _Reading(0, 0)
         await self._read_down()
         reading = self._reading
         if reading.is_complete:
-            turn.synced_to_ms = reading.known_to_ms
-        turn.unread = dict(reading.unread)
-        turn.clicks = list(self._found.values())
+            sync_round.synced_to_ms = reading.known_to_ms
+        sync_round.unread = dict(reading.unread)
+        sync_round.clicks = list(self._found.values())
         self._last_events = reading.events
 
     async def _read_down(self) -> None:
@@ -338,7 +338,7 @@ class ClickFeed:
         reading = self._reading
         reading.pages += 1
         if reading.pages > _PAGES_MAX:
-            raise DubGarbled("pages of events without end")
+            raise InvalidDubResponse("pages of events without end")
         if not events:
             reading.is_complete = True
             return 0
@@ -368,7 +368,7 @@ class ClickFeed:
     def _begin(self) -> None:
         """Set the time range of this sync."""
         self._began = self._clock()
-        now_ms = int(self._wall() * 1000)
+        now_ms = int(self._unix_time() * 1000)
         oldest_wanted_ms = now_ms - self._window_s * 1000 - _CLOCK_DIFFERENCE_MS
         known_ms = min(self._known_to_ms, now_ms) - _OVERLAP_MS
         self._reading = _Reading(now_ms, max(oldest_wanted_ms, known_ms))
@@ -407,10 +407,10 @@ class ClickFeed:
 
 
 def _refuse_oldest_first(page: ClickPage) -> None:
-    """Raise ``DubGarbled`` for a page in ascending order: a sync would stop at its first event."""
+    """Raise ``InvalidDubResponse`` for a page in ascending order: a sync would stop at its first event."""
     first_ms, last_ms = page.ends_ms()
     if first_ms is not None and last_ms is not None and last_ms > first_ms + _TIE_MS:
-        raise DubGarbled("a page of events that is not newest first")
+        raise InvalidDubResponse("a page of events that is not newest first")
 
 
 def _problem_of(exc: Exception) -> Problem:

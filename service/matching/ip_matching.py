@@ -14,7 +14,7 @@ from msgspec import Struct
 from service.domain.clicks import Fault
 from service.domain.device_identity import upstream_user_agent
 from service.domain.device_traits import traits_of_open
-from service.domain.errors import DubUnavailable, LinkUnknown, StoreFailed
+from service.domain.errors import DubLinkNotFound, DubUnavailable, StoreFailed
 from service.domain.match_rules import (
     EXPLANATIONS,
     Click,
@@ -23,14 +23,14 @@ from service.domain.match_rules import (
     NoMatch,
     Retirement,
     Rules,
-    told_by_dub,
+    from_provider,
 )
 from service.domain.models import SUPERSEDED, Link, Match, Open, uses_up
 from service.domain.networks import Networks
-from service.domain.open_context import Case
+from service.domain.open_context import OpenContext
 from service.domain.ports import DubFirstOpens, NetworkActivity
-from service.domain.trace import CandidateTrace, Look
-from service.matching.click_sync import ClickFeed, Outcome, Problem
+from service.domain.trace import CandidateTrace, MatchAttempt
+from service.matching.click_sync import ClickSync, Outcome, Problem
 from service.matching.matcher import Matcher
 
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
@@ -58,7 +58,7 @@ _WAITS = {
 }
 
 
-_SUPERSEDED = Look(SUPERSEDED, "stronger evidence has found this install's click meanwhile")
+_SUPERSEDED = MatchAttempt(SUPERSEDED, "stronger evidence has found this install's click meanwhile")
 
 
 class AppMatching(Struct, frozen=True):
@@ -67,11 +67,11 @@ class AppMatching(Struct, frozen=True):
     networks: Networks
     activity: NetworkActivity
     matcher: Matcher
-    feed: ClickFeed
+    feed: ClickSync
     rules: Rules
 
 
-class FirstLaunches:
+class IpMatching:
     """Fills ``resolve.ports.FirstLaunch``."""
 
     def __init__(self, apps: Mapping[str, AppMatching], dub: DubFirstOpens) -> None:
@@ -89,50 +89,50 @@ class FirstLaunches:
                 found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
         return found
 
-    def saw(self, case: Case) -> None:
+    def record_open(self, context: OpenContext) -> None:
         """Note an open: it counts towards how crowded its network is."""
-        app = self._apps.get(case.app.name)
+        app = self._apps.get(context.app.name)
         if app is not None:
-            self._saw(app, case)
+            self._saw(app, context)
 
-    def found(self, case: Case, link: Link) -> None:
+    def record_install(self, context: OpenContext, link: Link) -> None:
         """Use up the web clicks of an install that came by this link."""
-        app = self._apps.get(case.app.name)
+        app = self._apps.get(context.app.name)
         if app is None:
             return
-        traits = traits_of_open(case.report.platform, case.report.caller.user_agent)
+        traits = traits_of_open(context.report.platform, context.report.caller.user_agent)
         if not traits.system:
-            self._saw(app, case)
+            self._saw(app, context)
             return
-        case.network = app.networks.of(case.ip).key
-        if case.network is not None:
-            case.traits = traits
-            at_ms = int(case.opened_at * 1000)
-            app.activity.found(case.network, Retirement(case.device, link.id, at_ms, traits))
+        context.network = app.networks.of(context.ip).key
+        if context.network is not None:
+            context.traits = traits
+            at_ms = int(context.opened_at * 1000)
+            app.activity.record_install(context.network, Retirement(context.device, link.id, at_ms, traits))
 
-    async def look(
+    async def match(
         self,
-        case: Case,
+        context: OpenContext,
         timeout_s: float,
         *,
         since: float,
         claim: bool,
         certain: Callable[[], Open | None],
-    ) -> Look:
+    ) -> MatchAttempt:
         """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
-        app = self._apps.get(case.app.name)
+        app = self._apps.get(context.app.name)
         if app is None:
-            return Look(_none("off"), "matching by address is off for this app")
-        network = app.networks.of(case.ip)
+            return MatchAttempt(_none("off"), "matching by address is off for this app")
+        network = app.networks.of(context.ip)
         if network.key is None:
             reason = network.unmatchable or "no_address"
-            return Look(_none(reason), EXPLANATIONS[reason])
-        case.network = network.key
-        opened = self._first_open(case)
-        told = None
-        if case.app.trusts_forwarded_ip:
-            told, outcome = await asyncio.gather(
-                self._told_by_dub(app, case, opened, timeout_s, no_track=not claim),
+            return MatchAttempt(_none(reason), EXPLANATIONS[reason])
+        context.network = network.key
+        opened = self._first_open(context)
+        from_dub = None
+        if context.app.trusts_forwarded_ip:
+            from_dub, outcome = await asyncio.gather(
+                self._told_by_dub(app, context, opened, timeout_s, no_track=not claim),
                 app.feed.sync(since, timeout_s),
             )
         else:
@@ -141,19 +141,19 @@ class FirstLaunches:
             return _SUPERSEDED
         try:
             if claim and outcome.allows_match:
-                decision = await app.matcher.match(network.key, opened, told)
+                decision = await app.matcher.match(network.key, opened, from_dub)
             else:  # nothing is claimed while the right click may be missing
-                decision = await app.matcher.preview(network.key, opened, told)
+                decision = await app.matcher.preview(network.key, opened, from_dub)
         except StoreFailed:
             why = "the database does not answer in time, so no click is given"
-            return Look(_none("not_recorded"), why, pending=True, again=True)
+            return MatchAttempt(_none("not_recorded"), why, pending=True, retry=True)
         click = decision.click
         if claim and click is not None and (found := certain()) is not None:
             if not uses_up(found, click.id, click.link):
-                await self._release(app.matcher, click.id, case.device)
+                await self._release(app.matcher, click.id, context.device)
             return _SUPERSEDED
         if claim and not outcome.allows_match:
-            app.activity.saw(network.key, case.device, opened.at_ms)
+            app.activity.record_open(network.key, context.device, opened.at_ms)
         return _looked(decision, outcome)
 
     async def close(self) -> None:
@@ -161,10 +161,10 @@ class FirstLaunches:
         for app in self._apps.values():
             await app.feed.close()
 
-    def _saw(self, app: AppMatching, case: Case) -> None:
-        case.network = app.networks.of(case.ip).key
-        if case.network is not None:
-            app.activity.saw(case.network, case.device, int(case.opened_at * 1000))
+    def _saw(self, app: AppMatching, context: OpenContext) -> None:
+        context.network = app.networks.of(context.ip).key
+        if context.network is not None:
+            app.activity.record_open(context.network, context.device, int(context.opened_at * 1000))
 
     async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
         try:
@@ -173,37 +173,37 @@ class FirstLaunches:
             return  # nobody is given this click, then
 
     async def _told_by_dub(
-        self, app: AppMatching, case: Case, opened: FirstOpen, timeout_s: float, *, no_track: bool
+        self, app: AppMatching, context: OpenContext, opened: FirstOpen, timeout_s: float, *, no_track: bool
     ) -> Click | None:
         """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
-        caller = case.report.caller
-        if case.ip is None:
+        caller = context.report.caller
+        if context.ip is None:
             return None
-        user_agent = upstream_user_agent(caller.user_agent, case.device)
+        user_agent = upstream_user_agent(caller.user_agent, context.device)
         try:
             found = await self._dub.track_first_open(
-                case.app.name,
-                case.domain,
+                context.app.name,
+                context.domain,
                 user_agent=user_agent,
-                ip=case.ip,
-                patience_s=timeout_s,
+                ip=context.ip,
+                queue_timeout_s=timeout_s,
                 no_track=no_track,
             )
-        except (DubUnavailable, LinkUnknown):
+        except (DubUnavailable, DubLinkNotFound):
             return None
         if found.click_id is None or found.link is None:
             return None
-        return told_by_dub(found.click_id, found.link, opened, app.rules)
+        return from_provider(found.click_id, found.link, opened, app.rules)
 
-    def _first_open(self, case: Case) -> FirstOpen:
-        report = case.report
+    def _first_open(self, context: OpenContext) -> FirstOpen:
+        report = context.report
         traits = traits_of_open(report.platform, report.caller.user_agent)
-        domain = case.domain if report.domain is not None else None
+        domain = context.domain if report.domain is not None else None
         installed_ms = None if report.installed_at is None else int(report.installed_at * 1000)
-        return FirstOpen(case.device, int(case.opened_at * 1000), traits, installed_ms, domain)
+        return FirstOpen(context.device, int(context.opened_at * 1000), traits, installed_ms, domain)
 
 
-def _looked(decision: Decision, outcome: Outcome) -> Look:
+def _looked(decision: Decision, outcome: Outcome) -> MatchAttempt:
     considered = tuple(
         CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
     )
@@ -217,27 +217,29 @@ def _looked(decision: Decision, outcome: Outcome) -> Look:
             confidence=decision.confidence,
         )
         detail = f"click {click.id}, {decision.age_s} s old, confidence {decision.confidence}"
-        return Look(match, detail, (click.id, click.link, click.query), candidates=considered)
+        return MatchAttempt(match, detail, (click.id, click.link, click.query), candidates=considered)
     reason: NoMatch = decision.reason or "no_click"
     detail = EXPLANATIONS[reason]
     if outcome.status == "unreadable" and reason in _MORE_CLICKS_MAY_HELP:
         unread = "some of Dub's click events could not be read"
-        return Look(
-            _none("no_events"), unread, pending=True, stays_pending=True, candidates=considered, again=True
+        return MatchAttempt(
+            _none("no_events"), unread, pending=True, stays_pending=True, candidates=considered, retry=True
         )
     if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
-        again = reason in _CLICK_MAY_SHOW
-        return Look(_none(reason), detail, candidates=considered, again=again)
+        retry = reason in _CLICK_MAY_SHOW
+        return MatchAttempt(_none(reason), detail, candidates=considered, retry=retry)
     if outcome.problem is not None:
         for_good = outcome.problem in _FOR_GOOD
-        return Look(
+        return MatchAttempt(
             _none("not_recorded" if outcome.problem == "database" else "no_events"),
             _PROBLEMS[outcome.problem],
             pending=not for_good,
             candidates=considered,
-            again=not for_good,
+            retry=not for_good,
         )
-    return Look(_none(reason), _WAITS[outcome.status], pending=True, candidates=considered, again=True)
+    return MatchAttempt(
+        _none(reason), _WAITS[outcome.status], pending=True, candidates=considered, retry=True
+    )
 
 
 def _none(reason: str) -> Match:

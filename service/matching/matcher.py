@@ -29,15 +29,15 @@ class Matcher:
         self._rules = rules
         self._refused = refused  # called for each open that came too late for a click
 
-    async def match(self, network: int, opened: FirstOpen, told: Click | None = None) -> Decision:
+    async def match(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
         """Decide and claim; ``told`` is one more candidate, from Dub. The open itself counts from now on.
 
         Raises ``StoreFailed``.
         """
-        self._activity.saw(network, opened.install, opened.at_ms)
+        self._activity.record_open(network, opened.install, opened.at_ms)
         lost: dict[str, str] = {}
         while True:
-            decision = await self._decide(network, opened, told, lost)
+            decision = await self._decide(network, opened, from_dub, lost)
             click = decision.click
             if click is None:
                 if lost or any(each.rejected in _TAKEN for each in decision.considered):
@@ -47,22 +47,22 @@ class Matcher:
                 return decision
             lost[click.id] = ""  # another install's, by now
 
-    async def preview(self, network: int, opened: FirstOpen, told: Click | None = None) -> Decision:
+    async def preview(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
         """Decide as ``match`` would, and change nothing; raises ``StoreFailed``."""
-        return await self._decide(network, opened, told, {})
+        return await self._decide(network, opened, from_dub, {})
 
     async def release(self, click_id: str, install: str) -> None:
         """Give back a click that was claimed for an install; raises ``StoreFailed``."""
         await self._claims.release(click_id, install)
 
     async def _decide(
-        self, network: int, opened: FirstOpen, told: Click | None, lost: Mapping[str, str]
+        self, network: int, opened: FirstOpen, from_dub: Click | None, lost: Mapping[str, str]
     ) -> Decision:
         view = await self._activity.view(network, opened.install, opened.at_ms)
         clicks, owners = view.clicks, view.owners
-        if told is not None and all(told.id != each.id for each in clicks):
-            clicks = (*clicks, told)
-            owners = {**owners, **await self._claims.owners([told.id])}
+        if from_dub is not None and all(from_dub.id != each.id for each in clicks):
+            clicks = (*clicks, from_dub)
+            owners = {**owners, **await self._claims.owners([from_dub.id])}
         return decide(
             opened,
             clicks,

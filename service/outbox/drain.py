@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from service.domain.outbox_entries import DELAY_MAX_S, UNDECRYPTABLE, Entry, Kind, TakenEntry
-from service.domain.ports import OutboxEntries
+from service.domain.ports import OutboxStore
 
 POLL_S = 1.0
 
@@ -26,7 +26,7 @@ class Drain:
     def __init__(
         self,
         kind: Kind,
-        store: OutboxEntries,
+        store: OutboxStore,
         *,
         apps: Sequence[str],
         at_a_time: int,
@@ -71,7 +71,7 @@ class Drain:
 
     def ended(self, entry: Entry) -> None:
         """Take note that an entry that was started has ended, and start the next."""
-        self._under_way.discard(entry.lane)
+        self._under_way.discard(entry.ordering_key)
         self._start_waiting()
 
     def stop(self) -> list[Entry]:
@@ -136,14 +136,16 @@ class Drain:
         might count two clicks.
         """
         while len(self._under_way) < self._at_a_time:
-            entry = next((each for each in self.waiting.values() if each.lane not in self._under_way), None)
+            entry = next(
+                (each for each in self.waiting.values() if each.ordering_key not in self._under_way), None
+            )
             if entry is None:
                 break
             del self.waiting[entry.id]
             if self._held(entry.app) > 0:
                 self._store.give_back(entry.id, entry.next_try)
             else:
-                self._under_way.add(entry.lane)
+                self._under_way.add(entry.ordering_key)
                 self._start(entry)
         if len(self.waiting) < self._page:
             self._running_low.set()

@@ -19,22 +19,22 @@ from functools import partial
 import msgspec
 from cachetools import LRUCache
 
-from service.domain.errors import DubCrowded, DubHeldBack, FirstopenError, StoreFailed
+from service.domain.errors import BulkheadFull, CircuitOpen, FirstopenError, StoreFailed
 from service.domain.outbox_entries import (
     RENEW_EVERY_S,
-    Dead,
+    DeadLetter,
     Deliver,
     Delivered,
+    DeliveryResult,
     Entry,
     Kind,
-    Later,
-    OwedOpen,
+    QueuedOpen,
     Repeat,
+    RetryLater,
     State,
     Status,
-    Verdict,
 )
-from service.domain.ports import OutboxEntries
+from service.domain.ports import OutboxStore
 from service.outbox import drain
 from service.outbox.drain import Drain
 from service.outbox.policy import OutboxPolicy
@@ -56,7 +56,7 @@ Drops = Callable[[FirstopenError], bool]
 class _Waiter:
     """A caller that waits for the first attempt, and which errors make it take its entry back."""
 
-    heard: asyncio.Future[Verdict]
+    first_result: asyncio.Future[DeliveryResult]
     drops: Drops
 
 
@@ -73,7 +73,7 @@ class OutboxWorker:
 
     def __init__(
         self,
-        store: OutboxEntries,
+        store: OutboxStore,
         *,
         apps: Sequence[str],
         held: Callable[[Kind, str], float],
@@ -105,7 +105,7 @@ class OutboxWorker:
                 at_a_time=policy.replays_max if kind == "open" else policy.in_flight_max,
                 spread_s=spread_s,
                 held=partial(held, kind),
-                start=partial(self._launch, brought=False),
+                start=partial(self._launch, has_caller=False),
                 undecryptable=self._note_undecryptable,
                 unix_time=unix_time,
             )
@@ -139,32 +139,32 @@ class OutboxWorker:
         for each in self._drains.values():
             each.dub_is_back()
 
-    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> Verdict | Repeat | None:
+    async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> DeliveryResult | Repeat | None:
         """Commit an entry, send it, and wait for its first attempt; raises ``StoreFailed``."""
         held = self._held(entry.kind, entry.app) > 0
-        added = await self._store.add(entry, leased=not (held or entry.waits_for))
+        added = await self._store.add(entry, leased=not (held or entry.depends_on_open))
         if isinstance(added, Repeat):
             self._look_by(entry.kind, self._unix_time())  # the first may have taken over this one's click
             return added
-        heard: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiters[entry.id] = _Waiter(heard, drops)
+        first_result: asyncio.Future[DeliveryResult] = asyncio.get_running_loop().create_future()
+        self._waiters[entry.id] = _Waiter(first_result, drops)
         try:
-            if entry.waits_for:
-                self._awaited[entry.waits_for] = True
+            if entry.depends_on_open:
+                self._awaited[entry.depends_on_open] = True
             if held:
-                error = DubHeldBack("circuit breaker open")
+                error = CircuitOpen("circuit breaker open")
                 if drops(error):
                     await self._store.remove(entry.id)
-                return Later(error)
-            if added.behind_another and not entry.waits_for:
-                self._followed.add(entry.lane)
+                return RetryLater(error)
+            if added.behind_another and not entry.depends_on_open:
+                self._followed.add(entry.ordering_key)
                 self._give_back(entry, entry.next_try)
-            elif not entry.waits_for:
-                self._launch(entry, brought=True)
+            elif not entry.depends_on_open:
+                self._launch(entry, has_caller=True)
             async with asyncio.timeout(wait_s):
-                return await heard
+                return await first_result
         except TimeoutError:
-            return None if heard.cancelled() else heard.result()
+            return None if first_result.cancelled() else first_result.result()
         finally:
             del self._waiters[entry.id]
 
@@ -186,9 +186,9 @@ class OutboxWorker:
         """Count an app's entries that wait for an install; raises ``StoreFailed``."""
         return await self._store.waiting(app)
 
-    async def waits_in(self, lane: str) -> bool:
-        """Return True if an entry of this lane waits for an open or install; raises ``StoreFailed``."""
-        return await self._store.waits_in(lane)
+    async def has_waiting_in(self, ordering_key: str) -> bool:
+        """Return True if an entry of this key waits for an open or install; raises ``StoreFailed``."""
+        return await self._store.has_waiting_in(ordering_key)
 
     async def depths(self) -> tuple[Mapping[tuple[Kind, State], int], float]:
         """Count what is queued and what is dead, and say how old the oldest queued is, in seconds.
@@ -198,7 +198,7 @@ class OutboxWorker:
         oldest = await self._store.oldest()
         return await self._store.depths("queued", "dead"), 0 if oldest is None else self._unix_time() - oldest
 
-    def owe(self, owed: OwedOpen, *, not_before_s: float = 0) -> None:
+    def enqueue_open(self, queued: QueuedOpen, *, not_before_s: float = 0) -> None:
         """Keep an open, soon, to be reported to Dub later. An openId is queued once.
 
         One device may owe one link under two openIds (it asked before a restart and after): both are sent,
@@ -206,23 +206,23 @@ class OutboxWorker:
         """
         self._store.enqueue_open(
             Entry(
-                id=owed.open_id,
-                app=owed.app,
+                id=queued.open_id,
+                app=queued.app,
                 kind="open",
-                lane=owed.key.hex(),
-                created=owed.arrived,
-                next_try=owed.arrived + not_before_s,
-                whose=owed.device,
-                payload=_encode(owed),
+                ordering_key=queued.key.hex(),
+                created=queued.arrived,
+                next_try=queued.arrived + not_before_s,
+                subject=queued.device,
+                payload=_encode(queued),
             )
         )
 
-    def paid(self, open_id: str) -> None:
+    def confirm_open(self, open_id: str) -> None:
         """Forget the open's entry: Dub has it; and send what waited for its click."""
         self._store.confirm_open(open_id)
-        self.let_go(open_id)
+        self.release_dependents(open_id)
 
-    def let_go(self, name: str, *, after_s: float = 0) -> None:
+    def release_dependents(self, name: str, *, after_s: float = 0) -> None:
         """Send what waits for this open or install, so many seconds from now.
 
         Any replica may have taken it. While the database fails, only what this one has taken is let go:
@@ -279,69 +279,69 @@ class OutboxWorker:
         self._metrics.outbox_undecryptable.inc(count)
         self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=count)
 
-    def _launch(self, entry: Entry, *, brought: bool) -> None:
-        task = self._background.spawn(self._attempt(entry, brought=brought), "outbox_attempt")
+    def _launch(self, entry: Entry, *, has_caller: bool) -> None:
+        task = self._background.spawn(self._attempt(entry, has_caller=has_caller), "outbox_attempt")
         self._running[entry.id] = _Attempt(entry, task)
 
-    async def _attempt(self, entry: Entry, *, brought: bool) -> None:
+    async def _attempt(self, entry: Entry, *, has_caller: bool) -> None:
         """Send an entry once. One that no caller ``brought`` may have others behind it."""
-        follow = not brought
+        follow = not has_caller
         try:
-            verdict = await self._verdict(entry)
-            if self._tell(entry, verdict):
+            result = await self._result(entry)
+            if self._tell_caller(entry, result):
                 with contextlib.suppress(StoreFailed):  # it is still queued then
                     await self._store.remove(entry.id)
             else:
-                self._settle(entry, verdict)
-            follow = not brought and not isinstance(verdict, Later)
+                self._settle(entry, result)
+            follow = not has_caller and not isinstance(result, RetryLater)
         finally:
             del self._running[entry.id]
-            if not brought:
+            if not has_caller:
                 self._drains[entry.kind].ended(entry)
-            followed = entry.lane in self._followed
-            self._followed.discard(entry.lane)
+            followed = entry.ordering_key in self._followed
+            self._followed.discard(entry.ordering_key)
             if entry.kind in _ORDERED and (follow or followed):
                 self._look_at_ordered(self._unix_time())
 
-    async def _verdict(self, entry: Entry) -> Verdict:
+    async def _result(self, entry: Entry) -> DeliveryResult:
         try:
             return await self._deliver[entry.kind](entry)
         except StoreFailed as exc:
-            return Later(exc)
+            return RetryLater(exc)
         except Exception as exc:  # noqa: BLE001  nothing is lost by a mistake of ours: it is tried again
             self._log.error(
                 Event.OUTBOX_FAILED, kind=entry.kind, error=type(exc).__name__, where=where(exc), id=entry.id
             )
-            return Later(FirstopenError(type(exc).__name__))
+            return RetryLater(FirstopenError(type(exc).__name__))
 
-    def _tell(self, entry: Entry, verdict: Verdict) -> bool:
+    def _tell_caller(self, entry: Entry, result: DeliveryResult) -> bool:
         """Tell the caller, if it still waits; return whether it takes the entry back with an error."""
         waiter = self._waiters.get(entry.id)
-        if waiter is None or waiter.heard.done():
+        if waiter is None or waiter.first_result.done():
             return False
-        waiter.heard.set_result(verdict)
-        error = None if isinstance(verdict, Delivered) else verdict.error
+        waiter.first_result.set_result(result)
+        error = None if isinstance(result, Delivered) else result.error
         return error is not None and waiter.drops(error)
 
-    def _settle(self, entry: Entry, verdict: Verdict) -> None:
+    def _settle(self, entry: Entry, result: DeliveryResult) -> None:
         now = self._unix_time()
-        match verdict:
+        match result:
             case Delivered():
                 self._store.finish(entry, "delivered", "")
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
-            case Later(error=DubHeldBack() | DubCrowded()):
+            case RetryLater(error=CircuitOpen() | BulkheadFull()):
                 self._give_back(entry, now + _CROWDED_AGAIN_S)  # it never left: no attempt
-            case Later():
-                next_attempt_at = now + self._policy.delay_s(entry, verdict, self._jitter())
-                self._store.reschedule(entry.id, next_attempt_at, _reason(verdict.error))
+            case RetryLater():
+                next_attempt_at = now + self._policy.delay_s(entry, result, self._jitter())
+                self._store.reschedule(entry.id, next_attempt_at, _reason(result.error))
                 self._look_by(entry.kind, next_attempt_at)
-            case Dead():
-                self._store.finish(entry, "dead", verdict.reason)
+            case DeadLetter():
+                self._store.finish(entry, "dead", result.reason)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
-                (self._log.info if verdict.organic else self._log.error)(
-                    Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=verdict.reason
+                (self._log.info if result.organic else self._log.error)(
+                    Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=result.reason
                 )
 
 

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from service.domain.device_identity import packed_ip
 from service.domain.errors import RateLimited
-from service.domain.rate_limit_status import Standing
+from service.domain.rate_limit_status import RateLimitStatus
 from service.domain.rates import Rate
 from service.ratelimit.windows import Cell, Window
 from service.telemetry import FastCounter
@@ -19,7 +19,7 @@ _WHO_BYTES = 8
 
 
 class Limits:
-    """One process's limits. ``per_key`` is by app; ``wall`` is Unix seconds; ``secret`` keys the hashes."""
+    """One process's limits. ``per_key`` is by app; ``secret`` keys the hashes."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class Limits:
         per_address: tuple[Rate, ...],
         per_key: Mapping[str, tuple[Rate, ...]],
         secret: bytes,
-        wall: Callable[[], float],
+        unix_time: Callable[[], float],
         refused: FastCounter,
     ) -> None:
         self._addresses = [Window("address", rate) for rate in per_address]
         self._keys = {app: [Window("key", rate) for rate in rates] for app, rates in per_key.items()}
         self._hash_key = blake2b(b"limits\0" + secret).digest()
-        self._wall = wall
+        self._unix_time = unix_time
         self._refused = refused
 
     @property
@@ -45,7 +45,7 @@ class Limits:
         """Return what a key is counted under: the same on every replica."""
         return self._hash(b"k" + key)
 
-    def admission(self, app: str, key_name: bytes, *, by_address: bool) -> "Counted":
+    def rate_limit(self, app: str, key_name: bytes, *, by_address: bool) -> "Counted":
         """Return what counts one request with this key."""
         return Counted(self, app, key_name, by_address=by_address)
 
@@ -53,15 +53,15 @@ class Limits:
         """Count an authentication that failed against its address; raises ``RateLimited``."""
         await self._enter(ip, (), b"")
 
-    async def enter(self, app: str, key_name: bytes, ip: str | None) -> Standing | None:
+    async def check(self, app: str, key_name: bytes, ip: str | None) -> RateLimitStatus | None:
         """Count a request, and say where it stands in the window that is over first; raises ``RateLimited``.
 
         It counts against its key, and against its address if there is one.
         """
         return await self._enter(ip, self._keys.get(app, ()), key_name)
 
-    async def _enter(self, ip: str | None, keys: Sequence[Window], key_name: bytes) -> Standing | None:
-        now = self._wall()
+    async def _enter(self, ip: str | None, keys: Sequence[Window], key_name: bytes) -> RateLimitStatus | None:
+        now = self._unix_time()
         cells = []
         if ip is not None and self._addresses:
             who = self._address(ip)
@@ -86,22 +86,24 @@ class Limits:
         return blake2b(text, key=self._hash_key, digest_size=_WHO_BYTES).digest()
 
 
-def _standing(window: Window, left: int, now: float) -> Standing:
-    return Standing(window.amount, left, window.period_s - now % window.period_s)
+def _standing(window: Window, left: int, now: float) -> RateLimitStatus:
+    return RateLimitStatus(window.amount, left, window.period_s - now % window.period_s)
 
 
 class Counted:
-    """One request's ``Admission``."""
+    """One request's ``RateLimitCheck``."""
 
-    __slots__ = ("_app", "_by_address", "_key_name", "_limits", "standing")
+    __slots__ = ("_app", "_by_address", "_key_name", "_limits", "rate_limit_status")
 
     def __init__(self, limits: Limits, app: str, key_name: bytes, *, by_address: bool) -> None:
         self._limits = limits
         self._app = app
         self._key_name = key_name
         self._by_address = by_address
-        self.standing: Standing | None = None
+        self.rate_limit_status: RateLimitStatus | None = None
 
-    async def enter(self, ip: str | None) -> None:
+    async def check(self, ip: str | None) -> None:
         """Count the request; raises ``RateLimited``."""
-        self.standing = await self._limits.enter(self._app, self._key_name, ip if self._by_address else None)
+        self.rate_limit_status = await self._limits.check(
+            self._app, self._key_name, ip if self._by_address else None
+        )

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from msgspec import Struct
 
-from service.domain.clicks import Fault, SyncTurn
+from service.domain.clicks import Fault, SyncRound
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
 from service.domain.match_rules import Click
@@ -80,7 +80,7 @@ _decode_unread = msgspec.json.Decoder(dict[Fault, int]).decode
 class _Sync(Struct, frozen=True):
     """How far the clicks of an app are known."""
 
-    turn: int
+    sync_round: int
     finished_turn: int
     synced_to_ms: int
     unread: Mapping[Fault, int]
@@ -124,22 +124,22 @@ class ClickStore:
         return tuple(clicks), owners
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[SyncTurn]:
+    async def sync_round(self) -> AsyncIterator[SyncRound]:
         """Take the turn to sync, or wait until a sync that begins after this call is finished elsewhere."""
-        turn = await (self._take_turn() if self._database.is_shared else self._resume())
-        if not turn.mine:
-            yield turn
+        sync_round = await (self._take_turn() if self._database.is_shared else self._resume())
+        if not sync_round.mine:
+            yield sync_round
             return
         try:
             async with self._renewed():
-                yield turn
+                yield sync_round
         except BaseException:
             with contextlib.suppress(StoreFailed):
                 await self._give_up()
             raise
-        await self._finish(turn)
+        await self._finish(sync_round)
 
-    async def _take_turn(self) -> SyncTurn:
+    async def _take_turn(self) -> SyncRound:
         wanted: int | None = None
         while True:
             take = Statement(
@@ -152,23 +152,25 @@ class ClickStore:
                 continue
             sync = self._sync(found[0])
             if taken:
-                return SyncTurn(
-                    mine=True, number=sync.turn, synced_to_ms=sync.synced_to_ms, unread=sync.unread
+                return SyncRound(
+                    mine=True, number=sync.sync_round, synced_to_ms=sync.synced_to_ms, unread=sync.unread
                 )
-            wanted = wanted or sync.turn + 1
+            wanted = wanted or sync.sync_round + 1
             while not sync.is_free and sync.finished_turn < wanted:
                 await asyncio.sleep(_POLL_S)
                 (row,) = await self._database.read(_SYNC, self._app)
                 sync = self._sync(row)
             if sync.finished_turn >= wanted:
-                return SyncTurn(mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread)
+                return SyncRound(
+                    mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread
+                )
 
-    async def _resume(self) -> SyncTurn:
+    async def _resume(self) -> SyncRound:
         """Go on where the last sync ended, also after a restart: nobody else syncs into our own database."""
         if self._own is None:
             found = await self._database.read(_SYNC, self._app)
             self._own = self._sync(found[0]) if found else _Sync(0, 0, 0, {}, is_free=True)
-        return SyncTurn(mine=True, number=0, synced_to_ms=self._own.synced_to_ms, unread=self._own.unread)
+        return SyncRound(mine=True, number=0, synced_to_ms=self._own.synced_to_ms, unread=self._own.unread)
 
     @asynccontextmanager
     async def _renewed(self) -> AsyncIterator[None]:
@@ -189,19 +191,19 @@ class ClickStore:
             with contextlib.suppress(StoreFailed):
                 await self._database.write(Statement(_RENEW, (LEASE_MS, self._app, self._owner)))
 
-    async def _finish(self, turn: SyncTurn) -> None:
+    async def _finish(self, sync_round: SyncRound) -> None:
         """Commit the last clicks of a sync, and how far it saw."""
-        unit = await self._add(turn.clicks)
-        unread = _encode_unread(turn.unread).decode()
+        unit = await self._add(sync_round.clicks)
+        unread = _encode_unread(sync_round.unread).decode()
         if self._database.is_shared:
-            state = (turn.number, turn.synced_to_ms, unread, self._scope)
+            state = (sync_round.number, sync_round.synced_to_ms, unread, self._scope)
             unit.append(Statement(_FINISH, (*state, self._app, self._owner)))
-        elif unit or turn.synced_to_ms >= self._written_to_ms + _WRITTEN_EVERY_MS:
-            unit.append(Statement(_NOTE, (self._app, turn.synced_to_ms, unread, self._scope)))
+        elif unit or sync_round.synced_to_ms >= self._written_to_ms + _WRITTEN_EVERY_MS:
+            unit.append(Statement(_NOTE, (self._app, sync_round.synced_to_ms, unread, self._scope)))
         if unit:
             await self._database.write(*unit)
-            self._written_to_ms = turn.synced_to_ms
-        self._own = _Sync(0, 0, turn.synced_to_ms, turn.unread, is_free=True)
+            self._written_to_ms = sync_round.synced_to_ms
+        self._own = _Sync(0, 0, sync_round.synced_to_ms, sync_round.unread, is_free=True)
 
     async def _give_up(self) -> None:
         if self._database.is_shared:
@@ -218,10 +220,10 @@ class ClickStore:
         return [statement for statement, _ in _ADD.over(rows)]
 
     def _sync(self, row: Row) -> _Sync:
-        turn, finished_turn, synced_to_ms, unread, scope, is_free = row
+        sync_round, finished_turn, synced_to_ms, unread, scope, is_free = row
         if scope != self._scope:
-            return _Sync(turn, 0, 0, {}, is_free=bool(is_free))
-        return _Sync(turn, finished_turn, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
+            return _Sync(sync_round, 0, 0, {}, is_free=bool(is_free))
+        return _Sync(sync_round, finished_turn, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
 
     def _click(self, click_id: str, clicked_at: int, encrypted: bytes) -> Click | None:
         try:

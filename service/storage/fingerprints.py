@@ -46,7 +46,7 @@ class SecretCheck:
         self._listed = tuple(fingerprint(secret) for secret in secrets)
         self._kept_ms = int(kept_s * 1000)
 
-    async def enter(self, engine: Engine) -> None:
+    async def verify(self, engine: Engine) -> None:
         """Note that the first secret is current now.
 
         Raises ``EngineUnavailable``, or ``SecretNotListed`` if data may be under a secret that is not listed.

@@ -28,7 +28,7 @@ from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import FILE, lock_folder
 from service.storage.errors import EngineUnavailable, ImportFailed, SecretNotListed
 from service.storage.hashes import device_name, device_number, to_unsigned
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 from service.storage.statements import Statement
 
 KEPT_AS = "firstopen-v3.sqlite"
@@ -41,6 +41,7 @@ _ERASURE = "INSERT INTO erasures (device, erased_at) VALUES (?, ?) ON CONFLICT D
 _ENTRY = """INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at,
     next_attempt_at, attempts, reason, owner, lease_until, event_key, idempotency_key, body_key, payload)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+_COLUMNS = 13  # of the old table of entries, without these:
 _KEYS = ("event_key", "idempotency_key", "body_key")  # of version 3 only
 
 # A ciphertext is this byte, a salt of 16 bytes, a nonce of 12, and AES-256-GCM's text under the salt's key.
@@ -196,7 +197,7 @@ class _Import:
     async def opens(self, file: sqlite3.Connection) -> None:
         """Write the opens anew. None is repeated: until when it may be was another process's clock."""
         seen = 0.0
-        store = OpenStore(self._database, self._cipher, clock=lambda: 0.0, unix_time=lambda: seen)
+        store = SqlOpenStore(self._database, self._cipher, clock=lambda: 0.0, unix_time=lambda: seen)
         for rows in _rows(file, "opens"):
             for row in rows:
                 try:
@@ -237,9 +238,13 @@ def _with_device(row: dict[str, Any]) -> tuple[object, ...]:
 
 def _entry(row: dict[str, Any], payload: bytes | None) -> list[Statement]:
     """Add an entry. If an earlier one has its keys, one that is not delivered is added without them."""
+    columns = tuple(row.values())  # in the order of version 3's table, which named three of them differently
+    if len(columns) != _COLUMNS + (len(_KEYS) if _KEYS[0] in row else 0):
+        raise LookupError("entries")
+    ordering_key, depends_on, subject = columns[4], columns[5], columns[11]
     head = (
-        *(row["id"], row["app"], row["kind"], row["state"], row["lane"], row["seq"], row["waits_for"]),
-        *(row["whose"], _ms(row["created"]), _ms(row["next_try"]), row["attempts"], row["reason"]),
+        *(row["id"], row["app"], row["kind"], row["state"], ordering_key, row["seq"], depends_on),
+        *(subject, _ms(row["created"]), _ms(row["next_try"]), row["attempts"], row["reason"]),
     )
     keys = tuple(row.get(name) or None for name in _KEYS)
     added = Statement(_ENTRY, (*head, *keys, payload))

@@ -85,11 +85,11 @@ class NetworkActivity:
         self._installs_max = max(INSTALLS_MAX, rules.crowd_limit) + 1
         self._recent: TTLCache[int, _Recent] = TTLCache(_RECENT_NETWORKS_MAX, _RECENT_S, clock)
 
-    def saw(self, network: int, install: str, at_ms: int) -> None:
+    def record_open(self, network: int, install: str, at_ms: int) -> None:
         """Note an open until the database has it."""
         self._note(network, install, at_ms)
 
-    def found(self, network: int, retirement: Retirement) -> None:
+    def record_install(self, network: int, retirement: Retirement) -> None:
         """Note an install that was found by certain evidence, until the database has its open."""
         recent = self._note(network, retirement.install, retirement.at_ms)
         _put(recent.retirements, (retirement.install, retirement.link_id), retirement, self._installs_max)

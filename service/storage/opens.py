@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
-from service.domain.evidence import FIRST_LAUNCH, STRENGTH
+from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH
 from service.domain.models import Link, Match, Open, Source
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.encryption import ENCRYPTED, Cipher, Undecryptable
@@ -70,12 +70,12 @@ _EXPIRE = """DELETE FROM opens WHERE open_id IN
     ORDER BY opened_at LIMIT ?) RETURNING 1"""
 
 _SOURCES: dict[str, Source] = {source: source for source in get_args(Source)}
-_EVIDENCE = {strength: name for name, strength in STRENGTH.items()}
+_EVIDENCE = {priority: name for name, priority in EVIDENCE_PRIORITY.items()}
 _DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
 
 
 class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What SQL does not read. Evidence is named: ``STRENGTH`` and its masks may change with the code."""
+    """What SQL does not read. Evidence is named, because ``EVIDENCE_PRIORITY`` may change with the code."""
 
     link_url: str | None = None
     url: str | None = None
@@ -101,7 +101,7 @@ class Recalled(Struct, frozen=True):
     opens: list[Open]
 
 
-class OpenStore:
+class SqlOpenStore:
     """Fills ``resolve.ports.Journal``. ``clock`` is monotonic, ``unix_time`` wall clock seconds.
 
     What is awaited raises ``StoreFailed``.
@@ -258,7 +258,9 @@ class OpenStore:
             looking=opened.looking,
             credited_to=opened.credited_to,
             offered=_EVIDENCE.get(opened.offered, "none"),
-            evidence=tuple(name for name, strength in STRENGTH.items() if opened.evidence & 1 << strength),
+            evidence=tuple(
+                name for name, priority in EVIDENCE_PRIORITY.items() if opened.evidence & 1 << priority
+            ),
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
         )
 
@@ -274,9 +276,9 @@ class OpenStore:
         if record is None:
             return None
         now = self._unix_time()
-        offered = STRENGTH.get(record.offered, 0)
+        offered = EVIDENCE_PRIORITY.get(record.offered, 0)
         age_s = now - updated_at / 1000
-        patience_s = _LOOKED_FOR_S if offered <= STRENGTH["ip"] else _REPORTED_S
+        queue_timeout_s = _LOOKED_FOR_S if offered <= EVIDENCE_PRIORITY["ip"] else _REPORTED_S
         return Open(
             app=app,
             open_id=bytes(open_id).hex(),
@@ -287,12 +289,14 @@ class OpenStore:
             carried=record.carried,
             match=_match(match_type, reason, confidence, record, guaranteed=bool(guaranteed)),
             source=_SOURCES[source],
-            provisional=bool(pending) and record.provisional and age_s < patience_s,
+            provisional=bool(pending) and record.provisional and age_s < queue_timeout_s,
             looking=bool(pending) and record.looking and age_s < _LOOKED_FOR_S,
             credited_to=record.credited_to,
             app_version=app_version,
             offered=offered,
-            evidence=sum(1 << STRENGTH[name] for name in record.evidence if name in STRENGTH),
+            evidence=sum(
+                1 << EVIDENCE_PRIORITY[name] for name in record.evidence if name in EVIDENCE_PRIORITY
+            ),
             opened_at=opened_at / 1000,
             repeat_until=self._clock() + record.repeat_until - now,
         )

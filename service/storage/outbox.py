@@ -145,7 +145,7 @@ _REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', cre
     WHERE state = 'dead' AND payload IS NOT NULL AND id = ? RETURNING 1"""  # noqa: S608
 
 
-class OutboxStore:
+class SqlOutboxStore:
     """The outbox's entries. ``unix_time`` is wall clock seconds. What is awaited raises ``StoreFailed``."""
 
     def __init__(self, database: Database, cipher: Cipher, unix_time: Callable[[], float]) -> None:
@@ -189,7 +189,7 @@ class OutboxStore:
         self._database.write_row_behind(
             _ENQUEUE_OPEN,
             (
-                *(entry.id, entry.app, entry.lane, self._next_sequence(), entry.whose),
+                *(entry.id, entry.app, entry.ordering_key, self._next_sequence(), entry.subject),
                 *(_ms(entry.created), _ms(entry.next_try), self._cipher.encrypt(entry.payload)),
             ),
         )
@@ -340,7 +340,7 @@ class OutboxStore:
         count: int = rows[0][0]
         return count
 
-    async def waits_in(self, ordering_key: str) -> bool:
+    async def has_waiting_in(self, ordering_key: str) -> bool:
         """Return True if an entry of this key waits for an open or install."""
         return bool(await self._database.read(_WAITS_IN, ordering_key))
 
@@ -388,14 +388,22 @@ class OutboxStore:
         insert = Statement(
             _ADD,
             (
-                *(entry.id, entry.app, entry.kind, entry.lane, sequence, sequence, entry.lane),
-                *(entry.waits_for, entry.whose, _ms(entry.created), _ms(entry.next_try)),
+                *(
+                    entry.id,
+                    entry.app,
+                    entry.kind,
+                    entry.ordering_key,
+                    sequence,
+                    sequence,
+                    entry.ordering_key,
+                ),
+                *(entry.depends_on_open, entry.subject, _ms(entry.created), _ms(entry.next_try)),
                 *(self._owner if leased else None, _ms(LEASE_S) if leased else -1),
                 *(keys.event or None, keys.idempotency or None, keys.body or None),
                 self._cipher.encrypt(entry.payload),
             ),
         )
-        return insert, Statement(_BEHIND_ANOTHER, (entry.lane, entry.id))
+        return insert, Statement(_BEHIND_ANOTHER, (entry.ordering_key, entry.id))
 
     async def _reported(self, entry: Entry) -> Repeat | None:
         """Find the entry as which a lead was reported before; None if there is none any more."""
@@ -412,9 +420,9 @@ class OutboxStore:
                 await self._database.write(Statement(_FORGET_KEYS, (entry_id, since_ms)))
                 continue
             repeat = Repeat(entry_id, state, same_body=is_event or body_key == keys.body)
-            if repeat.same_body and depends_on.startswith(INSTALL) and not entry.waits_for:
+            if repeat.same_body and depends_on.startswith(INSTALL) and not entry.depends_on_open:
                 payload = self._cipher.encrypt(entry.payload)
-                values = (_ms(entry.next_try), payload, entry.whose, entry.whose, entry_id)
+                values = (_ms(entry.next_try), payload, entry.subject, entry.subject, entry_id)
                 await self._database.write(Statement(_TAKE_OVER, values), timeout_s=WRITE_TIMEOUT_S)
             return repeat
         return None
@@ -429,9 +437,9 @@ class OutboxStore:
             id=entry_id,
             app=app,
             kind=kind,
-            lane=ordering_key,
-            waits_for=depends_on,
-            whose=subject,
+            ordering_key=ordering_key,
+            depends_on_open=depends_on,
+            subject=subject,
             created=times[0] / 1000,
             next_try=times[1] / 1000,
             attempts=attempts,

@@ -12,7 +12,7 @@ from service.dub.client import ENDPOINTS
 from service.dub.guard import Guards, replays_max
 from service.outbox.policy import OutboxPolicy
 from service.ratelimit.limiter import Limits
-from service.storage.memory import MemoryLimits
+from service.storage.cache import MemoryLimits
 from service.storage.network_activity import CLICK_SLACK_S
 from service.storage.outbox import DEAD_KEPT_S
 from service.telemetry import Metrics
@@ -95,7 +95,7 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
     )
 
 
-def limits(settings: Settings, wall: Callable[[], float], metrics: Metrics) -> Limits:
+def limits(settings: Settings, unix_time: Callable[[], float], metrics: Metrics) -> Limits:
     """Build what counts requests."""
     wanted = settings.limits
     per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
@@ -103,7 +103,7 @@ def limits(settings: Settings, wall: Callable[[], float], metrics: Metrics) -> L
         per_address=rates(wanted.per_address) if wanted.per_address else (),
         per_key={name: rates(text) for name, text in per_key.items() if text},
         secret=settings.secrets[0].encode("utf-8", "surrogateescape"),
-        wall=wall,
+        unix_time=unix_time,
         refused=metrics.rate_limited,
     )
 

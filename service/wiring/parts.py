@@ -8,16 +8,16 @@ from typing import NamedTuple
 import httpx
 from prometheus_client import generate_latest
 
-from service.attribution.answers import Openings
-from service.attribution.conversion_delivery import Conversions
-from service.attribution.delayed_matching import SecondLooks
-from service.attribution.erasure import Forgetting
-from service.attribution.evidence_resolver import Climber
-from service.attribution.lead_credit import Credit
+from service.attribution.answers import AnswerBuilder
+from service.attribution.conversion_delivery import ConversionDelivery
+from service.attribution.delayed_matching import DelayedMatching
+from service.attribution.erasure import InstallErasure
+from service.attribution.evidence_resolver import EvidenceResolver
+from service.attribution.lead_credit import LeadCredit
 from service.attribution.leads import Leads
-from service.attribution.open_contexts import Cases
-from service.attribution.open_replay import Replays
-from service.attribution.precedence import Precedence
+from service.attribution.open_contexts import OpenContextFactory
+from service.attribution.open_replay import OpenReplay
+from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
 from service.config.settings import AppSettings, Settings
@@ -30,8 +30,8 @@ from service.domain.outbox_entries import Kind
 from service.dub.click_events import DubClicks
 from service.dub.client import DubClient
 from service.dub.event_feed import CallBudget, EventFeed
-from service.matching.click_sync import ClickFeed
-from service.matching.ip_matching import AppMatching, FirstLaunches
+from service.matching.click_sync import ClickSync
+from service.matching.ip_matching import AppMatching, IpMatching
 from service.matching.matcher import Matcher
 from service.outbox.worker import OutboxWorker
 from service.storage.call_budgets import SharedCallBudget
@@ -55,7 +55,7 @@ class Clocks(NamedTuple):
     """Seconds: monotonic, Unix, and waiting for some to pass."""
 
     clock: Callable[[], float]
-    wall: Callable[[], float]
+    unix_time: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
 
 
@@ -73,7 +73,7 @@ class Parts:
     ) -> None:
         self._settings = settings
         self._transport = transport
-        clock, wall = self._clock, self._wall = timing.clock, timing.wall
+        clock, unix_time = self._clock, self._unix_time = timing.clock, timing.unix_time
         self._sleep = timing.sleep
         self._log = log
         self.metrics = metrics
@@ -83,16 +83,16 @@ class Parts:
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
-        self.stores = Stores(settings, log, self.metrics, self._background, clock, wall)
-        self.limits = limits(settings, wall, self.metrics)
+        self.stores = Stores(settings, log, self.metrics, self._background, clock, unix_time)
+        self.limits = limits(settings, unix_time, self.metrics)
         self.outbox = self._outbox(tuple(apps))
-        dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, wall)
+        dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
         self.feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
-        self.first_launch = self._first_launches(apps, dub)
+        self.ip_matching = self._ip_matching_of(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
-        credit = Credit(self.stores.opens, identity)
+        credit = LeadCredit(self.stores.opens, identity)
         self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
         self.leads = Leads(
             conversions=self.conversions,
@@ -102,39 +102,41 @@ class Parts:
             identity=identity,
             clock=clock,
         )
-        self.forgetting = Forgetting(
+        self.install_erasure = InstallErasure(
             identity=identity,
-            looks=self._second_looks,
+            attempts_s=self._delayed_matching,
             opens=self.stores.opens,
             claims=self.stores.claims,
             entries=self.stores.outbox,
             erasures=self.stores.erasures,
-            wall=wall,
+            unix_time=unix_time,
             scrub=self.stores.database.erased,
         )
-        self.stores.erasures.sweep_with(self.forgetting.sweep)
+        self.stores.erasures.sweep_with(self.install_erasure.sweep)
         guard = self.guards["/track/open"]
-        self._replays = Replays(self.resolver, apps, lambda: self._clock() - guard.answered_at, self._wall)
+        self._open_replay = OpenReplay(
+            self.resolver, apps, lambda: self._clock() - guard.answered_at, self._unix_time
+        )
 
     def _conversions(
         self,
         dub: DubClient,
         apps: Mapping[str, App],
         identity: Identity,
-        credit: Credit,
+        credit: LeadCredit,
         recent: RecentClicks,
         new_id: Callable[[], str],
-    ) -> Conversions:
-        return Conversions(
+    ) -> ConversionDelivery:
+        return ConversionDelivery(
             dub=dub,
             outbox=self.outbox,
             apps=apps,
             find_open=self.resolver.find_credited,
             credit=credit,
             known_for_s=recent.known_for_s,
-            lane=identity.customer,
+            ordering_key=identity.customer,
             new_id=new_id,
-            wall=self._wall,
+            unix_time=self._unix_time,
             timeout_s=self._settings.dub.timeout_ms / 1000,
         )
 
@@ -144,7 +146,7 @@ class Parts:
             apps=apps,
             held=self._held,
             policy=outbox_policy(self._settings),
-            unix_time=self._wall,
+            unix_time=self._unix_time,
             log=self._log,
             metrics=self.metrics,
         )
@@ -156,13 +158,13 @@ class Parts:
         guard = self.guards[_ENDPOINT_OF[kind]]
         return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
 
-    def _first_launches(self, apps: Mapping[str, App], dub: DubClient) -> FirstLaunches:
+    def _ip_matching_of(self, apps: Mapping[str, App], dub: DubClient) -> IpMatching:
         matching = {
             name: self._matching(app, self._settings.apps[name])
             for name, app in apps.items()
             if app.ip_matching != "off"
         }
-        return FirstLaunches(matching, dub)
+        return IpMatching(matching, dub)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
@@ -172,7 +174,7 @@ class Parts:
         networks = Networks(secret, settings.shared_networks)
         scope = f"{networks.fingerprint} {rules.window_s} {','.join(app.domains)}"
         clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
-        feed = ClickFeed(
+        feed = ClickSync(
             app=app,
             source=DubClicks(self.feed),
             clicks=clicks,
@@ -181,7 +183,7 @@ class Parts:
             log=self._log,
             unreadable=self.metrics.events_unreadable,
             clock=self._clock,
-            wall=self._wall,
+            unix_time=self._unix_time,
             background=self._background,
             sleep=self._sleep,
         )
@@ -197,49 +199,49 @@ class Parts:
         recent: RecentClicks,
         new_id: RandomIds,
     ) -> Resolver:
-        memory = self.stores.memory
-        openings = Openings(memory, lifetimes(self._settings), self._clock)
-        self._precedence = Precedence(
-            memory=memory,
-            journal=self.stores.opens,
+        cache = self.stores.cache
+        answers = AnswerBuilder(cache, lifetimes(self._settings), self._clock)
+        self._precedence = EvidencePrecedence(
+            cache=cache,
+            open_store=self.stores.opens,
             claims=self.stores.claims,
             identity=identity,
             erasures=self.stores.erasures,
             background=self._background,
             log=self._log,
         )
-        climber = Climber(
+        evidence_resolver = EvidenceResolver(
             dub=dub,
-            first_launch=self.first_launch,
-            memory=memory,
-            journal=self.stores.opens,
+            ip_matching=self.ip_matching,
+            cache=cache,
+            open_store=self.stores.opens,
             claims=self.stores.claims,
             precedence=self._precedence,
             identity=identity,
             recent=recent,
-            openings=openings,
+            answers=answers,
             clock=self._clock,
             breaker=lambda: self.guards["/track/open"].breaker.state,
         )
-        self._second_looks = SecondLooks(
-            self.first_launch,
-            openings,
+        self._delayed_matching = DelayedMatching(
+            self.ip_matching,
+            answers,
             self._precedence.certain,
             self._clock,
             self._background,
             self._sleep,
         )
         return Resolver(
-            climber=climber,
-            memory=memory,
-            journal=self.stores.opens,
+            evidence_resolver=evidence_resolver,
+            cache=cache,
+            open_store=self.stores.opens,
             outbox=self.outbox,
-            cases=Cases(identity, self.stores.erasures, self._clock, self._wall),
-            openings=openings,
-            second_looks=self._second_looks,
+            contexts=OpenContextFactory(identity, self.stores.erasures, self._clock, self._unix_time),
+            answers=answers,
+            delayed_matching=self._delayed_matching,
             precedence=self._precedence,
             clock=self._clock,
-            wall=self._wall,
+            unix_time=self._unix_time,
             new_id=new_id,
             log=self._log,
             metrics=self.metrics,
@@ -254,13 +256,13 @@ class Parts:
             closing(self._transport.aclose),
             opened(self.stores.open, self.stores.close),
             closing(self.feed.close),
-            closing(self.first_launch.close),
+            closing(self.ip_matching.close),
             closing(self._precedence.close),
             opened(
-                lambda: self.outbox.start({"open": self._replays.deliver, "lead": sell, "sale": sell}),
+                lambda: self.outbox.start({"open": self._open_replay.deliver, "lead": sell, "sale": sell}),
                 self.outbox.close,
             ),
-            closing(self._second_looks.close),
+            closing(self._delayed_matching.close),
             closing(lambda: self.resolver.close(stop_s)),
         ):
             yield
@@ -289,4 +291,4 @@ class Parts:
             if not self._settings.dub_api_keys.get(name)
         ]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
-        return (*missing, *breakers, *self.stores.problems(), *self.first_launch.problems())
+        return (*missing, *breakers, *self.stores.problems(), *self.ip_matching.problems())

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from service.attribution.recent_erasures import Erasures
+from service.attribution.recent_erasures import RecentErasures
 from service.config.settings import Settings, SettingsError
 from service.domain.errors import StoreFailed
 from service.storage import import_v3
+from service.storage.cache import MemoryOpenCache
 from service.storage.claims import ClaimStore
 from service.storage.clicks import expire_clicks
 from service.storage.database import Database
@@ -21,12 +22,11 @@ from service.storage.errors import ImportFailed
 from service.storage.fingerprints import SecretCheck
 from service.storage.housekeeping import Housekeeping
 from service.storage.import_v3 import Imported, import_old_file
-from service.storage.memory import MemoryStore
 from service.storage.migrate import log_migrations, migrate
 from service.storage.migrations import Migration
 from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
-from service.storage.opens import OpenStore
-from service.storage.outbox import OutboxStore
+from service.storage.opens import SqlOpenStore
+from service.storage.outbox import SqlOutboxStore
 from service.storage.statements import Row, Statement
 from service.telemetry import Event, Log, Metrics
 from service.telemetry.background import Background
@@ -40,7 +40,7 @@ Clock = Callable[[], float]
 class Stores:
     """Everything that is remembered, over one database.
 
-    ``clock`` is monotonic, ``wall`` Unix time, both in seconds. Raises ``SettingsError`` for a
+    ``clock`` is monotonic, ``unix_time`` Unix time, both in seconds. Raises ``SettingsError`` for a
     FIRSTOPEN_DATABASE_URL that cannot be read.
     """
 
@@ -51,28 +51,28 @@ class Stores:
         metrics: Metrics,
         background: Background,
         clock: Clock,
-        wall: Clock,
+        unix_time: Clock,
     ) -> None:
         self._background = background
         self.database = Database(
             engine(settings),
             log,
-            check=secret_check(settings).enter,
+            check=secret_check(settings).verify,
             committed=metrics.store_commits.inc,
         )
         self.cipher = Cipher(settings.secrets)
-        self._kept_erasures = ErasureStore(self.database, wall)
-        self.erasures = Erasures(self._kept_erasures, background)
-        self.memory = MemoryStore(memory_limits(settings), clock, self.erasures.covers)
-        self.opens = OpenStore(self.database, self.cipher, clock=clock, unix_time=wall)
-        self.pages = OpenPages(self._read_page, wall)
-        self.claims = ClaimStore(self.database, wall)
-        self.outbox = OutboxStore(self.database, self.cipher, wall)
+        self._kept_erasures = ErasureStore(self.database, unix_time)
+        self.erasures = RecentErasures(self._kept_erasures, background)
+        self.cache = MemoryOpenCache(memory_limits(settings), clock, self.erasures.covers)
+        self.opens = SqlOpenStore(self.database, self.cipher, clock=clock, unix_time=unix_time)
+        self.pages = OpenPages(self._read_page, unix_time)
+        self.claims = ClaimStore(self.database, unix_time)
+        self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
         opens_s = settings.installs.install_ttl_days * DAY_S
         claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
 
         def before_ms(seconds: float) -> int:
-            return int((wall() - seconds) * 1000)
+            return int((unix_time() - seconds) * 1000)
 
         self._housekeeping = Housekeeping(
             (
@@ -144,7 +144,7 @@ async def prepare(settings: Settings, log: Log) -> Prepared:
     try:
         await chosen.connect()
         migrations = await migrate(chosen)
-        await secret_check(settings).enter(chosen)
+        await secret_check(settings).verify(chosen)
     finally:
         await chosen.close()
     if old_file is None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.attack import cases
-from tests.attack.lab import Lab, Row, Target, Verdict
+from tests.attack.lab import DeliveryResult, Lab, Row, Target
 
 _QUEUED_AFTER_S = 60
 _KINDS = ("302", "500", "404", "html")
@@ -30,7 +30,7 @@ def _attack(lab: Lab) -> list[Row]:
     rows: list[Row] = []
     with ExitStack() as stack:
 
-        def run(case: str, target: Target, attack: Callable[[Target], Verdict]) -> None:
+        def run(case: str, target: Target, attack: Callable[[Target], DeliveryResult]) -> None:
             lab.say(case)
             rows.append(_row(case, target, attack))
 
@@ -73,13 +73,13 @@ def _attack(lab: Lab) -> list[Row]:
     return rows
 
 
-def _row(case: str, target: Target, attack: Callable[[Target], Verdict]) -> Row:
+def _row(case: str, target: Target, attack: Callable[[Target], DeliveryResult]) -> Row:
     before = target.rss_mb()
     target.longest_ms()
     try:
-        verdict = attack(target)
-        longest = target.longest_ms() if verdict.longest_ms is None else verdict.longest_ms
-        return Row(case, verdict.inputs, longest, before, target.rss_mb(), verdict.problems)
+        result = attack(target)
+        longest = target.longest_ms() if result.longest_ms is None else result.longest_ms
+        return Row(case, result.inputs, longest, before, target.rss_mb(), result.problems)
     except Exception as exc:  # noqa: BLE001  an attack that ends in any error has not been withstood
         return Row(case, "", 0.0, before, 0.0, [f"{type(exc).__name__}: {exc}"])
 

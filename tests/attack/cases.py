@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from msgspec import json
 
-from tests.attack.lab import KEY, SERVER_KEY, Target, Verdict, with_key
+from tests.attack.lab import KEY, SERVER_KEY, DeliveryResult, Target, with_key
 from tests.unit.test_wrapped_links import HARD
 
 LIVE_MAX_MS = 50.0  # the longest wait beside an attack on a parser
@@ -72,7 +72,7 @@ _FORMS = {name: _HEAD + rest for name, rest in _FRAMINGS.items()} | {
 }
 
 
-def unauthenticated_body(target: Target) -> Verdict:
+def unauthenticated_body(target: Target) -> DeliveryResult:
     """Send 64 kB of escapes that never end: without a key, and with one."""
     body = b'["' + b'\\"' * 32_700
     problems, best = [], math.inf
@@ -87,10 +87,10 @@ def unauthenticated_body(target: Target) -> Verdict:
             break
     else:
         problems.append(f"/health/live waited {best:.0f} ms, more than {LIVE_MAX_MS:.0f}")
-    return Verdict("64 kB of escapes, with and without a key", problems, best)
+    return DeliveryResult("64 kB of escapes, with and without a key", problems, best)
 
 
-def bad_answers(target: Target, kind: str) -> Verdict:
+def bad_answers(target: Target, kind: str) -> DeliveryResult:
     """Report opens of links that Dub answers badly, then of a good one: those are Dub's to answer."""
     for number in range(1, BAD_OPENS + 1):
         target.open(deepLink=f"https://acme.link/bad{kind}-{number}", installId=f"install-bad-{number:04}")
@@ -101,19 +101,19 @@ def bad_answers(target: Target, kind: str) -> Verdict:
         sources.append(target.open(deepLink=_GOOD, installId=f"install-good-{number:04}")["source"])
     share = sources.count("dub") / GOOD_OPENS
     problems = [] if share >= GOOD_SHARE else [f"only {share:.0%} of good opens are Dub's"]
-    return Verdict(
+    return DeliveryResult(
         f"{BAD_OPENS} opens that Dub answers with {kind}, {share:.0%} of {GOOD_OPENS} good ones", problems
     )
 
 
-def nothing_queued(target: Target) -> Verdict:
+def nothing_queued(target: Target) -> DeliveryResult:
     """Ask what is still queued of the bad opens, a minute later."""
     queued = target.metric("firstopen_outbox_entries")
     problems = [f"{queued:.0f} entries are queued"] if queued else []
-    return Verdict(f"{queued:.0f} entries queued a minute later", problems)
+    return DeliveryResult(f"{queued:.0f} entries queued a minute later", problems)
 
 
-def line_ends(target: Target) -> Verdict:
+def line_ends(target: Target) -> DeliveryResult:
     """Hold more connections than there are descriptors, which only send line ends; others are answered."""
     problems = []
     with contextlib.ExitStack() as stack:
@@ -140,10 +140,10 @@ def line_ends(target: Target) -> Verdict:
                 break
             if reply.status_code != 200:
                 problems.append(f"another gets {reply.status_code}")
-    return Verdict(f"{IDLE} connections at ulimit -n {DESCRIPTORS}, 50 opens beside them", problems)
+    return DeliveryResult(f"{IDLE} connections at ulimit -n {DESCRIPTORS}, 50 opens beside them", problems)
 
 
-def memory(target: Target) -> Verdict:
+def memory(target: Target) -> DeliveryResult:
     """Fill everything that is remembered with long links."""
     for number in range(200):  # what any process takes once it is used is no attack's
         target.open(deepLink=_GOOD, installId=f"install-first-{number:04}")
@@ -151,13 +151,15 @@ def memory(target: Target) -> Verdict:
     try:
         refused = asyncio.run(asyncio.wait_for(_fill(target.port), FILLED_WITHIN_S))
     except TimeoutError:
-        return Verdict("", [f"not every open was answered within {FILLED_WITHIN_S} s: a busy machine?"])
+        return DeliveryResult(
+            "", [f"not every open was answered within {FILLED_WITHIN_S} s: a busy machine?"]
+        )
     growth = target.rss_mb() - before
     most = MEMORY_MB + MEMORY_MARGIN_MB
     problems = [f"{refused} opens were not answered 200"] if refused else []
     if growth > most:
         problems.append(f"grew by {growth:.0f} MB, more than {MEMORY_MB} + {MEMORY_MARGIN_MB}")
-    return Verdict(
+    return DeliveryResult(
         f"{LONG_OPENS:,} opens of {LONG_CHARS} characters, {HUGE_OPENS:,} of {HUGE_CHARS:,}: +{growth:.0f} MB"
         f" (memory_mb {MEMORY_MB}, margin {MEMORY_MARGIN_MB})",
         problems,
@@ -189,7 +191,7 @@ async def _fill(port: int) -> int:
     return refused
 
 
-def keys(target: Target) -> Verdict:
+def keys(target: Target) -> DeliveryResult:
     """Knock with no key, wrong keys, several keys, and keys of the other kind."""
     posts = {
         "/v1/opens": KEY,
@@ -232,10 +234,10 @@ def keys(target: Target) -> Verdict:
         status = target.http.post(path, json={**body, "amount": 1}).status_code
         if status != 403:
             problems.append(f"{path} with a publishable key: {status}, not 403")
-    return Verdict(f"{count} wrong or several keys, keys of the other kind", problems)
+    return DeliveryResult(f"{count} wrong or several keys, keys of the other kind", problems)
 
 
-def smuggling(target: Target) -> Verdict:
+def smuggling(target: Target) -> DeliveryResult:
     """Send requests that proxies and servers may take apart differently, each with another behind it."""
     problems = []
     for name, form in _FORMS.items():
@@ -246,7 +248,7 @@ def smuggling(target: Target) -> Verdict:
             problems.append(f"{name}: {answer[:12].decode('latin-1')}")
     if target.raw(_LIVE + b"Connection: close\r\n\r\n").count(b"HTTP/1.1 200 ") != 1:
         problems.append("a good request behind all that is not answered")
-    return Verdict(f"{len(_FORMS)} requests with a bad framing", problems)
+    return DeliveryResult(f"{len(_FORMS)} requests with a bad framing", problems)
 
 
 _SPOOFED = "198.51.100.66"
@@ -267,12 +269,12 @@ _FORWARDED = [
 ]
 
 
-def forwarded_by_a_stranger(target: Target) -> Verdict:
+def forwarded_by_a_stranger(target: Target) -> DeliveryResult:
     """Name another address to a service that trusts none of us."""
     return _believed(target, [(headers, "127.0.0.1") for headers in _FORWARDED])
 
 
-def forwarded_through_a_proxy(target: Target) -> Verdict:
+def forwarded_through_a_proxy(target: Target) -> DeliveryResult:
     """Write an address to the left of the one that a trusted proxy (this process) adds; or a bad one."""
     client = "203.0.113.9"
     cases = [
@@ -286,7 +288,7 @@ def forwarded_through_a_proxy(target: Target) -> Verdict:
     return _believed(target, cases)
 
 
-def _believed(target: Target, cases: list[tuple[dict[str, str], str]]) -> Verdict:
+def _believed(target: Target, cases: list[tuple[dict[str, str], str]]) -> DeliveryResult:
     problems = []
     for number, (headers, expected) in enumerate(cases):
         body = {"deepLink": "https://acme.link/whose", "installId": f"install-whose-{number:03}"}
@@ -295,10 +297,10 @@ def _believed(target: Target, cases: list[tuple[dict[str, str], str]]) -> Verdic
             problems.append(
                 f"{ {name: text[:60] for name, text in headers.items()} }: {route}, not {expected}"
             )
-    return Verdict(f"{len(cases)} schemes; Dub is told which address was believed", problems)
+    return DeliveryResult(f"{len(cases)} schemes; Dub is told which address was believed", problems)
 
 
-def parsers(target: Target) -> Verdict:
+def parsers(target: Target) -> DeliveryResult:
     """Fill each field that is parsed with the worst texts, as long as they may be."""
     problems, count, worst = [], 0, 0.0
     for fields, headers in _worst_texts():
@@ -317,7 +319,7 @@ def parsers(target: Target) -> Verdict:
         else:
             problems.append(f"/health/live waited {best:.0f} ms beside {text}, more than {LIVE_MAX_MS:.0f}")
         worst = max(worst, best)
-    return Verdict(f"{count} texts at full size", problems, worst)
+    return DeliveryResult(f"{count} texts at full size", problems, worst)
 
 
 def _worst_texts() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
@@ -335,7 +337,7 @@ def _worst_texts() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         yield {name: "9" * 60_000}, {}
 
 
-def events(target: Target) -> Verdict:
+def events(target: Target) -> DeliveryResult:
     """Ask for the events of another app's domain; what is asked of Dub names our own only."""
     foreign = "globex.link"
     queries = [
@@ -373,7 +375,7 @@ def events(target: Target) -> Verdict:
             problems.append(f"{query}: {reply.status_code}")
     if target.anybody.get("/events", headers=with_key(KEY)).status_code != 403:
         problems.append("a publishable key may read events")
-    return Verdict(f"{len(queries)} ways to read another app's events", problems)
+    return DeliveryResult(f"{len(queries)} ways to read another app's events", problems)
 
 
 def _events(target: Target, query: str) -> httpx.Response:
@@ -385,7 +387,7 @@ def _events(target: Target, query: str) -> httpx.Response:
         time.sleep(0.2)
 
 
-def sandbox_pages(target: Target) -> Verdict:
+def sandbox_pages(target: Target) -> DeliveryResult:
     """Control the sandbox from a page of another origin, and under another name that leads to it."""
     problems, count = [], 0
     calls = ["clock", "faults", "settings"]
@@ -412,4 +414,4 @@ def sandbox_pages(target: Target) -> Verdict:
     before = target.anybody.post("/sandbox/clock", json={"advanceS": 1})
     if before.status_code >= 300:
         problems.append(f"the developer's own call gets {before.status_code}")
-    return Verdict(f"{count} forged calls", problems)
+    return DeliveryResult(f"{count} forged calls", problems)

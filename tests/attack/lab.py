@@ -46,10 +46,10 @@ _ENV = {
     "ACME_DUB_API_KEY": "dub_secret_of_acme",
     "FIRSTOPEN_LOG_LEVEL": "warning",
 }
-_PATIENCE_S = 20
+_QUEUE_TIMEOUT_S = 20
 
 
-class Verdict(Struct, frozen=True):
+class DeliveryResult(Struct, frozen=True):
     """What an attack came to; ``problems`` is empty if it was withstood."""
 
     inputs: str
@@ -75,10 +75,10 @@ class Target:
         self.server = server
         self.port = int(urlsplit(server.url).port or 0)
         self._watch = watch
-        self.http = httpx.Client(base_url=server.url, timeout=_PATIENCE_S, headers=with_key(KEY))
+        self.http = httpx.Client(base_url=server.url, timeout=_QUEUE_TIMEOUT_S, headers=with_key(KEY))
         # Without a key of its own, and on a new connection each time.
         self.anybody = httpx.Client(
-            base_url=server.url, timeout=_PATIENCE_S, limits=httpx.Limits(max_keepalive_connections=0)
+            base_url=server.url, timeout=_QUEUE_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
     def longest_ms(self) -> float:
@@ -101,7 +101,7 @@ class Target:
 
     def connect(self) -> socket.socket:
         """Return a new connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE_S)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=_QUEUE_TIMEOUT_S)
 
     def raw(self, data: bytes) -> bytes:
         """Send bytes as they are, say that no more will come, and return all that is answered."""

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 _EVERY_S = 0.004
-_PATIENCE_S = 30
+_QUEUE_TIMEOUT_S = 30
 
 
 def _watch(port: int, pid: int) -> None:
@@ -28,7 +28,7 @@ def _watch(port: int, pid: int) -> None:
         return total_ns / 1e6
 
     longest_ms = 0.0
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_QUEUE_TIMEOUT_S)
     while True:
         began, before_ms = time.perf_counter(), worked_ms()
         try:

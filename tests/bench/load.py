@@ -35,7 +35,7 @@ _OPENS: dict[Opens, str] = {
     "same": sample.body(sample.INSTALL),
     "new": sample.body("INSTALL"),
     "pooled": sample.body("INSTALL"),
-    "first launch": sample.first_launch("INSTALL"),
+    "first launch": sample.ip_matching("INSTALL"),
 }
 _used: Counter[tuple[str, Opens]] = Counter()  # installs of a pool, or addresses, by server
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from tests.bench import sample
 from tests.bench.processes import Failed
 
-_PATIENCE_S = 20
+_QUEUE_TIMEOUT_S = 20
 _SPARE = 1.5  # connections that are there before they are needed
 
 
@@ -66,7 +66,7 @@ async def _load(netloc: str, arrivals: Arrivals) -> tuple[list[float], int]:
         for number in range(arrivals.per_s * arrivals.seconds)
     )
     try:
-        async with asyncio.timeout(arrivals.seconds + _PATIENCE_S):
+        async with asyncio.timeout(arrivals.seconds + _QUEUE_TIMEOUT_S):
             took_ms = await asyncio.gather(*opens)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
         raise Failed(f"an open was not answered: {type(exc).__name__}") from exc

@@ -53,7 +53,7 @@ def body(install: str, *, budget_ms: int = BUDGET_MS) -> str:
     ).decode()
 
 
-def first_launch(install: str) -> str:
+def ip_matching(install: str) -> str:
     """Return an open without a link, as a phone reports it on its first launch."""
     return json.encode(
         {"installId": install, "platform": "ios", "appVersion": "2.4.1", "budgetMs": BUDGET_MS}

@@ -287,7 +287,7 @@ async def targeted(
         settings = parse(
             CONFIG, ENV | {"FIRSTOPEN_DATA_DIR": str(folder), "FIRSTOPEN_BUDGET_MS": str(budget_ms)}
         )
-        app = create_app(settings, transport=_in_process(sandbox), clock=clock, wall=clock)
+        app = create_app(settings, transport=_in_process(sandbox), clock=clock, unix_time=clock)
         async with running(app), _client(app) as api:
             yield Target(name, api, dub)
 

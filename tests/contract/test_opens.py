@@ -153,8 +153,8 @@ async def test_a_first_open_after_the_hour(shared: Target, shared_clock: FakeClo
 async def test_a_first_open_after_a_click_to_the_web(shared: Target) -> None:
     """A click on a link without a store target is nobody's to Dub; the service knows it from /events."""
     click_id = await shared.click("https://acme.link/plain", ip=shared.phone.ip, ua=PIXEL)
-    whose = {"nobody's": None, "the install's": click_id}
-    expected = whose[shared.expects("a click on a link that leads to no store")]
+    subject = {"nobody's": None, "the install's": click_id}
+    expected = subject[shared.expects("a click on a link that leads to no store")]
     assert (await shared.first_open())["clickId"] == expected
 
 

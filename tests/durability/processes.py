@@ -12,7 +12,7 @@ import httpx
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from service.telemetry import configure_logs
 from tests.process import Process, free_ports, started
 from tests.support import KEY, SERVER_KEY
@@ -126,7 +126,7 @@ class Killable:
         database = Database(SqliteEngine(self.data, exclusive=False), configure_logs("critical"))
         await database.open()
         try:
-            depths = await OutboxStore(database, Cipher([SECRET]), time.time).depths("queued", "dead")
+            depths = await SqlOutboxStore(database, Cipher([SECRET]), time.time).depths("queued", "dead")
         finally:
             await database.close()
         return {f"{kind} {state}": count for (kind, state), count in depths.items()}

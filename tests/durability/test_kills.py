@@ -91,13 +91,13 @@ class Crowd:
         for number in self._todo:
             customer, which = f"customer-{number}", number % INSTALLS
             open_ = self._opens[which]
-            path, whose, headers = [
+            path, subject, headers = [
                 ("/v1/leads", {"clickId": open_["clickId"]}, AS_APP),
                 ("/v1/leads", {"openId": open_["openId"]}, AS_APP),
                 ("/v1/leads", {"installId": f"install-{which}"}, AS_APP),
                 ("/track/lead", {"clickId": open_["clickId"]}, AS_SERVER),
             ][number % 4]
-            body = {"eventName": "Sign up", "customerExternalId": customer, **whose}
+            body = {"eventName": "Sign up", "customerExternalId": customer, **subject}
             reply = await insist(self._http, "POST", path, json=body, headers=headers)
             self.statuses[reply.status_code] += 1
             if reply.status_code in (200, 202):
@@ -244,8 +244,8 @@ async def test_kills_while_it_drains(ours: tuple[Killable, Sandbox]) -> None:
         sandbox.fault(route="/track/*", status=503)
 
         async def buy(number: int) -> None:
-            whose = {"clickId": open_["clickId"], "customerExternalId": f"customer-{number}"}
-            reply = await http.post("/v1/leads", json={"eventName": "Sign up", **whose})
+            subject = {"clickId": open_["clickId"], "customerExternalId": f"customer-{number}"}
+            reply = await http.post("/v1/leads", json={"eventName": "Sign up", **subject})
             assert reply.status_code == 202
             sale = {"customerExternalId": f"customer-{number}", "amount": 100}
             assert (await http.post("/track/sale", json=sale, headers=AS_SERVER)).status_code == 200

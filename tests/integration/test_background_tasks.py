@@ -9,7 +9,7 @@ import structlog
 
 from service.app import create_app
 from service.config.settings import parse
-from service.domain.errors import UnknownOpen
+from service.domain.errors import NotFound
 from service.telemetry import Metrics
 from service.telemetry.background import Background
 from tests.integration.world import AS_SERVER, HOME, MATCHING, embedded_dub
@@ -32,7 +32,11 @@ async def test_a_later_look_that_fails(clock: FakeClock, logs: LogLines) -> None
         raise Mistake
 
     app = create_app(
-        parse(MATCHING, ENV), transport=embedded_dub(clock), clock=clock, wall=clock.wall, sleep=broken
+        parse(MATCHING, ENV),
+        transport=embedded_dub(clock),
+        clock=clock,
+        unix_time=clock.unix_time,
+        sleep=broken,
     )
     async with running(app) as service:
         opened = await service.open(
@@ -74,8 +78,8 @@ async def test_only_what_nobody_expects_is_reported(logs: LogLines) -> None:
     async def raising(exc: Exception) -> None:
         raise exc
 
-    with pytest.raises(UnknownOpen):
-        await background.spawn(raising(UnknownOpen("openId")), "one", expected=UnknownOpen)
+    with pytest.raises(NotFound):
+        await background.spawn(raising(NotFound("openId")), "one", expected=NotFound)
     endless = background.spawn(asyncio.Event().wait(), "two")
     await asyncio.sleep(0)
     endless.cancel()
@@ -83,7 +87,7 @@ async def test_only_what_nobody_expects_is_reported(logs: LogLines) -> None:
         await endless
     assert not logs.lines
     with pytest.raises(Mistake):
-        await background.spawn(raising(Mistake("personal")), "three", expected=UnknownOpen)
+        await background.spawn(raising(Mistake("personal")), "three", expected=NotFound)
     await until(lambda: logs.lines)
     assert [(line["event"], line["task"]) for line in logs.lines] == [("background.failed", "three")]
     assert "personal" not in logs.text

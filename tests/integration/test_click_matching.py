@@ -17,7 +17,7 @@ from service.dub.click_events import DubClicks
 from service.dub.client import ENDPOINTS, DubClient
 from service.dub.event_feed import CallBudget, EventFeed
 from service.dub.guard import Guards
-from service.matching.click_sync import OVERLAP_S, ClickFeed
+from service.matching.click_sync import OVERLAP_S, ClickSync
 from service.matching.matcher import Matcher
 from service.storage.claims import ClaimStore
 from service.storage.database import Database
@@ -46,10 +46,10 @@ class World:
             clock=self._monotonic,
             metrics=Metrics(),
         )
-        dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, wall=self.clock)
+        dub = DubClient(transport, "http://127.0.0.1:8001", 5, guards, unix_time=self.clock)
         self.networks = Networks(b"a secret for tests")
         self.kept = Kept(database)
-        self.feed = ClickFeed(
+        self.feed = ClickSync(
             app=App("acme", ("acme.link",), Router((), default_screen="home"), dub_api_key="dub_test"),
             source=DubClicks(EventFeed(dub, CallBudget(self._monotonic), background())),
             clicks=self.kept.store,
@@ -58,7 +58,7 @@ class World:
             log=configure_logs("critical"),
             unreadable=Metrics().events_unreadable,
             clock=self._monotonic,
-            wall=self.clock,
+            unix_time=self.clock,
             background=background(),
             sleep=self._sleep,
         )

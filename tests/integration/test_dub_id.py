@@ -82,7 +82,7 @@ async def test_a_click_is_read_wherever_the_app_is_at_home(
 async def test_a_trace_says_what_is_wrong_with_a_click(service: Service) -> None:
     opened = await service.open("https://acme.com/product/1?dub_id=tooShort", install_id=ANNA)
     trace = (await service.get(f"/v1/opens/{opened.open_id}/trace", headers=AS_SERVER)).json()
-    assert ("dub_id", "skipped") in [(rung["evidence"], rung["outcome"]) for rung in trace["rungs"]]
+    assert ("dub_id", "skipped") in [(item["type"], item["outcome"]) for item in trace["evidence"]]
 
 
 async def test_a_click_in_a_url_is_one_installs(service: Service) -> None:
@@ -92,7 +92,7 @@ async def test_a_click_in_a_url_is_one_installs(service: Service) -> None:
     assert (ben.click_id, ben.match.type, ben.pending) == (None, "none", False)
     assert (ben.route.screen, ben.route.url) == ("product", "https://acme.com/product/123")
     trace = (await service.get(f"/v1/opens/{ben.open_id}/trace", headers=AS_SERVER)).json()
-    (said,) = [rung for rung in trace["rungs"] if rung["evidence"] == "dub_id"]
+    (said,) = [item for item in trace["evidence"] if item["type"] == "dub_id"]
     assert (said["outcome"], "claimed" in said["detail"]) == ("none", True)
 
 

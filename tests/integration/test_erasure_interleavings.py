@@ -79,7 +79,7 @@ class Dub(httpx.AsyncBaseTransport):
         sandbox = create_sandbox(
             LINKS,
             api_keys=(ENV["ACME_DUB_API_KEY"],),
-            clock=wall,
+            clock=unix_time,
             settings=SandboxSettings(first_opens_unfound=True, events_delay_s=clicks_show_after_s),
         )
         self._inner = httpx.ASGITransport(sandbox)  # type: ignore[arg-type]
@@ -119,14 +119,14 @@ def now() -> float:
     return asyncio.get_running_loop().time() + 1000
 
 
-def wall() -> float:
+def unix_time() -> float:
     return NOON + now()
 
 
 @asynccontextmanager
 async def served(dub: Dub, folder: str) -> AsyncIterator[Service]:
     env = {**ENV, "FIRSTOPEN_DATA_DIR": folder}
-    app = create_app(parse(MATCHING, env), transport=dub, clock=now, wall=wall)
+    app = create_app(parse(MATCHING, env), transport=dub, clock=now, unix_time=unix_time)
     async with running(app) as service:
         yield service
 
@@ -166,8 +166,8 @@ class Install:
         if kind == "lead by open":
             await self._report_lead({"openId": answer.open_id})
 
-    async def _report_lead(self, whose: dict[str, str]) -> None:
-        body = {"eventName": "Sign up", "customerExternalId": str(whose), **whose}
+    async def _report_lead(self, subject: dict[str, str]) -> None:
+        body = {"eventName": "Sign up", "customerExternalId": str(subject), **subject}
         reply = await self._service.post("/v1/leads", json=body)
         assert reply.status_code in (200, 202, 404), reply.text
         if reply.status_code != 404 and reply.json()["leadId"] is not None:

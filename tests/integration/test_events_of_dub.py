@@ -59,7 +59,7 @@ class World:
         self.clock.advance(seconds)
         while True:
             reply = await self.service.get(f"/v1/opens/{answer.open_id}/trace", headers=AS_SERVER)
-            last: dict[str, Any] = reply.json()["rungs"][-1]
+            last: dict[str, Any] = reply.json()["evidence"][-1]
             if "looked again" in last["detail"]:
                 return last
             await asyncio.sleep(0.002)
@@ -82,7 +82,7 @@ async def world(clock: FakeClock, logs: LogLines) -> AsyncIterator[World]:  # no
         parse(MATCHING, ENV),
         transport=httpx.MockTransport(dub.handle),
         clock=clock,
-        wall=lambda: dub.now,
+        unix_time=lambda: dub.now,
         sleep=waits.sleep,
     )
     async with running(app) as service:

@@ -22,7 +22,7 @@ async def trace_of(service: Service, open_id: str) -> dict[str, Any]:
 
 
 def said(trace: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(rung["evidence"], rung["outcome"]) for rung in trace["rungs"]]
+    return [(item["type"], item["outcome"]) for item in trace["evidence"]]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ async def test_a_dry_run_changes_nothing(service: Service, dub: FakeDub) -> None
     dry = reply.json()
     assert dry["answer"]["match"]["type"] == "install_referrer"
     assert dry["answer"]["clickId"] is None
-    assert dry["trace"]["rungs"][-1]["outcome"] == "resolved"
+    assert dry["trace"]["evidence"][-1]["outcome"] == "resolved"
     assert [request.headers.get("dub-no-track") for request in dub.requests] == ["true"]
     assert not (await service.open(install_referrer=REFERRER, install_id=ANNA)).repeat
 

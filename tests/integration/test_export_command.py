@@ -20,7 +20,7 @@ from service.config.settings import parse
 from service.domain.models import BY_DEEP_LINK, Link, Match, Open
 from service.storage.database import Database
 from service.storage.encryption import Cipher
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 from service.wiring.stores import engine
 from tests.process import READY_S
 from tests.support import CONFIG, ENV
@@ -58,7 +58,7 @@ async def keep(env: Mapping[str, str], *opens: Open) -> None:
     """Write opens as serve does."""
     database = Database(engine(parse(CONFIG, env)), structlog.get_logger())
     await database.open()
-    store = OpenStore(
+    store = SqlOpenStore(
         database, Cipher([env["FIRSTOPEN_SECRET"]]), clock=time.monotonic, unix_time=lambda: OPEN.opened_at
     )
     for opened in opens:

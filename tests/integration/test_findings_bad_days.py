@@ -67,7 +67,7 @@ def click(number: int, at: float, key: str, ip: str) -> dict[str, Any]:
 
 async def test_nothing_is_claimed_from_half_a_window(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
     """While a page is missing, the click that is seen may not be the only one: the answer is pending."""
-    now, dub, second_page = clock.wall(), FakeDub(), asyncio.Event()
+    now, dub, second_page = clock.unix_time(), FakeDub(), asyncio.Event()
     new = click(0, now - 30, "new", HOME)
     others = [
         click(number, now - 400 - number, "x", f"198.51.{number // 250}.{number % 250}")
@@ -162,7 +162,7 @@ async def test_an_unusable_data_directory_costs_no_open(data_dir: Path, dub: Fak
 @pytest.mark.parametrize("asked", ["dub-no-track", "dry run"])
 async def test_what_leaves_no_trace_keeps_the_budget(dub: FakeDub, asked: str) -> None:
     """Dub's slowness is not the caller's: it is answered when its time is up."""
-    dub.gate = asyncio.Event()
+    dub.rate_limiter = asyncio.Event()
     env = {**ENV, "FIRSTOPEN_BUDGET_MS": f"{BUDGET_S * 1000:.0f}"}
     config = f"{CONFIG}\n[dub]\ntimeout_ms = 30000\n"
     async with running(create_app(parse(config, env), transport=dub)) as service:
@@ -176,7 +176,7 @@ async def test_what_leaves_no_trace_keeps_the_budget(dub: FakeDub, asked: str) -
                 body = {"deepLink": FB_PROMO}
                 reply = await service.post("/track/open", json=body, headers={"dub-no-track": "1"})
                 assert reply.status_code != 500
-        dub.gate.set()
+        dub.rate_limiter.set()
     assert dub.calls("/track/open") == 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.attribution import delayed_matching as second_looks
+from service.attribution import delayed_matching
 from service.domain.models import Answer
 from tests.integration.world import HOME, MATCHING, REFERRER, Disk, World, build, embedded_dub, started_over
 from tests.support import ANNA, BEN, FB_PROMO, FakeClock, LogLines
@@ -96,7 +96,7 @@ async def test_a_claim_that_the_disk_refused_is_made_later(world: World, disk: D
 
 async def test_too_many_second_looks_are_final_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An open that nobody will look for again is not left pending."""
-    monkeypatch.setattr(second_looks, "_WAITING_MAX_BYTES", 0)
+    monkeypatch.setattr(delayed_matching, "_WAITING_MAX_BYTES", 0)
     await world.fail("/events")
     first = await world.launch()
     recalled = await world.service.recall(first.open_id)

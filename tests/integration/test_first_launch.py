@@ -59,12 +59,14 @@ async def test_two_hundred_at_once_share_nothing(clock: FakeClock, logs: LogLine
 
 async def test_a_restart_forgets_no_claim(clock: FakeClock, logs: LogLines, data_dir: Path) -> None:  # noqa: ARG001
     """Claims are on disk before the answer leaves: another process gives the click to nobody else."""
-    dub = create_sandbox(LINKS, api_keys=(ENV["ACME_DUB_API_KEY"],), clock=clock.wall)
+    dub = create_sandbox(LINKS, api_keys=(ENV["ACME_DUB_API_KEY"],), clock=clock.unix_time)
     transport = httpx.ASGITransport(cast("Any", dub))
     clicks: list[str | None] = []
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for install in (ANNA, BEN, ANNA):
-            app = create_app(parse(MATCHING, ENV), transport=transport, clock=clock, wall=clock.wall)
+            app = create_app(
+                parse(MATCHING, ENV), transport=transport, clock=clock, unix_time=clock.unix_time
+            )
             async with running(app) as service:
                 world = World(service, client, clock)
                 if not clicks:
@@ -318,7 +320,7 @@ async def test_a_trace_names_every_click_that_was_looked_at(world: World) -> Non
     (candidate,) = trace["candidates"]
     assert candidate["link"] == "acme.link/fb-promo"
     assert "claimed" in candidate["rejected"]
-    assert trace["rungs"][-1]["evidence"] == "ip"
+    assert trace["evidence"][-1]["type"] == "ip"
 
 
 async def test_an_unknown_deep_link_on_dubs_wire_may_still_match(world: World) -> None:

@@ -68,8 +68,10 @@ async def click_of(service: Service, install: str = ANNA) -> str:
 async def test_a_lead_is_credited_to_its_click(service: Service, dub: SandboxedDub, by: str) -> None:
     """Named by click, open or install, it reaches Dub inside the budget, with Dub's answer in ours."""
     opened = await service.open(FB_PROMO, install_id=ANNA)
-    whose = {"clickId": opened.click_id, "openId": opened.open_id, "installId": ANNA}[by]
-    reply = await lead(service, "anna", **{by: whose}, customerName="Anna", customerEmail="anna@example.com")
+    subject = {"clickId": opened.click_id, "openId": opened.open_id, "installId": ANNA}[by]
+    reply = await lead(
+        service, "anna", **{by: subject}, customerName="Anna", customerEmail="anna@example.com"
+    )
     assert reply.status_code == 200
     body = reply.json()
     assert body["status"] == "delivered"
@@ -99,12 +101,12 @@ async def test_a_slow_dub_costs_a_lead_its_budget_and_no_more(dub: SandboxedDub,
     """Accepted with 202 when the budget is over; what Dub answers later counts."""
     async with serving(dub, clock, env={"FIRSTOPEN_BUDGET_MS": "100"}) as service:
         click_id = await click_of(service)
-        dub.gate = asyncio.Event()
+        dub.rate_limiter = asyncio.Event()
         began = asyncio.get_running_loop().time()
         reply = await lead(service, "anna", clickId=click_id)
         assert asyncio.get_running_loop().time() - began < 0.6
         assert reply.status_code == 202
-        dub.gate.set()
+        dub.rate_limiter.set()
         await eventually(service, reply.json()["leadId"], "delivered")
     assert await dub.leads() == [("anna", click_id)]
 
@@ -117,8 +119,8 @@ async def test_an_install_without_a_click_is_organic(
 ) -> None:
     """An install and an open that we know to have come from no click: 200, and nothing is sent."""
     opened = await service.open(**fields, install_id=ANNA)  # type: ignore[arg-type]  # names are fields
-    for whose in ({"installId": ANNA}, {"openId": opened.open_id}):
-        reply = await lead(service, "anna", **whose)
+    for subject in ({"installId": ANNA}, {"openId": opened.open_id}):
+        reply = await lead(service, "anna", **subject)
         assert (reply.status_code, reply.json()) == (200, {"leadId": None, "status": "organic"})
     assert dub.calls == []
 

@@ -37,9 +37,9 @@ async def world(clock: FakeClock, logs: LogLines) -> AsyncIterator[World]:  # no
         yield world
 
 
-async def queued(world: World, customer: str = "anna", **whose: str) -> str:
+async def queued(world: World, customer: str = "anna", **subject: str) -> str:
     """Report a lead that cannot be sent yet; return its leadId."""
-    reply = await world.lead(customer, **(whose or {"installId": ANNA}))
+    reply = await world.lead(customer, **(subject or {"installId": ANNA}))
     assert (reply.status_code, reply.json()["status"]) == (202, "queued"), reply.text
     return str(reply.json()["leadId"])
 
@@ -203,7 +203,7 @@ async def test_an_open_whose_word_was_lost_is_found(
     async with started_over(dub, clock, UNMATCHED) as world:
         lead_id = await queued(world)
         with monkeypatch.context() as patch:
-            patch.setattr("service.outbox.worker.OutboxWorker.let_go", lambda *_, **__: None)
+            patch.setattr("service.outbox.worker.OutboxWorker.release_dependents", lambda *_, **__: None)
             await world.launch(deep_link=FB_PROMO)
     async with started_over(dub, clock, UNMATCHED) as world:
         await world.lead_is(lead_id, "delivered")
@@ -243,11 +243,11 @@ async def test_a_waiting_lead_is_looked_after_less_and_less_often(world: World) 
     """Its open lets it go, so looks are for what that misses: after 30 s, doubled to a quarter of an hour."""
     lead_id = await queued(world)
     tries: list[float] = []
-    made = world.clock.wall()
+    made = world.clock.unix_time()
     for number in range(8):
         summary = await looked_after(lead_id, times=number)
         tries.append(summary.next_try - made)
-        world.clock.advance(summary.next_try - world.clock.wall())
+        world.clock.advance(summary.next_try - world.clock.unix_time())
     waits = [round(after - before) for before, after in pairwise([0.0, *tries])]
     assert waits == [30, 30, 60, 120, 240, 480, 900, 900]
     assert await world.calls("/track/lead") == 0
@@ -319,17 +319,17 @@ async def test_a_lead_and_its_open_at_once(world: World, away: set[str]) -> None
     """Reported side by side, in whatever order they get there: every lead is delivered."""
     if away:
         await world.fail(*away)
-    whose = [f"install-{number}" for number in range(20)]
+    subject = [f"install-{number}" for number in range(20)]
     replies = await asyncio.gather(
-        *(world.lead(name, installId=name) for name in whose),
-        *(world.launch(name, deep_link=FB_PROMO) for name in whose),
+        *(world.lead(name, installId=name) for name in subject),
+        *(world.launch(name, deep_link=FB_PROMO) for name in subject),
     )
     await world.mend()
-    for reply in replies[: len(whose)]:
+    for reply in replies[: len(subject)]:
         assert isinstance(reply, httpx.Response)
         await world.lead_is(reply.json()["leadId"], "delivered")
-    assert set(await credited(world)) == set(whose)
-    assert len(set((await credited(world)).values())) == len(whose)
+    assert set(await credited(world)) == set(subject)
+    assert len(set((await credited(world)).values())) == len(subject)
 
 
 async def test_an_unknown_open_is_still_404(world: World) -> None:

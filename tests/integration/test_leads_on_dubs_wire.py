@@ -113,10 +113,10 @@ async def test_what_was_answered_as_queued_is_kept(
     """A 404 that comes after the budget, when its caller has its 200, is asked again, and ends as a dead
     letter that an operator sees: never as nothing.
     """
-    dub.gate = asyncio.Event()
+    dub.rate_limiter = asyncio.Event()
     reply = await track(service, "nobodysclick0000")
     assert (reply.status_code, reply.headers["firstopen-queued"]) == (200, "true")
-    dub.gate.set()
+    dub.rate_limiter.set()
     await until(lambda: dub.calls)
     await all_gone(but={"lead queued": 1})
     clock.advance(61)
@@ -169,9 +169,9 @@ async def test_a_sale_of_nothing_holds_up_no_other(service: Service, dub: Sandbo
     free = await sell(service, amount=0, invoiceId="in_0")
     assert (free.status_code, "firstopen-queued" in free.headers) == (200, False)
     assert free.json() == {"eventName": "Purchase", "customer": None, "sale": None}
-    paid = await sell(service, amount=1000)
-    assert paid.json()["sale"]["amount"] == 1000
-    assert "firstopen-queued" not in paid.headers
+    confirm_open = await sell(service, amount=1000)
+    assert confirm_open.json()["sale"]["amount"] == 1000
+    assert "firstopen-queued" not in confirm_open.headers
     await all_gone(but={"lead delivered": 1, "sale delivered": 2})
     assert [event["sale"]["amount"] for event in await dub.events("sales")] == [1000]
 
@@ -211,9 +211,9 @@ async def queued_before_its_lead(service: Service, dub: SandboxedDub) -> str:
     """Let a sale of a customer without a lead be answered as queued; return the customer's click."""
     click_id = await click_of(service)
     await track(service, click_id, mode="deferred")
-    dub.gate = asyncio.Event()
+    dub.rate_limiter = asyncio.Event()
     assert (await sell(service)).headers["firstopen-queued"] == "true"
-    dub.gate.set()
+    dub.rate_limiter.set()
     await until(lambda: any(path == SALE for path, _ in dub.calls))
     return click_id
 

@@ -73,7 +73,7 @@ async def test_an_international_domain(dub: FakeDub, clock: FakeClock, configure
     """Unicode and punycode are one domain, in ``firstopen.toml`` as in requests; Dub is told punycode."""
     dub.links["b\u00fccher.link/x"] = "https://acme.com/product/9"  # the scripted Dub shows hosts in Unicode
     config = CONFIG.replace('"go.acme.com"', f'"{configured}"')
-    app = create_app(parse(config, ENV), transport=dub, clock=clock, wall=clock.wall)
+    app = create_app(parse(config, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     async with running(app) as service:
         unicode = await service.open("https://B\u00fccher.link/x", install_id=ANNA)
         punycode = await service.open("https://xn--bcher-kva.link/x/", install_id=ANNA)

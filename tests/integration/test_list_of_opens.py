@@ -32,7 +32,7 @@ async def service(request: pytest.FixtureRequest, dub: FakeDub, clock: FakeClock
     url = "" if request.param == "sqlite" else request.getfixturevalue("postgres").database()
     config = CONFIG + 'server_keys_env = "GLOBEX_SERVER_KEYS"\n'
     env = {**ENV, "GLOBEX_SERVER_KEYS": GLOBEX_KEY, "FIRSTOPEN_DATABASE_URL": url}
-    app = create_app(parse(config, env), transport=dub, clock=clock, wall=clock.wall)
+    app = create_app(parse(config, env), transport=dub, clock=clock, unix_time=clock.unix_time)
     async with running(app) as service:
         yield service
 
@@ -143,7 +143,7 @@ async def test_since_is_the_earliest_time(service: Service, clock: FakeClock) ->
     times = []
     for number in range(4):
         clock.advance(10)
-        times.append(clock.wall())
+        times.append(clock.unix_time())
         await service.open(FB_PROMO, install_id=f"install-{number:04}")
     await settled(service, clock)
     everything = (await page(service))["opens"]

@@ -246,7 +246,9 @@ def longest(request: pytest.FixtureRequest) -> Iterator[Longest]:
 async def anyone(clock: FakeClock) -> AsyncIterator[Service]:
     """The service with matching, over an embedded Dub; nothing is logged."""
     config = CONFIG.replace('ip_matching = "off"\n', "")
-    app = create_app(parse(config, ENV), transport=embedded_dub(clock), clock=clock, wall=clock.wall)
+    app = create_app(
+        parse(config, ENV), transport=embedded_dub(clock), clock=clock, unix_time=clock.unix_time
+    )
     async with running(app) as service:
         yield service
 

@@ -23,9 +23,9 @@ async def world(clock: FakeClock, logs: LogLines) -> AsyncIterator[World]:  # no
         yield each
 
 
-async def credited(world: World, **whose: str) -> str | None:
+async def credited(world: World, **subject: str) -> str | None:
     """Report a sign-up, and return the click that Dub credits."""
-    reply = (await world.lead(**whose)).json()
+    reply = (await world.lead(**subject)).json()
     return reply["click"]["id"] if reply["status"] == "delivered" else None
 
 
@@ -157,7 +157,7 @@ async def test_a_launch_that_found_nothing_counts_as_well(world: World) -> None:
     opened = await world.launch(deep_link=APP_URL)
     assert (opened.match.type, opened.route.url) == ("none", APP_URL)
     trace = (await world.service.get(f"/v1/opens/{opened.open_id}/trace", headers=AS_SERVER)).json()
-    (said,) = [rung for rung in trace["rungs"] if rung["evidence"] == "ip"]
+    (said,) = [item for item in trace["evidence"] if item["type"] == "ip"]
     assert "no first launch" in said["detail"]
     assert (await world.launch(BEN)).click_id
 

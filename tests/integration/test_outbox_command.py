@@ -16,7 +16,7 @@ from service.domain.outbox_entries import Entry, Kind, State
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from service.telemetry import configure_logs
 from tests.process import finished, free_ports, started
 from tests.support import CONFIG, ENV
@@ -33,14 +33,14 @@ T = TypeVar("T")
 Command = Callable[..., Result]
 
 
-def at_the_store(folder: Path, work: Callable[[OutboxStore], Awaitable[T]], secret: str = SECRET) -> T:
+def at_the_store(folder: Path, work: Callable[[SqlOutboxStore], Awaitable[T]], secret: str = SECRET) -> T:
     """Do something to the outbox as its process would."""
 
     async def run() -> T:
         database = Database(SqliteEngine(folder, exclusive=False), configure_logs("critical"))
         await database.open()
         try:
-            return await work(OutboxStore(database, Cipher([secret]), time.time))
+            return await work(SqlOutboxStore(database, Cipher([secret]), time.time))
         finally:
             await database.close()
 
@@ -50,10 +50,16 @@ def at_the_store(folder: Path, work: Callable[[OutboxStore], Awaitable[T]], secr
 def put(folder: Path, name: str, state: State = "queued", **fields: Any) -> None:
     """Put an entry into the outbox."""
     now = time.time()
-    given: dict[str, Any] = {"kind": "lead", "lane": name, "created": now, "next_try": now + 600, **fields}
+    given: dict[str, Any] = {
+        "kind": "lead",
+        "ordering_key": name,
+        "created": now,
+        "next_try": now + 600,
+        **fields,
+    }
     entry = Entry(id=name, app="acme", payload=json.dumps(LEAD).encode(), **given)
 
-    async def work(entries: OutboxStore) -> None:
+    async def work(entries: SqlOutboxStore) -> None:
         await entries.add(entry, leased=False)
         if state != "queued":
             entries.finish(entry, state, "Dub refused it: 404 not_found" if state == "dead" else "")
@@ -103,7 +109,7 @@ def test_the_overview(outbox: Command, data_dir: Path) -> None:
     put(data_dir, "b" * 32, kind="open")
     put(data_dir, "c" * 32, "dead")
     put(data_dir, "d" * 32, "delivered")
-    put(data_dir, "e" * 32, waits_for="f" * 32, kind="lead")
+    put(data_dir, "e" * 32, depends_on_open="f" * 32, kind="lead")
     result = outbox()
     assert result.exit_code == 0
     assert row(result.output, "opens") == ["1", "0", "0"]
@@ -255,13 +261,13 @@ def test_beside_a_running_service(tmp_path: Path) -> None:
                 id="buried",
                 app="acme",
                 kind="lead",
-                lane="anna",
+                ordering_key="anna",
                 created=now,
                 next_try=now + 600,
                 payload=json.dumps(buried).encode(),
             )
 
-            async def bury(entries: OutboxStore) -> None:
+            async def bury(entries: SqlOutboxStore) -> None:
                 await entries.add(entry, leased=False)
                 entries.finish(entry, "dead", "by a test")
 

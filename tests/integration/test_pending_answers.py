@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.attribution import delayed_matching as second_looks
+from service.attribution import delayed_matching
 from tests.integration.world import HOME, REFERRER, World, build
 from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, LogLines, Service
 
@@ -87,7 +87,7 @@ async def test_an_open_that_nobody_looks_for_is_final_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many are looked for already: its first answer says so."""
-    monkeypatch.setattr(second_looks, "_WAITING_MAX_BYTES", 0)
+    monkeypatch.setattr(delayed_matching, "_WAITING_MAX_BYTES", 0)
     launch = await world.launch()
     assert (launch.pending, launch.match.type) == (False, "none")
 

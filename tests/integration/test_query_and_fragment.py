@@ -30,7 +30,7 @@ async def service(dub: FakeDub, clock: FakeClock) -> AsyncIterator[Service]:
     }
     config = CONFIG.replace("[apps.globex]", f"{ROUTES}\n[apps.globex]")
     async with running(
-        create_app(parse(config, ENV), transport=dub, clock=clock, wall=clock.wall)
+        create_app(parse(config, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     ) as service:
         yield service
 

@@ -60,7 +60,7 @@ def limited(dub: FakeDub, clock: FakeClock, logs: LogLines) -> Limited:  # noqa:
     @asynccontextmanager
     async def serve(limits: str) -> AsyncIterator[Service]:
         app = create_app(
-            parse(f"{CONFIG}\n[limits]\n{limits}", ENV), transport=dub, clock=clock, wall=clock.wall
+            parse(f"{CONFIG}\n[limits]\n{limits}", ENV), transport=dub, clock=clock, unix_time=clock.unix_time
         )
         async with running(app) as service:
             yield service
@@ -274,7 +274,7 @@ async def test_an_app_may_have_a_limit_of_its_own(dub: FakeDub, clock: FakeClock
     """``rate_limit`` stands in for ``limits.per_key`` in its app, and keys of other apps are not counted."""
     config = CONFIG.replace("[apps.globex]", '[apps.globex]\nrate_limit = "1/minute"')
     config += '\n[limits]\nper_key = "2/minute"'
-    app = create_app(parse(config, ENV), transport=dub, clock=clock, wall=clock.wall)
+    app = create_app(parse(config, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     globex = {"Authorization": f"Bearer {OTHER_KEY}"}
     async with running(app) as service:
         link = {"deepLink": "https://globex.link/x"}

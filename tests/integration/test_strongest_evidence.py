@@ -76,11 +76,11 @@ async def test_a_certain_answer_supersedes_a_guess(world: World, logs: LogLines,
     ]
     assert await freed(world) == "invite"
     leads = ({"installId": ANNA}, {"openId": guess.open_id}, {"openId": certain.open_id})
-    for number, whose in enumerate(leads):
+    for number, subject in enumerate(leads):
         customer = f"{name} {number}"
         if name == "dub_id":  # which Dub knows nothing of, here
             continue
-        assert (await world.lead(customer, **whose)).json()["click"]["id"] == certain.click_id
+        assert (await world.lead(customer, **subject)).json()["click"]["id"] == certain.click_id
     again = await world.launch()
     if certain.match.type == "deep_link":
         assert (again.open_id, again.click_id, again.repeat) == (guess.open_id, None, True)
@@ -97,8 +97,8 @@ async def test_a_guess_after_a_certain_answer_is_not_made(world: World, name: st
     assert launch.match.type in ("none", certain.match.type)
     assert await freed(world) == "invite"
     if name != "dub_id":
-        for whose in ({"installId": ANNA}, {"openId": launch.open_id}):
-            reply = await world.lead(f"by {next(iter(whose))}", **whose)
+        for subject in ({"installId": ANNA}, {"openId": launch.open_id}):
+            reply = await world.lead(f"by {next(iter(subject))}", **subject)
             assert reply.json()["click"]["id"] == certain.click_id
 
 

@@ -47,7 +47,7 @@ def traced(exported: InMemorySpanExporter, dub: FakeDub, clock: FakeClock) -> Tr
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[Service]:
-        app = create_app(parse(CONFIG, {**ENV, **ON}), transport=dub, clock=clock, wall=clock.wall)
+        app = create_app(parse(CONFIG, {**ENV, **ON}), transport=dub, clock=clock, unix_time=clock.unix_time)
         async with running(app) as service:
             yield service
 

@@ -33,13 +33,13 @@ async def test_an_old_install_has_had_its_first_launch(
 ) -> None:
     """Neither the referrer nor a stranger's click is its own; the trace says why, and Dub is not asked."""
     await world.click()
-    installed_at = world.clock.wall() - age_h * HOUR_S
+    installed_at = world.clock.unix_time() - age_h * HOUR_S
     answer = await world.launch(installed_at=installed_at, **evidence)
     assert (answer.match.type, answer.match.reason, answer.click_id) == ("none", "old_install", None)
     assert (answer.route.reason, answer.pending) == ("default", False)
-    rungs = (await trace_of(world, answer.open_id))["rungs"]
-    assert {rung["outcome"] for rung in rungs} == {"skipped"}
-    assert all(f"installed {age_h} hours ago" in rung["detail"] for rung in rungs)
+    chain = (await trace_of(world, answer.open_id))["evidence"]
+    assert {item["outcome"] for item in chain} == {"skipped"}
+    assert all(f"installed {age_h} hours ago" in item["detail"] for item in chain)
     assert await world.calls("/track/open") == await world.calls("/events") == 0
     assert (await world.lead(installId=ANNA)).json()["status"] == "organic"
     assert (await world.launch(BEN)).click_id  # whose click it is
@@ -48,7 +48,7 @@ async def test_an_old_install_has_had_its_first_launch(
 async def test_an_old_install_opens_links_as_ever(world: World) -> None:
     """A deep link, a URL of the app's own and a click that a URL names are no evidence of a first launch."""
     await world.click("invite")
-    old: Any = {"installed_at": world.clock.wall() - 400 * DAY_S, "install_referrer": REFERRER}
+    old: Any = {"installed_at": world.clock.unix_time() - 400 * DAY_S, "install_referrer": REFERRER}
     assert (await world.launch(deep_link=FB_PROMO, **old)).match.type == "deep_link"
     opened = await world.launch(deep_link="acme://product/7", **old)
     assert (opened.route.url, opened.click_id) == ("acme://product/7", None)
@@ -59,7 +59,7 @@ async def test_an_old_install_opens_links_as_ever(world: World) -> None:
 @pytest.mark.parametrize("installed_ago_s", [0, 71 * HOUR_S, -HOUR_S])
 async def test_a_young_install_is_one(world: World, installed_ago_s: float) -> None:
     """Also by a clock that is ahead."""
-    installed_at = world.clock.wall() - installed_ago_s
+    installed_at = world.clock.unix_time() - installed_ago_s
     answer = await world.launch(install_referrer=REFERRER, installed_at=installed_at)
     assert (answer.match.type, answer.match.guaranteed) == ("install_referrer", True)
 
@@ -73,7 +73,7 @@ async def test_each_app_says_how_old_an_install_may_be(
 ) -> None:
     config = MATCHING.replace("analytics", f"first_launch_max_age_h = {hours}\nanalytics")
     async for world in build(clock, config):
-        installed_at = clock.wall() - 1.5 * HOUR_S
+        installed_at = clock.unix_time() - 1.5 * HOUR_S
         answer = await world.launch(install_referrer=REFERRER, installed_at=installed_at)
         assert (answer.click_id is not None) is found
 
@@ -87,7 +87,7 @@ async def test_an_install_counts_for_the_matching_window_at_least(
     async for world in build(clock, config):
         await world.click()
         clock.advance(60)
-        installed_at = clock.wall()
+        installed_at = clock.unix_time()
         clock.advance(1.5 * HOUR_S)
         answer = await world.launch(installed_at=installed_at)
         assert answer.match.reason != "old_install"
@@ -100,10 +100,10 @@ async def test_a_click_later_than_the_install_is_rejected(
     found: bool,  # noqa: FBT001
 ) -> None:
     """Whoever has the app taps no link to get it; a minute is allowed for clocks that differ."""
-    installed_at = world.clock.wall()
+    installed_at = world.clock.unix_time()
     world.clock.advance(70)
     await world.click()
-    clicked_at = world.clock.wall()
+    clicked_at = world.clock.unix_time()
     world.clock.advance(20)
     answer = await world.launch(installed_at=clicked_at - later_s)
     assert installed_at < clicked_at
@@ -114,12 +114,12 @@ async def test_a_click_later_than_the_install_is_rejected(
 
 async def test_a_referrer_later_than_the_install_is_rejected(world: World) -> None:
     """The user had the app, and tapped a link that led to its page in the store."""
-    now = world.clock.wall()
+    now = world.clock.unix_time()
     times: dict[str, Any] = {"installed_at": now - HOUR_S, "referrer_clicked_at": now - HOUR_S + 61}
     answer = await world.launch(install_referrer=REFERRER, **times)
     assert answer.click_id is None
-    rungs = (await trace_of(world, answer.open_id))["rungs"]
-    said = {rung["evidence"]: (rung["outcome"], rung["detail"]) for rung in rungs}
+    chain = (await trace_of(world, answer.open_id))["evidence"]
+    said = {item["type"]: (item["outcome"], item["detail"]) for item in chain}
     assert said["install_referrer"] == ("skipped", "its click is later than the install")
 
 
@@ -130,7 +130,7 @@ async def test_a_referrer_later_than_the_install_began_is_suspicious(
     guaranteed: bool,  # noqa: FBT001
 ) -> None:
     """Fraud sees an install begin and clicks before it ends; it is answered, and not as certain."""
-    now = world.clock.wall()
+    now = world.clock.unix_time()
     times: dict[str, Any] = {
         "install_began_at": now - 60,
         "referrer_clicked_at": now - 60 + later_s,
@@ -140,7 +140,7 @@ async def test_a_referrer_later_than_the_install_began_is_suspicious(
     assert (answer.match.type, answer.match.guaranteed) == ("install_referrer", guaranteed)
     assert answer.click_id
     (said,) = [
-        rung for rung in (await trace_of(world, answer.open_id))["rungs"] if rung["outcome"] == "resolved"
+        item for item in (await trace_of(world, answer.open_id))["evidence"] if item["outcome"] == "resolved"
     ]
     assert ("later than the install began" in said["detail"]) is not guaranteed
     assert (await world.service.recall(answer.open_id)).match.guaranteed is guaranteed
@@ -155,7 +155,7 @@ async def test_a_suspicious_referrer_stays_so_while_dub_is_away(
     monkeypatch.setattr("service.outbox.drain.POLL_S", 0.01)
     async with started_over(embedded_dub(clock), clock) as world:
         await world.fail("/track/open")
-        now = clock.wall()
+        now = clock.unix_time()
         times: dict[str, Any] = {"install_began_at": now - 60, "referrer_clicked_at": now - 50}
         first = await world.launch(install_referrer=REFERRER, **times)
         assert first.pending
@@ -166,6 +166,9 @@ async def test_a_suspicious_referrer_stays_so_while_dub_is_away(
 
 async def test_times_may_be_milliseconds_or_text(world: World) -> None:
     await world.click()
-    for installed_at in ((world.clock.wall() - 4 * DAY_S) * 1000, str(int(world.clock.wall() - 4 * DAY_S))):
+    for installed_at in (
+        (world.clock.unix_time() - 4 * DAY_S) * 1000,
+        str(int(world.clock.unix_time() - 4 * DAY_S)),
+    ):
         answer = await world.launch(f"install-{installed_at}", installed_at=installed_at)
         assert answer.match.reason == "old_install"

@@ -102,7 +102,7 @@ async def test_the_service_goes_on_where_it_was(dub: FakeDub, clock: FakeClock) 
 
     dub.script = script
     clock.advance(LEFT_AT_S)
-    app = create_app(parse(CONFIG, ENV), transport=dub, clock=clock, wall=clock.wall)
+    app = create_app(parse(CONFIG, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     async with running(app) as service:
         for number, open_id in enumerate(OPENS.values()):
             recalled = await service.recall(open_id)

@@ -67,8 +67,8 @@ class World:
             **fields,
         )
 
-    async def lead(self, customer: str = "anna", **whose: str) -> httpx.Response:
-        body = {"eventName": "Sign up", "customerExternalId": customer, **whose}
+    async def lead(self, customer: str = "anna", **subject: str) -> httpx.Response:
+        body = {"eventName": "Sign up", "customerExternalId": customer, **subject}
         return await self.service.post("/v1/leads", json=body)
 
     async def lead_status(self, lead_id: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def embedded_dub(clock: FakeClock, **settings: Any) -> httpx.ASGITransport:
     dub = create_sandbox(
         LINKS,
         api_keys=(ENV["ACME_DUB_API_KEY"],),
-        clock=clock.wall,
+        clock=clock.unix_time,
         sleep=clock.sleep,
         settings=SandboxSettings(**settings),
     )
@@ -157,7 +157,7 @@ async def started_over(
         parse(config, {**ENV, **(env or {})}),
         transport=dub,
         clock=clock,
-        wall=clock.wall,
+        unix_time=clock.unix_time,
         sleep=clock.sleep,
     )
     async with (

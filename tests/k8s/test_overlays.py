@@ -33,14 +33,14 @@ def rendered(name: str) -> list[Object]:
 
 def change(objects: list[Object], name: str, path: str, value: Any) -> None:
     """Set what a dotted path leads to in one object, or drop it. A list's entry goes by number or name."""
-    *steps, last = path.split(".") if path else ["", ""]
+    *recorder, last = path.split(".") if path else ["", ""]
     at: Any = next(
         thing for thing in objects if re.fullmatch(rf"{name}(/.*)?|{name}-[a-z0-9]{{10}}", title(thing))
     )
     if not path:
         objects.remove(at)
         return
-    for step in steps:
+    for step in recorder:
         at = at[_key(at, step)]
     key = _key(at, last)
     if value is DROP:

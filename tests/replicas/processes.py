@@ -113,7 +113,7 @@ class Replica:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-def first_launch(on: Replica, install: str, ip: str = HOME) -> dict[str, Any]:
+def ip_matching(on: Replica, install: str, ip: str = HOME) -> dict[str, Any]:
     body = {"dubDomain": "acme.link", "installId": install, "budgetMs": 10_000}
     reply = on.http.post("/v1/opens", json=body, headers={"X-Forwarded-For": ip})
     assert reply.status_code == 200, reply.text

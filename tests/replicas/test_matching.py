@@ -22,7 +22,7 @@ from tests.replicas.processes import (
     LIMITS,
     Replica,
     Sandbox,
-    first_launch,
+    ip_matching,
     replica,
     sandbox,
     until,
@@ -57,13 +57,13 @@ def asked(dub: Sandbox) -> list[dict[str, str]]:
 def test_an_install_matched_on_one_is_a_repeat_on_the_other(world: World) -> None:
     """It keeps its click wherever it asks again, and another install is given none."""
     world.dub.click(HOME)
-    first = first_launch(world.here, "install-anna")
+    first = ip_matching(world.here, "install-anna")
     assert (first["match"]["type"], first["repeat"]) == ("ip", False)
     until(lambda: stored(world.database_url, first["openId"]))
-    again = first_launch(world.there, "install-anna")
+    again = ip_matching(world.there, "install-anna")
     assert (again["openId"], again["clickId"]) == (first["openId"], first["clickId"])
     assert again["repeat"]
-    assert first_launch(world.there, "install-ben")["clickId"] is None
+    assert ip_matching(world.there, "install-ben")["clickId"] is None
 
 
 async def test_one_click_is_raced_for_over_both_replicas(world: World) -> None:
@@ -81,8 +81,8 @@ def test_one_replica_asks_dub_for_clicks_and_all_read(world: World) -> None:
     for number in range(30):
         world.dub.click(f"198.51.100.{number}")
     world.dub.click(HOME)
-    assert first_launch(world.here, "install-else", "198.51.100.200")["clickId"] is None
-    assert first_launch(world.there, "install-anna")["match"]["type"] == "ip"
+    assert ip_matching(world.here, "install-else", "198.51.100.200")["clickId"] is None
+    assert ip_matching(world.there, "install-anna")["match"]["type"] == "ip"
     starts = [datetime.fromisoformat(each["start"]) for each in asked(world.dub) if each["page"] == "1"]
     assert (starts[-1] - starts[0]).total_seconds() > 1800
 
@@ -104,7 +104,7 @@ def test_an_install_found_on_one_uses_up_clicks_on_the_other(world: World) -> No
     reply = world.here.http.post("/v1/opens", json=body, headers={"X-Forwarded-For": HOME})
     assert reply.json()["match"]["type"] == "deep_link"
     until(lambda: stored(world.database_url, reply.json()["openId"]))
-    guess = first_launch(world.there, "install-ben")
+    guess = ip_matching(world.there, "install-ben")
     assert (guess["clickId"], guess["match"]["reason"]) == (None, "no_candidate")
 
 
@@ -116,11 +116,11 @@ def test_a_crowd_is_counted_over_both_replicas(tmp_path: Path, postgres: Postgre
         dub = stack.enter_context(sandbox(tmp_path))
         here, there = (stack.enter_context(replica(tmp_path, dub, url, config=config)) for _ in range(2))
         for number in range(4):
-            opened = first_launch((here, there)[number % 2], f"install-{number}")
+            opened = ip_matching((here, there)[number % 2], f"install-{number}")
             until(lambda: stored(url, opened["openId"]))  # noqa: B023  called at once
         dub.click(HOME)
         for each in (here, stack.enter_context(replica(tmp_path, dub, url, config=config))):
-            last = first_launch(each, f"install-on-{each.port}")
+            last = ip_matching(each, f"install-on-{each.port}")
             assert last["match"] == {"type": "none", "guaranteed": False, "reason": "crowd"}
 
 

@@ -16,7 +16,7 @@ from tests.replicas.processes import (
     KEY,
     LIMITS,
     Replica,
-    first_launch,
+    ip_matching,
     replica,
     sandbox,
     until,
@@ -81,20 +81,20 @@ def test_an_open_is_a_repeat_after_a_restart(tmp_path: Path, postgres: Postgres)
 @pytest.mark.parametrize("by", ["openId", "installId"])
 def test_a_sign_up_elsewhere_waits_for_a_click_that_shows_up_late(world: World, by: str) -> None:
     """While one replica looks again for an install's click, another one does not call its lead organic."""
-    opened = first_launch(world.here, "install-anna")
+    opened = ip_matching(world.here, "install-anna")
     assert (opened["clickId"], opened["pending"]) == (None, True)
     until(lambda: stored(world.database_url, opened["openId"]))
-    assert first_launch(world.there, "install-anna")["openId"] == opened["openId"]
+    assert ip_matching(world.there, "install-anna")["openId"] == opened["openId"]
     body = {"eventName": "Sign up", "customerExternalId": "anna"}
-    whose = {"openId": opened["openId"], "installId": "install-anna"}[by]
-    reply = world.there.http.post("/v1/leads", json={**body, by: whose})
+    subject = {"openId": opened["openId"], "installId": "install-anna"}[by]
+    reply = world.there.http.post("/v1/leads", json={**body, by: subject})
     assert (reply.status_code, reply.json()["status"]) == (202, "queued")
     world.dub.click("203.0.113.7")
     lead_id = reply.json()["leadId"]
     until(lambda: world.there.http.get(f"/v1/leads/{lead_id}").json()["status"] == "delivered")
     found = world.there.http.get(f"/v1/opens/{opened['openId']}").json()["clickId"]
     assert [event["click"]["id"] for event in world.dub.events("leads")] == [found]
-    until(lambda: first_launch(world.there, "install-anna")["clickId"] == found)
+    until(lambda: ip_matching(world.there, "install-anna")["clickId"] == found)
 
 
 def test_an_install_that_one_erases_is_erased_on_all(tmp_path: Path, postgres: Postgres) -> None:

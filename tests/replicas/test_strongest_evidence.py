@@ -14,7 +14,7 @@ from tests.replicas.processes import (
     KEY,
     LIMITS,
     Replica,
-    first_launch,
+    ip_matching,
     settled,
     until,
 )
@@ -33,26 +33,26 @@ def recalled(on: Replica, open_id: str) -> dict[str, Any]:
     return answer
 
 
-def lead(on: Replica, customer: str, **whose: str) -> str:
-    body = {"eventName": "Sign up", "customerExternalId": customer, **whose}
+def lead(on: Replica, customer: str, **subject: str) -> str:
+    body = {"eventName": "Sign up", "customerExternalId": customer, **subject}
     return str(on.http.post("/v1/leads", json=body).json()["leadId"])
 
 
 def test_a_guess_on_one_replica_gives_way_to_a_link_on_the_other(world: World) -> None:
     """Its click is free on both, its open says so on both, and a sign-up that names it is the link's."""
     world.dub.click(HOME, "invite")
-    guess = first_launch(world.here, "install-anna")
+    guess = ip_matching(world.here, "install-anna")
     assert guess["match"]["type"] == "ip"
     certain = world.there.open(deepLink=PROMO, installId="install-anna")
     assert certain["match"]["type"] == "deep_link"
     for each in (world.here, world.there):
         until(lambda: recalled(each, guess["openId"])["match"].get("reason") == "superseded")  # noqa: B023  called at once
         assert recalled(each, guess["openId"])["clickId"] is None
-        again = first_launch(each, "install-anna")
+        again = ip_matching(each, "install-anna")
         assert (again["openId"], again["clickId"]) == (guess["openId"], None)
     until(lambda: lead(world.here, "anna", openId=guess["openId"]))
     until(lambda: credited(world) == {"anna": certain["clickId"]})
-    housemates = [first_launch(each, f"house-mate-{each.port}") for each in (world.here, world.there)]
+    housemates = [ip_matching(each, f"house-mate-{each.port}") for each in (world.here, world.there)]
     assert [each["link"] and each["link"]["key"] for each in housemates] == ["invite", None]
 
 
@@ -92,10 +92,10 @@ async def test_cold_starts_that_report_to_two_replicas(
         on = replicas[number % 2]
         until(lambda: recalled(on, guess["openId"])["match"]["type"] != "ip")  # noqa: B023  called at once
         assert recalled(on, guess["openId"])["clickId"] in (None, certain["clickId"])
-        for whose in ({"installId": f"install-{number}"}, {"openId": guess["openId"]}):
-            lead_id = lead(on, f"{number} by {next(iter(whose))}", **whose)
+        for subject in ({"installId": f"install-{number}"}, {"openId": guess["openId"]}):
+            lead_id = lead(on, f"{number} by {next(iter(subject))}", **subject)
             until(lambda: settled(on, lead_id) == "delivered")  # noqa: B023
-        housemate = first_launch(on, f"house-mate-{number}", f"198.51.100.{number}")
+        housemate = ip_matching(on, f"house-mate-{number}", f"198.51.100.{number}")
         counts["web clicks that are free again"] += (housemate["link"] or {}).get("key") == "invite"
     clicks = credited(world)
     for number, (_, certain) in enumerate(opens):

@@ -97,14 +97,14 @@ async def test_one_replica_syncs_for_all(databases: list[Database]) -> None:
 
     async def sync(store: ClickStore) -> int:
         nonlocal mine
-        async with store.turn() as turn:
-            if turn.mine:
+        async with store.sync_round() as sync_round:
+            if sync_round.mine:
                 mine += 1
                 await asyncio.sleep(0.05)  # the others ask meanwhile
-                turn.clicks = [(HOME, click(f"{mine}", 10 + mine))]
-                turn.synced_to_ms = 10 + mine
-                turn.unread = {"timestamp": mine}
-        return turn.unread["timestamp"]
+                sync_round.clicks = [(HOME, click(f"{mine}", 10 + mine))]
+                sync_round.synced_to_ms = 10 + mine
+                sync_round.unread = {"timestamp": mine}
+        return sync_round.unread["timestamp"]
 
     unread = await asyncio.gather(*(sync(clicks_of(each)) for each in databases))
     if not databases[0].is_shared:  # a SQLite file has one process
@@ -116,24 +116,28 @@ async def test_one_replica_syncs_for_all(databases: list[Database]) -> None:
 
 async def test_a_turn_knows_what_the_last_one_knew(database: Database) -> None:
     """Also after a restart, where nothing has changed that decides which clicks are stored."""
-    async with clicks_of(database).turn() as turn:
-        assert (turn.mine, turn.synced_to_ms, turn.unread) == (True, 0, {})
-        turn.synced_to_ms, turn.unread = 77_000, {"malformed": 1}
-    async with clicks_of(database).turn() as turn:
-        assert (turn.mine, turn.synced_to_ms, turn.unread) == (True, 77_000, {"malformed": 1})
-    async with clicks_of(database, scope="three days").turn() as turn:
-        assert (turn.mine, turn.synced_to_ms, turn.unread) == (True, 0, {})
+    async with clicks_of(database).sync_round() as sync_round:
+        assert (sync_round.mine, sync_round.synced_to_ms, sync_round.unread) == (True, 0, {})
+        sync_round.synced_to_ms, sync_round.unread = 77_000, {"malformed": 1}
+    async with clicks_of(database).sync_round() as sync_round:
+        assert (sync_round.mine, sync_round.synced_to_ms, sync_round.unread) == (
+            True,
+            77_000,
+            {"malformed": 1},
+        )
+    async with clicks_of(database, scope="three days").sync_round() as sync_round:
+        assert (sync_round.mine, sync_round.synced_to_ms, sync_round.unread) == (True, 0, {})
 
 
 async def test_a_turn_that_failed_is_free_at_once(databases: list[Database]) -> None:
     """What it read is not known, and nobody waits for its lease to end."""
     with contextlib.suppress(StoreFailed):
-        async with clicks_of(databases[0]).turn() as turn:
-            turn.synced_to_ms = 77_000
+        async with clicks_of(databases[0]).sync_round() as sync_round:
+            sync_round.synced_to_ms = 77_000
             raise StoreFailed("the page could not be stored")
     async with asyncio.timeout(clicks.LEASE_MS / 2000):
-        async with clicks_of(databases[1]).turn() as turn:
-            assert (turn.mine, turn.synced_to_ms) == (True, 0)
+        async with clicks_of(databases[1]).sync_round() as sync_round:
+            assert (sync_round.mine, sync_round.synced_to_ms) == (True, 0)
 
 
 async def test_a_turn_whose_reply_was_lost_is_taken_again(databases: list[Database]) -> None:
@@ -142,8 +146,8 @@ async def test_a_turn_whose_reply_was_lost_is_taken_again(databases: list[Databa
     if databases[0].is_shared:
         assert (await store._take_turn()).mine
     async with asyncio.timeout(clicks.LEASE_MS / 2000):
-        async with store.turn() as turn:
-            assert turn.mine
+        async with store.sync_round() as sync_round:
+            assert sync_round.mine
 
 
 async def test_a_turn_of_a_replica_that_is_gone_is_taken_over(
@@ -154,20 +158,20 @@ async def test_a_turn_of_a_replica_that_is_gone_is_taken_over(
         return
     monkeypatch.setattr(clicks, "LEASE_MS", 300)
     monkeypatch.setattr(clicks, "_RENEW_S", 60)
-    async with clicks_of(databases[0]).turn() as stalled:
-        async with clicks_of(databases[1]).turn() as turn:
-            assert turn.mine
-            turn.synced_to_ms = 1000
+    async with clicks_of(databases[0]).sync_round() as stalled:
+        async with clicks_of(databases[1]).sync_round() as sync_round:
+            assert sync_round.mine
+            sync_round.synced_to_ms = 1000
         stalled.synced_to_ms = 5
-    async with clicks_of(databases[2]).turn() as turn:
-        assert turn.synced_to_ms == 1000
+    async with clicks_of(databases[2]).sync_round() as sync_round:
+        assert sync_round.synced_to_ms == 1000
 
 
 async def test_who_waits_gets_a_sync_that_began_later(databases: list[Database]) -> None:
     """A sync under way does not count: it may have missed what Dub shows by now."""
     if not databases[0].is_shared:
         return
-    async with clicks_of(databases[0]).turn() as first:
+    async with clicks_of(databases[0]).sync_round() as first:
         waiting = asyncio.create_task(_numbered(clicks_of(databases[1])))
         done, _ = await asyncio.wait([waiting], timeout=0.2)
         assert not done
@@ -175,5 +179,5 @@ async def test_who_waits_gets_a_sync_that_began_later(databases: list[Database])
 
 
 async def _numbered(store: ClickStore) -> int:
-    async with store.turn() as turn:
-        return turn.number
+    async with store.sync_round() as sync_round:
+        return sync_round.number

@@ -30,7 +30,7 @@ async def engine(make_engine: MakeEngine) -> AsyncIterator[Engine]:
 
 
 async def enter(engine: Engine, *secrets: str) -> None:
-    await SecretCheck(secrets, KEPT_S).enter(engine)
+    await SecretCheck(secrets, KEPT_S).verify(engine)
 
 
 async def known(engine: Engine) -> dict[str, bool]:
@@ -123,7 +123,7 @@ async def test_a_database_that_comes_back_is_checked_first(
 
     monkeypatch.setattr(late, "connect", connect_late)
     monkeypatch.setattr("service.storage.database._RETRY_S", 0.01)
-    database = Database(late, structlog.get_logger(), check=SecretCheck([NEW], KEPT_S).enter)
+    database = Database(late, structlog.get_logger(), check=SecretCheck([NEW], KEPT_S).verify)
     await database.open()
     assert database.failing == "away"
     database.write_behind(Statement("INSERT INTO erasures VALUES (1, 1)"))

@@ -13,7 +13,7 @@ from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.hashes import device_name, device_number
 from service.storage.known_devices import KnownDevices
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 from service.storage.statements import Row, Statement
 
 LINK = Link("link_1", "acme.link", "fb-promo", "https://acme.com/product/123")
@@ -34,8 +34,8 @@ def open_of(device: str, number: int) -> Open:
     )
 
 
-def store_over(database: Database) -> OpenStore:
-    return OpenStore(database, Cipher(["one"]), clock=time.monotonic, unix_time=time.time)
+def store_over(database: Database) -> SqlOpenStore:
+    return SqlOpenStore(database, Cipher(["one"]), clock=time.monotonic, unix_time=time.time)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from service.domain.device_traits import Traits
-from service.domain.evidence import STRENGTH
+from service.domain.evidence import EVIDENCE_PRIORITY
 from service.domain.match_rules import NetworkView, Retirement, Rules
 from service.domain.models import BY_DEEP_LINK, NO_MATCH, Link, Open
 from service.storage import network_activity
@@ -14,7 +14,7 @@ from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.erasures import ErasureStore
 from service.storage.network_activity import NetworkActivity
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 
 HOME, OFFICE = 7, 2**64 - 1
 LINK = Link("link_1", "acme.link", "fb-promo", "https://acme.com/product/123")
@@ -33,7 +33,7 @@ class Opens:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.now_ms = NOON_MS
-        self._store = OpenStore(
+        self._store = SqlOpenStore(
             database, Cipher(["one"]), clock=lambda: 0, unix_time=lambda: self.now_ms / 1000
         )
         self._count = 0
@@ -55,7 +55,7 @@ class Opens:
             device=install(number),
             link=link or (None if traits is None else LINK),
             match=NO_MATCH if traits is None else BY_DEEP_LINK,
-            offered=STRENGTH["ip" if traits is None else "deep_link"],
+            offered=EVIDENCE_PRIORITY["ip" if traits is None else "deep_link"],
             opened_at=at_ms / 1000,
             repeat_until=0,
         )
@@ -151,11 +151,11 @@ async def test_what_was_seen_a_moment_ago_counts(database: Database) -> None:
     """Before the database has it, and no longer than it takes until it has."""
     now = 0.0
     activity = activity_of(database, clock=lambda: now)
-    activity.saw(HOME, install(1), NOON_MS)
-    activity.saw(HOME, install(1), NOON_MS)
-    activity.saw(HOME, install(2), NOON_MS - HOUR_MS - 1)
+    activity.record_open(HOME, install(1), NOON_MS)
+    activity.record_open(HOME, install(1), NOON_MS)
+    activity.record_open(HOME, install(2), NOON_MS - HOUR_MS - 1)
     retirement = Retirement(install(3), LINK.id, NOON_MS, IOS)
-    activity.found(HOME, retirement)
+    activity.record_install(HOME, retirement)
     view = await activity.view(HOME, install(0), NOON_MS)
     assert (view.installs, view.retirements) == (3, (retirement,))
     assert (await activity.view(OFFICE, install(0), NOON_MS)).installs == 1
@@ -167,6 +167,6 @@ async def test_what_was_seen_a_moment_ago_counts(database: Database) -> None:
 async def test_memory_of_a_busy_network_is_bounded(database: Database) -> None:
     activity = activity_of(database)
     for number in range(1, 1000):
-        activity.found(HOME, Retirement(install(number), LINK.id, NOON_MS, IOS))
+        activity.record_install(HOME, Retirement(install(number), LINK.id, NOON_MS, IOS))
     view = await activity.view(HOME, install(0), NOON_MS)
     assert view.installs == len(view.retirements) == network_activity.INSTALLS_MAX + 1

@@ -26,7 +26,7 @@ from service.domain.outbox_entries import (
 from service.storage import outbox
 from service.storage.database import Database
 from service.storage.encryption import Cipher
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from service.storage.statements import Statement
 from tests.storage.conftest import MakeEngine
 
@@ -38,12 +38,12 @@ ANNA, BEN = install_name("anna"), install_name("ben")
 
 def store_of(
     database: Database, secret: str = "one", unix_time: Callable[[], float] = lambda: NOW
-) -> OutboxStore:
-    return OutboxStore(database, Cipher([secret]), unix_time)
+) -> SqlOutboxStore:
+    return SqlOutboxStore(database, Cipher([secret]), unix_time)
 
 
 @pytest.fixture
-def store(database: Database) -> OutboxStore:
+def store(database: Database) -> SqlOutboxStore:
     return store_of(database)
 
 
@@ -62,7 +62,7 @@ async def replicas(make_engine: MakeEngine, count: int = 2) -> AsyncIterator[lis
 def entry(name: str, key: str = "", kind: Kind = "lead", **more: object) -> Entry:
     fields: dict[str, object] = {
         "app": "acme",
-        "lane": key or name,
+        "ordering_key": key or name,
         "created": NOW,
         "next_try": NOW,
         "payload": name.encode(),
@@ -70,12 +70,12 @@ def entry(name: str, key: str = "", kind: Kind = "lead", **more: object) -> Entr
     return Entry(id=name, kind=kind, **(fields | more))  # type: ignore[arg-type]
 
 
-async def add(store: OutboxStore, name: str, key: str = "", **more: object) -> Added | Repeat:
+async def add(store: SqlOutboxStore, name: str, key: str = "", **more: object) -> Added | Repeat:
     return await store.add(entry(name, key, **more), leased=False)  # type: ignore[arg-type]
 
 
 async def taken(
-    store: OutboxStore, kind: Kind = "lead", limit: int = 10, apps: tuple[str, ...] = ("acme",)
+    store: SqlOutboxStore, kind: Kind = "lead", limit: int = 10, apps: tuple[str, ...] = ("acme",)
 ) -> list[str]:
     """Take what is due, having written what waits to be."""
     return [each.id for each in await store.take_due(kind, apps, limit, written=True)]
@@ -86,12 +86,12 @@ async def end_leases(database: Database) -> None:
     await database.write(Statement("UPDATE outbox SET lease_until = 1 WHERE lease_until > 0"))
 
 
-async def state(store: OutboxStore, name: str) -> State | None:
+async def state(store: SqlOutboxStore, name: str) -> State | None:
     status = await store.status(name)
     return None if status is None else status.state
 
 
-async def letter(store: OutboxStore, name: str) -> Summary:
+async def letter(store: SqlOutboxStore, name: str) -> Summary:
     found = await store.found(name)
     assert found is not None
     return found[0]
@@ -111,7 +111,7 @@ async def test_an_entry_is_taken_by_one(make_engine: MakeEngine) -> None:
         assert sorted([*first, *await taken(writer, "open", 100)]) == names
 
 
-async def test_an_added_entry_is_its_adder_s(store: OutboxStore, database: Database) -> None:
+async def test_an_added_entry_is_its_adder_s(store: SqlOutboxStore, database: Database) -> None:
     """Nobody else takes it, until its lease has ended."""
     assert await store.add(entry("a"), leased=True) == FIRST
     assert await taken(store) == []
@@ -120,7 +120,7 @@ async def test_an_added_entry_is_its_adder_s(store: OutboxStore, database: Datab
 
 
 async def test_a_look_that_finds_nothing_writes_nothing(
-    store: OutboxStore, monkeypatch: pytest.MonkeyPatch
+    store: SqlOutboxStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replicas look once a second: what is leased, waits its turn or is not due yet costs no commit."""
     await store.add(entry("leased", "anna"), leased=True)
@@ -135,7 +135,7 @@ async def test_a_look_that_finds_nothing_writes_nothing(
     assert await store.take_due("lead", ["acme"], 10) == []
 
 
-async def test_entries_of_a_key_go_one_after_another(store: OutboxStore, database: Database) -> None:
+async def test_entries_of_a_key_go_one_after_another(store: SqlOutboxStore, database: Database) -> None:
     """Leads and sales of one customer, in the order in which they were added; other customers pass by."""
     assert await add(store, "first", "anna") == FIRST
     assert await add(store, "second", "anna", kind="sale") == BEHIND
@@ -157,9 +157,9 @@ async def test_order_survives_a_clock_that_is_set_back(database: Database) -> No
     assert await taken(late) == []
 
 
-async def test_none_of_a_key_is_taken_while_another_is_sent(store: OutboxStore) -> None:
+async def test_none_of_a_key_is_taken_while_another_is_sent(store: SqlOutboxStore) -> None:
     """Nor an earlier one that waited for its open, once that has come, or a dead letter that is retried."""
-    await add(store, "waits", "anna", waits_for=ANNA, next_try=NOW + 30)
+    await add(store, "waits", "anna", depends_on_open=ANNA, next_try=NOW + 30)
     await add(store, "dead", "anna")
     store.finish(entry("dead", "anna"), "dead", "refused")
     await add(store, "sale", "anna", kind="sale")
@@ -171,12 +171,12 @@ async def test_none_of_a_key_is_taken_while_another_is_sent(store: OutboxStore) 
     assert await taken(store) == ["waits"]
 
 
-async def test_what_waits_holds_nobody_back(store: OutboxStore) -> None:
+async def test_what_waits_holds_nobody_back(store: SqlOutboxStore) -> None:
     """The next entry of the customer is due; released, the first one has its turn again."""
-    assert await add(store, "lead", "anna", waits_for=ANNA, next_try=NOW + 30) == FIRST
+    assert await add(store, "lead", "anna", depends_on_open=ANNA, next_try=NOW + 30) == FIRST
     assert await add(store, "sale", "anna", kind="sale") == FIRST
-    assert await store.waits_in("anna")
-    assert not await store.waits_in("ben")
+    assert await store.has_waiting_in("anna")
+    assert not await store.has_waiting_in("ben")
     assert await taken(store, "sale") == ["sale"]
     store.finish(entry("sale", kind="sale"), "delivered", "")
     store.release_dependents(BEN, NOW)
@@ -184,26 +184,26 @@ async def test_what_waits_holds_nobody_back(store: OutboxStore) -> None:
     assert await taken(store) == []
     (found,) = await store_of(store._database, unix_time=lambda: NOW + 5).take_due("lead", ["acme"], 10)
     assert found.entry is not None
-    assert found.entry.waits_for == ""
-    assert not await store.waits_in("anna")
+    assert found.entry.depends_on_open == ""
+    assert not await store.has_waiting_in("anna")
 
 
 async def test_a_waiting_lead_is_tried_now_and_then(database: Database) -> None:
     """In case nobody notes that its open is settled."""
-    await add(store_of(database), "lead", waits_for=ANNA, next_try=NOW + 30)
+    await add(store_of(database), "lead", depends_on_open=ANNA, next_try=NOW + 30)
     assert await taken(store_of(database, unix_time=lambda: NOW + 30)) == ["lead"]
 
 
-async def test_what_waits_for_an_install_is_counted_by_app(store: OutboxStore) -> None:
+async def test_what_waits_for_an_install_is_counted_by_app(store: SqlOutboxStore) -> None:
     """Not what waits for an open, or for nothing; and what waits is not what Dub is late with."""
     waits = [("acme", ANNA), ("acme", BEN), ("globex", ANNA), ("acme", "an open"), ("acme", "")]
     for number, (app, name) in enumerate(waits):
-        await add(store, f"{number}", app=app, waits_for=name, created=NOW + number)
+        await add(store, f"{number}", app=app, depends_on_open=name, created=NOW + number)
     assert [await store.waiting(app) for app in ("acme", "globex", "hooli")] == [2, 1, 0]
     assert await store.oldest() == NOW + 4
 
 
-async def test_apps_share_what_is_taken(store: OutboxStore) -> None:
+async def test_apps_share_what_is_taken(store: SqlOutboxStore) -> None:
     """One app's storm leaves the others their share; what they do not need goes to it. None is left out."""
     for number in range(50):
         store.enqueue_open(entry(f"storm {number:02}", kind="open"))
@@ -257,7 +257,7 @@ async def test_a_replica_that_lost_its_lease_changes_nothing(
 
 
 async def test_leases_are_renewed(
-    store: OutboxStore, database: Database, monkeypatch: pytest.MonkeyPatch
+    store: SqlOutboxStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For as long as somebody works on an entry, nobody else takes it."""
     monkeypatch.setattr(outbox, "LEASE_S", 0.5)
@@ -296,12 +296,12 @@ async def test_a_clock_that_is_set_back_delays_nothing(database: Database) -> No
     assert [each.id for each in await store.take_due("lead", ["acme"], 10)] == ["a"]
 
 
-async def test_what_failed_is_due_soon_once_dub_is_back(store: OutboxStore) -> None:
+async def test_what_failed_is_due_soon_once_dub_is_back(store: SqlOutboxStore) -> None:
     """FastHistogram over some seconds; Dub's own time is kept, and what waits for an open waits on."""
     for number in range(40):
         await add(store, f"{number:02}", next_try=NOW + 600)
     await add(store, "throttled", next_try=NOW + 600)
-    await add(store, "waits", waits_for=ANNA, next_try=NOW + 600)
+    await add(store, "waits", depends_on_open=ANNA, next_try=NOW + 600)
     await add(store, "new", next_try=NOW + 600)
     await store._database.write(
         Statement("UPDATE outbox SET attempts = 1, reason = 'DubFailed: 503' WHERE id <> 'new'"),
@@ -313,7 +313,7 @@ async def test_what_failed_is_due_soon_once_dub_is_back(store: OutboxStore) -> N
     assert {in_s for name, in_s in due.items() if in_s != 600 and not 0 <= in_s <= 2} == set()
 
 
-async def test_an_entry_of_an_unlisted_secret_is_kept(database: Database, store: OutboxStore) -> None:
+async def test_an_entry_of_an_unlisted_secret_is_kept(database: Database, store: SqlOutboxStore) -> None:
     """It blocks no other of its key once it is known; listed again, its secret decrypts it."""
     other = store_of(database, secret="another")
     await add(store, "a", "anna")
@@ -330,7 +330,7 @@ async def test_an_entry_of_an_unlisted_secret_is_kept(database: Database, store:
     assert (again.entry.payload, again.entry.attempts) == (b"a", 0)
 
 
-async def test_a_delivered_open_leaves_nothing(store: OutboxStore, database: Database) -> None:
+async def test_a_delivered_open_leaves_nothing(store: SqlOutboxStore, database: Database) -> None:
     """An openId is queued once, however often it is owed."""
     opened = entry("open-1", kind="open")
     for _ in range(3):
@@ -341,7 +341,7 @@ async def test_a_delivered_open_leaves_nothing(store: OutboxStore, database: Dat
     assert await state(store, "open-1") is None
 
 
-async def test_dead_letters_are_retried(store: OutboxStore) -> None:
+async def test_dead_letters_are_retried(store: SqlOutboxStore) -> None:
     """One or all, and only those; with their payload, from the beginning."""
     for name in ("a", "b", "c"):
         await add(store, name, payload=b"anna")
@@ -361,12 +361,12 @@ async def test_dead_letters_are_retried(store: OutboxStore) -> None:
     assert store.reveal(found[1]) == b"anna"
 
 
-async def test_old_entries_die_and_older_ones_go(store: OutboxStore) -> None:
+async def test_old_entries_die_and_older_ones_go(store: SqlOutboxStore) -> None:
     """Each with a reason; a delivered lead is known for as long as Dub knows it."""
     old = NOW - 6.5 * DAY_S
     await add(store, "queued", created=old)
-    await add(store, "no open", waits_for=ANNA, created=old)
-    await add(store, "looked for", waits_for=BEN, created=old)
+    await add(store, "no open", depends_on_open=ANNA, created=old)
+    await add(store, "looked for", depends_on_open=BEN, created=old)
     await add(store, "young", created=NOW - 5 * DAY_S)
     await taken(store)
     store.reschedule("looked for", NOW, "NoOpen: not yet")
@@ -386,10 +386,12 @@ async def test_old_entries_die_and_older_ones_go(store: OutboxStore) -> None:
     reasons = [(await letter(store, name)).reason for name in names[:3]]
     assert reasons == ["expired: DubFailed: status 503", "no open arrived", "no open arrived"]
     assert await store.retry_now(None) == 4
-    assert (await letter(store, "no open")).waits_for == ANNA  # it waits again
+    assert (await letter(store, "no open")).depends_on_open == ANNA  # it waits again
 
 
-async def test_all_that_is_too_old_dies_at_once(store: OutboxStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_that_is_too_old_dies_at_once(
+    store: SqlOutboxStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many they are: a few in each statement."""
     monkeypatch.setattr(outbox, "_AT_A_TIME", 10)
     for number in range(35):
@@ -399,9 +401,11 @@ async def test_all_that_is_too_old_dies_at_once(store: OutboxStore, monkeypatch:
     assert await store.retry_now(None) == 35
 
 
-async def test_an_attempt_that_ends_after_its_entry_has_expired_changes_nothing(store: OutboxStore) -> None:
+async def test_an_attempt_that_ends_after_its_entry_has_expired_changes_nothing(
+    store: SqlOutboxStore,
+) -> None:
     """The dead letter keeps the reason that it died of."""
-    await add(store, "a", waits_for=ANNA)
+    await add(store, "a", depends_on_open=ANNA)
     await taken(store)
     assert await store.expire(NOW + 1) == 1
     store.reschedule("a", NOW + 60, "NoOpen: not yet")
@@ -411,15 +415,15 @@ async def test_an_attempt_that_ends_after_its_entry_has_expired_changes_nothing(
     assert (found.reason, found.attempts) == ("no open arrived", 0)
 
 
-async def test_forgetting_needs_nothing_else(store: OutboxStore) -> None:
+async def test_forgetting_needs_nothing_else(store: SqlOutboxStore) -> None:
     """What is kept for a device or an openId goes, whatever its kind and state, and nothing of others'."""
     for kind in ("lead", "sale"):
         for name in ("anna", "ben", "open-3"):
-            await add(store, f"{kind} {name}", kind=kind, whose=name)
+            await add(store, f"{kind} {name}", kind=kind, subject=name)
     store.finish(entry("lead anna"), "dead", "refused")
     store.finish(entry("sale anna", kind="sale"), "delivered", "")
-    for name, whose in (("open-1", "anna"), ("open-2", "ben"), ("open-3", "carl")):
-        store.enqueue_open(entry(name, kind="open", whose=whose))
+    for name, subject in (("open-1", "anna"), ("open-2", "ben"), ("open-3", "carl")):
+        store.enqueue_open(entry(name, kind="open", subject=subject))
     await add(store, "nobody's")
     assert await store.forget(["anna", "open-3"]) == 6
     left = {each.id for each in await store.listed("queued", 10)}
@@ -430,7 +434,7 @@ async def test_forgetting_needs_nothing_else(store: OutboxStore) -> None:
 KEYS = LeadKeys(event="anna signs up", idempotency="key 1", body="body 1")
 
 
-async def test_a_lead_that_is_reported_again_is_recognised(store: OutboxStore) -> None:
+async def test_a_lead_that_is_reported_again_is_recognised(store: SqlOutboxStore) -> None:
     """By its event or its Idempotency-Key, queued or delivered; the key must come with the same body."""
     await add(store, "a", keys=KEYS)
     event, key = LeadKeys(event=KEYS.event), LeadKeys(idempotency="key 1", body="body 1")
@@ -460,7 +464,7 @@ async def test_the_same_lead_at_two_replicas_at_once_is_kept_once(make_engine: M
         assert await stores[0].depths("queued") == {("lead", "queued"): 20}
 
 
-async def test_a_lead_is_recognised_for_a_week(store: OutboxStore, database: Database) -> None:
+async def test_a_lead_is_recognised_for_a_week(store: SqlOutboxStore, database: Database) -> None:
     """As at Dub, to the second, also before the old one is deleted."""
     old = NOW - REPEAT_S
     await add(store, "old", keys=KEYS, created=old)
@@ -471,7 +475,7 @@ async def test_a_lead_is_recognised_for_a_week(store: OutboxStore, database: Dat
     assert await add(store, "again", keys=KEYS, created=NOW + 2) == Repeat("late", "queued")
 
 
-async def test_a_dead_lead_may_be_reported_anew(store: OutboxStore, database: Database) -> None:
+async def test_a_dead_lead_may_be_reported_anew(store: SqlOutboxStore, database: Database) -> None:
     """Retried, the dead one is the first again, unless there is another by now."""
     await add(store, "dead", keys=KEYS)
     store.finish(entry("dead"), "dead", "refused")
@@ -486,19 +490,19 @@ async def test_a_dead_lead_may_be_reported_anew(store: OutboxStore, database: Da
     assert await store.depths("queued") == {("lead", "queued"): 2}
 
 
-async def test_a_lead_that_waits_takes_over_a_click(store: OutboxStore) -> None:
+async def test_a_lead_that_waits_takes_over_a_click(store: SqlOutboxStore) -> None:
     """Reported again with what it waited for, the first entry is due with it; erased with its new subject."""
-    await add(store, "waits", keys=KEYS, waits_for=ANNA, next_try=NOW + 30)
-    assert await add(store, "waits too", keys=KEYS, waits_for=ANNA) == Repeat("waits", "queued")
+    await add(store, "waits", keys=KEYS, depends_on_open=ANNA, next_try=NOW + 30)
+    assert await add(store, "waits too", keys=KEYS, depends_on_open=ANNA) == Repeat("waits", "queued")
     assert await taken(store) == []
     changed = msgspec.structs.replace(KEYS, idempotency="key 1", body="another")
     assert await add(store, "wrong", keys=changed) == Repeat("waits", "queued", same_body=False)
     assert await taken(store) == []
-    assert await add(store, "knows", keys=KEYS, payload=b"click", whose="anna") == Repeat("waits", "queued")
+    assert await add(store, "knows", keys=KEYS, payload=b"click", subject="anna") == Repeat("waits", "queued")
     (found,) = await store.take_due("lead", ["acme"], 10)
     assert found.entry is not None
-    assert (found.id, found.entry.payload, found.entry.waits_for) == ("waits", b"click", "")
-    assert found.entry.whose == "anna"
+    assert (found.id, found.entry.payload, found.entry.depends_on_open) == ("waits", b"click", "")
+    assert found.entry.subject == "anna"
 
 
 @pytest.mark.parametrize(("keys", "kept"), [(LeadKeys(), False), (KEYS, True)])
@@ -529,7 +533,7 @@ async def test_a_refused_entry_that_arrives_after_all(
         assert (await state(store, "a") == "queued") is kept
 
 
-async def test_leases_of_a_file_s_last_process_end(database: Database, store: OutboxStore) -> None:
+async def test_leases_of_a_file_s_last_process_end(database: Database, store: SqlOutboxStore) -> None:
     """SQLite has one process: what a killed one had in hand is sent as soon as another starts."""
     await store.add(entry("a"), leased=True)
     await store.take_over()

@@ -15,7 +15,7 @@ from service.domain.outbox_entries import Entry
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 
 NOW = 1_800_000_000.0
 SENT = 64  # entries that are sent, and so one statement's worth of rows
@@ -23,10 +23,12 @@ FEW, MANY = 100, 5_000  # others that are queued
 
 
 def entry(name: str) -> Entry:
-    return Entry(id=name, app="acme", kind="open", lane=name, created=NOW, next_try=NOW, payload=b"{}")
+    return Entry(
+        id=name, app="acme", kind="open", ordering_key=name, created=NOW, next_try=NOW, payload=b"{}"
+    )
 
 
-class Steps:
+class TraceRecorder:
     """Counts the instructions of SQLite's virtual machine that write statements take."""
 
     def __init__(self, engine: SqliteEngine) -> None:
@@ -52,29 +54,29 @@ async def steps_to_send(folder: Path, others: int) -> dict[str, int]:
     engine = SqliteEngine(folder)
     database = Database(engine, structlog.get_logger())
     await database.open()
-    store = OutboxStore(database, Cipher(["one"]), lambda: NOW)
-    steps = Steps(engine)
+    store = SqlOutboxStore(database, Cipher(["one"]), lambda: NOW)
+    recorder = TraceRecorder(engine)
     found: dict[str, int] = {}
     for number in range(SENT + others):
         store.enqueue_open(entry(f"{number:05}"))
     while await store.depths("queued") != {("open", "queued"): SENT + others}:
         await database.write()
-    with steps.counted(found, "take"):
+    with recorder.counted(found, "take"):
         names = [each.id for each in await store.take_due("open", ["acme"], SENT, written=True)]
     assert len(names) == SENT
-    with steps.counted(found, "renew"):
+    with recorder.counted(found, "renew"):
         await store.renew(names)
-    with steps.counted(found, "try later"):
+    with recorder.counted(found, "try later"):
         for name in names[:4]:
             store.reschedule(name, NOW + 600, "DubTimedOut")
         await database.write()
-    with steps.counted(found, "Dub is back"):
+    with recorder.counted(found, "Dub is back"):
         await store.due_soon("open", ["acme"], 15)
-    with steps.counted(found, "release"):
+    with recorder.counted(found, "release"):
         for name in names:
             store.release_dependents(name, NOW)
         await database.write()
-    with steps.counted(found, "confirm"):
+    with recorder.counted(found, "confirm"):
         for name in names:
             store.confirm_open(name)
         await database.write()

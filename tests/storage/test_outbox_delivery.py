@@ -10,32 +10,32 @@ from typing import Any
 import pytest
 
 from service.domain.errors import (
-    DubCrowded,
+    BulkheadFull,
+    CircuitOpen,
     DubFailed,
-    DubHeldBack,
     DubRefused,
     DubThrottled,
     FirstopenError,
     StoreFailed,
 )
 from service.domain.outbox_entries import (
-    Dead,
+    DeadLetter,
     Delivered,
+    DeliveryResult,
     Entry,
     Kind,
-    Later,
-    OwedOpen,
+    QueuedOpen,
     Repeat,
+    RetryLater,
     State,
     Summary,
-    Verdict,
 )
 from service.outbox.policy import OutboxPolicy
 from service.outbox.worker import OutboxWorker
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.errors import EngineUnavailable
-from service.storage.outbox import OutboxStore
+from service.storage.outbox import SqlOutboxStore
 from service.telemetry import Metrics, configure_logs
 from tests.support import FakeClock, LogLines, until
 
@@ -45,7 +45,7 @@ POLICY = OutboxPolicy(
 DAY_S = 86_400
 SOON_S = 5.0
 KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
-DOWN = Later(DubFailed(503))
+DOWN = RetryLater(DubFailed(503))
 REFUSED = DubRefused(404, "not_found", "no such click")
 TICK_S = 0.002  # the database knows milliseconds
 
@@ -60,16 +60,16 @@ class Lab:
         self.store = self.store_of("a secret")
         self.jitter = 1.0
         self.held: dict[Kind, float] = {}
-        self.script: dict[str, list[Verdict | Exception]] = defaultdict(list)
-        self.gate: asyncio.Event | None = None
+        self.script: dict[str, list[DeliveryResult | Exception]] = defaultdict(list)
+        self.rate_limiter: asyncio.Event | None = None
         self.attempts: list[str] = []
         self.under_way: Counter[str] = Counter()
         self.most_at_once = 0
         self.rounds: Counter[str] = Counter()
         self.outbox = self.new_outbox()
 
-    def store_of(self, secret: str) -> OutboxStore:
-        return OutboxStore(self.database, Cipher([secret]), self.clock.wall)
+    def store_of(self, secret: str) -> SqlOutboxStore:
+        return SqlOutboxStore(self.database, Cipher([secret]), self.clock.unix_time)
 
     def new_outbox(self) -> OutboxWorker:
         outbox = OutboxWorker(
@@ -77,7 +77,7 @@ class Lab:
             apps=("acme",),
             held=lambda kind, _: self.held.get(kind, 0),
             policy=POLICY,
-            unix_time=self.clock.wall,
+            unix_time=self.clock.unix_time,
             log=self.log,
             metrics=Metrics(),
             jitter=lambda: self.jitter,
@@ -107,37 +107,37 @@ class Lab:
         self.outbox = self.new_outbox()
         await self.start()
 
-    async def deliver(self, entry: Entry) -> Verdict:
+    async def deliver(self, entry: Entry) -> DeliveryResult:
         self.attempts.append(entry.id)
-        self.under_way[entry.lane] += 1
+        self.under_way[entry.ordering_key] += 1
         self.most_at_once = max(self.most_at_once, self.under_way.total())
-        assert self.under_way[entry.lane] == 1, "two of one ordering key at once"
+        assert self.under_way[entry.ordering_key] == 1, "two of one ordering key at once"
         try:
             await asyncio.sleep(0)
-            if self.gate is not None:
-                await self.gate.wait()
+            if self.rate_limiter is not None:
+                await self.rate_limiter.wait()
         finally:
-            self.under_way[entry.lane] -= 1
+            self.under_way[entry.ordering_key] -= 1
         verdicts = self.script[entry.id]
-        verdict = verdicts.pop(0) if verdicts else Delivered(entry.payload)
-        if isinstance(verdict, Exception):
-            raise verdict
-        return verdict
+        result = verdicts.pop(0) if verdicts else Delivered(entry.payload)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def entry(self, name: str, lane: str = "", kind: Kind = "lead", **fields: Any) -> Entry:
-        now = self.clock.wall()
+    def entry(self, name: str, ordering_key: str = "", kind: Kind = "lead", **fields: Any) -> Entry:
+        now = self.clock.unix_time()
         given = {"app": "acme", "created": now, "next_try": now, "payload": b"{}", **fields}
-        return Entry(id=name, lane=lane or name, kind=kind, **given)
+        return Entry(id=name, ordering_key=ordering_key or name, kind=kind, **given)
 
     async def submit(
-        self, name: str, lane: str = "", wait_s: float = SOON_S, **fields: Any
-    ) -> Verdict | Repeat | None:
-        return await self.outbox.submit(self.entry(name, lane, **fields), wait_s=wait_s, drops=never)
+        self, name: str, ordering_key: str = "", wait_s: float = SOON_S, **fields: Any
+    ) -> DeliveryResult | Repeat | None:
+        return await self.outbox.submit(self.entry(name, ordering_key, **fields), wait_s=wait_s, drops=never)
 
-    async def queue(self, *names: str, lane: str = "") -> None:
+    async def queue(self, *names: str, ordering_key: str = "") -> None:
         """Write entries down without sending them."""
         for name in names:
-            await self.store.add(self.entry(name, lane), leased=False)
+            await self.store.add(self.entry(name, ordering_key), leased=False)
 
     async def pass_by(self, seconds: float) -> None:
         """Let time pass, and the loop notice."""
@@ -187,8 +187,8 @@ def always(_: FirstopenError) -> bool:
     return True
 
 
-def owed(open_id: str, key: bytes = b"k") -> OwedOpen:
-    return OwedOpen(
+def owed(open_id: str, key: bytes = b"k") -> QueuedOpen:
+    return QueuedOpen(
         open_id=open_id,
         app="acme",
         key=key,
@@ -196,7 +196,7 @@ def owed(open_id: str, key: bytes = b"k") -> OwedOpen:
         deep_link="https://acme.link/x",
         user_agent="okhttp",
         ip=None,
-        arrived=FakeClock().wall(),
+        arrived=FakeClock().unix_time(),
         platform=None,
         app_version=None,
     )
@@ -213,8 +213,8 @@ async def lab(database: Database, clock: FakeClock, logs: LogLines) -> AsyncIter
     lab = Lab(database, clock, logs)
     await lab.start()
     yield lab
-    if lab.gate is not None:
-        lab.gate.set()
+    if lab.rate_limiter is not None:
+        lab.rate_limiter.set()
     await lab.outbox.close()
 
 
@@ -245,10 +245,10 @@ async def test_an_entry_is_committed_before_it_is_sent(lab: Lab, monkeypatch: py
 
 async def test_a_caller_waits_no_longer_than_it_can(lab: Lab) -> None:
     """After that the entry is sent all the same."""
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     assert await lab.state("a") == "queued"
-    lab.gate.set()
+    lab.rate_limiter.set()
     await lab.settled()
     assert (lab.attempts, await lab.state("a")) == (["a"], "delivered")
 
@@ -277,10 +277,10 @@ async def test_an_entry_that_fails_holds_its_customers_back_and_no_others(lab: L
 async def test_an_open_is_queued_once(lab: Lab) -> None:
     """However often it is owed; and not any more once Dub has it."""
     for _ in range(3):
-        lab.outbox.owe(owed("one"), not_before_s=10)
+        lab.outbox.enqueue_open(owed("one"), not_before_s=10)
     await lab.settled()
     assert [entry.id for entry in await lab.store.listed("queued", 10)] == ["one"]
-    lab.outbox.paid("one")
+    lab.outbox.confirm_open("one")
     await lab.pass_by(20)
     assert (lab.attempts, await lab.state("one")) == ([], None)
 
@@ -288,10 +288,10 @@ async def test_an_open_is_queued_once(lab: Lab) -> None:
 async def test_one_link_of_one_device_under_two_ids_is_sent_for_both(lab: Lab) -> None:
     """Owed before a restart and after it: paying one settles one, and each has its turn, in order."""
     lab.held["open"] = 60
-    lab.outbox.owe(owed("before"))
-    lab.outbox.owe(owed("after"))
-    lab.outbox.owe(owed("paid"))
-    lab.outbox.paid("paid")
+    lab.outbox.enqueue_open(owed("before"))
+    lab.outbox.enqueue_open(owed("after"))
+    lab.outbox.enqueue_open(owed("paid"))
+    lab.outbox.confirm_open("paid")
     await lab.settled()
     lab.held.clear()
     await lab.pass_by(1)
@@ -304,7 +304,7 @@ async def test_opens_go_in_time_order(lab: Lab) -> None:
     lab.held["open"] = 60
     names = [f"{number:02}" for number in range(30)]
     for name in names:
-        lab.outbox.owe(owed(name, name.encode()))
+        lab.outbox.enqueue_open(owed(name, name.encode()))
         lab.clock.advance(0.01)
     await lab.settled()
     lab.held.clear()
@@ -314,26 +314,26 @@ async def test_opens_go_in_time_order(lab: Lab) -> None:
 
 async def test_a_lead_waits_for_its_open(lab: Lab) -> None:
     """It is sent as soon as its open is settled, not before, not because Dub is back, not once too often."""
-    later = lab.clock.wall() + 30
-    first = asyncio.create_task(lab.submit("a", waits_for="open-1", next_try=later, wait_s=SOON_S))
-    other = asyncio.create_task(lab.submit("b", waits_for="open-2", next_try=later, wait_s=2))
+    later = lab.clock.unix_time() + 30
+    first = asyncio.create_task(lab.submit("a", depends_on_open="open-1", next_try=later, wait_s=SOON_S))
+    other = asyncio.create_task(lab.submit("b", depends_on_open="open-2", next_try=later, wait_s=2))
     await until(lambda: len(lab.outbox._awaited) == 2)
     lab.outbox.dub_is_back()
     await lab.settled()
     assert lab.attempts == []
-    lab.outbox.paid("open-1")
+    lab.outbox.confirm_open("open-1")
     assert await first == Delivered(b"{}")
     assert (lab.attempts, await other) == (["a"], None)
 
 
 async def test_a_waiting_lead_is_found_again_after_a_crash(lab: Lab) -> None:
     """Its open may be settled after the restart, or have been before it without a word: both send it."""
-    later = lab.clock.wall() + 30
+    later = lab.clock.unix_time() + 30
     for name in ("a", "b"):
-        entry = lab.entry(name, waits_for=f"open-{name}", next_try=later)
+        entry = lab.entry(name, depends_on_open=f"open-{name}", next_try=later)
         await lab.store.add(entry, leased=False)
     await lab.restart()
-    lab.outbox.let_go("open-a")
+    lab.outbox.release_dependents("open-a")
     await lab.settled()
     assert lab.attempts == ["a"]
     await lab.pass_by(30)
@@ -356,7 +356,7 @@ async def test_backoff_doubles_with_full_jitter(lab: Lab, jitter: float, delays:
     for number, delay_s in enumerate(delays, 1):
         await lab.settled()
         found = await lab.seen("a")
-        assert found.next_try - lab.clock.wall() == pytest.approx(delay_s, abs=TICK_S)
+        assert found.next_try - lab.clock.unix_time() == pytest.approx(delay_s, abs=TICK_S)
         assert (found.attempts, found.reason) == (number, "DubFailed: status 503")
         lab.clock.advance(delay_s + TICK_S)
     await lab.settled()
@@ -374,19 +374,22 @@ async def test_nothing_is_tried_before_its_time(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "delay_s"),
+    ("result", "delay_s"),
     [
-        (Later(DubThrottled(30)), 30),
-        (Later(DubThrottled(0)), 0.5),  # its time is over by our clock: no reason to ask at once, for ever
-        (Later(DubThrottled(0.1)), 0.5),
-        (Later(REFUSED, 2.0), 2),
+        (RetryLater(DubThrottled(30)), 30),
+        (
+            RetryLater(DubThrottled(0)),
+            0.5,
+        ),  # its time is over by our clock: no reason to ask at once, for ever
+        (RetryLater(DubThrottled(0.1)), 0.5),
+        (RetryLater(REFUSED, 2.0), 2),
     ],
 )
-async def test_dubs_own_time_is_honoured(lab: Lab, verdict: Verdict, delay_s: float) -> None:
+async def test_dubs_own_time_is_honoured(lab: Lab, result: DeliveryResult, delay_s: float) -> None:
     """A Retry-After is waited for, and the backoff at least."""
-    lab.script["a"] = [verdict]
-    began = lab.clock.wall()
-    assert await lab.submit("a") == verdict
+    lab.script["a"] = [result]
+    began = lab.clock.unix_time()
+    assert await lab.submit("a") == result
     assert (await lab.seen("a")).next_try - began == pytest.approx(delay_s, abs=TICK_S)
 
 
@@ -397,7 +400,7 @@ async def test_dub_coming_back_wakes_what_failed(lab: Lab) -> None:
         lab.script[name] = [DOWN] * 6
         await lab.queue(name)
     await lab.queue("throttled")
-    lab.script["throttled"] = [Later(DubThrottled(60))]
+    lab.script["throttled"] = [RetryLater(DubThrottled(60))]
     for _ in range(5):
         await lab.pass_by(11)
     lab.attempts.clear()
@@ -413,9 +416,9 @@ async def test_dub_coming_back_wakes_what_failed(lab: Lab) -> None:
 async def test_nothing_is_tried_while_dub_is_held_back(lab: Lab) -> None:
     """Behind an open breaker a new lead is queued at once and no attempt is counted; other kinds go on."""
     lab.held["lead"] = 60
-    verdict = await lab.submit("a")
-    assert isinstance(verdict, Later)
-    assert isinstance(verdict.error, DubHeldBack)
+    result = await lab.submit("a")
+    assert isinstance(result, RetryLater)
+    assert isinstance(result.error, CircuitOpen)
     await lab.queue("b")
     assert await lab.submit("sale", kind="sale") == Delivered(b"{}")
     await lab.pass_by(20)
@@ -428,8 +431,8 @@ async def test_nothing_is_tried_while_dub_is_held_back(lab: Lab) -> None:
 
 async def test_what_is_held_back_is_anybodys(lab: Lab) -> None:
     """What cannot leave, at once or when its turn comes, is left for any replica to take, and no attempt."""
-    lab.script["a"] = [Later(DubHeldBack("circuit breaker open"))]
-    lab.script["b"] = [Later(DubCrowded("no place"))]
+    lab.script["a"] = [RetryLater(CircuitOpen("circuit breaker open"))]
+    lab.script["b"] = [RetryLater(BulkheadFull("no place"))]
     for name in "ab":
         await lab.submit(name)
     lab.held["lead"] = 60
@@ -442,58 +445,58 @@ async def test_what_is_held_back_is_anybodys(lab: Lab) -> None:
 
 async def test_a_lead_that_its_caller_takes_back_is_gone(lab: Lab) -> None:
     """Refused, or held back, with a caller who wants to hear of it: it is told, and nothing is queued."""
-    lab.script["a"] = [Later(REFUSED, 2.0)]
-    verdict = await lab.outbox.submit(lab.entry("a"), wait_s=SOON_S, drops=always)
-    assert verdict == Later(REFUSED, 2.0)
+    lab.script["a"] = [RetryLater(REFUSED, 2.0)]
+    result = await lab.outbox.submit(lab.entry("a"), wait_s=SOON_S, drops=always)
+    assert result == RetryLater(REFUSED, 2.0)
     lab.held["lead"] = 60
     held = await lab.outbox.submit(lab.entry("b"), wait_s=SOON_S, drops=always)
-    assert isinstance(held, Later)
+    assert isinstance(held, RetryLater)
     await lab.settled()
     assert await lab.depths("queued", "delivered", "dead") == {}
 
 
 async def test_a_lead_behind_another_can_be_taken_back_too(lab: Lab) -> None:
     """Having waited for its turn changes nothing: told of an error, it is not queued behind its back."""
-    lab.gate = asyncio.Event()
-    lab.script["a2"] = [Dead("refused", REFUSED)]
+    lab.rate_limiter = asyncio.Event()
+    lab.script["a2"] = [DeadLetter("refused", REFUSED)]
     first = asyncio.create_task(lab.submit("a1", "anna"))
     await until(lambda: lab.attempts)
     second = asyncio.create_task(
         lab.outbox.submit(lab.entry("a2", "anna"), wait_s=SOON_S, drops=always),
     )
     await asyncio.sleep(0.02)
-    lab.gate.set()
+    lab.rate_limiter.set()
     assert await first == Delivered(b"{}")
-    assert await second == Dead("refused", REFUSED)
+    assert await second == DeadLetter("refused", REFUSED)
     await lab.settled()
     assert await lab.state("a2") is None
 
 
-@pytest.mark.parametrize("verdict", [Later(REFUSED, 2.0), Dead("refused", REFUSED), DOWN])
-async def test_what_was_answered_as_queued_is_never_dropped(lab: Lab, verdict: Verdict) -> None:
+@pytest.mark.parametrize("result", [RetryLater(REFUSED, 2.0), DeadLetter("refused", REFUSED), DOWN])
+async def test_what_was_answered_as_queued_is_never_dropped(lab: Lab, result: DeliveryResult) -> None:
     """An error that comes after its caller was told "queued" leaves the entry where an operator sees it."""
-    lab.gate = asyncio.Event()
-    lab.script["a"] = [verdict]
+    lab.rate_limiter = asyncio.Event()
+    lab.script["a"] = [result]
     assert await lab.outbox.submit(lab.entry("a"), wait_s=0.02, drops=always) is None
-    lab.gate.set()
+    lab.rate_limiter.set()
     await lab.settled()
-    assert await lab.state("a") == ("dead" if isinstance(verdict, Dead) else "queued")
+    assert await lab.state("a") == ("dead" if isinstance(result, DeadLetter) else "queued")
 
 
 async def test_an_abandoned_entry_is_given_up(lab: Lab) -> None:
     """Its attempt ends, and it is gone."""
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     await lab.outbox.abandon("a")
     assert lab.under_way.total() == 0
-    lab.gate.set()
+    lab.rate_limiter.set()
     await lab.pass_by(60)
     assert (lab.attempts, await lab.state("a")) == (["a"], None)
 
 
 async def test_what_dub_refuses_is_a_dead_letter(lab: Lab, logs: LogLines) -> None:
     """With its reason, in the log too; it is tried no more until an operator says so."""
-    lab.script["a"] = [Dead("Dub refused it: 404 not_found", REFUSED)]
+    lab.script["a"] = [DeadLetter("Dub refused it: 404 not_found", REFUSED)]
     await lab.submit("a", payload=b"kept")
     await lab.pass_by(DAY_S)
     assert lab.attempts == ["a"]
@@ -517,8 +520,8 @@ async def test_what_is_too_old_is_a_dead_letter(lab: Lab, logs: LogLines) -> Non
     lab.held = {"lead": 60, "open": 60}
     await lab.submit("delivered", kind="sale")
     await lab.submit("a")
-    lab.outbox.owe(owed("open"))
-    await lab.store.add(lab.entry("b", waits_for="open"), leased=False)
+    lab.outbox.enqueue_open(owed("open"))
+    await lab.store.add(lab.entry("b", depends_on_open="open"), leased=False)
     await lab.pass_by(6 * DAY_S - 1)
     assert await lab.state("a") == "queued"
     await lab.pass_by(61)
@@ -539,11 +542,11 @@ async def test_attempts_are_bounded(lab: Lab) -> None:
     """A thousand queued entries go a few at a time, and all of them go."""
     lab.held["lead"] = 60
     await lab.queue(*(f"{number}" for number in range(300)))
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     lab.held.clear()
     lab.look()
     await until(lambda: len(lab.attempts) == POLICY.in_flight_max)
-    lab.gate.set()
+    lab.rate_limiter.set()
     await until(lambda: len(lab.attempts) == 300)
     assert lab.most_at_once == POLICY.in_flight_max
     assert len(set(lab.attempts)) == 300
@@ -551,20 +554,20 @@ async def test_attempts_are_bounded(lab: Lab) -> None:
 
 async def test_leads_of_the_moment_do_not_starve_what_is_queued(lab: Lab) -> None:
     """While more leads come in than are drained at a time, what is queued is sent all the same."""
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     leads = [asyncio.create_task(lab.submit(f"now {n}")) for n in range(POLICY.in_flight_max * 3)]
     await until(lambda: len(lab.attempts) == len(leads))
     await lab.queue("queued")
     lab.look()
     await until(lambda: "queued" in lab.attempts)
-    lab.gate.set()
+    lab.rate_limiter.set()
     await asyncio.gather(*leads)
 
 
 async def test_a_mistake_of_ours_loses_nothing(lab: Lab, logs: LogLines) -> None:
     """An attempt that raises is logged without its message, and made again."""
     lab.script["a"] = [RuntimeError("anna@example.com"), StoreFailed("disk")]
-    assert isinstance(await lab.submit("a"), Later)
+    assert isinstance(await lab.submit("a"), RetryLater)
     await lab.pass_by(60)
     await lab.pass_by(60)
     assert (lab.attempts, await lab.state("a")) == (["a"] * 3, "delivered")
@@ -595,13 +598,13 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(
 
 async def test_a_release_that_was_lost_is_made_up_for(lab: Lab) -> None:
     """While the database fails, only what this replica took is let go; the rest is found when it is tried."""
-    later = lab.clock.wall() + 30
-    elsewhere = lab.entry("there", waits_for="open-1", next_try=later)
+    later = lab.clock.unix_time() + 30
+    elsewhere = lab.entry("there", depends_on_open="open-1", next_try=later)
     await lab.store.add(elsewhere, leased=False)
-    await lab.submit("here", waits_for="open-2", next_try=later, wait_s=0)
+    await lab.submit("here", depends_on_open="open-2", next_try=later, wait_s=0)
     lab.database.failing = "the disk is full"
     for name in ("open-1", "open-2"):
-        lab.outbox.let_go(name)
+        lab.outbox.release_dependents(name)
     await lab.settled()
     assert lab.attempts == ["here"]
     await lab.pass_by(30)
@@ -613,7 +616,7 @@ async def test_an_entry_of_an_unlisted_secret_stays_queued(lab: Lab) -> None:
     other = lab.store_of("a lost secret")
     lab.held["lead"] = 60
     await other.add(lab.entry("a", "anna"), leased=False)
-    await lab.queue("b", lane="anna")
+    await lab.queue("b", ordering_key="anna")
     lab.held.clear()
     await lab.pass_by(1)
     await lab.pass_by(1)
@@ -623,19 +626,19 @@ async def test_an_entry_of_an_unlisted_secret_stays_queued(lab: Lab) -> None:
 
 async def test_a_stop_leaves_what_is_under_way_queued(lab: Lab) -> None:
     """Interrupted in the middle, an entry is anybody's to send at once, and then that one's alone."""
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     await lab.outbox.close()
     assert await lab.state("a") == "queued"
-    lab.gate.set()
+    lab.rate_limiter.set()
     await lab.database.write()
     another = lab.store_of("a secret")
     (taken,) = await another.take_due("lead", ["acme"], 10)
     assert taken.id == "a"
-    lab.store.give_back("a", lab.clock.wall())  # not its own any more: nothing changes
+    lab.store.give_back("a", lab.clock.unix_time())  # not its own any more: nothing changes
     await lab.database.write()
     assert await lab.store_of("a secret").take_due("lead", ["acme"], 10) == []
-    another.give_back("a", lab.clock.wall())
+    another.give_back("a", lab.clock.unix_time())
     await lab.restart()
     await lab.settled()
     assert (lab.attempts, await lab.state("a")) == (["a", "a"], "delivered")
@@ -648,10 +651,10 @@ async def test_whatever_happens_everything_arrives_in_order(lab: Lab, seed: int)
     """
     random = Random(seed)
     lab.jitter = 0.7
-    names = [f"{lane}{number:02}" for number in range(8) for lane in "abcd"]
+    names = [f"{ordering_key}{number:02}" for number in range(8) for ordering_key in "abcd"]
     for name in names:
         lab.script[name] = random.choices(
-            [DOWN, Later(DubThrottled(3)), RuntimeError()], k=random.randrange(4)
+            [DOWN, RetryLater(DubThrottled(3)), RuntimeError()], k=random.randrange(4)
         )
     delivered: list[str] = []
     waits = [
@@ -674,8 +677,8 @@ async def test_whatever_happens_everything_arrives_in_order(lab: Lab, seed: int)
     last = {name: index for index, name in enumerate(lab.attempts)}
     delivered = sorted(last, key=last.__getitem__)
     assert sorted(delivered) == sorted(names)
-    for lane in "abcd":
-        own = [name for name in delivered if name[0] == lane]
+    for ordering_key in "abcd":
+        own = [name for name in delivered if name[0] == ordering_key]
         assert own == sorted(own)
 
 
@@ -696,11 +699,11 @@ async def test_what_cannot_be_noted_is_not_sent_over_and_over(
     async def full(*_: Any) -> Any:
         raise EngineUnavailable("the disk is full")
 
-    lab.gate = asyncio.Event()
+    lab.rate_limiter = asyncio.Event()
     submitted = [asyncio.create_task(lab.submit(name, wait_s=0.1)) for name in "ab"]
     await until(lambda: len(lab.attempts) == 2)
     monkeypatch.setattr(lab.database._engine, "commit", full)
-    lab.gate.set()
+    lab.rate_limiter.set()
     await asyncio.gather(*submitted)
     for _ in range(20):
         lab.clock.advance(2)

@@ -12,7 +12,7 @@ from service.domain.models import BY_DEEP_LINK, Link, Open
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.migrations import MIGRATIONS
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 from service.storage.statements import Statement
 from tests.storage.conftest import MakeEngine
 
@@ -39,7 +39,9 @@ async def test_an_example_runs(query: str, make_engine: MakeEngine, request: pyt
     name = request.node.callspec.params["make_engine"]
     database = Database(make_engine(), structlog.get_logger())
     await database.open()
-    store = OpenStore(database, Cipher(["a secret"]), clock=time.monotonic, unix_time=lambda: OPEN.opened_at)
+    store = SqlOpenStore(
+        database, Cipher(["a secret"]), clock=time.monotonic, unix_time=lambda: OPEN.opened_at
+    )
     store.keep(bytes(16), OPEN, None, None)
     store.keep(bytes(16), structs.replace(OPEN, open_id="00" * 15 + "02", device="01" * 8), None, None)
     await database.close()

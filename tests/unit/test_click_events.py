@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.domain.clicks import Fault, UnreadEvent
 from service.domain.device_traits import Traits
-from service.domain.errors import DubGarbled
+from service.domain.errors import InvalidDubResponse
 from service.domain.match_rules import Click
 from service.domain.models import Link
 from service.domain.networks import Networks
@@ -178,7 +178,7 @@ def test_the_time_of_the_click_comes_first() -> None:
 )
 def test_a_page_that_is_none(page: bytes) -> None:
     """What is no list of events is Dub's failure, not no events."""
-    with pytest.raises(DubGarbled):
+    with pytest.raises(InvalidDubResponse):
         split_page(page)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.clicks import SyncTurn, UnreadEvent
+from service.domain.clicks import SyncRound, UnreadEvent
 from service.domain.errors import (
     DubFailed,
     DubRefused,
@@ -87,14 +87,14 @@ async def test_who_waits_shares_one_sync(database: Database) -> None:
 async def test_a_fetch_that_began_before_is_not_fresh(database: Database) -> None:
     """An open that arrives during a fetch waits for another one, and finds what only that one shows."""
     world = World(database)
-    world.dub.gate = asyncio.Event()
+    world.dub.rate_limiter = asyncio.Event()
     first = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
     await until(lambda: world.dub.queries)
     world.clock.advance(1)
     world.dub.click("just now")
     second = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
     await asyncio.sleep(0)
-    world.dub.gate.set()
+    world.dub.rate_limiter.set()
     assert (await first, await second) == (SYNCED, SYNCED)
     assert await world.held() == {"just now"}
     assert len(world.dub.queries) == 3
@@ -271,10 +271,10 @@ async def test_a_budget_that_ends_ends_the_wait_alone(database: Database) -> Non
     """A caller goes when its time is up; the fetch goes on and serves the next."""
     world = World(database)
     world.dub.click("one")
-    world.dub.gate = asyncio.Event()
+    world.dub.rate_limiter = asyncio.Event()
     arrived = world.clock()
     assert await world.feed.sync(arrived, 0) == LATE
-    world.dub.gate.set()
+    world.dub.rate_limiter.set()
     assert await world.feed.sync(arrived, LONG_S) == SYNCED
     assert await world.held() == {"one"}
     assert len(world.dub.queries) == 2
@@ -474,19 +474,19 @@ async def test_a_large_page_is_taken_in_slices(database: Database) -> None:
     world = World(database)
     for number in range(PAGE_EVENTS):
         world.dub.click(f"{number}", 600, ip=f"203.0.{number // 250}.{number % 250}")
-    turn = 0
+    sync_round = 0
     read: dict[int, int] = {}  # events, by turn of the loop
 
     def counted(events: Sequence[msgspec.Raw]) -> Iterator[ClickEvent | UnreadEvent]:
         if len(events) > 1:  # not one that is looked at beforehand
-            read[turn] = read.get(turn, 0) + len(events)
+            read[sync_round] = read.get(sync_round, 0) + len(events)
         return read_events(events)
 
     with patch("service.dub.click_events.read_events", counted):
         syncing = asyncio.create_task(world.sync())
         while not syncing.done():
             await asyncio.sleep(0)
-            turn += 1
+            sync_round += 1
     assert sum(read.values()) == PAGE_EVENTS
     assert max(read.values()) <= EVENTS_AT_A_TIME
     assert len(await world.stored()) == PAGE_EVENTS
@@ -561,7 +561,7 @@ async def test_what_cannot_be_stored_is_not_known(database: Database, logs: LogL
 async def test_a_closed_feed_is_quiet(database: Database) -> None:
     """Closing gives up what is under way."""
     world = World(database)
-    world.dub.gate = asyncio.Event()
+    world.dub.rate_limiter = asyncio.Event()
     assert await world.feed.sync(world.clock(), 0) == LATE
     await world.feed.close()
     assert world.feed._flights.under_way(b"clicks") is None
@@ -669,9 +669,9 @@ async def test_an_open_that_arrives_as_a_sync_ends_waits_for_another(database: D
     late: list[asyncio.Task[str]] = []
     asked = 0
 
-    async def finish(turn: SyncTurn) -> None:
+    async def finish(sync_round: SyncRound) -> None:
         """End a sync; what is started here comes before the sync's own callbacks."""
-        await real(turn)
+        await real(sync_round)
         if not late:
             world.clock.advance(1)
             late.append(asyncio.create_task(world.sync()))

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from service.attribution.lead_credit import may_get_click, open_to_credit
-from service.domain.evidence import STRENGTH
+from service.domain.evidence import EVIDENCE_PRIORITY
 from service.domain.models import (
     BY_CLIPBOARD,
     BY_DEEP_LINK,
@@ -28,7 +28,7 @@ def opened(name: str, match: Match = NO_MATCH, *, pending: str | None = None) ->
         click_id=f"click-{name}" if match is not NO_MATCH else None,
         match=match,
         provisional=pending is not None,
-        offered=STRENGTH[pending or match.type],
+        offered=EVIDENCE_PRIORITY[pending or match.type],
         opened_at=0,
         repeat_until=0,
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.errors import DubCrowded, DubHeldBack, DubThrottled
+from service.domain.errors import BulkheadFull, CircuitOpen, DubThrottled
 from service.dub.breaker import BreakerPolicy
 from service.dub.guard import HOLD_MAX_S, Call, Guard, Guards
 from service.telemetry import Metrics
@@ -59,9 +59,11 @@ async def asked(guard: Guard, *, answered: bool | None) -> None:
     guard.leave(await enter(guard), answered=answered)
 
 
-async def waiting(guard: Guard, patience_s: float = PATIENT_S, app: str = "acme") -> "asyncio.Task[Call]":
+async def waiting(
+    guard: Guard, queue_timeout_s: float = PATIENT_S, app: str = "acme"
+) -> "asyncio.Task[Call]":
     """Have a caller wait for a place."""
-    task = asyncio.create_task(guard.enter(app, patience_s))
+    task = asyncio.create_task(guard.enter(app, queue_timeout_s))
     await asyncio.sleep(0)
     assert not task.done()
     return task
@@ -115,7 +117,7 @@ async def test_waiting_ends_with_patience(guard: Guard) -> None:
     calls = [await enter(guard) for _ in range(PLACES)]
     hasty, patient = await waiting(guard, HASTY_S), await waiting(guard)
     began = asyncio.get_running_loop().time()
-    with pytest.raises(DubCrowded):
+    with pytest.raises(BulkheadFull):
         await hasty
     assert asyncio.get_running_loop().time() - began < HASTY_S + 0.5
     guard.leave(calls[0], answered=True)
@@ -132,7 +134,7 @@ async def test_the_newest_are_shed_at_once(guard: Guard, clock: FakeClock) -> No
     for _ in range(PLACES):
         await enter(guard)
     queue = [await waiting(guard, 0.5) for _ in range(4)]  # the fifth would wait half a second
-    with pytest.raises(DubCrowded):
+    with pytest.raises(BulkheadFull):
         async with asyncio.timeout(0.2):
             await guard.enter("acme", 0.5)
     assert not any(task.done() for task in queue)
@@ -155,7 +157,7 @@ async def test_a_turn_whose_patience_ends_with_it_is_given_on(guard: Guard) -> N
     """A caller whose time is over in the moment in which its turn comes takes no place with it."""
     calls = [await enter(guard) for _ in range(PLACES)]
     hasty = await waiting(guard, HASTY_S)
-    with pytest.raises(DubCrowded):
+    with pytest.raises(BulkheadFull):
         await hasty
     for call in calls:
         guard.leave(call, answered=True)
@@ -174,9 +176,9 @@ async def test_an_open_breaker_refuses_who_waits(guard: Guard) -> None:
         guard.leave(call, answered=False)
         guard._count(Call(0, probe=False), answered=False)
     outcomes = await asyncio.wait_for(asyncio.gather(*queue, return_exceptions=True), 1)
-    assert {type(outcome) for outcome in outcomes} <= {Call, DubHeldBack}
+    assert {type(outcome) for outcome in outcomes} <= {Call, CircuitOpen}
     entered = [outcome for outcome in outcomes if isinstance(outcome, Call)]
-    assert sum(isinstance(outcome, DubHeldBack) for outcome in outcomes) >= 20 - PLACES
+    assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) >= 20 - PLACES
     for call in entered:
         guard.leave(call, answered=False)
     assert guard.in_flight == 0
@@ -190,7 +192,7 @@ async def test_one_probe_of_a_thousand_callers(guard: Guard, clock: FakeClock, b
         *(guard.enter("acme", PATIENT_S) for _ in range(1000)), return_exceptions=True
     )
     (probe,) = [outcome for outcome in outcomes if isinstance(outcome, Call)]
-    assert sum(isinstance(outcome, DubHeldBack) for outcome in outcomes) == 999
+    assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) == 999
     assert guard.retry_in_s("acme") > 0
     guard.leave(probe, answered=True)
     assert (guard.breaker.state, backs) == ("closed", [clock()])
@@ -227,7 +229,7 @@ async def test_a_straggler_changes_nothing(
     probe = await enter(guard)
     guard.leave(straggler, answered=answered)
     assert guard.breaker.state == "half_open"
-    with pytest.raises(DubHeldBack):
+    with pytest.raises(CircuitOpen):
         await guard.enter("acme", PATIENT_S)
     guard.leave(probe, answered=True)
     assert guard.breaker.closed
@@ -241,7 +243,7 @@ async def test_slow_calls_count_when_they_become_slow(guard: Guard, clock: FakeC
     await asked(guard, answered=True)
     assert guard.breaker.closed
     clock.advance(0.01)
-    with pytest.raises(DubHeldBack):
+    with pytest.raises(CircuitOpen):
         await guard.enter("acme", PATIENT_S)
     clock.advance(POLICY.open_s)
     probe = await enter(guard)
@@ -267,7 +269,7 @@ async def test_a_slow_probe_opens_again(guard: Guard, clock: FakeClock) -> None:
     clock.advance(POLICY.open_s)
     stalled = await enter(guard)
     clock.advance(SLOW_S)
-    with pytest.raises(DubHeldBack):
+    with pytest.raises(CircuitOpen):
         await guard.enter("acme", PATIENT_S)
     assert guard.retry_in_s("acme") == POLICY.open_s
     clock.advance(POLICY.open_s)
@@ -326,17 +328,17 @@ async def test_a_replay_gives_way_and_says_nothing(guard: Guard, clock: FakeCloc
         guard.leave(await guard.enter("acme", 0, replay=True), answered=False)
     assert guard.breaker.closed
     replay = await guard.enter("acme", 0, replay=True)
-    with pytest.raises(DubCrowded):
+    with pytest.raises(BulkheadFull):
         await guard.enter("acme", 0, replay=True)
     guard.leave(replay, answered=True)
     calls = [await enter(guard) for _ in range(PLACES)]
-    with pytest.raises(DubCrowded):
+    with pytest.raises(BulkheadFull):
         await guard.enter("acme", 0, replay=True)
     for call in calls:
         guard.leave(call, answered=True)
     await break_it(guard)
     clock.advance(POLICY.open_s)
-    with pytest.raises(DubHeldBack):
+    with pytest.raises(CircuitOpen):
         await guard.enter("acme", 0, replay=True)
     assert guard.replay_in_s("acme") > 0
     assert (await enter(guard)).probe
@@ -421,16 +423,16 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=200)
 @given(STEPS)
-def test_places_never_leak(steps: list[tuple[str, Any]]) -> None:
+def test_places_never_leak(recorder: list[tuple[str, Any]]) -> None:
     """Whatever callers do, in whatever order: calls in flight are those that entered, never more than the
     places and one probe, never two probes; and in the end every place is free again.
     """
-    asyncio.run(play(steps))
+    asyncio.run(play(recorder))
 
 
-async def play(steps: list[tuple[str, Any]]) -> None:
+async def play(recorder: list[tuple[str, Any]]) -> None:
     crowd = Crowd()
-    for action, value in steps:
+    for action, value in recorder:
         await getattr(crowd, action)(value)
         crowd.check()
     await crowd.go_home()

@@ -19,7 +19,7 @@ from service.domain.match_rules import (
     Rejection,
     Retirement,
     Rules,
-    told_by_dub,
+    from_provider,
 )
 from service.domain.models import Link
 from service.matching.matcher import Matcher
@@ -60,7 +60,7 @@ class World:
     def found(self, install: str, network: int = HOME, ago_s: int = 0, device: Traits = IOS) -> None:
         """Let an install have been found by the link itself."""
         retirement = Retirement(named(install), PROMO.id, NOW_MS - ago_s * 1000, device)
-        self.kept.activity.found(network, retirement)
+        self.kept.activity.record_install(network, retirement)
 
     async def owners(self, *clicks: str) -> dict[str, str]:
         return dict(await self.claims.owners(clicks))
@@ -130,8 +130,8 @@ async def test_crowds_are_counted_from_every_open(database: Database) -> None:
     await world.click("one")
     await world.click("two", network=OFFICE)
     for install in ("ben", "carl", "dora", "dora"):
-        world.kept.activity.saw(OFFICE, named(install), NOW_MS - 60_000)
-        world.kept.activity.saw(HOME, named("ben"), NOW_MS - 60_000)
+        world.kept.activity.record_open(OFFICE, named(install), NOW_MS - 60_000)
+        world.kept.activity.record_open(HOME, named("ben"), NOW_MS - 60_000)
     decision = await world.matcher.match(OFFICE, an_open("anna"))
     assert (decision.reason, decision.installs) == ("crowd", 4)
     assert await world.match("anna") == "one"
@@ -152,7 +152,7 @@ async def test_dubs_answer_counts_once(database: Database) -> None:
     """What Dub itself answers is a candidate, unless the window knows the click already."""
     world = World(database)
     opened = an_open("anna")
-    told = told_by_dub("dubs", PROMO, opened, Rules())
+    told = from_provider("dubs", PROMO, opened, Rules())
     assert (await world.matcher.preview(HOME, opened, told)).candidates == 1
     await world.click("dubs", 5)
     decision = await world.matcher.match(HOME, opened, told)

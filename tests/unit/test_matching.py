@@ -24,7 +24,7 @@ from service.domain.match_rules import (
     Rules,
     confidence,
     decide,
-    told_by_dub,
+    from_provider,
 )
 from service.domain.models import Link
 
@@ -324,7 +324,7 @@ def test_stronger_evidence_uses_a_click_up(retirement: Retirement, rejected: Rej
 
 def test_dubs_own_answer_is_one_more_candidate() -> None:
     """It is under the same rules: claimed, crowded or beside another link's click, it is not given."""
-    told = told_by_dub("dubs", link("other"), an_open(), Rules())
+    told = from_provider("dubs", link("other"), an_open(), Rules())
     assert decided(told).click == told
     assert decided(told, owners={"dubs": BEN}).click is None
     assert decided(told, installs=4).reason == "crowd"

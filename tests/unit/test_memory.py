@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain.models import Link, Open
-from service.storage.memory import MemoryLimits, MemoryStore
+from service.storage.cache import MemoryLimits, MemoryOpenCache
 from tests.support import FakeClock
 
 BYTES = 1_200_000
@@ -16,8 +16,8 @@ LINK = Link("link_1", "acme.link", "promo", "https://acme.com/product/1")
 
 
 @pytest.fixture
-def store(clock: FakeClock) -> MemoryStore:
-    return MemoryStore(LIMITS, clock)
+def store(clock: FakeClock) -> MemoryOpenCache:
+    return MemoryOpenCache(LIMITS, clock)
 
 
 def an_open(open_id: str = "id-1", **fields: object) -> Open:
@@ -25,7 +25,7 @@ def an_open(open_id: str = "id-1", **fields: object) -> Open:
     return Open(**{**known, **fields})  # type: ignore[arg-type]
 
 
-def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
+def test_an_open_is_found_both_ways(store: MemoryOpenCache) -> None:
     """By the key of its device and target, and by its id."""
     store.keep(b"key", an_open())
     assert store.answer(b"key") == store.opened("id-1") == an_open()
@@ -35,7 +35,7 @@ def test_an_open_is_found_both_ways(store: MemoryStore) -> None:
 
 @pytest.mark.parametrize("first", ["https://a.b", "https://a.b/" + "x" * 1100])
 @pytest.mark.parametrize("second", ["https://a.c", "https://a.c/" + "y" * 1100])
-def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, second: str) -> None:
+def test_the_newest_open_is_the_one_that_counts(store: MemoryOpenCache, first: str, second: str) -> None:
     """Whatever the lengths of their URLs, a later open replaces an earlier one, both ways."""
     store.keep(b"key", an_open(url=first, provisional=True))
     store.keep(b"key", an_open(url=second))
@@ -44,7 +44,7 @@ def test_the_newest_open_is_the_one_that_counts(store: MemoryStore, first: str, 
         assert (found.destination, found.pending) == (second, False)
 
 
-def test_opens_are_bounded_by_bytes(store: MemoryStore) -> None:
+def test_opens_are_bounded_by_bytes(store: MemoryOpenCache) -> None:
     """What was used longest ago is forgotten; what is used stays."""
     for number in range(BYTES // 900):
         store.keep(b"%d" % number, an_open(f"id-{number}"))
@@ -54,7 +54,7 @@ def test_opens_are_bounded_by_bytes(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("chars", [0, 900, 30_000])
-def test_the_largest_inputs_stay_within_the_budget(store: MemoryStore, chars: int) -> None:
+def test_the_largest_inputs_stay_within_the_budget(store: MemoryOpenCache, chars: int) -> None:
     """Links, queries and keys of any length: what is kept is counted with its characters."""
     for number in range(5000):
         url = f"https://acme.com/{number}"
@@ -66,7 +66,7 @@ def test_the_largest_inputs_stay_within_the_budget(store: MemoryStore, chars: in
     assert held <= BYTES * 0.1
 
 
-def test_long_opens_push_out_no_usual_one(store: MemoryStore) -> None:
+def test_long_opens_push_out_no_usual_one(store: MemoryOpenCache) -> None:
     """Opens with long URLs have a tenth of the bytes, and share no place with others."""
     store.keep(b"usual", an_open("usual"))
     for number in range(50):
@@ -76,7 +76,7 @@ def test_long_opens_push_out_no_usual_one(store: MemoryStore) -> None:
 
 
 def test_an_open_is_forgotten_by_its_id_an_hour_after_its_last_answer(
-    store: MemoryStore, clock: FakeClock
+    store: MemoryOpenCache, clock: FakeClock
 ) -> None:
     """Ids do not live for ever."""
     store.keep(b"key", an_open(repeat_until=clock() + 10))
@@ -86,7 +86,7 @@ def test_an_open_is_forgotten_by_its_id_an_hour_after_its_last_answer(
     assert store.opened("id-1") is None
 
 
-def test_links_are_remembered_for_their_time_and_apart(store: MemoryStore, clock: FakeClock) -> None:
+def test_links_are_remembered_for_their_time_and_apart(store: MemoryOpenCache, clock: FakeClock) -> None:
     """By domain and key, case kept; a fresh description starts the time anew; bytes bound them."""
     store.keep_link("acme.link", "promo", LINK)
     assert store.link("acme.link", "Promo") is None
@@ -104,7 +104,7 @@ def test_links_are_remembered_for_their_time_and_apart(store: MemoryStore, clock
     assert store.link("acme.link", "399") is not None
 
 
-def test_one_object_for_all_opens_of_a_link(store: MemoryStore) -> None:
+def test_one_object_for_all_opens_of_a_link(store: MemoryOpenCache) -> None:
     """Dub describes a link anew with each open; it is kept once, unless it changed."""
     first = store.keep_link("acme.link", "promo", LINK)
     same = msgspec.structs.replace(LINK)
@@ -113,7 +113,7 @@ def test_one_object_for_all_opens_of_a_link(store: MemoryStore) -> None:
     assert store.keep_link("acme.link", "promo", moved) is moved
 
 
-def test_an_unknown_link_is_unknown_for_its_time(store: MemoryStore, clock: FakeClock) -> None:
+def test_an_unknown_link_is_unknown_for_its_time(store: MemoryOpenCache, clock: FakeClock) -> None:
     """Dub's 404 stands for a minute, on its own domain, and takes what was remembered of the link along."""
     store.keep_link("acme.link", "promo", LINK)
     clock.advance(1)
@@ -125,7 +125,7 @@ def test_an_unknown_link_is_unknown_for_its_time(store: MemoryStore, clock: Fake
     assert store.unknown_for_s("acme.link", "promo") == 0
 
 
-def test_a_link_that_is_described_is_not_unknown(store: MemoryStore, clock: FakeClock) -> None:
+def test_a_link_that_is_described_is_not_unknown(store: MemoryOpenCache, clock: FakeClock) -> None:
     """A 200 ends a 404; a 404 that was asked for before the last 200 says nothing."""
     store.keep_unknown("acme.link", "promo", asked=clock())
     store.keep_link("acme.link", "promo", LINK)
@@ -136,7 +136,7 @@ def test_a_link_that_is_described_is_not_unknown(store: MemoryStore, clock: Fake
 
 
 def test_unknown_links_are_bounded(
-    store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    store: MemoryOpenCache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many wrong links are asked for, only so many are remembered, and long ones as hashes."""
     monkeypatch.setattr(store, "_unknown", LRUCache(3))
@@ -146,7 +146,7 @@ def test_unknown_links_are_bounded(
     assert store.unknown_for_s("acme.link", "3" + "x" * 30_000) == 60
 
 
-def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: MemoryStore) -> None:
+def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: MemoryOpenCache) -> None:
     """A first launch is kept under several keys; another's answer under one of them hides nothing."""
     for key in (b"link-a", b"first", b"domain"):
         store.keep(key, an_open("a"))
@@ -163,11 +163,11 @@ def test_an_open_with_several_keys_is_found_by_its_id_while_one_is_left(store: M
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 9), st.booleans()), max_size=80))
-def test_keys_and_ids_say_the_same(steps: list[tuple[int, int, bool]]) -> None:
+def test_keys_and_ids_say_the_same(recorder: list[tuple[int, int, bool]]) -> None:
     """Whatever is kept, forgotten and pushed out: an id is found as long as a key has its open."""
     limits = msgspec.structs.replace(LIMITS, bytes_max=9200)
-    opens = MemoryStore(limits, FakeClock())._usual
-    for key, name, is_kept in steps:
+    opens = MemoryOpenCache(limits, FakeClock())._usual
+    for key, name, is_kept in recorder:
         if is_kept:
             opens[b"%d" % key] = an_open(f"{name}")
         else:

@@ -19,7 +19,7 @@ from service.api.http import lenient_body, strict_body
 from service.api.wire import OpenRequest
 from service.domain.clicks import UnreadEvent
 from service.domain.device_identity import TrustedProxies
-from service.domain.errors import DubGarbled, ForeignDomain, InvalidField, MalformedBody
+from service.domain.errors import ForeignDomain, InvalidDubResponse, InvalidField, MalformedBody
 from service.domain.routing import parse_version, shape_of_version
 from service.dub.click_events import ClickEvent, read_events, split_page
 from service.dub.client import RETRY_AFTER_MAX_S, retry_after_s
@@ -100,7 +100,7 @@ def test_the_body_of_a_conversion_is_read_or_refused(model: type[msgspec.Struct]
 @fuzzed
 @given(bodies)
 def test_an_answer_of_dubs_is_read_or_refused(body: bytes) -> None:
-    """Whatever Dub answers is decoded, or raises what the client turns into ``DubGarbled``."""
+    """Whatever Dub answers is decoded, or raises what the client turns into ``InvalidDubResponse``."""
     for decode in (decode_opened, decode_error, check_lead, check_sale):
         try:
             decode(body)
@@ -111,10 +111,10 @@ def test_an_answer_of_dubs_is_read_or_refused(body: bytes) -> None:
 @fuzzed
 @given(bodies | st.lists(bodies, max_size=4).map(lambda events: b"[" + b",".join(events) + b"]"))
 def test_a_page_of_events_is_read_event_by_event(page: bytes) -> None:
-    """A page is a list or ``DubGarbled``; each of its events is read, or named as unread."""
+    """A page is a list or ``InvalidDubResponse``; each of its events is read, or named as unread."""
     try:
         events = split_page(page)
-    except DubGarbled:
+    except InvalidDubResponse:
         return
     read = list(read_events(events))
     assert len(read) == len(events)

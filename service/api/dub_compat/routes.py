@@ -20,9 +20,9 @@ from service.api.dub_compat.event_filters import events_query
 from service.api.http import JSONReply, LeanRequest, strict_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
-from service.attribution.conversion_delivery import Conversions
+from service.attribution.conversion_delivery import ConversionDelivery
 from service.attribution.resolver import Resolver
-from service.domain.errors import DubUnavailable, LinkUnknown, UnknownLink
+from service.domain.errors import CompatLinkNotFound, DubLinkNotFound, DubUnavailable
 from service.domain.models import Link, OpenReport
 from service.domain.ports import EventPage, EventPages
 
@@ -33,7 +33,7 @@ _NO_TRACK_HEADER = _NO_TRACK.encode()
 def dub_routes(
     callers: Callers,
     resolver: Resolver,
-    conversions: Conversions,
+    conversions: ConversionDelivery,
     feed: EventPages,
     budget_ms: int,
 ) -> list[HTTPRouteHandler]:
@@ -74,7 +74,9 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
     return [track_open]
 
 
-def _conversion_routes(callers: Callers, conversions: Conversions, budget_ms: int) -> list[HTTPRouteHandler]:
+def _conversion_routes(
+    callers: Callers, conversions: ConversionDelivery, budget_ms: int
+) -> list[HTTPRouteHandler]:
     budget_s = budget_ms / 1000
 
     def conversion(
@@ -148,7 +150,7 @@ def _events_routes(callers: Callers, feed: EventPages) -> list[HTTPRouteHandler]
 
 def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, pending: bool) -> JSONReply:
     if link is None and click_id is None and deep_link is not None and not pending:
-        raise UnknownLink(f"Deep link not found: {deep_link}")
+        raise CompatLinkNotFound(f"Deep link not found: {deep_link}")
     return JSONReply(TrackOpenReply(click_id, link))
 
 
@@ -156,8 +158,8 @@ async def _looked_up(resolver: Resolver, report: OpenReport) -> JSONReply:
     """Answer with the link alone; while nobody can say what it is, with nothing."""
     try:
         found = await resolver.look_up(report) if report.deep_link else None
-    except LinkUnknown:
-        raise UnknownLink(f"Deep link not found: {report.deep_link}") from None
+    except DubLinkNotFound:
+        raise CompatLinkNotFound(f"Deep link not found: {report.deep_link}") from None
     except DubUnavailable:
         found = None
     return JSONReply(TrackOpenReply(None, found))

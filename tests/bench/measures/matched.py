@@ -140,7 +140,7 @@ def _on_postgres(lab: Lab) -> Row:
 
 def _sync(lab: Lab, service: Server) -> None:
     """Let the service read all clicks, as it does when somebody opens an app without a link."""
-    fetch("POST", f"{service.url}/v1/opens", sample.first_launch(sample.INSTALL), sample.HEADERS)
+    fetch("POST", f"{service.url}/v1/opens", sample.ip_matching(sample.INSTALL), sample.HEADERS)
     took_s = wait_until(
         lambda: number(service, "SELECT count(*) FROM clicks") == CLICKS,
         within_s=_SYNCED_WITHIN_S,

@@ -23,7 +23,7 @@ from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
 from service.storage.network_activity import NetworkActivity
-from service.storage.opens import OpenStore
+from service.storage.opens import SqlOpenStore
 from tests.bench.simulation.city import RELAY_LISTED, Clicked, Days, Opened
 
 WINDOW_S = 3600
@@ -64,7 +64,7 @@ class _Service:
         self.now = 0.0  # seconds of the city
         self._networks = networks()
         self._clicks = ClickStore(database, cipher, "acme", "all")
-        self._opens = OpenStore(database, cipher, clock=self._unix_time, unix_time=self._unix_time)
+        self._opens = SqlOpenStore(database, cipher, clock=self._unix_time, unix_time=self._unix_time)
         self._ids = count()
         self._activity = NetworkActivity(database, self._clicks, "acme", rules)
         claims = ClaimStore(database, self._unix_time)
@@ -88,10 +88,10 @@ class _Service:
         link = _link(opened.link or 0) if opened.stronger else None
         decision = None
         if network.key is not None:
-            self._activity.saw(network.key, asked.install, asked.at_ms)
+            self._activity.record_open(network.key, asked.install, asked.at_ms)
             if link is not None and asked.device.system:
                 retirement = Retirement(asked.install, link.id, asked.at_ms, asked.device)
-                self._activity.found(network.key, retirement)
+                self._activity.record_install(network.key, retirement)
             elif opened.first and link is None:
                 decision = await self._matcher.match(network.key, asked)
         elif opened.first and link is None:

@@ -47,7 +47,7 @@ class Known(Struct, frozen=True, gc=False):
     link: Link
 
 
-class MemoryStore:
+class MemoryOpenCache:
     """Fills ``resolve.ports.Memory``. ``clock`` counts seconds and never goes back."""
 
     def __init__(
