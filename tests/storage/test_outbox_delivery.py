@@ -30,6 +30,7 @@ from service.domain.outbox_entries import (
     State,
     Summary,
 )
+from service.outbox.drain import _PAGES
 from service.outbox.policy import OutboxPolicy
 from service.outbox.worker import OutboxWorker
 from service.storage.database import Database
@@ -642,6 +643,26 @@ async def test_a_stop_leaves_what_is_under_way_queued(lab: Lab) -> None:
     await lab.restart()
     await lab.settled()
     assert (lab.attempts, await lab.state("a")) == (["a", "a"], "delivered")
+
+
+async def test_the_next_entries_are_taken_while_others_are_sent(lab: Lab) -> None:
+    """No page waits for the database. What was taken ahead is given back at a stop."""
+    lab.held["lead"] = 60
+    names = [f"{number:03}" for number in range(300)]
+    await lab.queue(*names)
+    lab.rate_limiter = asyncio.Event()
+    lab.held.clear()
+    lab.look()
+    ahead = lab.outbox._drains["lead"].waiting
+    two_pages = 2 * _PAGES * POLICY.in_flight_max
+    await until(lambda: len(ahead) == two_pages - POLICY.in_flight_max)
+    another = lab.store_of("a secret")
+    rest = await another.take_due("lead", ["acme"], 1000, written=True)
+    assert len(rest) == len(names) - two_pages
+    assert len(lab.attempts) == POLICY.in_flight_max
+    await lab.outbox.close()
+    given_back = await another.take_due("lead", ["acme"], 1000, written=True)
+    assert sorted(each.id for each in (*rest, *given_back)) == names
 
 
 @pytest.mark.parametrize("seed", range(10))
