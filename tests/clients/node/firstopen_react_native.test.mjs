@@ -1,7 +1,7 @@
 // The package clients/react-native with its phones for bare apps and for Expo, whose native modules are stubbed.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
-import { beforeEach, test } from 'node:test';
+import { afterEach, beforeEach, test } from 'node:test';
 
 import { phone as bare } from '../../../clients/react-native/build/bare.js';
 import { phone as expo } from '../../../clients/react-native/build/expo.js';
@@ -10,11 +10,13 @@ import { DOMAIN, PUBLISHABLE_KEY, SERVICE, link, newClick, onABadDay } from './s
 import { newPhone, phone } from './stubs/phone.mjs';
 
 const errors = [];
+const apps = [];
 beforeEach(() => (errors.length = 0));
+afterEach(() => apps.forEach((app) => app.movedOn())); // an open with no match stays pending for some 30 s
 
 /** Start the app on the phone in hand. */
-const newApp = (adapter = bare, changes = {}) =>
-  new Firstopen({
+function newApp(adapter = bare, changes = {}) {
+  const app = new Firstopen({
     baseUrl: SERVICE,
     publishableKey: PUBLISHABLE_KEY,
     domains: [DOMAIN],
@@ -24,6 +26,9 @@ const newApp = (adapter = bare, changes = {}) =>
     onError: (error) => errors.push(String(error)),
     ...changes,
   });
+  apps.push(app);
+  return app;
+}
 
 for (const [name, adapter] of [['bare', bare], ['expo', expo]]) {
   test(`${name}: a link lands on its screen, with a click that is this install's`, async () => {
@@ -115,7 +120,7 @@ test('a lead is credited to the install\'s click; the same lead again is the sam
   newPhone('ios');
   const app = newApp();
   const { clickId } = await app.start(link('fb-promo'));
-  const lead = { eventName: 'Sign up', customerExternalId: 'pkg-anna' };
+  const lead = { eventName: 'Sign up', customerExternalId: `user of ${clickId}` };
   const first = await app.lead(lead);
   assert.deepEqual([first.status, first.click.id], ['delivered', clickId]);
   assert.equal((await app.lead(lead)).leadId, first.leadId);
