@@ -1,7 +1,7 @@
-"""Deadlines for many at a time: one timer a tick, however many calls it ends.
+"""Deadlines that share timers: one event loop timer per tick, for any number of deadlines.
 
-A miss sets two deadlines and nearly always keeps both. ``asyncio.timeout`` and ``call_later`` cost a
-fifteenth of the whole open; a place in a dictionary costs next to nothing.
+A cache miss sets two deadlines and cancels both in nearly every case. ``asyncio.timeout`` and ``call_later``
+would take a fifteenth of the CPU time of an open; an entry in a dictionary takes almost none.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ Wake = Callable[[], None]
 
 
 class Deadlines:
-    """Calls what was not taken back in time, up to a tick early. For one event loop."""
+    """Call a function when its deadline passes, up to one tick early. For one event loop."""
 
     def __init__(self) -> None:
         self._due: dict[int, dict[int, Wake]] = {}
         self._number = 0
 
     def add(self, timeout_s: float, wake: Wake) -> tuple[int, int]:
-        """Have ``wake`` called after ``timeout_s`` seconds, unless it is taken back; return its ticket."""
+        """Call ``wake`` after ``timeout_s`` seconds; return a ticket that cancels the deadline."""
         loop = asyncio.get_running_loop()
         tick = int((loop.time() + timeout_s) / TICK_S)
         waiting = self._due.get(tick)
@@ -31,8 +31,8 @@ class Deadlines:
         waiting[self._number] = wake
         return tick, self._number
 
-    def take_back(self, ticket: tuple[int, int]) -> None:
-        """Forget a deadline that was kept."""
+    def cancel(self, ticket: tuple[int, int]) -> None:
+        """Cancel a deadline; do nothing if it has passed."""
         waiting = self._due.get(ticket[0])
         if waiting is not None:
             waiting.pop(ticket[1], None)

@@ -1,6 +1,6 @@
-"""Single flight: one task per key, owned by no request.
+"""Single flight: one task per key, shared by all requests for that key.
 
-A caller that gives up or disconnects cancels nothing: the task goes on for the others, and settles.
+A caller that times out or disconnects does not cancel the task, which completes for the other callers.
 """
 
 import asyncio
@@ -16,15 +16,18 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Flight(Generic[T]):
-    """Work under way, and the id of the open that it settles."""
+    """A running task, and the id of the open that it answers."""
 
     open_id: str
     task: asyncio.Task[T]
     deadlines: Deadlines
-    late: bool = False  # a caller has gone without it
+    late: bool = False  # a caller was answered before the task completed
 
     async def wait(self, timeout_s: float) -> T | None:
-        """Wait for the work; ``None`` if it is not done within ``timeout_s`` seconds (or a tick less)."""
+        """Return the task's result, or None if it is not done within ``timeout_s`` seconds.
+
+        The timeout may be one tick short (see ``Deadlines``). Raises what the task raises.
+        """
         task = self.task
         if not task.done():
             woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -34,7 +37,7 @@ class Flight(Generic[T]):
             try:
                 await woken
             finally:
-                self.deadlines.take_back(ticket)
+                self.deadlines.cancel(ticket)
                 task.remove_done_callback(wake)
         return task.result() if task.done() else None
 
@@ -45,7 +48,7 @@ def _wake(woken: asyncio.Future[None], *_: object) -> None:
 
 
 class SingleFlight(Generic[T]):
-    """What is under way, by key. What work returns, or raises, is every waiter's answer."""
+    """Run one task per key; every waiter gets the task's result or exception."""
 
     def __init__(self, spawn: Callable[[Coroutine[Any, Any, T]], asyncio.Task[T]]) -> None:
         self._spawn = spawn
@@ -53,18 +56,18 @@ class SingleFlight(Generic[T]):
         self._deadlines = Deadlines()
 
     def under_way(self, key: bytes) -> Flight[T] | None:
-        """Return the key's flight, if there is one."""
+        """Return the flight of this key, or None."""
         return self._flights.get(key)
 
     def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start the work under a key that has none under way."""
+        """Start ``work`` as the flight of this key, which must not have one already."""
         task = self._spawn(work)
         task.add_done_callback(lambda _: self._flights.pop(key, None))
         flight = self._flights[key] = Flight(open_id, task, self._deadlines)
         return flight
 
     async def close(self, grace_s: float) -> None:
-        """Let what is under way settle for up to ``grace_s`` seconds, then cancel it."""
+        """Wait up to ``grace_s`` seconds for running tasks, then cancel the rest."""
         tasks = [flight.task for flight in self._flights.values()]
         if not tasks:
             return

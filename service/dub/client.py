@@ -241,7 +241,7 @@ class _Bounded:
         return self
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        self._deadlines.take_back(self._ticket)
+        self._deadlines.cancel(self._ticket)
         if self._expired and not isinstance(exc, asyncio.CancelledError):
             self._task.uncancel()  # our cancellation became another error: it is not the caller's
         match exc:

@@ -182,7 +182,7 @@ class Guard:
                 raise
             raise BulkheadFull(f"no place within {queue_timeout_s:.1f} s") from None
         finally:
-            self._deadlines.take_back(ticket)
+            self._deadlines.cancel(ticket)
 
     def _pass_place_on(self) -> None:
         """Give a free place to the app whose turn it is.

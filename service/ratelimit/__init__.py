@@ -1,1 +1,1 @@
-"""How many requests a key, and an address, may make."""
+"""Rate limits per API key and per IP address."""

@@ -1,7 +1,7 @@
-"""Who may ask, and how often: a refusal costs nothing but itself, so that a flood is not worth sending.
+"""Rate limits per API key and per IP address, checked before any other work is done for a request.
 
-The address is counted before the key, and what an address is refused is not counted against the key: one
-phone cannot use up what an app may ask. Addresses and keys are counted under keyed hashes.
+The address is counted first. A request that its address's limit refuses is not counted against the key, so
+one phone cannot use up its app's limit. Addresses and keys are stored as keyed hashes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from service.ratelimit.windows import Cell, Window
 from service.telemetry import FastCounter
 
 _IPV6_NETWORK_BYTES = 8  # a /64 is one customer
-_WHO_BYTES = 8
+_CALLER_BYTES = 8
 
 
 class Limits:
-    """One process's limits. ``per_key`` is by app; ``secret`` keys the hashes."""
+    """The rate limits of one process. ``per_key`` maps app names to rates; ``secret`` keys the hashes."""
 
     def __init__(
         self,
@@ -38,60 +38,61 @@ class Limits:
 
     @property
     def are_set(self) -> bool:
-        """Whether anything is limited."""
+        """Return True if there is any limit."""
         return bool(self._addresses or self._keys)
 
     def name_of(self, key: bytes) -> bytes:
-        """Return what a key is counted under: the same on every replica."""
+        """Return the hash under which an API key is counted: the same on every replica."""
         return self._hash(b"k" + key)
 
     def rate_limit(self, app: str, key_name: bytes, *, by_address: bool) -> "Counted":
-        """Return what counts one request with this key."""
+        """Return the rate-limit check of one request with this key."""
         return Counted(self, app, key_name, by_address=by_address)
 
     async def failed(self, ip: str | None) -> None:
-        """Count an authentication that failed against its address; raises ``RateLimited``."""
-        await self._enter(ip, (), b"")
+        """Count a failed authentication against its address; raises ``RateLimited``."""
+        await self._count(ip, (), b"")
 
     async def check(self, app: str, key_name: bytes, ip: str | None) -> RateLimitStatus | None:
-        """Count a request, and say where it stands in the window that is over first; raises ``RateLimited``.
+        """Count a request against its key, and against its address unless ``ip`` is None.
 
-        It counts against its key, and against its address if there is one.
+        Return the status of the window with the fewest requests left; None if nothing limits the request.
+        Raises ``RateLimited``.
         """
-        return await self._enter(ip, self._keys.get(app, ()), key_name)
+        return await self._count(ip, self._keys.get(app, ()), key_name)
 
-    async def _enter(self, ip: str | None, keys: Sequence[Window], key_name: bytes) -> RateLimitStatus | None:
+    async def _count(self, ip: str | None, keys: Sequence[Window], key_name: bytes) -> RateLimitStatus | None:
         now = self._unix_time()
         cells = []
         if ip is not None and self._addresses:
-            who = self._address(ip)
-            cells = [Cell(window, who, int(now // window.period_s)) for window in self._addresses]
+            caller = self._address(ip)
+            cells = [Cell(window, caller, int(now // window.period_s)) for window in self._addresses]
         cells += [Cell(window, key_name, int(now // window.period_s)) for window in keys]
         tightest: Window | None = None
         least = 0
         for cell in cells:
             window = cell.window
-            left = window.amount - window.count(cell.who, cell.number)
+            left = window.amount - window.count(cell.caller, cell.number)
             if left < 0:
                 self._refused.add(window.by)
-                raise RateLimited(window.by, window.period_s, _standing(window, 0, now))
+                raise RateLimited(window.by, window.period_s, _status(window, 0, now))
             if tightest is None or left < least:
                 tightest, least = window, left
-        return None if tightest is None else _standing(tightest, least, now)
+        return None if tightest is None else _status(tightest, least, now)
 
     def _address(self, ip: str) -> bytes:
         return self._hash(b"a" + packed_ip(ip)[:_IPV6_NETWORK_BYTES])
 
     def _hash(self, text: bytes) -> bytes:
-        return blake2b(text, key=self._hash_key, digest_size=_WHO_BYTES).digest()
+        return blake2b(text, key=self._hash_key, digest_size=_CALLER_BYTES).digest()
 
 
-def _standing(window: Window, left: int, now: float) -> RateLimitStatus:
+def _status(window: Window, left: int, now: float) -> RateLimitStatus:
     return RateLimitStatus(window.amount, left, window.period_s - now % window.period_s)
 
 
 class Counted:
-    """One request's ``RateLimitCheck``."""
+    """The ``RateLimitCheck`` of one request."""
 
     __slots__ = ("_app", "_by_address", "_key_name", "_limits", "rate_limit_status")
 

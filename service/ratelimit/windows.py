@@ -1,8 +1,8 @@
-"""Counting in process: fixed windows, as the strategy of that name in ``limits``, without its storage.
+"""Fixed-window counters in memory, like the fixed-window strategy of the ``limits`` package.
 
-That one starts a thread every 10 ms which walks all that is held: with a million addresses it stops the
-process for a tenth of a second at a time, and they take 300 MB. Here a window that is over is dropped as a
-whole, at the next request, and what is held has a bound.
+The in-memory storage of ``limits`` starts a thread every 10 ms that walks all entries: with a million
+addresses it blocks the process for 100 ms at a time and takes 300 MB. Here the first request of a new window
+drops all counts of the previous one, and the number of counters is bounded.
 """
 
 from msgspec import Struct
@@ -14,9 +14,10 @@ GENERATION_MAX = 50_000  # callers; 9 MB with the generation before it
 
 
 class Window:
-    """Counts callers within one length of time; every window begins at a multiple of it, on every replica.
+    """Count requests per caller in a period; periods begin at multiples of ``period_s`` of Unix time.
 
-    Beyond its bound it forgets who was not seen for longest, which a caller who asks again and again is not.
+    All replicas therefore use the same periods. At ``generation_max`` callers, the callers that have made no
+    request for the longest time are dropped; a caller that keeps sending requests keeps its count.
     """
 
     __slots__ = ("_generation_max", "_number", "_old", "_young", "amount", "by", "period_s")
@@ -33,24 +34,24 @@ class Window:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def count(self, who: bytes, number: int) -> int:
-        """Count a request in the window of this number, and return how many there are."""
+    def count(self, caller: bytes, number: int) -> int:
+        """Count a request in period ``number``; return the caller's requests in it so far."""
         if number != self._number:
             self._number, self._young, self._old = number, {}, {}
         young = self._young
-        count = young.get(who)
+        count = young.get(caller)
         if count is None:
-            count = self._old.get(who, 0)
+            count = self._old.get(caller, 0)
             if len(young) >= self._generation_max:
                 self._old, self._young = young, {}
                 young = self._young
-        young[who] = count = count + 1
+        young[caller] = count = count + 1
         return count
 
 
 class Cell(Struct, frozen=True, gc=False):
-    """One caller's count in one window."""
+    """The counter of one caller in one period of a window."""
 
     window: Window
-    who: bytes
+    caller: bytes
     number: int

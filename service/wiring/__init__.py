@@ -1,1 +1,1 @@
-"""Builds the parts from the settings."""
+"""Build the service's components from the settings."""

@@ -1,4 +1,4 @@
-"""What carries calls to Dub, and what traces them."""
+"""Build the HTTP transport for calls to Dub, and the tracing of requests."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def dub_transport(base_url: str) -> AiohttpTransport:
-    """Build what carries calls to Dub; raises ``SettingsError`` if its proxy or certificates are wrong."""
+    """Build the HTTP transport to Dub; raises ``SettingsError`` for an invalid proxy or certificate file."""
     try:
         return AiohttpTransport(base_url)
     except (ValueError, OSError) as exc:
@@ -18,12 +18,15 @@ def dub_transport(base_url: str) -> AiohttpTransport:
 
 
 def request_tracing() -> "Tracing":
-    """Build what makes traces; raises ``SettingsError`` where the extra or a variable is wrong."""
+    """Build OpenTelemetry tracing from OTEL_* variables.
+
+    Raises ``SettingsError`` if the ``otel`` extra is not installed or a variable is invalid.
+    """
     try:
-        from service.telemetry.tracing import tracing_of_environment  # an extra, and not always there
+        from service.telemetry.tracing import tracing_of_environment  # needs the otel extra
     except ImportError as exc:
         raise SettingsError(
-            "OTEL_*: traces take what is not installed: pip install 'firstopen[otel]', or unset them"
+            "OTEL_*: tracing needs an extra that is missing: pip install 'firstopen[otel]', or unset them"
         ) from exc
     try:
         return tracing_of_environment()

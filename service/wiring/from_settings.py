@@ -1,4 +1,4 @@
-"""From settings to what the parts take: units, policies, limits."""
+"""Convert settings to what the components take: policies, limits, and values in their units."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ DAY_S = 86_400
 
 
 def compile_app(name: str, settings: Settings) -> App:
-    """Compile one app's policy."""
+    """Build an app's routes and policies."""
     app = settings.apps[name]
     return App(
         name,
@@ -37,14 +37,14 @@ def compile_app(name: str, settings: Settings) -> App:
 
 
 def app_keys(app: App, name: str, settings: Settings) -> AppKeys:
-    """Gather an app's keys, as bytes."""
+    """Return an app's publishable and server keys, as bytes."""
     publishable = (key.encode() for key in settings.apps[name].publishable_keys)
     server = (key.encode() for key in settings.server_keys.get(name, ()))
     return AppKeys(app, tuple(publishable), tuple(server))
 
 
 def memory_limits(settings: Settings) -> MemoryLimits:
-    """Bound what one process remembers."""
+    """Return the size and lifetimes of the in-process cache."""
     cache = settings.cache
     return MemoryLimits(
         bytes_max=cache.memory_mb * 1024 * 1024,
@@ -55,7 +55,7 @@ def memory_limits(settings: Settings) -> MemoryLimits:
 
 
 def lifetimes(settings: Settings) -> Lifetimes:
-    """Say for how long answers are repeated."""
+    """Return for how long answers are repeated."""
     cache = settings.cache
     return Lifetimes(
         answer_ttl_s=cache.answer_ttl_s,
@@ -65,7 +65,7 @@ def lifetimes(settings: Settings) -> Lifetimes:
 
 
 def guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> Guards:
-    """Build what stands before each of Dub's endpoints."""
+    """Build the circuit breaker and bulkhead of each Dub endpoint."""
     dub = settings.dub
     policy = BreakerPolicy(
         window_s=dub.breaker_window_s,
@@ -84,7 +84,7 @@ def guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> 
 
 
 def outbox_policy(settings: Settings) -> OutboxPolicy:
-    """Say how hard the outbox tries."""
+    """Return the outbox's concurrency, backoff and expiry."""
     outbox = settings.outbox
     return OutboxPolicy(
         in_flight_max=outbox.in_flight_max,
@@ -96,7 +96,7 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
 
 
 def limits(settings: Settings, unix_time: Callable[[], float], metrics: Metrics) -> Limits:
-    """Build what counts requests."""
+    """Build the rate limits."""
     wanted = settings.limits
     per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
     return Limits(
@@ -109,17 +109,20 @@ def limits(settings: Settings, unix_time: Callable[[], float], metrics: Metrics)
 
 
 def clicks_ttl_s(settings: Settings) -> float:
-    """Keep clicks for as long as any app may match them."""
+    """Return for how many seconds clicks are stored: as long as any app may match them."""
     return max(app.match_window_s for app in settings.apps.values()) + CLICK_SLACK_S
 
 
 def claims_ttl_s(settings: Settings) -> float:
-    """Keep a claim for as long as its click may be matched, and a day more."""
+    """Return for how many seconds a claim is stored: one day longer than its click may be matched."""
     window_s = max(app.match_window_s for app in settings.apps.values())
     return max(settings.installs.install_ttl_days * DAY_S, window_s + DAY_S)
 
 
 def secret_kept_s(settings: Settings) -> float:
-    """Say how long anything may be kept that was written under a secret: an open, a claim, a dead letter."""
+    """Return for how many seconds data that needs a replaced secret may be stored.
+
+    The longest of the lifetimes of opens, claims and dead letters, and one day more.
+    """
     dead_letters_s = settings.outbox.expiry_days * DAY_S + DEAD_KEPT_S
     return max(settings.installs.install_ttl_days * DAY_S, claims_ttl_s(settings), dead_letters_s) + DAY_S

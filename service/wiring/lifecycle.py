@@ -1,4 +1,4 @@
-"""Open and close parts in order."""
+"""Context managers that open and close components in order."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def closing(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Close a part at the end, whatever happens."""
+    """Call ``close`` on exit, also after an exception."""
     try:
         yield
     finally:
@@ -17,7 +17,7 @@ async def closing(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
 async def opened(
     open_: Callable[[], Awaitable[None]], close: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[None]:
-    """Open a part, and close it at the end."""
+    """Call ``open_`` on entry and ``close`` on exit."""
     await open_()
     async with closing(close):
         yield

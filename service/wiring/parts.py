@@ -1,4 +1,4 @@
-"""Builds the parts of the service, in the order in which they need each other."""
+"""The composition root: builds the service's components in the order of their dependencies."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -52,7 +52,7 @@ _ENDPOINT_OF: dict[Kind, str] = {"open": "/track/open", "lead": "/track/lead", "
 
 
 class Clocks(NamedTuple):
-    """Seconds: monotonic, Unix, and waiting for some to pass."""
+    """Sources of time, in seconds: ``clock`` is monotonic, ``unix_time`` Unix time, ``sleep`` waits."""
 
     clock: Callable[[], float]
     unix_time: Callable[[], float]
@@ -60,7 +60,7 @@ class Clocks(NamedTuple):
 
 
 class Parts:
-    """The concrete parts, in the order in which they need each other."""
+    """All components of the service, built in the order of their dependencies."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Parts:
         outbox = OutboxWorker(
             self.stores.outbox,
             apps=apps,
-            held=self._held,
+            held=self._retry_in_s,
             policy=outbox_policy(self._settings),
             unix_time=self._unix_time,
             log=self._log,
@@ -153,8 +153,8 @@ class Parts:
         self.guards.tell(outbox.dub_is_back)
         return outbox
 
-    def _held(self, kind: Kind, app: str) -> float:
-        """Return for how many seconds the outbox sends nothing of this kind for this app."""
+    def _retry_in_s(self, kind: Kind, app: str) -> float:
+        """Return for how many seconds the outbox must not send entries of this kind for this app."""
         guard = self.guards[_ENDPOINT_OF[kind]]
         return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
 
@@ -249,9 +249,9 @@ class Parts:
 
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
-        """Birth order; a stop goes back up."""
+        """Start the components in the order of their dependencies; on exit, stop them in reverse order."""
         stop_s = self._settings.server.stop_ms / 1000
-        sell = self.conversions.deliver
+        deliver_conversion = self.conversions.deliver
         async with (
             closing(self._transport.aclose),
             opened(self.stores.open, self.stores.close),
@@ -259,7 +259,13 @@ class Parts:
             closing(self.ip_matching.close),
             closing(self._precedence.close),
             opened(
-                lambda: self.outbox.start({"open": self._open_replay.deliver, "lead": sell, "sale": sell}),
+                lambda: self.outbox.start(
+                    {
+                        "open": self._open_replay.deliver,
+                        "lead": deliver_conversion,
+                        "sale": deliver_conversion,
+                    }
+                ),
                 self.outbox.close,
             ),
             closing(self._delayed_matching.close),
@@ -268,7 +274,7 @@ class Parts:
             yield
 
     async def scrape(self) -> bytes:
-        """Return the metrics as Prometheus reads them, with what is only counted when asked."""
+        """Return the metrics in Prometheus format; gauges are updated first."""
         metrics, broken = self.metrics, self.guards.open_breakers()
         metrics.in_flight.set(self.resolver.in_flight)
         metrics.database_failing.set(self.stores.database.failing is not None)
@@ -284,7 +290,7 @@ class Parts:
         return generate_latest(metrics.registry)
 
     def degraded(self) -> tuple[str, ...]:
-        """Name what does not work right now."""
+        """Return what does not work at the moment, one message for each problem."""
         missing = [
             f"apps.{name}: no dub_api_key_env: no leads, sales or events"
             for name in self._settings.apps

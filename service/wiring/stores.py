@@ -1,4 +1,4 @@
-"""What this process must not forget: in SQLite in its own folder, or in a PostgreSQL that replicas share."""
+"""Build the stores over one database: SQLite in the data directory, or a PostgreSQL that replicas share."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,10 +38,10 @@ Clock = Callable[[], float]
 
 
 class Stores:
-    """Everything that is remembered, over one database.
+    """All stores, over one database, and the in-process cache.
 
-    ``clock`` is monotonic, ``unix_time`` Unix time, both in seconds. Raises ``SettingsError`` for a
-    FIRSTOPEN_DATABASE_URL that cannot be read.
+    ``clock`` is monotonic, ``unix_time`` Unix time, both in seconds. Raises ``SettingsError`` for an invalid
+    FIRSTOPEN_DATABASE_URL.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Stores:
         )
 
     async def open(self) -> None:
-        """Connect and begin; raises ``StartRefused``."""
+        """Connect to the database and start the background tasks; raises ``StartRefused``."""
         await self.database.open()
         self._reading_devices = self._background.spawn(self._read_devices(), "known_devices")
         await self.erasures.load()
@@ -93,7 +93,7 @@ class Stores:
         self._housekeeping.start()
 
     async def close(self) -> None:
-        """Write what waits, and disconnect."""
+        """Stop the background tasks, write pending rows and disconnect."""
         self._reading_devices.cancel()
         await asyncio.gather(self._reading_devices, return_exceptions=True)
         await self._housekeeping.close()
@@ -102,7 +102,7 @@ class Stores:
         await self.database.close()
 
     async def _read_devices(self) -> None:
-        """Read which devices are known, once the database can be read."""
+        """Load the known devices; retry every second while the database cannot be read."""
         while True:
             try:
                 return await self.opens.read_devices()
@@ -113,26 +113,26 @@ class Stores:
         return await self.database.read(query.sql, *query.values, timeout_s=PAGE_TIMEOUT_S)
 
     def problems(self) -> list[str]:
-        """Name what does not work."""
+        """Return what does not work, one message for each problem."""
         failing, problem = self.database.failing, self._housekeeping.problem
         return [*([f"database: {failing}: no leads"] if failing else []), *([problem] if problem else [])]
 
 
 class Prepared(NamedTuple):
-    """What was done to the database before anything is served."""
+    """What was done to the database before the service accepts requests."""
 
     migrations: list[Migration]
     imported: Imported | None
 
     def log(self, log: Log) -> None:
-        """Log it."""
+        """Log the applied migrations and the imported file."""
         log_migrations(log, self.migrations)
         if self.imported is not None:
             log.info(Event.FILE_IMPORTED, **structs.asdict(self.imported))
 
 
 async def prepare(settings: Settings, log: Log) -> Prepared:
-    """Migrate the database, check the secret and take over an earlier version's file.
+    """Migrate the database, check the secret and import the database file of an earlier version.
 
     Raises ``SettingsError``, ``StartRefused`` or ``EngineUnavailable``.
     """
@@ -154,7 +154,7 @@ async def prepare(settings: Settings, log: Log) -> Prepared:
     try:
         imported = await import_old_file(old_file, database, old_secrets, Cipher(settings.secrets))
     except StoreFailed as exc:
-        raise ImportFailed(f"{old_file} is not taken over yet ({exc}): start again") from exc
+        raise ImportFailed(f"{old_file} is not imported yet ({exc}): start again") from exc
     finally:
         await database.close()
     import_v3.keep(old_file)
@@ -162,14 +162,14 @@ async def prepare(settings: Settings, log: Log) -> Prepared:
 
 
 def secret_check(settings: Settings) -> SecretCheck:
-    """Compare FIRSTOPEN_SECRET with what the database was written under."""
+    """Build the check that FIRSTOPEN_SECRET lists the secrets that the stored data needs."""
     return SecretCheck(settings.secrets, secret_kept_s(settings))
 
 
 def engine(settings: Settings, *, exclusive: bool = True) -> Engine:
-    """Choose the database engine, and connect to nothing yet; raises ``SettingsError``.
+    """Build the database engine without connecting; raises ``SettingsError``.
 
-    ``exclusive``: a SQLite folder is this process's alone.
+    ``exclusive``: fail on connecting if another process uses the same SQLite folder.
     """
     if not settings.database_url:
         return SqliteEngine(settings.data_dir, exclusive=exclusive)

@@ -1,4 +1,4 @@
-"""Deadlines: each is called once, in time, unless it was taken back."""
+"""Deadlines: each is called once, in time, unless it is cancelled."""
 
 import asyncio
 
@@ -16,15 +16,15 @@ async def test_a_deadline_that_is_not_kept_is_called_once() -> None:
     assert called[0] + 0.001 >= 0.05 - TICK_S
 
 
-async def test_a_deadline_that_is_taken_back_is_never_called() -> None:
-    """Taking one back leaves the others of its tick; taking one back late is harmless."""
+async def test_a_deadline_that_is_cancelled_is_never_called() -> None:
+    """Cancelling one keeps the others of its tick; cancelling one that has passed does nothing."""
     deadlines = Deadlines()
     called: list[str] = []
     kept = deadlines.add(0.02, lambda: called.append("kept"))
     deadlines.add(0.02, lambda: called.append("missed"))
-    deadlines.take_back(kept)
+    deadlines.cancel(kept)
     await asyncio.sleep(0.06)
-    deadlines.take_back(kept)
+    deadlines.cancel(kept)
     assert called == ["missed"]
 
 
@@ -40,7 +40,7 @@ async def test_nothing_is_kept_of_what_is_over() -> None:
     """Ticks that are over take no memory, and kept deadlines none until then."""
     deadlines = Deadlines()
     for _ in range(1000):
-        deadlines.take_back(deadlines.add(0.02, lambda: None))
+        deadlines.cancel(deadlines.add(0.02, lambda: None))
     assert all(not waiting for waiting in deadlines._due.values())
     await asyncio.sleep(0.06)
     assert not deadlines._due
