@@ -30,15 +30,28 @@ def free_ports(count: int = 1) -> int:
             return int(first)
 
 
+_RUN = "from service.cli.main import main; main()"
+_RETRIES_SOON = (
+    f"from service.outbox import policy; policy.BACKOFF_MIN_S, policy.BACKOFF_MAX_S = 0.05, 0.2; {_RUN}"
+)
+
+
 class Process:
     """One ``firstopen`` command under way; ``lines`` are what it has printed so far."""
 
-    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path, stdout: int = subprocess.PIPE) -> None:
+    def __init__(
+        self,
+        *args: str,
+        env: Mapping[str, str],
+        cwd: Path,
+        stdout: int = subprocess.PIPE,
+        retries_soon: bool = False,
+    ) -> None:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("FIRSTOPEN_", "DUB_"))
         }
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "service", *args],
+            [sys.executable, "-c", _RETRIES_SOON if retries_soon else _RUN, *args],
             cwd=cwd,
             env={**inherited, "PYTHONWARNINGS": "error", **env},
             stdout=stdout,
@@ -94,10 +107,10 @@ class Process:
 
 @contextlib.contextmanager
 def started(
-    *args: str, env: Mapping[str, str], cwd: Path, stdout: int = subprocess.PIPE
+    *args: str, env: Mapping[str, str], cwd: Path, stdout: int = subprocess.PIPE, retries_soon: bool = False
 ) -> Iterator[Process]:
-    """Start a command, and end it whatever happens."""
-    process = Process(*args, env=env, cwd=cwd, stdout=stdout)
+    """Start a command, and end it whatever happens. ``retries_soon``: the outbox's pauses are short."""
+    process = Process(*args, env=env, cwd=cwd, stdout=stdout, retries_soon=retries_soon)
     try:
         yield process
     finally:

@@ -27,6 +27,7 @@ from service.domain.trace import MatchAttempt
 
 _MATCHED_BY = {"deep_link": BY_DEEP_LINK, "install_referrer": BY_REFERRER, "clipboard": BY_CLIPBOARD}
 _NO_CLICK = (None, None, "")
+_PENDING_TTL_S = 1.0  # of a degraded answer: a retry should get its click as soon as Dub is back
 _ADDRESS_TTL_S = 60.0  # of an answer by address to nobody in particular
 
 
@@ -38,7 +39,6 @@ class Lifetimes(Struct, frozen=True, kw_only=True):
     """How long an answer is repeated, in seconds."""
 
     answer_ttl_s: float
-    pending_ttl_s: float  # a degraded answer is asked for anew soon after
     call_s: float  # the longest that a call to Dub takes
 
 
@@ -86,7 +86,7 @@ class AnswerBuilder:
         """Answer without Dub: from what it once said of the link, else from the URL itself."""
         link = None if item is None else item.link
         known = None if link is None else self._cache.link(link.domain, link.key)
-        ttl_s = self.lifetimes.pending_ttl_s
+        ttl_s = _PENDING_TTL_S
         if item is None or link is None or known is None:
             return self.parsed(open_id, context, None if link is None else link.url, ttl_s, provisional=True)
         return self._open(
@@ -198,7 +198,7 @@ class AnswerBuilder:
         """Build the open of an install that was looked for by its address."""
         ttl_s = None
         if attempt.pending:
-            ttl_s = self.lifetimes.pending_ttl_s
+            ttl_s = _PENDING_TTL_S
         elif not context.is_install:
             ttl_s = _ADDRESS_TTL_S
         return self._open(

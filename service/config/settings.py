@@ -76,9 +76,6 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``[cache]``: what one process remembers. Ages are in seconds or days."""
 
     answer_ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600  # Dub repeats a clickId for one hour
-    pending_ttl_s: Annotated[float, Meta(ge=0, le=1)] = (
-        1  # a retry should get its click as soon as Dub is back
-    )
     memory_mb: Annotated[int, Meta(ge=16, le=65_536)] = 160  # about 1 KB an open; a pod takes 256 MB beside
     link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub is away
     unknown_link_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 60  # a link just made works a minute later
@@ -91,8 +88,6 @@ class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
     slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: slow is as bad as failed
     breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window say nothing
-    breaker_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5  # of the window's calls
-    breaker_window_s: Annotated[float, Meta(ge=1, le=600)] = 10
     breaker_open_s: Annotated[float, Meta(ge=0.1, le=600)] = 5  # then one probe
 
 
@@ -100,8 +95,6 @@ class OutboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """``[outbox]``: how what Dub has not taken yet is sent."""
 
     in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 16  # opens of the moment go first
-    backoff_min_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
-    backoff_max_s: Annotated[float, Meta(ge=0.1, le=600)] = 10
     expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub's own deduplication of leads ends after 7
 
 

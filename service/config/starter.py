@@ -57,7 +57,6 @@ screen = "category"
 # What one process remembers.
 # [cache]
 # answer_ttl_s = 3600                      # seconds for which an answer is repeated; Dub's own hour
-# pending_ttl_s = 1                        # seconds for which an answer without Dub is repeated
 # memory_mb = 160                          # memory for answers and links: some 140,000 opens
 # link_stale_days = 7                      # days for which a link is remembered, in case Dub is down
 # unknown_link_ttl_s = 60                  # seconds for which Dub's "no such link" is remembered
@@ -67,16 +66,12 @@ screen = "category"
 # in_flight_max = 100                      # calls at a time to one endpoint; more wait within their budgets
 # timeout_ms = 10000                       # of a whole call; longer than a budget: a late answer still counts
 # slow_ms = 1000                           # a call that takes longer counts as failed
-# breaker_failures = 10                    # failed calls in the window before the circuit breaker opens ...
-# breaker_ratio = 0.5                      # ... if they are at least this share of all calls
-# breaker_window_s = 10                    # seconds over which calls are counted
+# breaker_failures = 10                    # failures in 10 s, half of all calls, open the circuit breaker
 # breaker_open_s = 5                       # seconds without calls; then one call finds out if Dub is back
 
 # How opens, leads and sales are sent that Dub has not taken yet.
 # [outbox]
 # in_flight_max = 16                       # leads at a time, and as many sales
-# backoff_min_s = 0.5                      # seconds; the longest pause after a first failure, then doubled
-# backoff_max_s = 10                       # seconds; the longest pause
 # expiry_days = 6                          # days until an entry is a dead letter: see firstopen outbox
 
 # How long opens are kept, so that a later sign-up finds its click.

@@ -17,12 +17,12 @@ State = Literal["closed", "open", "half_open"]
 class BreakerPolicy(Struct, frozen=True, kw_only=True):
     """When to stop asking. Times in seconds."""
 
-    window_s: float  # over which calls are counted
     failures_min: int  # fewer say nothing
-    failure_ratio: float  # of the window's calls
     open_s: float  # then one probe
 
 
+WINDOW_S = 10.0  # over which calls are counted: some budgets long
+FAILURE_RATIO = 0.5  # of the window's calls
 _LAPSES_AFTER = 12  # times ``open_s`` without a probe: it protects live calls, and there are none
 
 
@@ -84,7 +84,7 @@ class Breaker:
             self._count(failed=True)
             calls, failures = self._calls + self._calls_before, self._failures + self._failures_before
             policy = self._policy
-            if failures >= policy.failures_min and failures >= policy.failure_ratio * calls:
+            if failures >= policy.failures_min and failures >= FAILURE_RATIO * calls:
                 self._opened_at = self._clock()
 
     def abandoned(self, *, probe: bool) -> None:
@@ -99,7 +99,7 @@ class Breaker:
 
     def _count(self, *, failed: bool) -> None:
         """Count in the running half of the window; the half before it counts too."""
-        half = int(self._clock() / (self._policy.window_s / 2))
+        half = int(self._clock() / (WINDOW_S / 2))
         if half != self._half:
             follows = half == self._half + 1
             self._calls_before, self._failures_before = (self._calls, self._failures) if follows else (0, 0)

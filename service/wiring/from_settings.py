@@ -59,7 +59,6 @@ def lifetimes(settings: Settings) -> Lifetimes:
     cache = settings.cache
     return Lifetimes(
         answer_ttl_s=cache.answer_ttl_s,
-        pending_ttl_s=cache.pending_ttl_s,
         call_s=settings.dub.timeout_ms / 1000,
     )
 
@@ -68,9 +67,7 @@ def guards(settings: Settings, clock: Callable[[], float], metrics: Metrics) -> 
     """Build the circuit breaker and bulkhead of each Dub endpoint."""
     dub = settings.dub
     policy = BreakerPolicy(
-        window_s=dub.breaker_window_s,
         failures_min=dub.breaker_failures,
-        failure_ratio=dub.breaker_ratio,
         open_s=dub.breaker_open_s,
     )
     return Guards(
@@ -89,8 +86,6 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
     return OutboxPolicy(
         in_flight_max=outbox.in_flight_max,
         replays_max=min(outbox.in_flight_max, replays_max(settings.dub.in_flight_max)),
-        backoff_min_s=outbox.backoff_min_s,
-        backoff_max_s=outbox.backoff_max_s,
         expiry_s=outbox.expiry_days * DAY_S,
     )
 

@@ -37,10 +37,6 @@ timeout_ms = 1000
 slow_ms = 500
 breaker_open_s = 0.1
 
-[outbox]
-backoff_min_s = 0.05
-backoff_max_s = 0.2
-
 [server]
 drain_ms = 0
 stop_ms = 1000
@@ -101,7 +97,9 @@ class Killable:
 
     def start(self) -> None:
         """Start it; its port takes connections a moment later."""
-        self.processes.append(self._stack.enter_context(started("serve", env=self._env, cwd=self._folder)))
+        self.processes.append(
+            self._stack.enter_context(started("serve", env=self._env, cwd=self._folder, retries_soon=True))
+        )
 
     def ready(self) -> None:
         self.processes[-1].ready(self.port)

@@ -33,9 +33,6 @@ HURRY = f"""
 timeout_ms = {TIMEOUT_MS}
 slow_ms = 1000
 breaker_open_s = 0.1
-[outbox]
-backoff_min_s = 0.05
-backoff_max_s = 0.1
 """
 AT_DUB = {"Authorization": "Bearer dub_secret_of_acme"}
 AS_SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
@@ -114,6 +111,8 @@ async def service(
     logs: LogLines,  # noqa: ARG001  the log goes there, not to the terminal
 ) -> AsyncIterator[Service]:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls[2]))
+    monkeypatch.setattr("service.outbox.policy.BACKOFF_MIN_S", 0.05)
+    monkeypatch.setattr("service.outbox.policy.BACKOFF_MAX_S", 0.1)
     scheme = "https" if fault.needs_tls else "http"
     env = {"DUB_BASE_URL": f"{scheme}://127.0.0.1:{faulty.port}", "FIRSTOPEN_BUDGET_MS": str(BUDGET_MS)}
     async with running(create_app(parse(CONFIG + HURRY, {**ENV, **env}))) as service:

@@ -37,7 +37,7 @@ class World:
         self.clock = FakeClock()
         self.sandbox: Sandbox = build(self.clock)
         transport = httpx.ASGITransport(self.sandbox.app)  # type: ignore[arg-type]  # two ASGI vocabularies
-        policy = BreakerPolicy(window_s=10, failures_min=10, failure_ratio=0.5, open_s=5)
+        policy = BreakerPolicy(failures_min=10, open_s=5)
         guards = Guards(
             ENDPOINTS,
             policy=policy,

@@ -28,9 +28,6 @@ crowd_limit = 1000
 ambiguous = "latest"
 analytics_calls_per_s = 50
 
-[outbox]
-backoff_max_s = 1
-
 [server]
 drain_ms = 0
 """
@@ -168,7 +165,7 @@ def replica(
         "ACME_DUB_API_KEY": "dub_x",
         "DUB_BASE_URL": f"http://127.0.0.1:{sandbox.port}",
     }
-    with started("serve", env={**known, **env}, cwd=folder) as process:
+    with started("serve", env={**known, **env}, cwd=folder, retries_soon=True) as process:
         process.ready(port)
         found = Replica(process, port)
         with found.http:

@@ -40,9 +40,7 @@ from service.storage.outbox import SqlOutboxStore
 from service.telemetry import Metrics, configure_logs
 from tests.support import FakeClock, LogLines, until
 
-POLICY = OutboxPolicy(
-    in_flight_max=4, replays_max=4, backoff_min_s=0.5, backoff_max_s=10, expiry_s=6 * 86_400
-)
+POLICY = OutboxPolicy(in_flight_max=4, replays_max=4, expiry_s=6 * 86_400)
 DAY_S = 86_400
 SOON_S = 5.0
 KINDS: tuple[Kind, ...] = ("open", "lead", "sale")

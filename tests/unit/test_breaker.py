@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dub.breaker import Breaker, BreakerPolicy
+from service.dub.breaker import WINDOW_S, Breaker, BreakerPolicy
 from tests.support import FakeClock
 
-POLICY = BreakerPolicy(window_s=10, failures_min=4, failure_ratio=0.5, open_s=5)
+POLICY = BreakerPolicy(failures_min=4, open_s=5)
 
 
 @pytest.fixture
@@ -147,12 +147,12 @@ def test_it_opens_for_its_reasons_and_no_other(calls: list[tuple[bool, float]]) 
         clock.advance(pause_s)
         seen.append((clock(), failed))
         (breaker.failed if failed else breaker.succeeded)(probe=False)
-        within = [each for at, each in seen if clock() - at <= POLICY.window_s]
+        within = [each for at, each in seen if clock() - at <= WINDOW_S]
         if not breaker.closed:
             assert failed
             assert sum(within) >= POLICY.failures_min
             return
-        recent = [each for at, each in seen if clock() - at <= POLICY.window_s / 2]
+        recent = [each for at, each in seen if clock() - at <= WINDOW_S / 2]
         only_failures = all(within)
         assert not (only_failures and len(recent) >= POLICY.failures_min)
 
@@ -164,8 +164,8 @@ def test_a_window_is_never_longer_than_it_says(began: int) -> None:
     clock.advance(began)
     breaker = Breaker(POLICY, clock)
     fail(breaker, 2)
-    clock.advance(POLICY.window_s * 0.7)
+    clock.advance(WINDOW_S * 0.7)
     fail(breaker, 1)
-    clock.advance(POLICY.window_s * 0.4)
+    clock.advance(WINDOW_S * 0.4)
     fail(breaker, 1)
     assert breaker.closed

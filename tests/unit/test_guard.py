@@ -14,7 +14,7 @@ from service.dub.guard import HOLD_MAX_S, Call, Guard, Guards
 from service.telemetry import Metrics
 from tests.support import FakeClock, until
 
-POLICY = BreakerPolicy(window_s=10, failures_min=4, failure_ratio=0.5, open_s=5)
+POLICY = BreakerPolicy(failures_min=4, open_s=5)
 SLOW_S = 1.0
 PLACES = 3
 PATIENT_S = 60.0

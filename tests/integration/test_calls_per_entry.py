@@ -1,4 +1,4 @@
-"""Few calls to Dub: for an entry that always fails beside others that do not, and for nobody's sales."""
+"""An entry that always fails, and a sale of an unknown customer, cost few calls to Dub."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What an install was told stays true: twenty opens, a restart, a full disk or a late page later."""
+"""An install keeps its first answer: after twenty opens, a restart, a full disk or a late page of clicks."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

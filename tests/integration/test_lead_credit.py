@@ -1,4 +1,4 @@
-"""Who is owed what: leads of opens that wait, restarts in between, and an install that is forgotten."""
+"""Which open a lead is credited to: opens that are pending, restarts in between, an erased install."""
 
 import json
 from collections.abc import AsyncIterator
