@@ -60,7 +60,7 @@ class Lab:
         self.jitter = 1.0
         self.held: dict[Kind, float] = {}
         self.script: dict[str, list[DeliveryResult | Exception]] = defaultdict(list)
-        self.rate_limiter: asyncio.Event | None = None
+        self.blocked: asyncio.Event | None = None
         self.attempts: list[str] = []
         self.under_way: Counter[str] = Counter()
         self.most_at_once = 0
@@ -113,8 +113,8 @@ class Lab:
         assert self.under_way[entry.ordering_key] == 1, "two of one ordering key at once"
         try:
             await asyncio.sleep(0)
-            if self.rate_limiter is not None:
-                await self.rate_limiter.wait()
+            if self.blocked is not None:
+                await self.blocked.wait()
         finally:
             self.under_way[entry.ordering_key] -= 1
         verdicts = self.script[entry.id]
@@ -212,8 +212,8 @@ async def lab(database: Database, clock: FakeClock, logs: LogLines) -> AsyncIter
     lab = Lab(database, clock, logs)
     await lab.start()
     yield lab
-    if lab.rate_limiter is not None:
-        lab.rate_limiter.set()
+    if lab.blocked is not None:
+        lab.blocked.set()
     await lab.outbox.close()
 
 
@@ -244,10 +244,10 @@ async def test_an_entry_is_committed_before_it_is_sent(lab: Lab, monkeypatch: py
 
 async def test_a_caller_waits_no_longer_than_it_can(lab: Lab) -> None:
     """After that the entry is sent all the same."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     assert await lab.state("a") == "queued"
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await lab.settled()
     assert (lab.attempts, await lab.state("a")) == (["a"], "delivered")
 
@@ -456,7 +456,7 @@ async def test_a_lead_that_its_caller_takes_back_is_gone(lab: Lab) -> None:
 
 async def test_a_lead_behind_another_can_be_taken_back_too(lab: Lab) -> None:
     """Having waited for its turn changes nothing: told of an error, it is not queued behind its back."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     lab.script["a2"] = [DeadLetter("refused", REFUSED)]
     first = asyncio.create_task(lab.submit("a1", "anna"))
     await until(lambda: lab.attempts)
@@ -464,7 +464,7 @@ async def test_a_lead_behind_another_can_be_taken_back_too(lab: Lab) -> None:
         lab.outbox.submit(lab.entry("a2", "anna"), wait_s=SOON_S, drops=always),
     )
     await asyncio.sleep(0.02)
-    lab.rate_limiter.set()
+    lab.blocked.set()
     assert await first == Delivered(b"{}")
     assert await second == DeadLetter("refused", REFUSED)
     await lab.settled()
@@ -474,21 +474,21 @@ async def test_a_lead_behind_another_can_be_taken_back_too(lab: Lab) -> None:
 @pytest.mark.parametrize("result", [RetryLater(REFUSED, 2.0), DeadLetter("refused", REFUSED), DOWN])
 async def test_what_was_answered_as_queued_is_never_dropped(lab: Lab, result: DeliveryResult) -> None:
     """An error that comes after its caller was told "queued" leaves the entry where an operator sees it."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     lab.script["a"] = [result]
     assert await lab.outbox.submit(lab.entry("a"), wait_s=0.02, drops=always) is None
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await lab.settled()
     assert await lab.state("a") == ("dead" if isinstance(result, DeadLetter) else "queued")
 
 
 async def test_an_abandoned_entry_is_given_up(lab: Lab) -> None:
     """Its attempt ends, and it is gone."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     await lab.outbox.abandon("a")
     assert lab.under_way.total() == 0
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await lab.pass_by(60)
     assert (lab.attempts, await lab.state("a")) == (["a"], None)
 
@@ -541,11 +541,11 @@ async def test_attempts_are_bounded(lab: Lab) -> None:
     """A thousand queued entries go a few at a time, and all of them go."""
     lab.held["lead"] = 60
     await lab.queue(*(f"{number}" for number in range(300)))
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     lab.held.clear()
     lab.look()
     await until(lambda: len(lab.attempts) == POLICY.in_flight_max)
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await until(lambda: len(lab.attempts) == 300)
     assert lab.most_at_once == POLICY.in_flight_max
     assert len(set(lab.attempts)) == 300
@@ -553,13 +553,13 @@ async def test_attempts_are_bounded(lab: Lab) -> None:
 
 async def test_leads_of_the_moment_do_not_starve_what_is_queued(lab: Lab) -> None:
     """While more leads come in than are drained at a time, what is queued is sent all the same."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     leads = [asyncio.create_task(lab.submit(f"now {n}")) for n in range(POLICY.in_flight_max * 3)]
     await until(lambda: len(lab.attempts) == len(leads))
     await lab.queue("queued")
     lab.look()
     await until(lambda: "queued" in lab.attempts)
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await asyncio.gather(*leads)
 
 
@@ -625,11 +625,11 @@ async def test_an_entry_of_an_unlisted_secret_stays_queued(lab: Lab) -> None:
 
 async def test_a_stop_leaves_what_is_under_way_queued(lab: Lab) -> None:
     """Interrupted in the middle, an entry is anybody's to send at once, and then that one's alone."""
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     assert await lab.submit("a", wait_s=0.02) is None
     await lab.outbox.close()
     assert await lab.state("a") == "queued"
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await lab.database.write()
     another = lab.store_of("a secret")
     (taken,) = await another.take_due("lead", ["acme"], 10)
@@ -648,7 +648,7 @@ async def test_the_next_entries_are_taken_while_others_are_sent(lab: Lab) -> Non
     lab.held["lead"] = 60
     names = [f"{number:03}" for number in range(300)]
     await lab.queue(*names)
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     lab.held.clear()
     lab.look()
     ahead = lab.outbox._drains["lead"].waiting
@@ -718,11 +718,11 @@ async def test_what_cannot_be_noted_is_not_sent_over_and_over(
     async def full(*_: Any) -> Any:
         raise EngineUnavailable("the disk is full")
 
-    lab.rate_limiter = asyncio.Event()
+    lab.blocked = asyncio.Event()
     submitted = [asyncio.create_task(lab.submit(name, wait_s=0.1)) for name in "ab"]
     await until(lambda: len(lab.attempts) == 2)
     monkeypatch.setattr(lab.database._engine, "commit", full)
-    lab.rate_limiter.set()
+    lab.blocked.set()
     await asyncio.gather(*submitted)
     for _ in range(20):
         lab.clock.advance(2)
