@@ -66,5 +66,5 @@ async def service(dub: FakeDub, clock: FakeClock, logs: LogLines) -> AsyncIterat
         create_app(parse(CONFIG, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     ) as service:
         yield service
-        if dub.rate_limiter is not None:
-            dub.rate_limiter.set()  # so that what is under way can settle
+        if dub.blocked is not None:
+            dub.blocked.set()  # so that what is under way can settle

@@ -45,7 +45,7 @@ class FakeEvents:
         self._events: list[_Event] = []
         self.queries: list[dict[str, str]] = []
         self.called_at: list[float] = []
-        self.rate_limiter: asyncio.Event | None = None
+        self.blocked: asyncio.Event | None = None
         self.failures: list[Exception | bytes | None] = []  # of the next calls; None: none
         self.keeps_page: bytes | None = None
         self.writes_times = True  # False: "?" in place of every timestamp
@@ -87,8 +87,8 @@ class FakeEvents:
         answer = self.answer(asked)
         if self.meanwhile is not None:
             self.meanwhile()
-        if self.rate_limiter is not None:
-            await self.rate_limiter.wait()
+        if self.blocked is not None:
+            await self.blocked.wait()
         if self.failures:
             failure = self.failures.pop(0)
             if isinstance(failure, Exception):

@@ -43,15 +43,15 @@ class SandboxedDub(httpx.AsyncBaseTransport):
         self.http = httpx.AsyncClient(transport=self._app, base_url="http://api.dub.co")
         self.away: set[str] = set()
         self.loses: set[str] = set()
-        self.rate_limiter: asyncio.Event | None = None
+        self.blocked: asyncio.Event | None = None
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if path in self.away:
             raise httpx.ConnectError("refused")
-        if self.rate_limiter is not None:
-            await self.rate_limiter.wait()
+        if self.blocked is not None:
+            await self.blocked.wait()
         self.calls.append((path, json.loads(request.content)))
         response = await self._app.handle_async_request(request)
         if path in self.loses:

@@ -127,7 +127,7 @@ class FakeDub(httpx.AsyncBaseTransport):
         }
         self.requests: list[httpx.Request] = []
         self.script: Handler | None = None
-        self.rate_limiter: asyncio.Event | None = None
+        self.blocked: asyncio.Event | None = None
         self.closed = False
         self._clicks: dict[tuple[str, str], str] = {}
 
@@ -136,8 +136,8 @@ class FakeDub(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if self.rate_limiter is not None:
-            await self.rate_limiter.wait()
+        if self.blocked is not None:
+            await self.blocked.wait()
         if self.script is not None:
             return await self.script(request)
         answer = self._track_open(request)

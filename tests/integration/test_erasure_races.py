@@ -36,8 +36,8 @@ async def world(dub: FakeDub, clock: FakeClock) -> AsyncIterator[Service]:
         create_app(parse(CONFIG, ENV), transport=dub, clock=clock, unix_time=clock.unix_time)
     ) as service:
         yield service
-        if dub.rate_limiter is not None:
-            dub.rate_limiter.set()
+        if dub.blocked is not None:
+            dub.blocked.set()
 
 
 async def erase(service: Service, install_id: str = ANNA) -> dict[str, int]:
@@ -57,11 +57,11 @@ async def is_gone(service: Service, open_id: str) -> None:
 
 async def test_erased_while_dub_is_asked(world: Service, dub: FakeDub) -> None:
     """The open is answered without a click, and is not found afterwards."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     opening = asyncio.create_task(world.open(FB_PROMO, install_id=ANNA, budget_ms=5000))
     await until(lambda: dub.requests)
     await erase(world)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     opened = await opening
     assert (opened.click_id, opened.match.type) == NO_CLICK
     assert opened.route.screen
@@ -70,13 +70,13 @@ async def test_erased_while_dub_is_asked(world: Service, dub: FakeDub) -> None:
 
 async def test_erased_after_the_budget_and_before_dub_answers(world: Service, dub: FakeDub) -> None:
     """A late answer of Dub's settles nothing for an install that was erased meanwhile."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     opening = asyncio.create_task(world.open(FB_PROMO, install_id=ANNA, budget_ms=100))
     await until(lambda: dub.requests)
     opened = await opening
     assert opened.pending
     await erase(world)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     await is_gone(world, opened.open_id)
 
 
@@ -89,7 +89,7 @@ async def test_erased_while_the_outbox_replays(world: Service, dub: FakeDub, clo
     dub.script = away
     opened = await world.open(FB_PROMO, install_id=ANNA)
     assert opened.pending
-    dub.script, dub.rate_limiter = None, asyncio.Event()
+    dub.script, dub.blocked = None, asyncio.Event()
     before = len(dub.requests)
 
     def is_replayed() -> bool:
@@ -98,7 +98,7 @@ async def test_erased_while_the_outbox_replays(world: Service, dub: FakeDub, clo
 
     await until(is_replayed)
     await erase(world)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     await is_gone(world, opened.open_id)
     assert (await erase(world))["outbox"] == 0
 

@@ -143,10 +143,10 @@ async def test_calls_beyond_the_budget_are_429(service: Service, dub: FakeDub, c
 
 async def test_identical_queries_in_flight_are_asked_once(service: Service, dub: FakeDub) -> None:
     """Forty dashboards that refresh at once are one analytics call."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     asked = [asyncio.create_task(events(service, event="clicks")) for _ in range(40)]
     await until(lambda: dub.calls("/events") == 1)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     replies = await asyncio.gather(*asked)
     assert {reply.status_code for reply in replies} == {200}
     assert {reply.text for reply in replies} == {'[{"event":"click"}]'}

@@ -162,7 +162,7 @@ async def test_an_unusable_data_directory_costs_no_open(data_dir: Path, dub: Fak
 @pytest.mark.parametrize("asked", ["dub-no-track", "dry run"])
 async def test_what_leaves_no_trace_keeps_the_budget(dub: FakeDub, asked: str) -> None:
     """Dub's slowness is not the caller's: it is answered when its time is up."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     env = {**ENV, "FIRSTOPEN_BUDGET_MS": f"{BUDGET_S * 1000:.0f}"}
     config = f"{CONFIG}\n[dub]\ntimeout_ms = 30000\n"
     async with running(create_app(parse(config, env), transport=dub)) as service:
@@ -176,7 +176,7 @@ async def test_what_leaves_no_trace_keeps_the_budget(dub: FakeDub, asked: str) -
                 body = {"deepLink": FB_PROMO}
                 reply = await service.post("/track/open", json=body, headers={"dub-no-track": "1"})
                 assert reply.status_code != 500
-        dub.rate_limiter.set()
+        dub.blocked.set()
     assert dub.calls("/track/open") == 1
 
 

@@ -101,12 +101,12 @@ async def test_a_slow_dub_costs_a_lead_its_budget_and_no_more(dub: SandboxedDub,
     """Accepted with 202 when the budget is over; what Dub answers later counts."""
     async with serving(dub, clock, env={"FIRSTOPEN_BUDGET_MS": "100"}) as service:
         click_id = await click_of(service)
-        dub.rate_limiter = asyncio.Event()
+        dub.blocked = asyncio.Event()
         began = asyncio.get_running_loop().time()
         reply = await lead(service, "anna", clickId=click_id)
         assert asyncio.get_running_loop().time() - began < 0.6
         assert reply.status_code == 202
-        dub.rate_limiter.set()
+        dub.blocked.set()
         await eventually(service, reply.json()["leadId"], "delivered")
     assert await dub.leads() == [("anna", click_id)]
 

@@ -113,10 +113,10 @@ async def test_what_was_answered_as_queued_is_kept(
     """A 404 that comes after the budget, when its caller has its 200, is asked again, and ends as a dead
     letter that an operator sees: never as nothing.
     """
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     reply = await track(service, "nobodysclick0000")
     assert (reply.status_code, reply.headers["firstopen-queued"]) == (200, "true")
-    dub.rate_limiter.set()
+    dub.blocked.set()
     await until(lambda: dub.calls)
     await all_gone(but={"lead queued": 1})
     clock.advance(61)
@@ -211,9 +211,9 @@ async def queued_before_its_lead(service: Service, dub: SandboxedDub) -> str:
     """Let a sale of a customer without a lead be answered as queued; return the customer's click."""
     click_id = await click_of(service)
     await track(service, click_id, mode="deferred")
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     assert (await sell(service)).headers["firstopen-queued"] == "true"
-    dub.rate_limiter.set()
+    dub.blocked.set()
     await until(lambda: any(path == SALE for path, _ in dub.calls))
     return click_id
 

@@ -30,11 +30,11 @@ class OrderedDub(FakeDub):
 async def test_a_stop_is_the_reverse_of_birth(logs: LogLines) -> None:
     """An open under way to Dub settles before the connection to Dub closes, and "stopped" comes last."""
     dub = OrderedDub()
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     async with running(create_app(parse(CONFIG, ENV), transport=dub)) as service:
         assert (await service.open(FB_PROMO, install_id=ANNA, budget_ms=100)).pending
         assert dub.order == ["asked"]
-        asyncio.get_running_loop().call_later(0.05, dub.rate_limiter.set)
+        asyncio.get_running_loop().call_later(0.05, dub.blocked.set)
     assert dub.order == ["asked", "answered", "closed"]
     names = [line["event"] for line in logs.lines]
     assert names[:2] == ["store.migrated", "service.started"]
@@ -44,7 +44,7 @@ async def test_a_stop_is_the_reverse_of_birth(logs: LogLines) -> None:
 async def test_a_stop_does_not_wait_for_a_dub_that_never_answers() -> None:
     """What is under way is given up when its time to stop is over."""
     dub = OrderedDub()
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     settings = parse(CONFIG + "[server]\nstop_ms = 50\n", ENV)
     async with running(create_app(settings, transport=dub)) as service:
         await service.open(FB_PROMO, install_id=ANNA, budget_ms=100)

@@ -295,9 +295,9 @@ async def test_nothing_personal_is_logged_when_things_go_wrong(
     async def explode(_: httpx.Request) -> httpx.Response:
         raise RuntimeError("203.0.113.7 somebodys")
 
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     await service.open(private, install_id=ANNA, budget_ms=100, headers=headers, app_version="anna@example")
-    dub.rate_limiter.set()
+    dub.blocked.set()
     dub.script = fail
     await service.open(private, install_id=BEN, headers=headers)
     dub.script = explode

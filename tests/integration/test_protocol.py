@@ -78,7 +78,7 @@ async def test_a_request_that_does_not_arrive_is_ended(
 
 async def test_a_request_that_has_arrived_is_left_alone(service: Service, dub: FakeDub) -> None:
     """However long Dub takes, a request that is complete is never ended for being late."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     body = b'{"deepLink": "https://acme.link/fb-promo", "installId": "install-anna", "budgetMs": 9000}'
     async with served(service) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -88,7 +88,7 @@ async def test_a_request_that_has_arrived_is_left_alone(service: Service, dub: F
         await until(lambda: dub.requests)
         (connection,) = connections(server)
         connection.give_up_waiting(asyncio.get_running_loop().time() + 60)
-        dub.rate_limiter.set()
+        dub.blocked.set()
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         connection.give_up_waiting(asyncio.get_running_loop().time() + connection.timeout_keep_alive - 1)
         assert not connection.transport.is_closing()

@@ -127,10 +127,10 @@ async def test_a_restart_forgets_no_lead(dub: SandboxedDub, clock: FakeClock) ->
 async def test_many_at_once_are_one(service: Service, dub: SandboxedDub) -> None:
     """A double tap, or a retry while the first is under way: one leadId, one call."""
     click_id = await click_of(service)
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     taps = [asyncio.create_task(lead(service, "anna", clickId=click_id)) for _ in range(10)]
     await asyncio.wait(taps, return_when=asyncio.FIRST_COMPLETED)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     replies = await asyncio.gather(*taps)
     assert len({reply.json()["leadId"] for reply in replies}) == 1
     assert all(reply.status_code in (200, 202) for reply in replies)

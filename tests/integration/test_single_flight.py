@@ -10,12 +10,12 @@ from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, LogLines, Service,
 
 async def test_a_thousand_reports_of_one_open_are_one_call(service: Service, dub: FakeDub) -> None:
     """1,000 concurrent reports of one open reach Dub once, and get one click; all but one are repeats."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     reports = [
         asyncio.create_task(service.open(FB_PROMO, install_id=ANNA, budget_ms=10_000)) for _ in range(1000)
     ]
     await until(lambda: dub.requests)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     answers = await asyncio.gather(*reports)
     assert dub.calls("/track/open") == 1
     assert len({answer.click_id for answer in answers}) == 1
@@ -25,24 +25,24 @@ async def test_a_thousand_reports_of_one_open_are_one_call(service: Service, dub
 
 async def test_concurrent_devices_stay_apart(service: Service, dub: FakeDub) -> None:
     """Opens of one link by different devices at once are different calls and different clicks."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     reports = [asyncio.create_task(service.open(FB_PROMO, install_id=f"install-{n}")) for n in range(50)]
     await until(lambda: len(dub.requests) == 50)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     answers = await asyncio.gather(*reports)
     assert len({answer.click_id for answer in answers}) == 50
 
 
 async def test_a_caller_that_gives_up_cancels_nothing(service: Service, dub: FakeDub) -> None:
     """The first caller's disconnect does not end the call for the second."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     first = asyncio.create_task(service.open(FB_PROMO, install_id=ANNA))
     await until(lambda: dub.requests)
     second = asyncio.create_task(service.open(FB_PROMO, install_id=ANNA))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    dub.rate_limiter.set()
+    dub.blocked.set()
     answer = await second
     assert answer.click_id
     assert dub.calls("/track/open") == 1
@@ -50,14 +50,14 @@ async def test_a_caller_that_gives_up_cancels_nothing(service: Service, dub: Fak
 
 async def test_each_caller_waits_its_own_budget(service: Service, dub: FakeDub, logs: LogLines) -> None:
     """A short budget is answered from the URL while a long one waits on; both are one open."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     patient = asyncio.create_task(service.open(FB_PROMO, install_id=ANNA, budget_ms=10_000))
     await until(lambda: dub.requests)
     hasty = await service.open(FB_PROMO, install_id=ANNA, budget_ms=100)
     assert (hasty.pending, hasty.source, hasty.click_id) == (True, "parsed", None)
     assert (hasty.route.screen, hasty.route.url) == ("promo", FB_PROMO)
     assert not patient.done()
-    dub.rate_limiter.set()
+    dub.blocked.set()
     answer = await patient
     assert answer.click_id
     assert answer.open_id == hasty.open_id
@@ -67,11 +67,11 @@ async def test_each_caller_waits_its_own_budget(service: Service, dub: FakeDub, 
 
 async def test_a_late_success_still_settles_the_open(service: Service, dub: FakeDub, logs: LogLines) -> None:
     """A click that comes after the budget is found through the openId, and by the next report."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     late = await service.open(FB_PROMO, install_id=ANNA, budget_ms=100)
     assert (late.pending, late.click_id) == (True, None)
     assert await service.recall(late.open_id) == late
-    dub.rate_limiter.set()
+    dub.blocked.set()
     await until(lambda: logs.events("open.resolved"))
     settled = await service.recall(late.open_id)
     assert (settled.pending, settled.source, settled.route.screen) == (False, "dub", "product")
@@ -83,7 +83,7 @@ async def test_a_late_success_still_settles_the_open(service: Service, dub: Fake
 
 async def test_the_answer_leaves_before_the_budget_does(service: Service, dub: FakeDub) -> None:
     """A Dub that says nothing costs a caller its budget and no more; time already spent counts."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     loop = asyncio.get_running_loop()
     began = loop.time()
     answers = await asyncio.gather(
@@ -97,7 +97,7 @@ async def test_time_spent_before_the_decision_counts(
     service: Service, dub: FakeDub, clock: FakeClock
 ) -> None:
     """The budget counts from the headers: a body that took all of it leaves no time to wait for Dub."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:
         yield b'{"deepLink": "https://acme.link/fb-promo", '
@@ -114,7 +114,7 @@ async def test_time_spent_before_the_decision_counts(
 
 async def test_two_hundred_late_callers_are_one_line(service: Service, dub: FakeDub, logs: LogLines) -> None:
     """One open is late once, however many wait for it."""
-    dub.rate_limiter = asyncio.Event()
+    dub.blocked = asyncio.Event()
     await asyncio.gather(*[service.open(FB_PROMO, install_id=ANNA, budget_ms=100) for _ in range(200)])
     assert len(logs.events("open.late")) == 1
 

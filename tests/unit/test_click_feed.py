@@ -87,14 +87,14 @@ async def test_who_waits_shares_one_sync(database: Database) -> None:
 async def test_a_fetch_that_began_before_is_not_fresh(database: Database) -> None:
     """An open that arrives during a fetch waits for another one, and finds what only that one shows."""
     world = World(database)
-    world.dub.rate_limiter = asyncio.Event()
+    world.dub.blocked = asyncio.Event()
     first = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
     await until(lambda: world.dub.queries)
     world.clock.advance(1)
     world.dub.click("just now")
     second = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
     await asyncio.sleep(0)
-    world.dub.rate_limiter.set()
+    world.dub.blocked.set()
     assert (await first, await second) == (SYNCED, SYNCED)
     assert await world.held() == {"just now"}
     assert len(world.dub.queries) == 3
@@ -271,10 +271,10 @@ async def test_a_budget_that_ends_ends_the_wait_alone(database: Database) -> Non
     """A caller goes when its time is up; the fetch goes on and serves the next."""
     world = World(database)
     world.dub.click("one")
-    world.dub.rate_limiter = asyncio.Event()
+    world.dub.blocked = asyncio.Event()
     arrived = world.clock()
     assert await world.feed.sync(arrived, 0) == LATE
-    world.dub.rate_limiter.set()
+    world.dub.blocked.set()
     assert await world.feed.sync(arrived, LONG_S) == SYNCED
     assert await world.held() == {"one"}
     assert len(world.dub.queries) == 2
@@ -561,7 +561,7 @@ async def test_what_cannot_be_stored_is_not_known(database: Database, logs: LogL
 async def test_a_closed_feed_is_quiet(database: Database) -> None:
     """Closing gives up what is under way."""
     world = World(database)
-    world.dub.rate_limiter = asyncio.Event()
+    world.dub.blocked = asyncio.Event()
     assert await world.feed.sync(world.clock(), 0) == LATE
     await world.feed.close()
     assert world.feed._flights.under_way(b"clicks") is None
