@@ -71,10 +71,11 @@ def create_app(
         log.info(Event.STOPPED)
 
     budget_ms = settings.budget_ms
+    requests = request_class(clock)
     ours = Router(
         "/",
         route_handlers=[
-            *opens_routes(callers, parts.resolver, budget_ms, parts.metrics),
+            *opens_routes(callers, parts.resolver, budget_ms, parts.metrics, requests),
             *listing_routes(callers, parts.stores.pages),
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
@@ -82,7 +83,7 @@ def create_app(
             *installs_routes(callers, parts.install_erasure),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
-        request_class=request_class(clock),
+        request_class=requests,
         response_class=JSONReply,
     )
     return Litestar(

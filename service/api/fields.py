@@ -5,7 +5,6 @@ ids, half of an emoji, a referrer that is longer than any. What can be used is u
 dropped and named, because an open must not be lost for it.
 """
 
-import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from service.domain.models import App
 _DOMAIN_MAX_CHARS = 253
 _MILLISECONDS_ABOVE = 1e11  # as seconds these would lie beyond the year 5000
 _NUMBER_MAX = 1e18
+_NUMBERS = (int, float)
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:\.\d{0,18})?", re.ASCII)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLATFORMS: dict[str, Platform] = {"ios": "ios", "android": "android"}
@@ -39,6 +39,8 @@ class FieldReader:
 
     def text(self, name: str, value: Any, max_chars: int) -> str | None:
         """Read text without control characters, but for white space at its ends."""
+        if value is None:  # which most fields are: here, as in the other methods, it takes no further call
+            return None
         value = _given(value)
         if value is None or (isinstance(value, str) and len(value) <= max_chars and control_free(value)):
             return value
@@ -47,6 +49,8 @@ class FieldReader:
 
     def any_text(self, name: str, value: Any, max_chars: int) -> str | None:
         """Read text that may hold anything, such as a clipboard's: lines, half of an emoji."""
+        if value is None:
+            return None
         value = _given(value)
         if value is None:
             return None
@@ -62,14 +66,18 @@ class FieldReader:
         text = _given(value)
         if text is None:
             return None, None
-        if isinstance(text, str) and len(text) <= max_chars:
-            with contextlib.suppress(InvalidField):
+        try:
+            if isinstance(text, str) and len(text) <= max_chars:
                 return text, parse(text, app.domains)
+        except InvalidField:
+            pass
         self.ignored.append(name)
         return None, None
 
     def domain(self, name: str, value: Any, app: App) -> str | None:
         """Read a domain name; it may be another app's."""
+        if value is None:
+            return None
         if value in app.domains:
             return str(value)
         text = self.text(name, value, _DOMAIN_MAX_CHARS)
@@ -109,6 +117,8 @@ class FieldReader:
 
     def bounded(self, name: str, value: Any, low: int, high: int) -> int | None:
         """Read a number; one out of bounds is the bound."""
+        if value is None:
+            return None
         number = self._number(name, value)
         return None if number is None else int(min(max(number, low), high))
 
@@ -117,6 +127,8 @@ class FieldReader:
 
         Zero and less are absent: Google Play's API returns 0 where it does not know.
         """
+        if value is None:
+            return None
         number = self._number(name, value)
         if number is None or number <= 0:
             return None
@@ -128,6 +140,8 @@ class FieldReader:
 
     def boolean(self, name: str, value: Any) -> bool | None:
         """Read true or false; nothing else is either, since this is a person's consent."""
+        if value is None:
+            return None
         value = _given(value)
         if value is None or isinstance(value, bool):
             return value
@@ -138,7 +152,7 @@ class FieldReader:
         value = _given(value)
         if value is None:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, _NUMBERS) and not isinstance(value, bool):
             return max(min(value, _NUMBER_MAX), -_NUMBER_MAX)  # an integer may be beyond any float
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             return float(value)
@@ -153,6 +167,6 @@ def _given(value: Any) -> Any:
 
 def _number_as_text(value: Any) -> Any:
     """Return a number as text: ``12`` and ``12.0`` as "12". Other values stay as they are."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(value, _NUMBERS) or isinstance(value, bool):
+        return value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -10,6 +10,7 @@ from litestar.openapi.spec import Example
 from litestar.params import JSONBody, PathParameter
 
 from service.api.auth import Callers
+from service.api.direct import direct
 from service.api.http import JSONReply, LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation, OpenOperation
@@ -20,23 +21,15 @@ from service.telemetry import Metrics
 
 
 def opens_routes(
-    callers: Callers, resolver: Resolver, default_budget_ms: int, metrics: Metrics
+    callers: Callers,
+    resolver: Resolver,
+    default_budget_ms: int,
+    metrics: Metrics,
+    request_class: type[LeanRequest],
 ) -> list[HTTPRouteHandler]:
     """Build the handlers of ``/v1/opens`` over the parts they need."""
+    body = lenient_body(OpenRequest)
 
-    @post(
-        "/v1/opens",
-        status_code=200,
-        before_request=callers.publishable_uncounted,
-        dto=lenient_body(OpenRequest),
-        return_dto=None,
-        operation_class=OpenOperation,
-        operation_id="reportOpen",
-        summary="Report an app open",
-        security=[{"publishableKey": []}],
-        responses={**_answered(), **documented(400, 401, 403, 413, 415, 429)},
-        tags=["Opens"],
-    )
     async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Response[Answer]:
         """Answer where this open should land, and which click brought it."""
         report = data.to_report(request.caller, default_budget_ms, resolver.parse_link)
@@ -61,7 +54,28 @@ def opens_routes(
         """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
         return await resolver.recall(request.caller.app, open_id)
 
-    return [report_open, get_open]
+    documented_post = post(
+        "/v1/opens",
+        status_code=200,
+        before_request=callers.publishable_uncounted,
+        dto=body,
+        return_dto=None,
+        middleware=[
+            direct(
+                report_open,
+                request_class=request_class,
+                before_request=callers.publishable_uncounted,
+                decode=body.decode,
+            )
+        ],
+        operation_class=OpenOperation,
+        operation_id="reportOpen",
+        summary="Report an app open",
+        security=[{"publishableKey": []}],
+        responses={**_answered(), **documented(400, 401, 403, 413, 415, 429)},
+        tags=["Opens"],
+    )
+    return [documented_post(report_open), get_open]
 
 
 def _answered() -> dict[int, ResponseSpec]:

@@ -27,10 +27,8 @@ def _cors(methods: bytes, headers: bytes) -> Headers:
     ]
 
 
-_OURS = [
-    *_cors(b"GET, POST, OPTIONS", b"Content-Type, Authorization, Idempotency-Key"),
-    (b"access-control-expose-headers", _READABLE),
-]
+_OUR_PREFLIGHTS = _cors(b"GET, POST, OPTIONS", b"Content-Type, Authorization, Idempotency-Key")
+_OURS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _READABLE)]
 _DUBS = _cors(b"POST, OPTIONS", b"Content-Type, Authorization")
 _DUBS_EVENTS = _cors(b"GET, OPTIONS", b"Content-Type, Authorization")
 
@@ -47,8 +45,9 @@ class Outgoing:
             return
         context = cast("dict[str, Any]", scope)
         self._requests.add(context.get("path_template") or "unrouted", str(message["status"]))
-        headers = cors_headers(context["path"])
-        if context["method"] == "OPTIONS" and headers:
+        is_preflight = context["method"] == "OPTIONS"
+        headers = cors_headers(context["path"], is_preflight=is_preflight)
+        if is_preflight and headers:
             headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
         caller: Caller | None = context.get(CALLER)
         if (
@@ -65,10 +64,13 @@ class Outgoing:
             message["headers"] = [*message["headers"], *headers]
 
 
-def cors_headers(path: str) -> Headers:
-    """Return the CORS headers of a path; none where web pages have no business."""
+def cors_headers(path: str, *, is_preflight: bool) -> Headers:
+    """Return the CORS headers of a path; none where web pages have no business.
+
+    Browsers read the methods and headers of a preflight only. Dub sends its own with every response.
+    """
     if path.startswith("/v1/"):
-        return _OURS
+        return _OUR_PREFLIGHTS if is_preflight else _OURS
     if path.startswith("/track/"):
         return _DUBS
     return _DUBS_EVENTS if path.startswith("/events") else []

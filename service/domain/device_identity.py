@@ -29,6 +29,9 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _INSTALL_ID_MIN_CHARS = 8
 _INSTALL_ID_MAX_CHARS = 128
 _UUID = re.compile(r"\{?[0-9a-f]{8}(-?)(?:[0-9a-f]{4}\1){3}[0-9a-f]{12}\}?", re.IGNORECASE | re.ASCII)
+_USUAL_UUID = re.compile(  # with dashes, and not a run of one digit
+    r"(?!(.)(?:\1|-)*\Z)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII
+)
 _SEPARATORS = re.compile(r"[\W_]+")
 # What apps send when they have no id, in lower case and without punctuation: languages' words for "nothing",
 # and the ids that many devices share (two ANDROID_IDs and a serial number of faulty firmware, and the
@@ -96,6 +99,8 @@ def canonical_install_id(text: str) -> str | None:
     placeholders (``undefined``, ``[object Object]``, a run of zeros, an ANDROID_ID that many devices share),
     ids with unprintable characters, and those that are not 8 to 128 characters long.
     """
+    if _USUAL_UUID.fullmatch(text):
+        return text.lower()
     install_id = text.strip()
     if not _INSTALL_ID_MIN_CHARS <= len(install_id) <= _INSTALL_ID_MAX_CHARS or not install_id.isprintable():
         return None

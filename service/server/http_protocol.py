@@ -19,10 +19,14 @@ from typing import Any
 import httptools
 from msgspec import json
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseStartEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.api.problems import problem
+
+_OF_THE_CONNECTION = frozenset({b"connection", b"transfer-encoding"})
+_CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])  # a tab may be part of a header
 
 HEAD_MAX_BYTES = 64 * 1024  # of a head, or of framing and trailers; one read of slack
 ARRIVAL_MAX_S = 10  # for a whole request, body included: as long as the longest budget
@@ -76,13 +80,19 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Begin to count the time until the next request."""
+        """Begin to count the time until the next request.
+
+        uvicorn has a timer for every such time. Here ``give_up_waiting`` ends connections that stay idle.
+        """
         self._idle_since = self.loop.time()
-        super().on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        self._unset_keepalive_if_required()
         self._body_bytes_read = 0
         try:
             if self._without_upgrade is None:
@@ -172,6 +182,10 @@ class Protocol(HttpToolsProtocol):
         """Return since when it is idle, by the loop's clock."""
         return self._idle_since or 0.0
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        send = _Response(cycle).send
+        super()._start_asgi_task(cycle, lambda scope, receive, _: app(scope, receive, send))
+
     def _should_upgrade(self) -> bool:
         return False
 
@@ -205,6 +219,72 @@ class Protocol(HttpToolsProtocol):
             self._arriving = True
         self._without_upgrade = _BodyParser(self, framing)
         self._without_upgrade.feed(rest)
+
+
+class _Response:
+    """Sends a request's response: the usual one as one write, any other as uvicorn does.
+
+    uvicorn searches each header for characters that would end it. Here the head's are counted at once.
+    """
+
+    __slots__ = ("_cycle", "_start")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._start: HTTPResponseStartEvent | None = None
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Take an ASGI message; the start of a response waits for its body."""
+        cycle = self._cycle
+        if message["type"] == "http.response.start" and self._start is None and not cycle.response_started:
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is not None:
+            whole = _whole_response(cycle, start, message)
+            if whole is not None:
+                cycle.response_started = cycle.response_complete = True
+                cycle.waiting_for_100_continue = False
+                cycle.transport.write(whole)
+                cycle.message_event.set()
+                cycle.on_response()
+                return
+            await cycle.send(start)
+        await cycle.send(message)
+
+
+def _whole_response(
+    cycle: RequestResponseCycle, start: HTTPResponseStartEvent, message: ASGISendEvent
+) -> bytes | None:
+    """Return the bytes of a response; ``None`` if it is not a usual one.
+
+    That has one body of a known length, on a connection that takes it and stays open.
+    """
+    if (
+        message["type"] != "http.response.body"
+        or message.get("more_body", False)
+        or cycle.disconnected
+        or cycle.flow.write_paused
+        or not cycle.keep_alive
+        or cycle.scope["method"] == "HEAD"
+    ):
+        return None
+    body = message.get("body", b"")
+    parts = [STATUS_LINE[start["status"]]]
+    length = None
+    headers = [*cycle.default_headers, *start.get("headers", ())]
+    for name, value in headers:
+        if name == b"content-length":
+            length = value
+        elif name in _OF_THE_CONNECTION:
+            return None
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    head = b"".join(parts)
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    if length != b"%d" % len(body) or controls != 2 * (len(headers) + 2):
+        return None
+    return head + body
 
 
 def _longest_idle(connections: Iterable[object]) -> Protocol | None:

@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from service.server import http_protocol as protocol
 from service.server.http_protocol import ARRIVAL_MAX_S, Protocol, SharedState
@@ -22,6 +24,15 @@ async def served(
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     """Serve the app of a test under uvicorn, in this loop, on a free port."""
     app = service._transport.app  # type: ignore[attr-defined]  # it is httpx's ASGITransport
+    async with served_app(app, unread) as served_at:
+        yield served_at
+
+
+@asynccontextmanager
+async def served_app(
+    app: ASGIApp, unread: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """Serve an ASGI app under uvicorn, in this loop, on a free port."""
     server = uvicorn.Server(
         uvicorn.Config(
             app, port=0, http=Protocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1
@@ -97,7 +108,9 @@ async def test_a_request_that_has_arrived_is_left_alone(service: Service, dub: F
 
 
 @pytest.mark.parametrize("answered_first", [True, False])
-async def test_line_ends_keep_no_connection_open(service: Service, *, answered_first: bool) -> None:
+async def test_line_ends_keep_no_connection_open(
+    service: Service, monkeypatch: pytest.MonkeyPatch, *, answered_first: bool
+) -> None:
     """A connection that sends only line ends, at first or after an answer, ends as a silent one does."""
     async with served(service) as (server, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -106,9 +119,10 @@ async def test_line_ends_keep_no_connection_open(service: Service, *, answered_f
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await until(lambda: connections(server) and connections(server)[0].is_idle)
         (connection,) = connections(server)
+        received = Mock(wraps=connection.data_received)
+        monkeypatch.setattr(connection, "data_received", received)
         writer.write(b"\r\n" * 100)
-        await writer.drain()
-        await until(lambda: connection.timeout_keep_alive_task is None)  # uvicorn's own timer is gone
+        await until(lambda: received.called)
         now = asyncio.get_running_loop().time()
         connection.give_up_waiting(now + connection.timeout_keep_alive - 1)
         assert not connection.transport.is_closing()
@@ -217,3 +231,71 @@ async def test_each_400_is_counted_once(service: Service, sent: bytes, unread: i
     by_app = [line for line in metrics.splitlines() if "_requests_total{" in line and 'status="400"' in line]
     assert (found, sum(float(line.rpartition(" ")[2]) for line in by_app)) == (unread, read)
     assert reply.count(b"HTTP/1.1 400 ") == unread + read
+
+
+async def test_head_and_body_leave_in_one_write(service: Service) -> None:
+    """A usual response takes one write, also with another request behind it."""
+    async with served(service) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: connections(server))
+        (connection,) = connections(server)
+        transport = connection.transport = Mock(wraps=connection.transport)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\ndate: " in head
+            assert await reader.readexactly(length_of(head)) == b'{"status":"alive","degraded":[]}'
+        assert transport.write.call_count == 2
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "headers", "expected", "stays_open"),
+    [
+        (b"GET", b"", [(b"content-length", b"2")], b"\r\n\r\nok", True),
+        (b"HEAD", b"", [(b"content-length", b"2")], b"content-length: 2\r\n\r\n", True),
+        (b"GET", b"", [], b"transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True),
+        (b"GET", b"", [(b"content-length", b"2"), (b"connection", b"close")], b"\r\n\r\nok", False),
+        (b"GET", b"Connection: close\r\n", [(b"content-length", b"2")], b"close\r\n\r\nok", False),
+    ],
+)
+async def test_other_responses_leave_as_uvicorn_writes_them(
+    method: bytes, more: bytes, headers: list[tuple[bytes, bytes]], expected: bytes, *, stays_open: bool
+) -> None:
+    """HEAD has no body, a body may have no known length, and a connection that will be closed says so."""
+    async with served_app(answering(headers)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(method + b" / HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+        await reader.readuntil(expected)
+        if stays_open:
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        else:
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("value", [b"1\r\ny: 2", b"1\ny: 2", b"1\0"])
+async def test_a_header_carries_no_other_header(value: bytes) -> None:
+    """Nothing is sent of a response with control characters in a header."""
+    async with served_app(answering([(b"content-length", b"2"), (b"x", value)])) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.read() == b""
+        writer.close()
+
+
+def answering(headers: list[tuple[bytes, bytes]]) -> ASGIApp:
+    """Return an app that answers ``ok`` with these headers."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": False})
+
+    return app
+
+
+def length_of(head: bytes) -> int:
+    """Return what a head says of its body's length."""
+    return int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
