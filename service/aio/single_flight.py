@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from service.aio.deadlines import Deadlines
+from service.aio.tasks import cancel_all
 
 T = TypeVar("T")
 
@@ -72,6 +73,4 @@ class SingleFlight(Generic[T]):
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=grace_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await cancel_all(late)

@@ -16,8 +16,9 @@ from service.api.wire import OpenRequest
 from service.attribution.resolver import Resolver
 from service.domain.device_identity import TrustedProxies, normal_ip
 from service.domain.errors import InvalidField
+from service.domain.match_rules import CandidateTrace
 from service.domain.models import Answer, Caller, OpenReport
-from service.domain.trace import CandidateTrace, EvidenceTrace, Trace
+from service.domain.trace import EvidenceTrace, Trace
 
 IP_MAX_CHARS = 64
 USER_AGENT_MAX_CHARS = 2048

@@ -8,9 +8,10 @@ to be forgotten.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
+from service.aio.tasks import cancel_all
 from service.attribution.answers import AnswerBuilder
 from service.domain.models import NO_MATCH, Open
 from service.domain.open_context import OpenContext
@@ -75,11 +76,11 @@ class DelayedMatching:
 
     async def forget(self, open_ids: Iterable[str]) -> None:
         """Look for the clicks of these opens no more."""
-        await _give_up([self._tasks[open_id] for open_id in open_ids if open_id in self._tasks])
+        await cancel_all([self._tasks[open_id] for open_id in open_ids if open_id in self._tasks])
 
     async def close(self) -> None:
         """Give up what is under way; what was pending is none a minute later, for whoever asks."""
-        await _give_up(list(self._tasks.values()))
+        await cancel_all(self._tasks.values())
 
     async def _look(self, context: OpenContext, opened: Open, settle: Settle) -> None:
         certain = partial(self._certain, context)
@@ -111,9 +112,3 @@ def _size_of(context: OpenContext) -> int:
     report = context.report
     texts = (report.deep_link, report.install_referrer, report.clipboard, report.caller.user_agent)
     return _CASE_BYTES + sum(len(text) for text in texts if text)
-
-
-async def _give_up(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Sequence
 
 from msgspec import structs
 
+from service.aio.tasks import cancel_all
 from service.attribution.lead_credit import open_to_credit, priority_of
 from service.attribution.recent_erasures import RecentErasures
 from service.domain.device_identity import Identity, answer_key
@@ -84,9 +85,7 @@ class EvidencePrecedence:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel_all(self._running)
 
     def _keep_without_link(self, context: OpenContext, opened: Open) -> None:
         """Repeat a first launch that has its click when the app is launched without a link."""

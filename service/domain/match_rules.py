@@ -125,8 +125,8 @@ class NetworkView(Struct, frozen=True, gc=False):
     retirements: tuple[Retirement, ...]
 
 
-class TracedClick(Struct, frozen=True, gc=False, rename="camel"):
-    """A click that was looked at, for the trace."""
+class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
+    """A click that was considered. ``rejected`` says why it is not the one; null for one that may be."""
 
     click_id: str
     link: str  # domain and key
@@ -143,7 +143,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     age_s: int = 0
     confidence: float = 0.0
     installs: int = 0  # distinct installs that opened from the network within the window
-    considered: tuple[TracedClick, ...] = ()
+    considered: tuple[CandidateTrace, ...] = ()
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -179,7 +179,7 @@ def decide(
     ]
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
-    considered: list[TracedClick] = []
+    considered: list[CandidateTrace] = []
     for click in sorted(clicks, key=_newest_first):
         fit = _fit(opened, click, rules)
         if not isinstance(fit, Fit):
@@ -330,9 +330,9 @@ def _ambiguous(rules: Rules, installs: int, best: Sequence[Candidate], sure: flo
     return "unlikely" if sure < rules.min_confidence else None
 
 
-def _traced(opened: FirstOpen, click: Click, rejected: Rejection | None) -> TracedClick:
+def _traced(opened: FirstOpen, click: Click, rejected: Rejection | None) -> CandidateTrace:
     age_s = int(_age_s(opened, click))
-    return TracedClick(click.id, f"{click.link.domain}/{click.link.key}", age_s, rejected)
+    return CandidateTrace(click.id, f"{click.link.domain}/{click.link.key}", age_s, rejected)
 
 
 def _age_s(opened: FirstOpen, click: Click) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from service.domain.evidence import EvidenceItem, EvidenceType
+from service.domain.match_rules import CandidateTrace
 from service.domain.models import Link, Match, Source
 
 _TRACES_MAX = 10_000  # about 1 KB each
@@ -20,15 +21,6 @@ class EvidenceTrace(Struct, frozen=True, gc=False, rename="camel"):
     outcome: Outcome
     detail: str
     took_ms: float = 0.0
-
-
-class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
-    """A click that was looked at; ``rejected`` says why it is not the one, null for one that may be."""
-
-    click_id: str
-    link: str  # domain and key
-    age_s: int
-    rejected: str | None
 
 
 class MatchAttempt(Struct, frozen=True):

@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
+from service.aio.tasks import cancel_all
 from service.domain.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
 from service.domain.models import App
 from service.domain.ports import CallBudget as SharedBudget
@@ -115,10 +116,7 @@ class EventFeed:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        tasks = [task for _, task in self._pages.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([task for _, task in self._pages.values()])
 
     async def _fetch(self, page: Page, app: App, query: str) -> None:
         try:

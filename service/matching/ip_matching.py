@@ -29,7 +29,7 @@ from service.domain.models import SUPERSEDED, Link, Match, Open, uses_up
 from service.domain.networks import Networks
 from service.domain.open_context import OpenContext
 from service.domain.ports import DubFirstOpens, NetworkActivity
-from service.domain.trace import CandidateTrace, MatchAttempt
+from service.domain.trace import MatchAttempt
 from service.matching.click_sync import ClickSync, Outcome, Problem
 from service.matching.matcher import Matcher
 
@@ -204,9 +204,7 @@ class IpMatching:
 
 
 def _looked(decision: Decision, outcome: Outcome) -> MatchAttempt:
-    considered = tuple(
-        CandidateTrace(each.click_id, each.link, each.age_s, each.rejected) for each in decision.considered
-    )
+    considered = decision.considered
     click = decision.click
     if click is not None and outcome.allows_match:
         match = Match(

@@ -19,6 +19,7 @@ from functools import partial
 import msgspec
 from cachetools import LRUCache
 
+from service.aio.tasks import cancel_all
 from service.domain.errors import BulkheadFull, CircuitOpen, FirstopenError, StoreFailed
 from service.domain.outbox_entries import (
     RENEW_EVERY_S,
@@ -127,10 +128,7 @@ class OutboxWorker:
         leased = [each.entry for each in self._running.values()]
         for each in self._drains.values():
             leased += each.stop()
-        tasks = [*self._tasks, *(each.task for each in self._running.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*self._tasks, *(each.task for each in self._running.values())])
         for entry in leased:
             self._store.give_back(entry.id, entry.next_try)
 
@@ -172,8 +170,7 @@ class OutboxWorker:
         """Forget an entry; an attempt under way is given up."""
         attempt = self._running.get(entry_id)
         if attempt is not None:
-            attempt.task.cancel()
-            await asyncio.gather(attempt.task, return_exceptions=True)
+            await cancel_all([attempt.task])
         for each in self._drains.values():
             each.waiting.pop(entry_id, None)
         await self._store.remove(entry_id)

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from msgspec import Struct
 
+from service.aio.tasks import cancel_all
 from service.domain.clicks import Fault, SyncRound
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
@@ -182,8 +183,7 @@ class ClickStore:
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            await cancel_all([renewing])
 
     async def _renew(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.errors import EngineUnavailable, StartRefused, StatementRejected
@@ -110,9 +111,7 @@ class Database:
         self._urgent.set()
         if self._writer is not None:
             await self._writer
-        for task in self._readers:
-            task.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
+        await cancel_all(self._readers)
         await self._engine.close()
 
     async def read(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:

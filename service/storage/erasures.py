@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
+from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
@@ -58,8 +59,7 @@ class ErasureStore:
     async def close(self) -> None:
         """Stop."""
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+            await cancel_all([self._following])
 
     async def expire(self) -> int:
         """Delete opens and claims that were written after their install's erasure, and old erasures."""

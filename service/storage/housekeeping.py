@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
+from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.telemetry.background import Background
 
@@ -33,8 +34,7 @@ class Housekeeping:
     async def close(self) -> None:
         """Stop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_all([self._task])
 
     async def _run(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from service.aio.tasks import cancel_all
 from service.attribution.recent_erasures import RecentErasures
 from service.config.settings import Settings, SettingsError
 from service.domain.errors import StoreFailed
@@ -94,8 +95,7 @@ class Stores:
 
     async def close(self) -> None:
         """Stop the background tasks, write pending rows and disconnect."""
-        self._reading_devices.cancel()
-        await asyncio.gather(self._reading_devices, return_exceptions=True)
+        await cancel_all([self._reading_devices])
         await self._housekeeping.close()
         await self._kept_erasures.close()
         await self.erasures.close()
