@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 
 TICK_S = 0.01
+_SHORT_TICK_S = 0.003
+_COUNTED_MAX_S = 0.004  # of one turn of the event loop
 
 Wake = Callable[[], None]
 
@@ -40,3 +42,46 @@ class Deadlines:
     def _wake(self, tick: int) -> None:
         for wake in self._due.pop(tick).values():
             wake()
+
+
+class IdleDeadlines:
+    """As ``Deadlines``, but counts next to nothing of the time in which the event loop was busy.
+
+    For waiting for another process, such as the database: when this one has more work than CPU, an answer
+    that has long arrived is not late only because nobody has read it. A turn of the loop counts as
+    ``_COUNTED_MAX_S`` seconds at most.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[tuple[int, int], Wake] = {}
+        self._counted_s = 0.0
+        self._number = 0
+        self._ticked_at: float | None = None  # None: nothing is waiting
+
+    def add(self, timeout_s: float, wake: Wake) -> tuple[int, int]:
+        """Have ``wake`` called after ``timeout_s`` seconds, unless it is taken back; return its ticket."""
+        if self._ticked_at is None:
+            self._next_tick()
+        self._number += 1
+        ticket = int((self._counted_s + timeout_s) / _SHORT_TICK_S), self._number
+        self._due[ticket] = wake
+        return ticket
+
+    def take_back(self, ticket: tuple[int, int]) -> None:
+        """Forget a deadline that was kept."""
+        self._due.pop(ticket, None)
+
+    def _next_tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ticked_at = loop.time()
+        loop.call_later(_SHORT_TICK_S, self._tick, self._ticked_at)
+
+    def _tick(self, ticked_at: float) -> None:
+        passed_s = asyncio.get_running_loop().time() - ticked_at
+        self._counted_s += min(passed_s, _COUNTED_MAX_S)
+        now = int(self._counted_s / _SHORT_TICK_S)
+        for ticket in [each for each in self._due if each[0] <= now]:
+            self._due.pop(ticket)()
+        self._ticked_at = None
+        if self._due:
+            self._next_tick()

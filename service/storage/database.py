@@ -12,8 +12,10 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, TypeVar
 
+from service.aio.deadlines import IdleDeadlines
 from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
@@ -31,6 +33,7 @@ _RETRY_S = 0.5
 _SIZED = (bytes, str)
 _WRITE_BYTES = 500  # of one that waits, beside its texts and blobs
 _READS_PER_ROUND_TRIP = 64
+_ROUND_TRIP_S = 0.005  # one that takes longer is not waited for
 
 T = TypeVar("T")
 
@@ -82,6 +85,7 @@ class Database:
         self._behind: deque[_BehindRow | Unit] = deque()
         self._behind_bytes = 0
         self._reads: deque[_Read] = deque()
+        self._deadlines = IdleDeadlines()
         self._wanted = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
@@ -89,6 +93,8 @@ class Database:
         self._migrated = False
         self._writer: asyncio.Task[None] | None = None
         self._readers: set[asyncio.Task[None]] = set()
+        self._waits_for_round_trip = False
+        self._reads_at_once = engine.reads_at_once
 
     async def open(self) -> None:
         """Connect, migrate, and begin to write. A database that cannot be reached is tried again and again.
@@ -111,6 +117,9 @@ class Database:
         self._urgent.set()
         if self._writer is not None:
             await self._writer
+        for read in self._reads:
+            _fail(read.done, StoreFailed("the database is closed"))
+        self._reads.clear()
         await cancel_all(self._readers)
         await self._engine.close()
 
@@ -126,7 +135,7 @@ class Database:
         self._reads.append(_Read(queries, done))
         if len(self._reads) == 1:
             asyncio.get_running_loop().call_soon(self._start_reading)
-        return await _within(done, timeout_s)
+        return await self._within(done, timeout_s)
 
     async def read_written(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
         """Return a query's rows with everything that was written behind so far."""
@@ -145,7 +154,7 @@ class Database:
         self._waiting.append(_Write(unit, done))
         self._wanted.set()
         self._urgent.set()
-        return await _within(done, timeout_s)
+        return await self._within(done, timeout_s)
 
     def write_behind(self, *unit: Statement) -> None:
         """Commit statements within ``WRITE_BEHIND_S``, in order; while the database fails they wait."""
@@ -160,6 +169,18 @@ class Database:
         with contextlib.suppress(EngineUnavailable):
             await self._engine.after_erasure()
 
+    async def _within(
+        self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None
+    ) -> list[list[Row]]:
+        if timeout_s is None:
+            return await done
+        late = StoreFailed(f"the database took longer than {timeout_s} s")
+        ticket = self._deadlines.add(timeout_s, partial(_fail, done, late))
+        try:
+            return await done
+        finally:
+            self._deadlines.take_back(ticket)
+
     def _push_behind(self, item: _BehindRow | Unit) -> None:
         self._behind.append(item)
         self._behind_bytes += _bytes_of(item)
@@ -172,11 +193,39 @@ class Database:
             self.dropped += 1
 
     def _start_reading(self) -> None:
-        while self._reads:
-            batch = [self._reads.popleft() for _ in range(min(len(self._reads), _READS_PER_ROUND_TRIP))]
+        """Ask for what is wanted, or wait a moment for a round trip under way and ask for more at once.
+
+        A read that shares a round trip takes a fifth of the CPU of one that is alone.
+        """
+        if not self._readers:
+            self._start_round_trip()
+        elif not self._waits_for_round_trip:
+            self._waits_for_round_trip = True
+            self._deadlines.add(_ROUND_TRIP_S, self._start_another)
+
+    def _start_another(self) -> None:
+        """Ask over another connection, as those under way take long."""
+        self._waits_for_round_trip = False
+        self._start_round_trip()
+        if self._reads:
+            self._start_reading()
+
+    def _start_round_trip(self) -> None:
+        if len(self._readers) >= self._reads_at_once:
+            return
+        batch: list[_Read] = []
+        while self._reads and len(batch) < _READS_PER_ROUND_TRIP:
+            read = self._reads.popleft()
+            if not read.done.done():  # else its caller gave up
+                batch.append(read)
+        if batch:
             task = asyncio.create_task(self._fetch(batch))
             self._readers.add(task)
-            task.add_done_callback(self._readers.discard)
+            task.add_done_callback(self._end_round_trip)
+
+    def _end_round_trip(self, task: asyncio.Task[None]) -> None:
+        self._readers.discard(task)
+        self._start_round_trip()
 
     async def _fetch(self, batch: Sequence[_Read]) -> None:
         """Answer reads; each of a batch with a faulty query is asked alone. Never raises."""
@@ -327,18 +376,6 @@ def _bytes_of(item: _BehindRow | Unit) -> int:
 
 def _sizes(values: Values) -> int:
     return sum([len(value) for value in values if isinstance(value, _SIZED)])
-
-
-async def _within(done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None) -> list[list[Row]]:
-    if timeout_s is None:
-        return await done
-    late = StoreFailed(f"the database took longer than {timeout_s} s")
-    # each open waits here several times: a timer costs a fraction of asyncio.timeout
-    timer = asyncio.get_running_loop().call_later(timeout_s, _fail, done, late)
-    try:
-        return await done
-    finally:
-        timer.cancel()
 
 
 def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:

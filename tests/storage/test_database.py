@@ -1,6 +1,8 @@
 """Reads and writes: what is committed, what is left out, what is answered while the database fails."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 
 import pytest
 import structlog
@@ -89,11 +91,54 @@ async def test_a_faulty_query_fails_alone(database: Database) -> None:
     assert [isinstance(each, StoreFailed) for each in results] == [False, True, False]
 
 
+async def test_an_answer_that_waits_for_a_busy_process_is_not_late(database: Database) -> None:
+    """Only the database's own time counts, not that in which the event loop did other work."""
+
+    async def busy() -> None:
+        for _ in range(6):
+            time.sleep(0.05)  # noqa: ASYNC251  this is the work
+            await asyncio.sleep(0)
+
+    (rows,), _ = await asyncio.gather(database.read("SELECT 1", timeout_s=0.05), busy())
+    assert rows == (1,)
+
+
+async def test_reads_do_not_wait_for_a_round_trip_that_takes_long(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a moment share one; a stuck one holds up nobody where there is another connection."""
+    engine = make_engine()
+    database = Database(engine, structlog.get_logger())
+    await database.open()
+    fetch, began, stuck = engine.fetch, asyncio.Event(), asyncio.Event()
+    asked: list[int] = []
+
+    async def fetch_late(queries: Sequence[Statement]) -> list[list[Row]]:
+        asked.append(len(queries))
+        if len(asked) == 1:
+            began.set()
+            await stuck.wait()
+        return await fetch(queries)
+
+    monkeypatch.setattr(engine, "fetch", fetch_late)
+    first = asyncio.create_task(database.read("SELECT 1"))
+    await began.wait()
+    others = asyncio.gather(*(database.read("SELECT ?", number) for number in range(3)))
+    if engine.reads_at_once > 1:
+        assert await others == [[(0,)], [(1,)], [(2,)]]
+    stuck.set()
+    assert await others == [[(0,)], [(1,)], [(2,)]]
+    assert await first == [(1,)]
+    assert asked == [1, 3]
+    await database.close()
+
+
 class Faulty:
     """An engine that fails when it is told to, with whatever it is told to."""
 
     def __init__(self, engine: Engine) -> None:
         self.is_shared = engine.is_shared
+        self.reads_at_once = engine.reads_at_once
         self.engine = engine
         self.fault: Exception | None = None
         self.stuck: asyncio.Event | None = None

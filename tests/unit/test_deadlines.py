@@ -1,8 +1,9 @@
 """Deadlines: each is called once, in time, unless it is cancelled."""
 
 import asyncio
+import time
 
-from service.aio.deadlines import TICK_S, Deadlines
+from service.aio.deadlines import TICK_S, Deadlines, IdleDeadlines
 
 
 async def test_a_deadline_that_is_not_kept_is_called_once() -> None:
@@ -44,3 +45,29 @@ async def test_nothing_is_kept_of_what_is_over() -> None:
     assert all(not waiting for waiting in deadlines._due.values())
     await asyncio.sleep(0.06)
     assert not deadlines._due
+
+
+async def test_an_idle_loop_counts_all_time() -> None:
+    """A deadline is called once, in time; one that is taken back never."""
+    deadlines, loop = IdleDeadlines(), asyncio.get_running_loop()
+    called: list[float] = []
+    began = loop.time()
+    deadlines.add(0.05, lambda: called.append(loop.time() - began))
+    deadlines.take_back(deadlines.add(0.02, lambda: called.append(0)))
+    await asyncio.sleep(0.2)
+    assert len(called) == 1
+    assert called[0] + 0.001 >= 0.05 - 0.003
+    assert not deadlines._due
+
+
+async def test_a_busy_loop_counts_little() -> None:
+    """Turns that take longer than the deadline do not end it: there are at least ten."""
+    deadlines = IdleDeadlines()
+    called: list[int] = []
+    turns = 0
+    deadlines.add(0.05, lambda: called.append(turns))
+    while not called:
+        time.sleep(0.06)  # noqa: ASYNC251  this is what is not counted
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 10

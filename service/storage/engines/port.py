@@ -14,6 +14,7 @@ class Engine(Protocol):
     """A connected database. Every method but ``close`` raises ``EngineUnavailable``."""
 
     is_shared: bool  # whether other processes may write to the same database
+    reads_at_once: int  # round trips of ``fetch`` under way; more would only queue
     place: str  # for people: which engine, and where; no password
 
     async def connect(self) -> None:

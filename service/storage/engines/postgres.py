@@ -47,6 +47,7 @@ class PostgresEngine:
     """Fills ``Engine`` over a ``postgresql://`` URL; raises ``BadDatabaseURL``."""
 
     is_shared = True
+    reads_at_once = _READERS
 
     def __init__(self, url: str) -> None:
         self._conninfo = parse_url(url)
@@ -225,7 +226,8 @@ async def _pipelined(connection: _Connection, queries: Sequence[Statement]) -> l
 
 
 async def _rows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
-    return [] if cursor.description is None else await cursor.fetchall()
+    result = cursor.pgresult  # ``description`` would describe every column
+    return [] if result is None or result.nfields == 0 else await cursor.fetchall()
 
 
 def _discard(connection: _Connection | None) -> None:

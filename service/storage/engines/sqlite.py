@@ -56,6 +56,7 @@ class SqliteEngine:
     """Fills ``Engine`` over a file in ``folder``. ``exclusive`` locks the folder for this process."""
 
     is_shared = False
+    reads_at_once = 1
 
     def __init__(self, folder: Path, *, exclusive: bool = True) -> None:
         self._path = folder / FILE
