@@ -1,4 +1,4 @@
-"""``firstopen db``: which database this is, and whether this version of firstopen can use it."""
+"""``firstopen db``: show, migrate and repair the database."""
 
 import asyncio
 import os
@@ -20,64 +20,64 @@ from service.storage.statements import Statement
 from service.wiring.stores import engine, secret_check
 
 _TABLES = ("opens", "claims", "clicks", "outbox", "erasures")
-_COUNTED_MAX = 100_000  # counting more takes long, and says no more
+_COUNTED_MAX = 100_000  # counting every row of a large table takes too long
 
 T = TypeVar("T")
 
 HELP = """\
-Look after the database: the one that FIRSTOPEN_DATABASE_URL names, else the SQLite file in
+Show, migrate and repair the database: the one in FIRSTOPEN_DATABASE_URL, or else the SQLite file in
 FIRSTOPEN_DATA_DIR.
 
 \b
-  firstopen db status              its place, schema, secrets and rows
-  firstopen db migrate             apply the migrations that it lacks
-  firstopen db forget-secret NAME  give up what only a lost secret can read
+  firstopen db status              show its location, schema, secrets and rows
+  firstopen db migrate             apply missing migrations
+  firstopen db forget-secret NAME  give up data that only a lost secret can decrypt
 
 All of these work while firstopen serve runs.
 """
 
 STATUS_HELP = """\
-Say which database this is, and whether firstopen serve can use it.
+Show the database, and whether firstopen serve can use it.
 
-Exit code 0: it can. 1: not yet (unreachable, not created, or migrations are missing, which serve applies
-when it starts). 2: it would refuse to start (a newer version has migrated the database, or FIRSTOPEN_SECRET
-does not list a secret which data may still need).
+Exit code 0: it can. 1: not yet (the database cannot be reached, does not exist, or lacks migrations, which
+serve applies when it starts). 2: serve would refuse to start (a newer version has migrated the database, or
+FIRSTOPEN_SECRET does not list a secret that stored data may still need).
 """
 
 MIGRATE_HELP = """\
-Apply the migrations that this version has and the database lacks.
+Apply the migrations of this version that the database lacks.
 
 firstopen serve does the same when it starts. Run this before a rollout if serve must not create tables, or
-if a migration should be over before the first new process starts. The version before goes on working on the
-new schema; one of its processes that starts after the migration is refused.
+if the migration should be complete before the first new process starts. Running processes of the previous
+version keep working on the new schema, but a process of that version cannot start on it.
 
-Exit code 0: the schema is that of this version. 1: the database cannot be reached. 2: the database refuses,
-or a newer version has migrated it.
+Exit code 0: the database has the schema of this version. 1: the database cannot be reached. 2: the database
+refuses the migration, or a newer version has migrated it.
 """
 
 FORGET_HELP = """\
-Give up what only a lost secret can read. FINGERPRINT is the secret's name in firstopen db status.
+Give up data that only a lost secret can decrypt. FINGERPRINT is the secret's name in firstopen db status.
 
-firstopen serve starts again without that secret in FIRSTOPEN_SECRET. Leads and opens that are encrypted under
-it can never be sent or read, and installs from that time are taken for new ones. Where you still have the
-secret, list it instead: FIRSTOPEN_SECRET=current,older.
+After that, firstopen serve starts without the secret in FIRSTOPEN_SECRET. Leads and opens that are encrypted
+with it can never be sent or read, and installs from that time count as new. If you still have the secret,
+list it instead: FIRSTOPEN_SECRET=current,older.
 """
 
 
 @click.group("db", help=HELP)
 def command() -> None:
-    """Group the commands."""
+    """Group the subcommands of ``firstopen db``."""
 
 
 @command.command("status", help=STATUS_HELP)
 def status() -> None:
-    """Print what is known, and exit with the worst of it."""
+    """Print the database's state, and exit with the matching code."""
     raise SystemExit(_run(_status))
 
 
 @command.command("migrate", help=MIGRATE_HELP)
 def migrate_() -> None:
-    """Apply what is missing."""
+    """Apply missing migrations."""
 
     async def apply(configured: Settings, database: Engine) -> None:
         _refuse_old_file(configured)
@@ -92,12 +92,12 @@ def migrate_() -> None:
 @command.command("forget-secret", help=FORGET_HELP)
 @click.argument("name", metavar="FINGERPRINT")
 def forget(name: str) -> None:
-    """Forget a fingerprint."""
+    """Delete a secret's fingerprint from the database."""
 
     async def drop(configured: Settings, database: Engine) -> None:
         _refuse_missing(configured)
         if name not in {each.fingerprint for each in await known_secrets(database)}:
-            fail(f"no secret {name!r}: firstopen db status lists them")
+            fail(f"unknown secret {name!r}: firstopen db status lists the known ones")
         await forget_secret(database, name)
         click.echo(f"forgotten: {name}")
 
@@ -105,37 +105,37 @@ def forget(name: str) -> None:
 
 
 async def _status(configured: Settings, database: Engine) -> int:
-    _say("database", database.place)
+    _print("database", database.place)
     try:
         _refuse_missing(configured)
         known = await applied(database)
         missing = pending(known)
     except EngineUnavailable as exc:
-        _say("state", f"cannot be reached: {exc}")
+        _print("state", f"cannot be reached: {exc}")
         return NOT_USABLE_YET
     except SchemaTooNew as exc:
-        _say("state", "reachable")
-        _say_schema(known)
-        _say("problem", str(exc))
+        _print("state", "reachable")
+        _print_schema(known)
+        _print("problem", str(exc))
         return REFUSED
-    _say("state", "reachable")
-    _say_schema(known)
+    _print("state", "reachable")
+    _print_schema(known)
     if missing:
-        _say("missing", *(f"{each.number} {each.name}" for each in missing))
+        _print("missing", *(f"{each.number} {each.name}" for each in missing))
         return NOT_USABLE_YET
     secrets = await known_secrets(database)
-    _say("secrets", *([_described(each, configured) for each in secrets] or ["none yet"]))
-    _say("rows", *[await _counted(database, table) for table in _TABLES])
+    _print("secrets", *([_described(each, configured) for each in secrets] or ["none yet"]))
+    _print("rows", *[await _counted(database, table) for table in _TABLES])
     if _secret_is_given(configured) and await secret_check(configured).missing(database):
-        _say("problem", "FIRSTOPEN_SECRET does not list every secret which data may still need")
+        _print("problem", "FIRSTOPEN_SECRET does not list every secret that stored data may still need")
         return REFUSED
     return 0
 
 
-def _say_schema(known: Sequence[Applied]) -> None:
+def _print_schema(known: Sequence[Applied]) -> None:
     newest = max((each.number for each in known), default=0)
-    _say("schema", f"{newest} (this version of firstopen: {LATEST})")
-    _say("applied", *(f"{each.number} {each.name}, {_at(each.applied_at)}" for each in known))
+    _print("schema", f"{newest} (this version of firstopen: {LATEST})")
+    _print("applied", *(f"{each.number} {each.name}, {_at(each.applied_at)}" for each in known))
 
 
 def _described(secret: KnownSecret, configured: Settings) -> str:
@@ -160,13 +160,13 @@ def _secret_is_given(configured: Settings) -> bool:
 
 
 def _refuse_old_file(configured: Settings) -> None:
-    """Raise ``EngineUnavailable`` for a SQLite file from before the migrations: only serve takes it over."""
+    """Raise ``EngineUnavailable`` for a SQLite file of an earlier version, which only serve imports."""
     if not configured.database_url and is_old_file(configured.data_dir):
-        raise EngineUnavailable("the file is an earlier version's (firstopen serve takes it over)")
+        raise EngineUnavailable("the file was written by an earlier version (firstopen serve imports it)")
 
 
 def _refuse_missing(configured: Settings) -> None:
-    """Raise ``EngineUnavailable`` where there is no SQLite file: looking must not create one."""
+    """Raise ``EngineUnavailable`` if the SQLite file does not exist, because connecting would create it."""
     _refuse_old_file(configured)
     if not configured.database_url and not (configured.data_dir / FILE).is_file():
         raise EngineUnavailable("there is no file yet (firstopen serve and firstopen db migrate create it)")
@@ -176,13 +176,13 @@ def _at(unix_ms: int) -> str:
     return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _say(name: str, *values: str) -> None:
+def _print(name: str, *values: str) -> None:
     for index, value in enumerate(values):
         click.echo(f"{name if index == 0 else '':>10}  {value}")
 
 
 def _run(work: Callable[[Settings, Engine], Awaitable[T]]) -> T:
-    """Run a command on the database; ends the process with one line if that cannot be done."""
+    """Run a command on the database; on failure, print one line and end the process."""
 
     async def run() -> T:
         configured = read_settings()

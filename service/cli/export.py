@@ -1,4 +1,4 @@
-"""``firstopen export``: opens out of the database, as lines of JSON or as CSV."""
+"""``firstopen export``: write opens from the database as NDJSON or CSV."""
 
 import asyncio
 import csv
@@ -20,7 +20,7 @@ from service.storage.open_pages import OpenPages
 from service.storage.statements import Row, Statement
 from service.wiring.stores import engine
 
-_QUIET_S = 2.0  # an export that takes no longer reports nothing on its way
+_QUIET_S = 2.0  # shorter exports print no progress
 _REPORT_EVERY_S = 5.0
 _FIELDS = structs.fields(ListedOpen)
 
@@ -30,30 +30,30 @@ Write = Callable[[list[ListedOpen]], None]
 
 
 HELP = """\
-Write opens to stdout, in the order in which they came: how each was decided, nothing personal.
+Write opens to stdout in the order of their arrival, with how each was decided. Contains no personal data.
 
 \b
   firstopen export --since 2026-11-01 > opens.ndjson
   firstopen export --since 2026-11-01 --until 2026-12-01 --format csv
 
-Times are RFC 3339, dates (their first moment in UTC) or Unix seconds. Reads the database directly, also while
-firstopen serve runs; opens of the last 5 seconds are left out. Exit code 1: the database cannot be reached;
-the message says from where to go on.
+Times are RFC 3339, dates (midnight UTC) or Unix seconds. Reads the database directly, also while firstopen
+serve runs; opens of the last 5 seconds are left out. Exit code 1: the database cannot be reached; the message
+shows the --since with which to continue.
 """
 
 
 @click.command("export", help=HELP)
-@click.option("--since", metavar="TIME", help="Opens from this time on.  [the oldest]")
-@click.option("--until", metavar="TIME", help="Opens from before this time.  [5 seconds ago]")
+@click.option("--since", metavar="TIME", help="First opens at this time.  [the oldest]")
+@click.option("--until", metavar="TIME", help="Last opens before this time.  [5 seconds ago]")
 @click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
-@click.option("--app", metavar="NAME", help="Only this app's.")
+@click.option("--app", metavar="NAME", help="Only opens of this app.")
 def command(since: str | None, until: str | None, form: str, app: str | None) -> None:
-    """Export opens."""
+    """Run ``firstopen export``."""
     export_opens(since, until, form, app)
 
 
 def export_opens(since: str | None, until: str | None, form: str, app: str | None) -> None:
-    """Write the opens between two times to stdout, in the order in which they came."""
+    """Write the opens between two times to stdout, in the order of their arrival."""
     start_ms = 0 if since is None else _moment_ms("--since", since)
     before_ms = None if until is None else _moment_ms("--until", until)
     configured = read_settings()
@@ -102,7 +102,7 @@ def _write_lines(opens: list[ListedOpen]) -> None:
 
 
 def _write_csv() -> Write:
-    """Write the names of the columns, and return what writes rows below them."""
+    """Write the header row, and return a function that writes opens as rows."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(field.encode_name for field in _FIELDS)
 
@@ -118,7 +118,7 @@ def _cell(value: object) -> object:
 
 
 class _Progress:
-    """Says on stderr how far a long export has come."""
+    """Print the progress of a long export on stderr."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -126,7 +126,7 @@ class _Progress:
         self._report_at = time.monotonic() + _QUIET_S
 
     def wrote(self, page: OpenPage) -> None:
-        """Count a page, and say so now and then."""
+        """Count a page, and print the progress at intervals."""
         self._count += len(page.opens)
         self._latest = page.opens[-1].opened_at if page.opens else self._latest
         if time.monotonic() >= self._report_at:
@@ -134,12 +134,12 @@ class _Progress:
             click.echo(f"firstopen: {self._count:,} opens, up to {self._latest}", err=True)
 
     def end(self) -> None:
-        """Say how many there were."""
+        """Print the number of exported opens."""
         click.echo(f"firstopen: {self._count:,} opens exported", err=True)
 
     def hint(self) -> str:
-        """Say how to go on."""
-        return "" if self._latest is None else f"; go on with --since {self._latest}"
+        """Return how to continue an export that failed; empty if nothing was written."""
+        return "" if self._latest is None else f"; continue with --since {self._latest}"
 
 
 def _moment_ms(option: str, text: str) -> int:

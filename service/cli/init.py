@@ -1,4 +1,4 @@
-"""``firstopen init``: write a configuration to start from."""
+"""``firstopen init``: write a starter configuration."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _STARTER = Path("firstopen.toml")
 def command(path: Path) -> None:
     """Write a commented starter file (firstopen.toml, or PATH), and beside it a .env with a new secret.
 
-    Existing files are left as they are.
+    Existing files are not changed.
     """
     env_path = path.parent / ENV_FILE
     try:

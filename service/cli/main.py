@@ -1,10 +1,10 @@
-"""The command line: which commands there are. Each is a module of its own, imported when it is used."""
+"""The ``firstopen`` command and the list of its subcommands, one module each."""
 
 from importlib import import_module
 
 import rich_click as click
 
-# name: its module in this package; each module calls its click command ``command``
+# Command name: its module in this package. Each module defines its click command as ``command``.
 _COMMANDS = {
     "db": "db",
     "export": "export",
@@ -18,9 +18,9 @@ _COMMANDS = {
 
 
 class LazyGroup(click.RichGroup):
-    """Imports a command when it is used: ``firstopen serve`` loads no other command's parts."""
+    """Import a command's module when it is used, so that commands start without the others' imports."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click hands it over
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click passes it
         """Return the names of the commands."""
         return list(_COMMANDS)
 
@@ -36,8 +36,8 @@ class LazyGroup(click.RichGroup):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="firstopen")
 def main() -> None:
-    """Answer where an opened app should land, and which click brought it there.
+    """Tell an app that was opened which screen to show, and which click led there.
 
-    With no FIRSTOPEN_CONFIG, everything works on a demo app against an embedded Dub:
-    try `firstopen serve`, then paste the curl that it prints.
+    Without FIRSTOPEN_CONFIG, all commands use a demo app and an embedded Dub:
+    run `firstopen serve`, then paste the curl command that it prints.
     """

@@ -1,4 +1,4 @@
-"""``firstopen open``: how an open would be answered, and why, asked of the service that is running."""
+"""``firstopen open``: ask the running service how it would answer an open, and why."""
 
 import urllib.error
 import urllib.request
@@ -26,19 +26,23 @@ Ask the running service how an open would be answered, and why. Nothing is recor
 
 @click.command("open", help=HELP)
 @click.argument("url", required=False)
-@click.option("--install-referrer", metavar="TEXT", help="What the Play Install Referrer said.")
-@click.option("--clipboard", metavar="TEXT", help="What the clipboard held.")
+@click.option("--install-referrer", metavar="TEXT", help="Text of the Play Install Referrer.")
+@click.option("--clipboard", metavar="TEXT", help="Text in the clipboard.")
 @click.option("--domain", metavar="DOMAIN", help="One of the app's domains.  [its first]")
-@click.option("--install-id", metavar="ID", help="The install that opens; left out: nobody known.")
+@click.option("--install-id", metavar="ID", help="The install that opens.  [an unknown one]")
 @click.option("--ip", metavar="ADDRESS", help="The device's address.")
 @click.option("--user-agent", metavar="TEXT", help="The device's User-Agent.")
-@click.option("--platform", type=click.Choice(["ios", "android"]), help="Else read from the User-Agent.")
+@click.option(
+    "--platform",
+    type=click.Choice(["ios", "android"]),
+    help="The device's platform.  [read from the User-Agent]",
+)
 @click.option("--app-version", metavar="VERSION", help="The build that opens, such as 2.1.")
-@click.option("--app", "app_name", metavar="NAME", help="Which app.  [the first]")
+@click.option("--app", "app_name", metavar="NAME", help="The app.  [the first]")
 def command(
     url: str | None, install_referrer: str | None, app_name: str | None, **fields: str | None
 ) -> None:
-    """Explain an open."""
+    """Run ``firstopen open``."""
     names = {
         "domain": "dubDomain",
         "install_id": "installId",
@@ -50,12 +54,12 @@ def command(
 
 
 def explain_open(body: dict[str, Any], app_name: str | None) -> None:
-    """Ask for a dry run, and print it; ends the command with a clear word where that cannot be had."""
+    """Request a dry run and print the result; on failure, print one line and end the command."""
     configured = read_settings()
     name = pick_app(configured, app_name or next(iter(configured.apps)))
     keys = configured.server_keys.get(name)
     if not keys:
-        fail(f"apps.{name}.server_keys_env: a dry run takes a server key, and none is set")
+        fail(f"apps.{name}.server_keys_env: a dry run needs a server key, and none is set")
     given = {field: value for field, value in body.items() if value is not None}
     if not given.keys() & {"deepLink", "installReferrer", "clipboard", "dubDomain"}:
         given["dubDomain"] = configured.apps[name].domains[0]
@@ -63,7 +67,7 @@ def explain_open(body: dict[str, Any], app_name: str | None) -> None:
 
 
 def _base(configured: Settings) -> str:
-    host = configured.host if configured.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104  asked, not bound
+    host = configured.host if configured.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104  compared, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{configured.port}"
 
 
@@ -81,7 +85,7 @@ def _ask(base: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             fail(msgspec.json.decode(exc.read())["error"]["message"])
         except (msgspec.DecodeError, LookupError, TypeError):
-            fail(f"{base} answered {exc.code}, and not as firstopen does")
+            fail(f"{base} answered {exc.code}, but is not firstopen")
     except (OSError, msgspec.DecodeError):
         fail(f"no firstopen answers at {base} (start one: firstopen serve)")
 

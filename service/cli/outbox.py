@@ -1,4 +1,4 @@
-"""``firstopen outbox``: what Dub has not taken, for the operator who is asked why."""
+"""``firstopen outbox``: show opens, leads and sales that Dub has not accepted, and retry them."""
 
 import asyncio
 import json
@@ -29,31 +29,31 @@ _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 T = TypeVar("T")
 
 HELP = """\
-What has not reached Dub yet, what never will, and why.
+Show opens, leads and sales that have not reached Dub yet, and dead letters, with the reasons.
 
 \b
   firstopen outbox                  counts, the age of the oldest, dead letters
-  firstopen outbox show ID          one entry; --reveal prints what it carries
+  firstopen outbox show ID          one entry; --reveal prints its content
   firstopen outbox retry ID         send a dead letter again; --all: every one
 
-It reads FIRSTOPEN_DATABASE_URL, or without that FIRSTOPEN_DATA_DIR, also while firstopen serve runs
-there; retried entries go within a second.
+It reads the database in FIRSTOPEN_DATABASE_URL, or else in FIRSTOPEN_DATA_DIR, also while firstopen serve
+runs; retried entries are sent within a second.
 """
 
 
 @click.group("outbox", help=HELP, invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Print an overview, unless a subcommand follows."""
+    """Print an overview if there is no subcommand."""
     if context.invoked_subcommand is None:
         _run(_overview)
 
 
 @command.command()
 @click.argument("entry_id", metavar="ID")
-@click.option("--reveal", is_flag=True, help="Print what the entry carries: it is somebody's data.")
+@click.option("--reveal", is_flag=True, help="Print the entry's content, which is personal data.")
 def show(entry_id: str, *, reveal: bool) -> None:
-    """Show one entry; nothing personal unless asked to."""
+    """Show one entry; personal data only with --reveal."""
 
     async def found(entries: SqlOutboxStore) -> None:
         entry = await entries.found(entry_id)
@@ -63,7 +63,7 @@ def show(entry_id: str, *, reveal: bool) -> None:
         for name, value in _described(summary):
             click.echo(f"{name:>10}  {value}")
         if reveal and payload is None:
-            click.echo("   carries  nothing any more: it is delivered")
+            click.echo("   content  deleted after delivery")
         elif reveal and payload is not None:
             click.echo(json.dumps(json.loads(entries.reveal(payload)), indent=2, ensure_ascii=False))
 
@@ -126,7 +126,7 @@ def _described(entry: Summary) -> list[tuple[str, str]]:
 
 
 def _awaited(entry: Summary) -> str:
-    """Say what an entry waits for."""
+    """Return what an entry waits for, for people to read."""
     if entry.depends_on_open.startswith(INSTALL):
         return "an open of its install"
     return f"open {entry.depends_on_open}" if entry.depends_on_open else "nothing"
@@ -139,11 +139,11 @@ def _age(at: float) -> str:
 
 
 def _run(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
-    """Do it on the store, beside whoever else has it open."""
+    """Run a command on the outbox; on failure, print one line and end the process."""
     configured = read_settings()
     where = "FIRSTOPEN_DATABASE_URL" if configured.database_url else str(configured.data_dir / FILE)
     try:
-        return asyncio.run(_at_the_store(configured, work))
+        return asyncio.run(_run_on_store(configured, work))
     except SettingsError as exc:
         fail(exc)
     except (StoreFailed, SchemaTooNew) as exc:
@@ -152,9 +152,9 @@ def _run(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
         fail(f"FIRSTOPEN_SECRET: {exc}")
 
 
-async def _at_the_store(configured: Settings, work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
+async def _run_on_store(configured: Settings, work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
     if not configured.database_url and not (configured.data_dir / FILE).is_file():
-        fail(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve makes one)")
+        fail(f"FIRSTOPEN_DATA_DIR: there is no outbox in {configured.data_dir} (firstopen serve creates it)")
     database = Database(engine(configured, exclusive=False), configure_logs("critical"))
     await database.open()
     try:

@@ -1,4 +1,4 @@
-"""What the commands print alike: failures, tables, and the settings that they read."""
+"""Shared by the commands: reading settings, printing failures and tables."""
 
 from typing import NoReturn
 
@@ -14,13 +14,13 @@ _PIPED_COLUMNS = 160
 
 
 def fail(message: object, code: int = REFUSED) -> NoReturn:
-    """Print one line on stderr and end the command with an exit code."""
+    """Print one line on stderr and end the process with an exit code."""
     click.echo(f"firstopen: {message}", err=True)
     raise SystemExit(code)
 
 
 def read_settings() -> Settings:
-    """Return the settings of FIRSTOPEN_CONFIG, else the demo's; settings that are wrong end the command."""
+    """Return the settings of FIRSTOPEN_CONFIG, or the demo's; invalid settings end the process."""
     try:
         return settings.of_commands(demo.settings)
     except SettingsError as exc:
@@ -28,13 +28,13 @@ def read_settings() -> Settings:
 
 
 def pick_app(configured: Settings, name: str) -> str:
-    """Return an app's name; a name that is not configured ends the command."""
+    """Return the name of a configured app; an unknown name ends the process."""
     if name not in configured.apps:
-        fail(f"--app: no app {name!r}; there are: {', '.join(configured.apps)}")
+        fail(f"--app: unknown app {name!r}; configured: {', '.join(configured.apps)}")
     return name
 
 
 def console() -> Console:
-    """Return a console for tables: wide enough for whole lines where its output is piped."""
+    """Return a console for tables; wide enough for whole lines if the output is piped."""
     terminal = Console(highlight=False, markup=False)
     return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=_PIPED_COLUMNS)

@@ -1,4 +1,4 @@
-"""``firstopen routes``: patterns as a table, what is wrong with them, and why a URL lands where it does."""
+"""``firstopen routes``: print routes as a table, check them, and explain which one a URL takes."""
 
 import sys
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _PIPED_COLUMNS = 200
 
 
 class CheckedApp(Struct, frozen=True):
-    """An app's routes, and what the checks say of them."""
+    """An app's routes, with the results of the checks."""
 
     name: str
     app: AppSettings
@@ -36,7 +36,7 @@ class CheckedApp(Struct, frozen=True):
 
 
 class Explained(Struct, frozen=True):
-    """Where a URL lands in an app, and why."""
+    """The screen on which a URL lands in an app, and why."""
 
     name: str
     url: str
@@ -47,10 +47,10 @@ class Explained(Struct, frozen=True):
 
 
 HELP = """\
-Print each app's patterns and screens, or which one a destination URL would take, and why.
+Print each app's routes, or, with URL, which route a destination URL takes and why.
 
-Warns of routes that no URL can reach, and runs the file's route tests. Exits with 1 if one fails, or if URL
-does not land on the screen that --expect names.
+Warns about routes that no URL can reach, and runs the file's route tests. Exit code 1: a route test fails, or
+URL does not land on the screen of --expect.
 
 \b
   firstopen routes
@@ -61,9 +61,7 @@ does not land on the screen that --expect names.
 
 @click.command("routes", help=HELP)
 @click.argument("url", required=False)
-@click.option(
-    "--app-version", metavar="VERSION", help="The build that opens it, such as 2.1; left out: the newest."
-)
+@click.option("--app-version", metavar="VERSION", help="The build that opens it, such as 2.1.  [the newest]")
 @click.option("--app", "app_name", metavar="NAME", help="Only this app.")
 @click.option("--expect", metavar="SCREEN", help="The screen on which URL must land.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list with one object for each app.")
@@ -76,7 +74,7 @@ def command(
         pick_app(settings, app_name)
     apps = {name: app for name, app in settings.apps.items() if app_name in (None, name)}
     if expect is not None and (url is None or len(apps) > 1):
-        fail("--expect: needs a URL, and --app where there are several apps")
+        fail("--expect: needs a URL, and --app if there are several apps")
     if url is None:
         checked = check_apps(apps)
         print_apps(checked, as_json=as_json)
@@ -98,7 +96,7 @@ def check_apps(apps: Mapping[str, AppSettings]) -> list[CheckedApp]:
 
 
 def print_apps(checked: list[CheckedApp], *, as_json: bool) -> None:
-    """Print every app's routes in the order in which they are tried, with warnings and failed tests."""
+    """Print every app's routes in the order of matching, with warnings and failed tests."""
     if as_json:
         _print_json([_app_document(each) for each in checked])
         return
@@ -212,7 +210,7 @@ def _why(
 ) -> str:
     if route.reason == "default":
         own = ", ".join(app.schemes) or "none set"
-        return f"only http, https and the app's own schemes ({own}) are handed out"
+        return f"only http, https and the app's own schemes ({own}) are returned"
     if route.reason == "unlisted":
         return _unlisted(app, url)
     minimum = None if matched is None else matched.rule.min_version
@@ -225,9 +223,9 @@ def _about_version(minimum: str | None, app_version: str | None) -> str:
     if minimum is None:
         return ""
     if app_version is None:
-        return f"; it is for {minimum} and newer, which a build without a version is taken to be"
+        return f"; it is for {minimum} and newer, and a build without a version counts as the newest"
     if parse_version(app_version) is None:
-        return f"; {app_version!r} is no version, so it is taken as new enough for {minimum}"
+        return f"; {app_version!r} is not a version, so it counts as new enough for {minimum}"
     return f"; {app_version} is new enough for {minimum}"
 
 
@@ -237,5 +235,5 @@ def _unlisted(app: AppSettings, url: str) -> str:
     except InvalidField:
         short = False
     if short:
-        return "this is, or holds, a short link: only Dub knows its destination; ask with the destination"
-    return "no pattern covers it; the app may open it on the web"
+        return "this is, or contains, a short link, and only Dub knows its destination: give the destination"
+    return "no pattern matches; the app may open it in a browser"

@@ -1,4 +1,4 @@
-"""`firstopen sandbox`: the embedded Dub on its own, for a mobile team's end-to-end tests."""
+"""`firstopen sandbox`: run only the embedded Dub, for end-to-end tests of an app."""
 
 import socket
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from service.sandbox.domains import SandboxDomain
     from service.sandbox.links import SandboxLink
 
-STOP_S = 1  # a call that a fault stalls may never end: waiting for it longer helps nobody
+STOP_S = 1  # a call that a fault stalls may never end
 
 
 HELP = """\
-Run a Dub small enough for a laptop or a CI job, and true enough to test an app against.
+Run an embedded Dub on a laptop or in a CI job, to test an app against.
 
 It answers /track/open, /track/click, /track/visit, /track/lead(/client),
-/track/sale(/client), /events and /links as Dub does, and GET on a link's domain is a click.
-Any API key will do. It is for loopback and CI only: /sandbox/* asks for no key.
-Point an SDK's base URL at it, or try it by hand:
+/track/sale(/client), /events and /links as Dub does; a GET on a link's domain is a click.
+Any API key is accepted. Use it on loopback and in CI only: /sandbox/* needs no key.
+Set an SDK's base URL to its address, or try it by hand:
 
 \b
-Links: from a file (--links links.toml), or while it runs
+Links: from a file (--links links.toml), or added while it runs
   [[links]]
   domain = "acme.link"
   key = "fb-promo"
@@ -36,7 +36,7 @@ Links: from a file (--links links.toml), or while it runs
   [[domains]]
   domain = "acme.link"
   deepView = true           # phones get the page that copies the link
-  localDestinations = true  # show where Dub would redirect, stay here
+  localDestinations = true  # show the destination, do not redirect
 
 \b
   curl :8001/links -H 'Authorization: Bearer dub_x' -d '{"key": "hi",
@@ -44,42 +44,42 @@ Links: from a file (--links links.toml), or while it runs
   curl -i :8001/hi -H 'Host: acme.link'     # a click, as a browser's
 
 \b
-Phones: from this machine, say whose call it is
+Phones: calls from this machine can set the phone's address
   curl :8001/track/open -d '{"deepLink": "https://acme.link/hi"}' \\
     -A okhttp/4.12.0 -H 'X-Real-IP: 203.0.113.7' \\
     -H 'X-Vercel-IP-Country: DE'
 
 \b
-Control: /sandbox/* takes JSON only, so that no web page can use it
+Control: /sandbox/* accepts JSON only, so that web pages cannot use it
   JSON='Content-Type: application/json'
 
 \b
-Time: let eight days pass, or say what time it is
+Time: let eight days pass, or set the time
   curl :8001/sandbox/clock -H "$JSON" -d '{"advanceS": 691200}'
   curl :8001/sandbox/clock -H "$JSON" -d '{"now": "2026-08-01T09:00:00Z"}'
 
 \b
-Faults: POST what should go wrong to /sandbox/faults
+Faults: POST a fault to /sandbox/faults
   curl :8001/sandbox/faults -H "$JSON" \\
     -d '{"route": "/track/open", "status": 503}'
   or {"route": "/track/*", "delayMs": 2000, "probability": 0.2}
   or {"route": "/track/lead", "reset": "before", "handled": true}
   or {"route": "/events", "throttle": true, "retryAfterS": 5, "times": 3}
   Also "stall", "reset": "midBody", "html", "truncate", "trickleMs", and
-  "method" and "host" to say for whom. "handled" does the work first and
-  loses only the answer. DELETE /sandbox/faults ends the bad day.
+  "method" and "host" to select calls. With "handled", the call takes
+  effect and only the answer is lost. DELETE /sandbox/faults removes all.
 
 \b
 Dub's own slowness and limits: PATCH /sandbox/settings
   curl -X PATCH :8001/sandbox/settings -H "$JSON" \\
     -d '{"leadLookupDelayS": 3}'
-  or {"eventsDelayS": 5}    events show up late
+  or {"eventsDelayS": 5}    events appear late
   or {"plan": "pro"}        403 and 429 as on that plan
   or {"usageExceeded": true}    /events is 403 until the month is over
-  or {"allowedHostnames": ["acme.com"]}   403 for other web pages, and apps
+  or {"allowedHostnames": ["acme.com"]}   403 for apps and other web pages
 
 \b
-What was asked of it (DELETE forgets)
+Recorded calls (DELETE removes them)
   curl ':8001/sandbox/calls?path=/track/open'
 """
 
@@ -91,7 +91,7 @@ What was asked of it (DELETE forgets)
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Another host name that it is reached by, such as a container's. May be repeated.",
+    help="Another host name to answer for, such as a container's. May be repeated.",
 )
 @click.option(
     "--port",
@@ -104,7 +104,7 @@ What was asked of it (DELETE forgets)
     "--data",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Keep everything in this SQLite file. Left out: in memory, gone at the end.",
+    help="SQLite file for all data.  [in memory only]",
 )
 @click.option(
     "--links",
@@ -119,8 +119,8 @@ What was asked of it (DELETE forgets)
 def command(
     host: str, hosts: tuple[str, ...], port: int, data: Path | None, links_file: Path | None, *, demo: bool
 ) -> None:
-    """Serve an embedded Dub until told to stop."""
-    # Late, so that the commands beside this one start without a web framework.
+    """Serve an embedded Dub until a signal stops it."""
+    # Imported here, so that the other commands start without a web framework.
     from service.sandbox.app import create_sandbox
     from service.sandbox.demo import demo_domain, demo_links
 
@@ -132,7 +132,7 @@ def command(
 
 
 def _read_links(path: Path) -> tuple[list["SandboxLink"], list["SandboxDomain"]]:
-    """Read a file of links and domains; a mistake in it ends the command with its place."""
+    """Read a file of links and domains; a mistake in it ends the process with an error that names it."""
     import msgspec
 
     from service.sandbox.domains import SandboxDomain
@@ -150,7 +150,7 @@ def _read_links(path: Path) -> tuple[list["SandboxLink"], list["SandboxDomain"]]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is said about it."""
+    """Return a listening socket; on failure, print one line and end the process."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -176,11 +176,11 @@ def _serve(app: "Litestar", sock: socket.socket, links: Sequence["SandboxLink"])
 
 
 def _greeting(host: str, port: int, links: Sequence["SandboxLink"]) -> list[str]:
-    """Return what a person reads first: what is running, its links, one command to paste."""
+    """Return the lines to print at the start: the address, the links, one command to paste."""
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    lines = [f"sandbox  {base}  an embedded Dub, for loopback and CI only; any API key will do"]
+    lines = [f"sandbox  {base}  an embedded Dub, for loopback and CI only; any API key is accepted"]
     if host not in {"127.0.0.1", "::1"}:
-        lines.append("  careful: others can reach it here, and /sandbox/* asks for no key")
+        lines.append("  warning: others can reach this address, and /sandbox/* needs no key")
     lines += [f"  {_address(link, port)} -> {link.url}" for link in links]
     deep_link = _address(links[0], port) if links else "https://acme.link/YOUR-LINK"
     body = f'{{"deepLink": "{deep_link}"}}'

@@ -1,4 +1,4 @@
-"""``firstopen serve``: run the service, and say where it listens."""
+"""``firstopen serve``: run the service, and print where it listens."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from service.storage.errors import EngineUnavailable, StartRefused
 from service.telemetry import Event, Log, Metrics, configure_logs
 from service.wiring.stores import Prepared, engine, prepare
 
-_SANDBOX_FILE = "sandbox.sqlite"  # a click and its sign-up survive a restart, here too
+_SANDBOX_FILE = "sandbox.sqlite"  # a file, so that clicks and leads survive a restart
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 
 
@@ -34,8 +34,8 @@ _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
 def command(host: str | None, port: int | None) -> None:
     """Answer app opens over HTTP.
 
-    With FIRSTOPEN_CONFIG, the apps of that file, against Dub itself (DUB_BASE_URL). Without it, the
-    demo app beside an embedded Dub on the next port, on 127.0.0.1 only.
+    With FIRSTOPEN_CONFIG, serves the apps of that file and calls Dub (DUB_BASE_URL). Without it, serves a
+    demo app on 127.0.0.1 only, with an embedded Dub on the next port.
     """
     try:
         env = settings.environment()
@@ -49,24 +49,24 @@ def command(host: str | None, port: int | None) -> None:
 
 
 def serve(env: Mapping[str, str]) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops it.
 
-    Raises ``SettingsError``, ``PortTaken`` or ``StartRefused`` before anything runs.
+    Raises ``SettingsError``, ``PortTaken`` or ``StartRefused`` before any request is accepted.
     """
     if "FIRSTOPEN_CONFIG" in env:
         configured = settings.load(env)
         refuse_failing_tests(configured.apps)
-        _serve_alone(configured, Path(env["FIRSTOPEN_CONFIG"]).parent / ENV_FILE)
+        _serve_configured(configured, Path(env["FIRSTOPEN_CONFIG"]).parent / ENV_FILE)
     else:
         _serve_demo(env)
 
 
-def _serve_alone(configured: Settings, env_path: Path) -> None:
+def _serve_configured(configured: Settings, env_path: Path) -> None:
     log = configure_logs(configured.log_level)
     prepared = _prepare(configured, log)
     socks = _take_ports(configured)
     apps = ", ".join(configured.apps)
-    _say(
+    _print(
         f"firstopen {version('firstopen')} for {apps}, against {configured.dub_base_url}",
         *_addresses(configured),
         "Try it, with one of your links:",
@@ -98,13 +98,13 @@ def _serve_demo(env: Mapping[str, str]) -> None:
     sandbox = create_sandbox(links, domains=[demo_domain()], data=sandbox_dir / _SANDBOX_FILE)
     socks, sandbox_sock = _take_ports(configured), listen(demo.HOST, sandbox_port)
     here = Path("firstopen.toml")
-    unused = f" ({here} is here, but FIRSTOPEN_CONFIG does not name it)" if here.exists() else ""
-    _say(
+    unused = f" ({here} exists here, but FIRSTOPEN_CONFIG is not set to it)" if here.exists() else ""
+    _print(
         f"firstopen {version('firstopen')}, the demo on {demo.HOST} only: no FIRSTOPEN_CONFIG{unused}",
         *_addresses(configured),
-        f"  sandbox  http://{demo.HOST}:{sandbox_port}  a Dub small enough to embed; its links:",
+        f"  sandbox  http://{demo.HOST}:{sandbox_port}  an embedded Dub; its links:",
         *(f"           http://{link.domain}:{sandbox_port}/{link.key} -> {link.url}" for link in links),
-        "Try it (the same again is a repeat; another installId gets another clickId):",
+        "Try it (sent again, it is a repeat; another installId gets another clickId):",
         demo.curl(configured.port),
     )
     prepared.log(log)
@@ -113,9 +113,9 @@ def _serve_demo(env: Mapping[str, str]) -> None:
 
 
 def _prepare(configured: Settings, log: Log) -> Prepared:
-    """Bring the database up to date; return what was done, to be logged after the greeting.
+    """Migrate the database; return what was done, to be logged after the greeting is printed.
 
-    A database that cannot be reached is no reason not to start: it is tried again while opens are answered.
+    The service also starts if the database cannot be reached: it answers opens, and keeps trying to connect.
     Raises ``SettingsError`` or ``StartRefused``.
     """
     if not configured.database_url:
@@ -126,9 +126,9 @@ def _prepare(configured: Settings, log: Log) -> Prepared:
 
 
 def _refuse_unusable(folder: Path) -> None:
-    """Refuse a data directory that cannot be written to; raises ``SettingsError``.
+    """Raise ``SettingsError`` if the data directory cannot be written to.
 
-    A full disk passes: it may have room again, and opens are answered meanwhile.
+    A full disk is accepted: space may be freed later, and opens are answered until then.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,9 +169,9 @@ def _curl(configured: Settings) -> str:
 
 
 def bracketed(host: str) -> str:
-    """Write a host as URLs have it."""
+    """Return a host as it is written in URLs: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     print(*lines, "", sep="\n", flush=True)  # noqa: T201  a person reads this before the logs begin

@@ -1,1 +1,1 @@
-"""``firstopen.toml`` and the environment, into frozen Structs."""
+"""Read ``firstopen.toml`` and the environment into frozen Structs."""

@@ -1,6 +1,6 @@
-"""The demo: one app over the four links that the embedded Dub starts with.
+"""Settings of the demo: one app, with the four demo links of the embedded Dub.
 
-It exists for one command (``firstopen serve`` with no FIRSTOPEN_CONFIG) and listens on loopback only.
+``firstopen serve`` runs the demo if FIRSTOPEN_CONFIG is not set. The demo listens on loopback only.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ DOMAIN = "acme.localhost"
 PUBLISHABLE_KEY = "dub_pk_acme"
 SERVER_KEY = "dub_demo_acme"
 
-_DATA_DIR = "var/demo"  # not where real apps keep theirs: its secret is no secret
+_DATA_DIR = "var/demo"  # apart from real data, because the demo's secret is public
 _LAST_PORT = 65_535
 
 CONFIG = f"""
@@ -44,7 +44,10 @@ min_version = "2.3"
 
 
 def settings(env: Mapping[str, str]) -> Settings:
-    """Return the demo's settings: its own app, secret and Dub, the rest from the environment."""
+    """Return the demo's settings: fixed app, secret and Dub, the rest from the environment.
+
+    Raises ``SettingsError`` if the environment does not fit the demo.
+    """
     own = {
         "FIRSTOPEN_HOST": HOST,
         "FIRSTOPEN_SECRET": env.get("FIRSTOPEN_SECRET") or "the demo's secret known to everybody",
@@ -53,7 +56,9 @@ def settings(env: Mapping[str, str]) -> Settings:
         "ACME_DUB_API_KEY": "dub_sandbox",
     }
     if env.get("FIRSTOPEN_HOST") not in (None, "", HOST, "localhost"):
-        raise SettingsError(f"FIRSTOPEN_HOST: the demo listens on {HOST} only; FIRSTOPEN_CONFIG lifts that")
+        raise SettingsError(
+            f"FIRSTOPEN_HOST: the demo listens on {HOST} only; set FIRSTOPEN_CONFIG to listen elsewhere"
+        )
     demo = parse(CONFIG, {**env, **own}, name="the demo's settings", demo=True)
     if demo.port == _LAST_PORT:
         raise SettingsError(
@@ -70,7 +75,7 @@ def sandbox_port(port: int) -> int:
 
 
 def curl(port: int) -> str:
-    """Return one command to paste: a phone that just opened the app through the first demo link."""
+    """Return a shell command that reports an open through the first demo link."""
     link = f"http://{DOMAIN}:{sandbox_port(port)}/fb-promo?ref=ig"
     body = f'{{"deepLink": "{link}", "installId": "install-anna"}}'
     return curl_command(HOST, port, PUBLISHABLE_KEY, body)

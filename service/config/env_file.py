@@ -1,10 +1,11 @@
 """The ``.env`` file beside ``firstopen.toml``: secrets as ``NAME=value`` lines.
 
-We read it ourselves because python-dotenv skips a line that it cannot read, with a warning in a log that
-nobody has configured at that point. A secret that is skipped must stop the start.
+This is our own parser because python-dotenv skips a line that it cannot parse, and warns in a log that is
+not configured yet at that point. A skipped secret must stop the start instead.
 
-What can go wrong: a line that cannot be read (``BadEnvFile`` names file and line, and shows no value); a file
-that every user of the machine can read (a warning at the start, see ``is_readable_by_others``).
+What can go wrong: a line cannot be parsed (``BadEnvFile`` names the file and the line, and shows no value);
+every user of the machine can read the file (logged as a warning at the start, see
+``is_readable_by_others``).
 """
 
 import os
@@ -29,14 +30,14 @@ FIRSTOPEN_SECRET={secret}
 
 
 class BadEnvFile(Exception):
-    """The ``.env`` cannot be read; the message names the file and the line, and shows no value."""
+    """The ``.env`` file cannot be read; the message names the file and the line, and shows no value."""
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables that a ``.env`` sets; none if there is no such file. Raises ``BadEnvFile``.
+    """Return the variables in a ``.env`` file; an empty dict if the file does not exist.
 
-    A value may be in single or double quotes, and is taken as it is: nothing is expanded or unescaped. The
-    last line that sets a name wins.
+    A value may be in single or double quotes, and is used literally: nothing is expanded or unescaped. If a
+    name is set twice, the last line wins. Raises ``BadEnvFile``.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -60,9 +61,9 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def write_env_file(path: Path) -> bool:
-    """Write a ``.env`` with a new FIRSTOPEN_SECRET, which only its owner may read.
+    """Write a ``.env`` file with a new FIRSTOPEN_SECRET, readable by its owner only.
 
-    Return False, and leave the file as it is, if there is one. Raises ``OSError``.
+    Return False, without a change, if the file exists. Raises ``OSError``.
     """
     try:
         with open(path, "x", encoding="utf-8", opener=_open_for_owner) as file:
@@ -82,7 +83,7 @@ def is_readable_by_others(path: Path) -> bool:
 
 
 def _value(text: str) -> str | None:
-    """Return the value in the text after ``=``; None if a quote has no end, or something follows it."""
+    """Return the value in the text after ``=``; None for an unclosed quote or text after the quote."""
     quote = text.lstrip()[:1]
     if quote in ("'", '"'):
         value, end, rest = text.lstrip()[1:].partition(quote)

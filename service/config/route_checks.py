@@ -1,7 +1,8 @@
-"""Checks of an app's routes: its own tests, and routes that no URL can reach.
+"""Check an app's routes: run its route tests, and find routes that no URL can reach.
 
-What can go wrong: a route that is called unreachable although some URL takes it. So a route is judged by
-URLs that its own pattern matches; if none can be made up (an unusual regular expression), nothing is said.
+What can go wrong: a route is reported as unreachable although some URL takes it. Therefore each route is
+checked with URLs that its own pattern matches; if no such URL can be generated (for an unusual regular
+expression), the route is not reported.
 """
 
 import re
@@ -15,7 +16,7 @@ from service.domain.route_patterns import OWN, SCHEME_AS_HOST, Parts, forms_of
 from service.domain.routing import CompiledRoute, Route, Router, RouteTest
 
 _WORDS = ("1", "a", "2024-01-31", "a-b", "X1", "de", "x.y", "0f8fad5b-d9cb-469f-a165-70867728950e")
-_RESTS = ("x", "x/y", "")  # what * stands for
+_RESTS = ("x", "x/y", "")  # texts in place of *
 _TOKEN = re.compile(
     r"\\(?P<literal>.)"
     r"|\{(?P<inner>(?:\\.|[^{}\\])*)\}(?P<inner_mod>[?*+]?)"
@@ -26,7 +27,7 @@ _TOKEN = re.compile(
 
 
 class RouteTestResult(Struct, frozen=True):
-    """What came of a route test. ``index`` counts from 0."""
+    """The result of a route test. ``index`` is the test's position in the file, from 0."""
 
     index: int
     test: RouteTest
@@ -34,20 +35,20 @@ class RouteTestResult(Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Return True if the URL lands where it should."""
+        """Return True if the URL lands on the expected screen, with the expected params."""
         expected = self.test.params
         return self.route.screen == self.test.screen and expected in (None, self.route.params)
 
 
 class Finding(Struct, frozen=True):
-    """Something about a route that is probably a mistake. ``index`` counts from 0."""
+    """A probable mistake in a route. ``index`` is the route's position in the file, from 0."""
 
     index: int
     message: str
 
 
 def as_typed(url: str) -> str:
-    """Return a URL as a person types it, with ``https://`` if it has no scheme."""
+    """Return a URL with ``https://`` added if it has no scheme, such as ``acme.com/product/1``."""
     if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
         return f"https://{url}"
     return url
@@ -62,7 +63,7 @@ def run_tests(app: AppSettings, router: Router) -> list[RouteTestResult]:
 
 
 def refuse_failing_tests(apps: Mapping[str, AppSettings]) -> None:
-    """Raise ``SettingsError`` if a route test fails; it names each that does."""
+    """Raise ``SettingsError``, which names each failing route test, if any fails."""
     problems = [
         f"apps.{name}.route_tests[{result.index}]: {problem_of(result)}"
         for name, app in apps.items()
@@ -74,7 +75,7 @@ def refuse_failing_tests(apps: Mapping[str, AppSettings]) -> None:
 
 
 def problem_of(result: RouteTestResult) -> str:
-    """Say what a failed test expected, and where the URL lands."""
+    """Return a message: what a failed test expected, and where the URL lands."""
     test, route = result.test, result.route
     expected = _shown(test.screen, test.params)
     landed = _shown(route.screen, None if test.params is None else route.params)
@@ -94,7 +95,7 @@ def findings(router: Router) -> list[Finding]:
             message = f"no URL can reach it: it has the same pattern as #{first}"
         elif taken_by := _taken_by(router, route):
             others = " and ".join(f"#{index}" for index in taken_by)
-            message = f"no URL can reach it: all that it matches goes to {others}"
+            message = f"no URL can reach it: every URL that it matches goes to {others}"
         else:
             continue
         found.append(Finding(route.index, message))
@@ -102,9 +103,12 @@ def findings(router: Router) -> list[Finding]:
 
 
 def _taken_by(router: Router, route: CompiledRoute) -> list[int]:
-    """Return the routes that take every URL made up for this one; none if it takes one itself."""
+    """Return the indexes of the routes that take all URLs generated for ``route``.
+
+    Return an empty list if ``route`` takes at least one of them, or if none could be generated.
+    """
     taken_by: set[int] = set()
-    for url in _made_up(route.pattern.parts):
+    for url in _sample_urls(route.pattern.parts):
         target = forms_of(url)
         if route.pattern.match(target, target.forms[0]) is None:
             continue
@@ -115,8 +119,8 @@ def _taken_by(router: Router, route: CompiledRoute) -> list[int]:
     return sorted(taken_by)
 
 
-def _made_up(parts: Parts) -> Iterator[str]:
-    """Make up URLs that a pattern probably matches."""
+def _sample_urls(parts: Parts) -> Iterator[str]:
+    """Generate URLs that a pattern probably matches."""
     for number in range(len(_WORDS)):
         for rest in _RESTS:
             for keeps_optional in (True, False):
@@ -132,7 +136,7 @@ def _made_up(parts: Parts) -> Iterator[str]:
 
 
 def _fill(component: str, *, number: int, rest: str, keeps_optional: bool) -> str:
-    """Replace the groups of a pattern's component by made-up text; ``number`` chooses the words."""
+    """Replace the groups of a pattern's component with sample text; ``number`` chooses the words."""
 
     def replaced(token: re.Match[str]) -> str:
         if token["literal"] is not None:
@@ -152,7 +156,7 @@ def _fill(component: str, *, number: int, rest: str, keeps_optional: bool) -> st
 
 
 def _word(regex: str | None, number: int) -> str:
-    """Choose a word, one that matches the group's regular expression if that can be told."""
+    """Return a sample word; one that matches the group's regular expression, if one is found."""
     words: tuple[str, ...] = _WORDS
     if regex is not None:
         words = (*_WORDS, *re.findall(r"[\w.-]+", regex))

@@ -1,7 +1,8 @@
-"""Settings: ``firstopen.toml`` and the environment, into frozen Structs, checked at boot.
+"""Read settings from ``firstopen.toml`` and the environment into frozen Structs, and check them.
 
-A wrong or unknown setting stops the boot with its path and what was expected. Secrets come from the
-environment, or from a ``.env`` beside ``firstopen.toml``, which names the variables that hold them.
+An invalid or unknown setting stops the start with an error that names the setting and what was expected.
+Secrets are in environment variables, which the environment or a ``.env`` file beside ``firstopen.toml``
+sets; ``firstopen.toml`` contains only the names of those variables.
 """
 
 import os
@@ -32,7 +33,7 @@ _VARIABLES = frozenset(
         *("LOG_LEVEL", "PORT", "OPS_PORT", "SECRET", "DATABASE_URL"),
     }
 )
-# What Kubernetes and Docker say in the environment about services that are named firstopen-something.
+# Variables that Kubernetes and Docker set for a service whose name begins with firstopen.
 _SERVICE_LINK = re.compile(r"FIRSTOPEN_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_\w+)")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """A setting stops the boot; the message is its path and what was expected."""
+    """A setting is invalid; the message names it and what was expected. Stops the start."""
 
 
 class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,16 +59,16 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     server_keys_env: str | None = None
     dub_api_key_env: str | None = None
     schemes: tuple[str, ...] = ()
-    leads: Literal["client", "server"] = "server"  # the publishable key is in every copy of the app
+    leads: Literal["client", "server"] = "server"  # publishable keys can be extracted from the app
     ip_matching: Literal["on", "off", "consented"] = "on"
     trusts_forwarded_ip: bool = False
-    match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # how old a click may be; Dub's own hour
-    first_launch_max_age_h: Annotated[int, Meta(ge=1, le=2160)] = 72  # of the install; the window at least
+    match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # maximum age of a click; one hour at Dub
+    first_launch_max_age_h: Annotated[int, Meta(ge=1, le=2160)] = 72  # of the install; at least the window
     crowd_limit: Annotated[int, Meta(ge=1, le=CROWD_LIMIT_MAX)] = 3  # installs on one network in the window
     ambiguous: Literal["refuse", "latest"] = "refuse"
-    shared_networks: tuple[str, ...] = ()  # of relays and the like: never matched
-    rate_limit: str | None = None  # of each key of this app, in place of limits.per_key
-    analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # by Dub's plan: Pro 2, Business 4, …
+    shared_networks: tuple[str, ...] = ()  # such as those of relays: never matched
+    rate_limit: str | None = None  # of each key of this app; replaces limits.per_key
+    analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # depends on Dub's plan: Pro 2, Business 4
     routes: tuple[RouteRule, ...] = ()
     route_tests: tuple[RouteTest, ...] = ()
 
@@ -76,26 +77,26 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``[cache]``: what one process remembers. Ages are in seconds or days."""
 
     answer_ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600  # Dub repeats a clickId for one hour
-    memory_mb: Annotated[int, Meta(ge=16, le=65_536)] = 160  # about 1 KB an open; a pod takes 256 MB beside
-    link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub is away
-    unknown_link_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 60  # a link just made works a minute later
+    memory_mb: Annotated[int, Meta(ge=16, le=65_536)] = 160  # about 1 KB per open; a pod needs 256 MB more
+    link_stale_days: Annotated[float, Meta(ge=0, le=90)] = 7  # routes opens while Dub cannot be reached
+    unknown_link_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 60  # new links work after a minute at most
 
 
 class DubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[dub]``: how Dub is called."""
 
-    in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 100  # calls at a time, per endpoint
-    timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still settles an open
-    slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: slow is as bad as failed
-    breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window say nothing
+    in_flight_max: Annotated[int, Meta(ge=1, le=10_000)] = 100  # concurrent calls per endpoint
+    timeout_ms: Annotated[int, Meta(ge=100, le=60_000)] = BUDGET_MAX_MS  # a late answer still counts
+    slow_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1000  # below the usual budget: a slow call is no use
+    breaker_failures: Annotated[int, Meta(ge=1, le=10_000)] = 10  # fewer in a window may be chance
     breaker_open_s: Annotated[float, Meta(ge=0.1, le=600)] = 5  # then one probe
 
 
 class OutboxSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[outbox]``: how what Dub has not taken yet is sent."""
+    """``[outbox]``: how opens, leads and sales are sent that Dub has not accepted yet."""
 
-    in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 16  # opens of the moment go first
-    expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub's own deduplication of leads ends after 7
+    in_flight_max: Annotated[int, Meta(ge=1, le=1000)] = 16  # leaves capacity for new opens
+    expiry_days: Annotated[float, Meta(gt=0, le=6)] = 6  # Dub deduplicates leads for 7 days
 
 
 class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,21 +106,21 @@ class InstallSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[limits]``: how many requests are taken; there is no limit where none is set."""
+    """``[limits]``: how many requests are accepted; unlimited if not set."""
 
     per_key: str | None = None
     per_address: str | None = None
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[server]``: how a stop goes."""
+    """``[server]``: how long a stop takes."""
 
     drain_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1000  # not ready, still answering, after SIGTERM
     stop_ms: Annotated[int, Meta(ge=0, le=60_000)] = 12_000  # a little more than the longest budget
 
 
 class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``firstopen.toml`` as a whole; apps are decoded one by one, so that errors can name them."""
+    """The whole ``firstopen.toml``; apps are decoded one by one, so that errors can name the app."""
 
     apps: dict[str, Any]
     cache: CacheSettings = CacheSettings()
@@ -131,7 +132,7 @@ class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that the process was told at its start."""
+    """All settings of the process, from the file and the environment."""
 
     apps: dict[str, AppSettings]
     cache: CacheSettings
@@ -140,12 +141,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     installs: InstallSettings
     limits: LimitSettings
     server: ServerSettings
-    secrets: tuple[str, ...]  # the first is current
+    secrets: tuple[str, ...]  # the first is the current one
     server_keys: dict[str, tuple[str, ...]]  # by app
     dub_api_keys: dict[str, str]  # by app
     host: str
     port: int
-    ops_port: int | None  # of metrics and schema; None: they are on ``port``, too
+    ops_port: int | None  # for metrics and schema; None: they are on ``port``
     budget_ms: int
     forwarded_allow_ips: tuple[str, ...]
     log_level: str
@@ -156,7 +157,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     demo: bool = False
 
     def __repr__(self) -> str:
-        """Show no secret."""
+        """Return a text without secrets."""
         return f"Settings(apps={list(self.apps)})"
 
 
@@ -173,10 +174,10 @@ def load(env: Mapping[str, str], *, keys_required: bool = True) -> Settings:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment, after adding what the ``.env`` beside FIRSTOPEN_CONFIG's file sets.
+    """Return the environment, plus the variables of the ``.env`` file beside FIRSTOPEN_CONFIG's file.
 
-    Variables that the environment has already are not changed. The process's own environment is completed,
-    too: OpenTelemetry and OpenSSL read theirs from there. Raises ``SettingsError``.
+    Variables that are already set are not changed. The variables are also added to ``os.environ``, where
+    OpenTelemetry and OpenSSL read their own. Raises ``SettingsError``.
     """
     if os.environ.get("FIRSTOPEN_CONFIG"):
         try:
@@ -189,14 +190,14 @@ def environment() -> dict[str, str]:
 
 
 def of_commands(demo: Callable[[Mapping[str, str]], "Settings"]) -> Settings:
-    """Read the settings that ``serve`` would use, for a command that needs no secret and no key.
+    """Return the settings that ``serve`` would use, for a command that needs neither secret nor keys.
 
-    ``demo`` makes the settings where there is no FIRSTOPEN_CONFIG. Raises ``SettingsError``.
+    ``demo`` builds the settings if FIRSTOPEN_CONFIG is not set. Raises ``SettingsError``.
     """
     env = environment()
     if "FIRSTOPEN_CONFIG" not in env:
         return demo(env)
-    unused = {"FIRSTOPEN_SECRET": "unused: this command hashes and opens nothing"}
+    unused = {"FIRSTOPEN_SECRET": "unused: this command hashes and decrypts nothing"}
     return load({**unused, **env}, keys_required=False)
 
 
@@ -249,7 +250,7 @@ def parse(
 
 
 def compile_router(name: str, app: AppSettings) -> Router:
-    """Compile an app's routes; raises ``SettingsError`` that names the route and the app."""
+    """Compile an app's routes; raises ``SettingsError``, which names the app and the route."""
     try:
         return Router(
             app.routes,
@@ -309,20 +310,18 @@ def _refuse_shared_keys(apps: Mapping[str, AppSettings], server_keys: Mapping[st
 
 
 def _refuse_twice(what: str, claims: Mapping[str, tuple[str, ...]], *, shown: bool) -> None:
-    """Refuse a value that two apps claim, or one app twice; keys are not shown."""
+    """Raise ``SettingsError`` for a value that is set twice, in one app or two; ``shown`` if not secret."""
     owners: dict[str, str] = {}
     for name, values in claims.items():
         for value in values:
             if value in owners:
                 shown_as = repr(value) if shown else "one of them"
-                raise SettingsError(
-                    f"apps.{name}.{what}: {shown_as} is claimed by apps.{owners[value]} already"
-                )
+                raise SettingsError(f"apps.{name}.{what}: {shown_as} is already used by apps.{owners[value]}")
             owners[value] = name
 
 
 def _refuse_unknown(apps: Mapping[str, AppSettings], env: Mapping[str, str]) -> None:
-    """Refuse a variable of ours that nobody reads: it is a typo, and what was meant would be ignored."""
+    """Raise ``SettingsError`` for an unknown FIRSTOPEN_ variable, which is probably a typo."""
     named = {name for app in apps.values() for name in (app.server_keys_env, app.dub_api_key_env)}
     for name, value in env.items():
         if not name.startswith(_OURS) or name in named or name.removeprefix(_OURS) in _VARIABLES:
@@ -367,8 +366,8 @@ def _secrets(env: Mapping[str, str]) -> tuple[str, ...]:
         found = f"one of {shortest}" if shortest else "nothing"
         raise SettingsError(
             f"FIRSTOPEN_SECRET: expected a secret of {_SECRET_MIN_CHARS} characters or more (commas separate"
-            f" several), got {found}; it is the same on every replica, set in the environment or in the"
-            f" {ENV_FILE} beside firstopen.toml (make one: openssl rand -hex 32)"
+            f" several), got {found}; use the same one on every replica, set in the environment or in the"
+            f" {ENV_FILE} beside firstopen.toml (generate one: openssl rand -hex 32)"
         )
     return secrets
 
@@ -404,7 +403,7 @@ def _base_url(env: Mapping[str, str]) -> str:
 
 
 def _wants_traces(env: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's own variables ask for traces."""
+    """Return True if OpenTelemetry's own variables turn traces on."""
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -416,7 +415,7 @@ def _ops_port(env: Mapping[str, str], port: int) -> int | None:
         return None
     ops_port = _number(env, "FIRSTOPEN_OPS_PORT", port, 1, _PORT_MAX)
     if ops_port == port:
-        raise SettingsError("FIRSTOPEN_OPS_PORT: expected another port than FIRSTOPEN_PORT")
+        raise SettingsError("FIRSTOPEN_OPS_PORT: expected a port other than FIRSTOPEN_PORT")
     return ops_port
 
 
@@ -439,7 +438,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _convert(raw: object, into: type[T], path: str) -> T:
-    """Convert a decoded table; an error names the setting by its path."""
+    """Convert a decoded table to a Struct; raises ``SettingsError`` with the setting's path."""
     try:
         return msgspec.convert(raw, into)
     except msgspec.ValidationError as exc:

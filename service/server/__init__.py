@@ -1,1 +1,1 @@
-"""Run the ASGI apps under uvicorn, with limits for an open network."""
+"""Run the ASGI apps under uvicorn, with limits against hostile clients."""

@@ -1,14 +1,15 @@
-"""uvicorn's HTTP/1.1 protocol, with limits for an open network.
+"""uvicorn's HTTP/1.1 protocol, with limits against hostile clients.
 
-A head, its trailers and chunk framing are bounded, and a request must arrive in time. Trailers are not
-headers. An ``Upgrade`` that is not ours to take is ignored, as HTTP says (Java's client sends one with
-every request), where httptools would drop the body and read it as the next request. What cannot be read
-gets a 400 in the same shape as every error.
+Request heads, trailers and chunk framing are bounded in size, and a request must arrive within
+``ARRIVAL_MAX_S``. Trailers are not treated as headers. ``Upgrade`` headers are ignored, as HTTP allows
+(Java's client sends one with every request); httptools alone would drop the body and parse it as the next
+request. A request that cannot be parsed gets a 400 in the shape of every other error.
 
-What can go wrong: a client that sends only line ends, or nothing, keeps its connection for ever (without a
-complete request a connection ends after the keep-alive time, whatever it sends); clients take all file
-descriptors (connections have a cap: the one that has been idle for longest makes way, and if none is idle,
-the new one is refused); many slow bodies fill memory (bodies that are still arriving share a cap).
+What can go wrong: a client that sends only line ends, or nothing, keeps its connection open for ever (a
+connection without a complete request is closed after the keep-alive time, whatever it sends); clients use up
+all file descriptors (the number of connections is limited: a new one closes the one that has been idle for
+longest, and is refused if none is idle); many slow bodies fill the memory (all incomplete bodies share one
+limit).
 """
 
 import asyncio
@@ -28,30 +29,33 @@ from service.api.problems import problem
 _OF_THE_CONNECTION = frozenset({b"connection", b"transfer-encoding"})
 _CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])  # a tab may be part of a header
 
-HEAD_MAX_BYTES = 64 * 1024  # of a head, or of framing and trailers; one read of slack
-ARRIVAL_MAX_S = 10  # for a whole request, body included: as long as the longest budget
-ARRIVING_MAX_BYTES = 64 * 1024 * 1024  # of all bodies that are not complete: a thousand of the largest
+HEAD_MAX_BYTES = 64 * 1024  # of a head, or of framing and trailers; may be exceeded by one socket read
+ARRIVAL_MAX_S = 10  # for a whole request with its body: as long as the longest budget
+ARRIVING_MAX_BYTES = 64 * 1024 * 1024  # of all incomplete bodies together: a thousand of the largest
 
 
 class SharedState(ServerState):
-    """What all connections of a server share. ``unread`` hears of each 400 that the app does not see."""
+    """State shared by all connections of a server.
+
+    ``unread`` is called for each 400 that is sent for a request that never reached the app.
+    """
 
     def __init__(self, connections_max: int = 10_000, unread: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.unread = unread
         self.connections_max = connections_max
-        self.arriving_bytes = 0  # of bodies that are not complete
+        self.arriving_bytes = 0  # of all incomplete bodies
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One HTTP/1.1 connection with a client."""
 
-    _idle_since: float | None = None  # while no request has begun, by the loop's clock
-    _arriving_bytes = 0  # of this request's body
-    _arriving = False  # a request has begun and is not complete
-    _new = False  # ... in the read that is being parsed
+    _idle_since: float | None = None  # loop time; None while a request is being received or answered
+    _arriving_bytes = 0  # of this request's body, while it is incomplete
+    _arriving = False  # a request has begun and is incomplete
+    _new = False  # a request has begun in the read that is being parsed
     _head_complete = False
-    _overhead_bytes = 0  # what has been read of this request, but for its body
+    _overhead_bytes = 0  # of this request, without its body
     _body_bytes_read = 0  # of the body, in this read
     _began = 0.0
     _without_upgrade: "_BodyParser | None" = None
@@ -67,7 +71,7 @@ class Protocol(HttpToolsProtocol):
         self._shared = server_state if isinstance(server_state, SharedState) else SharedState()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to count the time until a request, and make room if there are too many connections."""
+        """Start the idle time; over the limit, close the longest idle connection, or else this one."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it to Transport
         self._idle_since = self.loop.time()
         if len(self.connections) > self._shared.connections_max:
@@ -75,14 +79,14 @@ class Protocol(HttpToolsProtocol):
             (longest or self).transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count this connection's body no more."""
+        """Remove this connection's body from the shared count."""
         self._count_arrived()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Begin to count the time until the next request.
+        """Start the idle time before the next request.
 
-        uvicorn has a timer for every such time. Here ``give_up_waiting`` ends connections that stay idle.
+        uvicorn starts a timer for each connection here. Instead, ``give_up_waiting`` closes idle connections.
         """
         self._idle_since = self.loop.time()
         if self.pipeline or self.transport.is_closing():
@@ -92,7 +96,7 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Parse bytes from the client."""
         self._body_bytes_read = 0
         try:
             if self._without_upgrade is None:
@@ -100,7 +104,7 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._without_upgrade.feed(data)
         except httptools.HttpParserUpgrade as exc:
-            if not self._goes_on_without_upgrade(data[exc.args[0] :]):
+            if not self._ignore_upgrade(data[exc.args[0] :]):
                 return
         except httptools.HttpParserError:
             self.send_400_response("HTTP: the request line or a header cannot be read")
@@ -112,7 +116,7 @@ class Protocol(HttpToolsProtocol):
         self._new = False
 
     def on_message_begin(self) -> None:
-        """Start to count, and to look at the clock."""
+        """Start the size and time limits of a request."""
         self._idle_since = None
         self._arriving = self._new = True
         self._head_complete = False
@@ -121,14 +125,14 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Hand the request to the app."""
+        """Pass the request to the app, with the time at which its head was complete."""
         self._head_complete = True
-        self.scope["arrived"] = time.monotonic()  # type: ignore[typeddict-unknown-key]  # budgets count from here
+        self.scope["arrived"] = time.monotonic()  # type: ignore[typeddict-unknown-key]  # budgets start here
         super().on_headers_complete()
-        self.headers = []  # trailers end here; the request has the list that was
+        self.headers = []  # trailers are added to this new list; the request keeps the old one
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body, which the app bounds."""
+        """Pass on a piece of the body; the app limits the body's size."""
         self._body_bytes_read += len(body)
         self._arriving_bytes += len(body)
         self._shared.arriving_bytes += len(body)
@@ -138,13 +142,13 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Stop counting."""
+        """End the limits of a request that is complete."""
         self._arriving = False
         self._count_arrived()
         super().on_message_complete()
 
     def give_up_waiting(self, now: float) -> None:
-        """End a connection without a request, or a late request; ``now`` is the loop's clock."""
+        """Close a connection that is idle for too long, and end a late request; ``now`` is loop time."""
         if self._idle_since is not None and now - self._idle_since >= self.timeout_keep_alive:
             self.transport.close()
             return
@@ -160,7 +164,10 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be read as HTTP, and close. A request that the app has is counted there."""
+        """Send a 400 and close the connection.
+
+        ``unread`` is called unless the app has the request: the app counts its own requests.
+        """
         cycle: RequestResponseCycle | None = self.cycle if self._head_complete else None
         if cycle is None or cycle.response_complete:
             self._shared.unread()
@@ -174,12 +181,12 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request has begun since the last one was answered."""
+        """Return True if the connection is open and no request is being received or answered."""
         return self._idle_since is not None and not self.transport.is_closing()
 
     @property
     def idle_since(self) -> float:
-        """Return since when it is idle, by the loop's clock."""
+        """Return the loop time since which the connection is idle; 0 if it is not."""
         return self._idle_since or 0.0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -193,19 +200,20 @@ class Protocol(HttpToolsProtocol):
         self._shared.arriving_bytes -= self._arriving_bytes
         self._arriving_bytes = 0
 
-    def _goes_on_without_upgrade(self, rest: bytes) -> bool:
-        """Read the request's body after all; return False if it was answered with a 400 instead."""
+    def _ignore_upgrade(self, rest: bytes) -> bool:
+        """Parse the body of a request with an ``Upgrade`` header; return False if a 400 was sent."""
         try:
-            self._go_on_without_upgrade(rest)
+            self._parse_body_after_upgrade(rest)
         except httptools.HttpParserError:
             self.send_400_response("HTTP: a body's framing cannot be read")
             return False
         return True
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Read the request's body after all, and close the connection once it is answered.
+    def _parse_body_after_upgrade(self, rest: bytes) -> None:
+        """Parse the request's body, and close the connection after the answer.
 
-        Raises ``httptools.HttpParserError``.
+        httptools parses nothing after an ``Upgrade``, so a parser of its own reads the body. Raises
+        ``httptools.HttpParserError``.
         """
         self.cycle.keep_alive = False
         framing = [
@@ -288,13 +296,13 @@ def _whole_response(
 
 
 def _longest_idle(connections: Iterable[object]) -> Protocol | None:
-    """Return the connection that has waited longest for a request, if any does."""
+    """Return the connection that has been idle for longest, or None if none is idle."""
     idle = [each for each in connections if isinstance(each, Protocol) and each.is_idle]
     return min(idle, key=lambda each: each.idle_since, default=None)
 
 
 class _BodyParser:
-    """Parses one body by its framing headers for a protocol; what follows it is dropped."""
+    """Parses one body by its framing headers, for a protocol; bytes after the body are dropped."""
 
     def __init__(self, protocol: Protocol, framing: list[tuple[bytes, bytes]]) -> None:
         self.on_body = protocol.on_body
@@ -306,11 +314,11 @@ class _BodyParser:
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % head)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that follow the head; raises ``httptools.HttpParserError``."""
+        """Parse bytes that follow the head; raises ``httptools.HttpParserError``."""
         if not self._complete:
             self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Hand the end of the body on, once."""
+        """Tell the protocol that the body is complete, and stop parsing."""
         self._complete = True
         self._protocol.on_message_complete()

@@ -1,8 +1,8 @@
-"""Runs the ASGI apps under uvicorn, on sockets that are taken before anything is said about them.
+"""Run the ASGI apps under uvicorn, on sockets that already listen, until a signal stops them.
 
-SIGTERM makes readiness false and goes on answering for ``drain_ms``, so that a load balancer can
-look away; then requests in flight finish. SIGINT skips the wait; a second signal gives up on what is
-still in flight.
+After SIGTERM, readiness is false and requests are still answered for ``drain_ms``, so that load balancers
+can stop sending requests; then requests in flight finish. SIGINT skips that wait; a second signal aborts the
+requests in flight.
 """
 
 import asyncio
@@ -25,24 +25,25 @@ from service.api.ops import Readiness
 from service.server.http_protocol import Protocol, SharedState
 from service.telemetry import Event, Log, where
 
-_KEEP_ALIVE_S = 75  # longer than a load balancer's, so that it is the one to close
+_KEEP_ALIVE_S = 75  # longer than usual for load balancers, so that they close connections first
 _BACKLOG = 2048
 _TICKS_PER_S = 10  # of uvicorn's main loop
-_DESCRIPTORS_OF_OURS = 256  # for calls to Dub, the database, files
+_RESERVED_DESCRIPTORS = 256  # for calls to Dub, the database, files
 _CONNECTIONS_MAX = 20_000
-_CONNECTIONS_FEW = 10_000  # fewer are worth a warning
-_GC_THRESHOLDS = (50_000, 20, 100)  # at the defaults, collecting costs a tenth of a miss
+_CONNECTIONS_FEW = 10_000  # below this, a warning is logged
+_GC_THRESHOLDS = (50_000, 20, 100)  # with the defaults, garbage collection takes a tenth of a cache miss
 
 
 class PortTaken(Exception):
-    """Somebody listens there already, or it may not be used."""
+    """The address is in use, or the process may not listen on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An app on its sockets, and how long its requests in flight may take to finish at a stop, in seconds.
+    """An app with its listening sockets.
 
-    ``unread`` is called for each 400 that the app does not see: what cannot be read as HTTP.
+    ``stop_s`` is how many seconds requests in flight may take to finish at a stop. ``unread`` is called for
+    each 400 that is sent for a request that cannot be parsed as HTTP, which the app never sees.
     """
 
     app: ASGIApp
@@ -58,11 +59,11 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to ``run``, which stops several servers in order."""
+        """Install no signal handlers: ``run`` has its own, which stop several servers in order."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Once a second, end requests that are late in arriving."""
+        """Close late and idle connections once a second."""
         if counter % _TICKS_PER_S == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -72,7 +73,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port before anything is said about it; ``::`` is every IPv4 and IPv6 address.
+    """Return a listening socket; the host ``::`` means every IPv4 and IPv6 address.
 
     Raises ``PortTaken``.
     """
@@ -97,15 +98,15 @@ def run(
     log: Log,
     drain_s: float,
 ) -> None:
-    """Serve each app on its sockets until a signal says stop. The first listed stops first."""
+    """Serve each app on its sockets until a signal stops them, in the order of the list."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(served, readiness, log, drain_s))
 
 
 def connections_max(log: Log) -> int:
-    """Raise the limit of file descriptors, and return how many connections it allows."""
+    """Raise the process's limit of file descriptors; return how many connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _CONNECTIONS_MAX + _DESCRIPTORS_OF_OURS
+    wanted = _CONNECTIONS_MAX + _RESERVED_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(ValueError, OSError):
@@ -113,14 +114,14 @@ def connections_max(log: Log) -> int:
             soft = more
     if soft == resource.RLIM_INFINITY:
         return _CONNECTIONS_MAX
-    most = min(_CONNECTIONS_MAX, max(soft - _DESCRIPTORS_OF_OURS, soft // 2))
+    most = min(_CONNECTIONS_MAX, max(soft - _RESERVED_DESCRIPTORS, soft // 2))
     if most < _CONNECTIONS_FEW:
         log.warning(Event.FEW_DESCRIPTORS, descriptors=soft, connections_max=most)
     return most
 
 
 def _report_to(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """Return an exception handler for the loop: running out of file descriptors is named."""
+    """Return the event loop's exception handler, which logs running out of file descriptors as such."""
 
     def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         exc = context.get("exception")
@@ -135,14 +136,14 @@ def _report_to(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]]
 async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: float) -> None:
     most = connections_max(log)
     servers = [_Server(each, most) for each in served]
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop, skip_drain = asyncio.Event(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set():
             for server in servers:
                 server.force_exit = True
         if stop.is_set() or number is signal.SIGINT:
-            hurry.set()
+            skip_drain.set()
         stop.set()
 
     loop = asyncio.get_running_loop()
@@ -153,21 +154,24 @@ async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: 
         asyncio.create_task(server.serve(sockets=each.socks))
         for server, each in zip(servers, served, strict=True)
     ]
-    _settle_memory()
+    _configure_gc()
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     readiness.stopping = True
     log.info(Event.STOPPING)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(hurry.wait(), drain_s)
+        await asyncio.wait_for(skip_drain.wait(), drain_s)
     for server, task in zip(servers, tasks, strict=True):
         server.should_exit = True
         await task
     stopping.cancel()
 
 
-def _settle_memory() -> None:
-    """Tell the garbage collector that what was built at boot stays, and that requests leave few cycles."""
+def _configure_gc() -> None:
+    """Exclude the objects built at startup from garbage collection, and collect less often.
+
+    Requests leave few reference cycles behind.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

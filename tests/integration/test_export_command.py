@@ -178,7 +178,7 @@ def test_a_reader_that_leaves(env: Mapping[str, str]) -> None:
     [
         (["--since", "yesterday"], "--since: expected RFC 3339"),
         (["--until", "2026-13-01"], "--until: expected RFC 3339"),
-        (["--app", "initech"], "--app: no app 'initech'; there are: acme, globex"),
+        (["--app", "initech"], "--app: unknown app 'initech'; configured: acme, globex"),
         (["--format", "xml"], "is not one of"),
     ],
     ids=" ".join,

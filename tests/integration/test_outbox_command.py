@@ -143,7 +143,7 @@ def test_one_entry_is_revealed_when_asked(outbox: Command, data_dir: Path) -> No
     assert revealed.exit_code == 0
     assert json.loads(revealed.output[revealed.output.index("{") :]) == LEAD
     delivered = outbox("show", "two", "--reveal")
-    assert "nothing any more" in delivered.output
+    assert "deleted after delivery" in delivered.output
     assert "anna" not in delivered.output
 
 

@@ -81,7 +81,7 @@ def test_the_demos_routes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["https://acme.com/invite/a", "--app-version", "2.10"], ["matched", "2.10 is new enough for 2.3"]),
         (["https://acme.com/invite/a", "--app-version", "2.2.9.RELEASE"], ["update_required"]),
         (["https://acme.com/invite/a", "--app-version", "x"], ["matched", "'x' is no version"]),
-        (["https://acme.com/nowhere"], ["home", "unlisted", "no pattern covers it"]),
+        (["https://acme.com/nowhere"], ["home", "unlisted", "no pattern matches"]),
         (["https://acme.link/press"], ["unlisted", "only Dub knows its destination"]),
         (
             ["acme://open?link=https%3A%2F%2Facme.link%2Fpress"],
@@ -111,7 +111,7 @@ def test_an_expected_screen(config: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["--app", "nobody"], "there are: acme, globex"),
+        (["--app", "nobody"], "configured: acme, globex"),
         (["--expect", "home"], "--expect: needs a URL"),
         (["https://acme.com/", "--expect", "home"], "and --app where there are several apps"),
     ],

@@ -228,7 +228,7 @@ PRODUCT = [
         "Deployment",
         f"{BOX}.env.FIRSTOPEN_OPS_PORT.value",
         "8000",
-        "FIRSTOPEN_OPS_PORT: expected another port",
+        "FIRSTOPEN_OPS_PORT: expected a port other than",
     ),
     (
         "Deployment",

@@ -62,14 +62,14 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         ),
         (MINIMAL + "[cache]\nanswer_ttl_s = 0", "cache.answer_ttl_s: expected a number from 1 to 86400"),
         (MINIMAL + "crowd_limit = 1001", "apps.acme.crowd_limit: expected an integer from 1 to 1000"),
-        (MINIMAL + TWIN, "apps.twin.domains: 'acme.link' is claimed by apps.acme already"),
+        (MINIMAL + TWIN, "apps.twin.domains: 'acme.link' is already used by apps.acme"),
         (
             MINIMAL + TWIN.replace("acme.link", "www.ACME.link"),
-            "apps.twin.domains: 'acme.link' is claimed by apps.acme",
+            "apps.twin.domains: 'acme.link' is already used by apps.acme",
         ),
         (
             MINIMAL + TWIN.replace("acme.link", "twin.link"),
-            "apps.twin.publishable_keys .* is claimed by apps.acme already",
+            "apps.twin.publishable_keys .* is already used by apps.acme",
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_wrong_file_stops_the_boot(text: str, problem: str) -> None:
             {**ENV, "FIRSTOPEN_OPS_PORT": "tcp://10.0.0.1:9000"},
             "FIRSTOPEN_OPS_PORT: expected an integer from 1 to 65535",
         ),
-        ({**ENV, "FIRSTOPEN_OPS_PORT": "8000"}, "FIRSTOPEN_OPS_PORT: expected another port than FIRSTOPEN_"),
+        ({**ENV, "FIRSTOPEN_OPS_PORT": "8000"}, "FIRSTOPEN_OPS_PORT: expected a port other than FIRSTOPEN_"),
         ({**ENV, "FIRSTOPEN_BUDGET_MS": "99"}, "FIRSTOPEN_BUDGET_MS: expected an integer from 100 to 10000"),
         ({**ENV, "FIRSTOPEN_LOG_LEVEL": "loud"}, "FIRSTOPEN_LOG_LEVEL: expected one of debug"),
         (
