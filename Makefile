@@ -11,7 +11,7 @@ ALONE := tests/replicas
 # Without apt, the second call says in one line what to install.
 POSTGRES := $(BIN)/python -m tests.postgres
 INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
-	apt-get install -y postgresql procps; } >/dev/null; $(POSTGRES)
+	apt-get install -y postgresql pgbouncer procps; } >/dev/null; $(POSTGRES)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check docs lock clean

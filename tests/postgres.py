@@ -37,12 +37,13 @@ class PostgresMissing(Exception):
 def binary(name: str) -> str:
     """Find one of PostgreSQL's programs; the newest version installed. Raises ``PostgresMissing``."""
     on_path = shutil.which(name)
-    if on_path is not None and shutil.which("initdb") is not None:
+    if on_path is not None and (name == "pgbouncer" or shutil.which("initdb") is not None):
         return on_path
     found = [path for folder in _FOLDERS for path in Path(folder).glob(f"*/bin/{name}")]
     if not found:
         raise PostgresMissing(
-            f"no {name}: install PostgreSQL 14 or newer, with apt or `brew install postgresql@17`"
+            f"no {name}: install PostgreSQL 14 or newer and PgBouncer, with apt or"
+            " `brew install postgresql@17 pgbouncer`"
         )
     return str(max(found, key=lambda path: path.parts))
 
@@ -64,7 +65,7 @@ class Postgres:
         self.data = folder / "data"
         self.options = options
         self.popen: subprocess.Popen[bytes] | None = None
-        self._as = _unprivileged()
+        self.user = _unprivileged()
         self._databases = 0
 
     def url(self, database: str = "postgres") -> str:
@@ -98,13 +99,13 @@ class Postgres:
         """Run one of PostgreSQL's programs as the server's user."""
         command = [binary(program), *arguments]
         subprocess.run(
-            command, check=True, capture_output=True, user=self._as, cwd=self.folder, extra_groups=None
+            command, check=True, capture_output=True, user=self.user, cwd=self.folder, extra_groups=None
         )
 
     def give_away(self, folder: Path) -> None:
         """Let the server's user own a folder."""
-        if self._as is not None:
-            shutil.chown(folder, self._as)
+        if self.user is not None:
+            shutil.chown(folder, self.user)
 
     def start(self) -> None:
         command = [
@@ -119,7 +120,7 @@ class Postgres:
             "",
         ]
         with (self.folder / "log").open("ab") as log:
-            self.popen = subprocess.Popen(command, stdout=log, stderr=log, user=self._as, cwd=self.folder)
+            self.popen = subprocess.Popen(command, stdout=log, stderr=log, user=self.user, cwd=self.folder)
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self.popen.poll() is None:
             with (
@@ -182,7 +183,7 @@ def serving(*options: str) -> Iterator[Postgres]:
 def main() -> str | None:
     """Return what is missing."""
     try:
-        for name in ("postgres", "initdb"):
+        for name in ("postgres", "initdb", "pgbouncer"):
             binary(name)
     except PostgresMissing as exc:
         return str(exc)

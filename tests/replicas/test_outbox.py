@@ -4,13 +4,15 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
+from tests.process import finished
 from tests.replicas.conftest import World
-from tests.replicas.processes import IPHONE, KEY, LIMITS, Sandbox, until
+from tests.replicas.processes import IPHONE, KEY, LIMITS, Replica, Sandbox, until
 
 LEADS = 2_000
 KILLED_AFTER = 1_200
@@ -60,6 +62,47 @@ async def test_a_killed_replica_s_leads_are_sent_by_the_other(
         )
     assert acknowledged <= recorded.keys()
     assert max(recorded.values()) == 1
+
+
+def test_a_stop_hands_over_at_once(world: World) -> None:
+    """A replica that is told to stop leaves what it could not send to the other, which need not wait."""
+    lead = refused_for_now(world)
+    assert world.here.process.stop() == 0
+    world.dub.well()
+    until(lambda: state_of(world.there, lead) == "delivered", 14)
+
+
+def test_the_command_line_sees_what_replicas_share(world: World, tmp_path: Path) -> None:
+    """`firstopen outbox` lists what is queued in PostgreSQL, shows an entry, and revives dead letters."""
+    lead = refused_for_now(world)
+    world.dub.well()
+    world.dub.fault(route="/track/lead", status=422)
+    env = {
+        "FIRSTOPEN_CONFIG": str(tmp_path / "firstopen.toml"),
+        "FIRSTOPEN_SECRET": "a secret for tests of 32 characters or more",
+        "FIRSTOPEN_DATABASE_URL": world.database_url,
+    }
+    until(lambda: "Dub refused it" in finished(["outbox"], tmp_path, env)[1])
+    code, text = finished(["outbox", "show", lead, "--reveal"], tmp_path, env)
+    assert code == 0
+    assert '"customerExternalId": "anna"' in text
+    world.dub.well()
+    assert finished(["outbox", "retry", "--all"], tmp_path, env) == (0, "1 queued again")
+    until(lambda: len(world.dub.events("leads")) == 1)
+
+
+def refused_for_now(world: World) -> str:
+    """Report a lead to a Dub that does not take it now; return its id."""
+    click = world.here.open(deepLink="https://acme.link/fb-promo", installId="install-anna")["clickId"]
+    world.dub.fault(route="/track/lead", status=503)
+    body = {"clickId": click, "eventName": "Sign up", "customerExternalId": "anna"}
+    reply = world.here.http.post("/v1/leads", json=body)
+    assert reply.status_code == 202, reply.text
+    return str(reply.json()["leadId"])
+
+
+def state_of(replica: Replica, lead: str) -> str:
+    return str(replica.http.get(f"/v1/leads/{lead}").json()["status"])
 
 
 def queued(world: World) -> int:
