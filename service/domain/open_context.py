@@ -3,7 +3,6 @@
 from msgspec import UNSET, Struct, UnsetType
 
 from service.domain.deep_links import DeepLink
-from service.domain.device_identity import answer_key
 from service.domain.device_traits import Traits
 from service.domain.evidence import EVIDENCE_PRIORITY, EvidenceChain, EvidenceItem, build_chain, evidence_mask
 from service.domain.models import App, Open, OpenReport
@@ -31,7 +30,6 @@ class OpenContext(Struct, gc=False, eq=False):
     dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
     known_chain: EvidenceChain | None = None
     seen_ip: str | UnsetType | None = UNSET
-    launch_key: bytes | None = None
     was_pending: bool = False  # it was answered before, without Dub
     repeats: bool = False  # the database knew its answer
     replay: bool = False  # made by the outbox: no caller waits for it
@@ -61,11 +59,9 @@ class OpenContext(Struct, gc=False, eq=False):
         return self.chain.offered
 
     @property
-    def first_launch_key(self) -> bytes:
+    def first_launch_key(self) -> str:
         """Return the key under which the install's first launch is remembered, whatever its evidence."""
-        if self.launch_key is None:
-            self.launch_key = answer_key(self.app.name, self.device, "first launch")
-        return self.launch_key
+        return self.device  # a hash for this app alone, which its opens hold anyway
 
     @property
     def first_to_report(self) -> EvidenceItem | None:

@@ -94,10 +94,13 @@ class DubEvents(Protocol):
         ...
 
 
+AnswerKey = bytes | str  # an answer's key, or the device whose first launch it answers
+
+
 class OpenCache(Protocol):
     """What is remembered of opens and links; never raises, forgetting is allowed."""
 
-    def answer(self, key: bytes) -> Open | None:
+    def answer(self, key: AnswerKey) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         ...
 
@@ -105,7 +108,7 @@ class OpenCache(Protocol):
         """Recall an open by its id."""
         ...
 
-    def keep(self, key: bytes, opened: Open) -> None:
+    def keep(self, key: AnswerKey, opened: Open) -> None:
         """Remember an open, by its id and as the answer under its key."""
         ...
 

@@ -9,21 +9,23 @@ everybody else's opens out with them (opens with long URLs have a small cache of
 hashed); an erased install is remembered (what is older than its erasure is recalled by nobody).
 """
 
-import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, ValuesView
+from typing import Generic, TypeVar
 
 from cachetools import LRUCache
 from msgspec import Struct, structs
 
 from service.domain.deep_links import link_name
 from service.domain.models import Link, Open
+from service.domain.ports import AnswerKey
 
 _LONG_URL_CHARS = 1024
 _LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links
 _OPEN_BYTES = 900  # of an open, beside the characters of its strings
 _LINK_BYTES = 500
 _UNKNOWN_LINKS_MAX = 10_000  # names of a few hundred bytes
+_USUAL_KEYS = 2  # of an open: what was opened, and its device
 _HOT_S = 1  # a link described again within this time needs no new date
 
 
@@ -70,7 +72,7 @@ class MemoryOpenCache:
         """Return about how many bytes are remembered."""
         return self._usual.size_bytes + self._long.size_bytes + self._links.size_bytes
 
-    def answer(self, key: bytes) -> Open | None:
+    def answer(self, key: AnswerKey) -> Open | None:
         """Recall the open last answered under this key; it says until when it may be repeated."""
         opened = self._usual.latest(key) or self._long.latest(key)
         return None if opened is None or self._erased(opened.device, opened.opened_at) else opened
@@ -82,14 +84,14 @@ class MemoryOpenCache:
             return None
         return None if self._erased(opened.device, opened.opened_at) else opened
 
-    def keep(self, key: bytes, opened: Open) -> None:
+    def keep(self, key: AnswerKey, opened: Open) -> None:
         """Remember an open, by its id and as the answer under its key, in place of what was there."""
         is_long = len(opened.destination or "") + len(opened.carried) > _LONG_URL_CHARS
         here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
-        here[key] = opened
+        here.put(key, opened)
         if elsewhere:
-            elsewhere.pop(key, None)
-            elsewhere.by_id.pop(opened.open_id, None)
+            elsewhere.remove(key)
+            elsewhere.forget(opened.open_id)
 
     def revise(self, opened: Open) -> None:
         """Remember a new version of an open, under every key that it answers, and for as long."""
@@ -114,7 +116,7 @@ class MemoryOpenCache:
             if now - known.described < _HOT_S:
                 return known.link
             link = known.link
-        self._links[name] = Known(now, link)
+        self._links.put(name, Known(now, link))
         self._unknown.pop(name, None)
         return link
 
@@ -129,30 +131,50 @@ class MemoryOpenCache:
         known = self._links.get(name)
         if known is not None and known.described >= asked:
             return
-        self._links.pop(name, None)
+        self._links.remove(name)
         self._unknown[name] = self._clock() + self._limits.unknown_link_ttl_s
 
 
-class _ByBytes(LRUCache[K, V]):
-    """A cache bounded by the bytes of its values, which never change: nothing is kept of their sizes."""
+class _ByBytes(Generic[K, V]):
+    """A cache bounded by the bytes of its values, which never change: nothing is kept of their sizes.
+
+    cachetools has a dictionary beside its ``OrderedDict``, which takes half as much memory again.
+    """
 
     def __init__(self, bytes_max: int, size_of: Callable[[V], int]) -> None:
-        super().__init__(math.inf)
+        self._entries: OrderedDict[K, V] = OrderedDict()
         self._bytes_max = bytes_max
         self._size_of = size_of
         self.size_bytes = 0
 
-    def __setitem__(self, key: K, value: V) -> None:
-        before = self.get(key)
-        super().__setitem__(key, value)
-        self.size_bytes += self._size_of(value) - (0 if before is None else self._size_of(before))
-        while self.size_bytes > self._bytes_max and len(self) > 1:
-            self.popitem()
+    def __len__(self) -> int:
+        return len(self._entries)
 
-    def __delitem__(self, key: K) -> None:
-        value = self[key]
-        super().__delitem__(key)
-        self.size_bytes -= self._size_of(value)
+    def get(self, key: K) -> V | None:
+        """Return a value, which then is the latest to be forgotten; ``None`` if there is none."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def values(self) -> ValuesView[V]:
+        """Return all values."""
+        return self._entries.values()
+
+    def put(self, key: K, value: V) -> None:
+        """Remember a value in place of what was there, and forget what was used longest ago."""
+        before = self.get(key)
+        self._entries[key] = value
+        self.size_bytes += self._size_of(value) - (0 if before is None else self._size_of(before))
+        while self.size_bytes > self._bytes_max and len(self._entries) > 1:
+            self.remove(next(iter(self._entries)))
+
+    def remove(self, key: K) -> V | None:
+        """Forget a value, if there is one; return it."""
+        value = self._entries.pop(key, None)
+        if value is not None:
+            self.size_bytes -= self._size_of(value)
+        return value
 
 
 class _Links(_ByBytes[str, Known]):
@@ -162,7 +184,7 @@ class _Links(_ByBytes[str, Known]):
         super().__init__(bytes_max, lambda known: _LINK_BYTES + _link_chars(known.link))
 
 
-class _Opens(_ByBytes[bytes, Open]):
+class _Opens(_ByBytes[AnswerKey, Open]):
     """Opens by the keys that they answer; and by their ids, as long as they are any key's answer.
 
     What is known by the id is the latest version of an open, whatever its other keys hold.
@@ -171,40 +193,44 @@ class _Opens(_ByBytes[bytes, Open]):
     def __init__(self, bytes_max: int) -> None:
         super().__init__(bytes_max, _open_bytes)
         self.by_id: dict[str, Open] = {}
-        self._more: dict[str, int] = {}  # keys beside the first, of an open that has several
+        self._keys: dict[str, int] = {}  # how many an open answers, but for nearly all, which have two
 
-    def latest(self, key: bytes) -> Open | None:
+    def latest(self, key: AnswerKey) -> Open | None:
         """Return the latest version of the open that answers a key."""
         opened = self.get(key)
         return None if opened is None else self.by_id.get(opened.open_id, opened)
 
-    def __setitem__(self, key: bytes, opened: Open) -> None:
-        name, before = opened.open_id, self.get(key)
+    def put(self, key: AnswerKey, value: Open) -> None:
+        """Remember an open as the answer to a key."""
+        name, before = value.open_id, self._entries.get(key)
         if before is None or before.open_id != name:
+            self._count(name, 1)
             if before is not None:
-                self._let_go(before)
-            super().__setitem__(key, opened)
-            if name in self.by_id:
-                self._more[name] = self._more.get(name, 0) + 1
-        else:
-            super().__setitem__(key, opened)
-        self.by_id[name] = opened
+                self._count(before.open_id, -1)
+        self.by_id[name] = value
+        super().put(key, value)
 
-    def __delitem__(self, key: bytes) -> None:
-        opened = self[key]
-        super().__delitem__(key)
-        self._let_go(opened)
+    def remove(self, key: AnswerKey) -> Open | None:
+        """Forget an open as the answer to a key, and by its id if it answers no other key."""
+        opened = super().remove(key)
+        if opened is not None:
+            self._count(opened.open_id, -1)
+        return opened
 
-    def _let_go(self, opened: Open) -> None:
-        """Forget an open by its id, unless it is another key's answer, too."""
-        name = opened.open_id
-        more = self._more.get(name, 0)
-        if more > 1:
-            self._more[name] = more - 1
-        elif more:
-            del self._more[name]
-        else:
-            self.by_id.pop(name, None)
+    def forget(self, name: str) -> None:
+        """Forget an open by its id, whatever keys it answers."""
+        self.by_id.pop(name, None)
+        self._keys.pop(name, None)
+
+    def _count(self, name: str, change: int) -> None:
+        """Count the keys of an open; one without any is forgotten."""
+        if name not in self.by_id and change < 0:
+            return
+        keys = (self._keys.pop(name, _USUAL_KEYS) if name in self.by_id else 0) + change
+        if keys == 0:
+            del self.by_id[name]
+        elif keys != _USUAL_KEYS:
+            self._keys[name] = keys
 
 
 def _open_bytes(opened: Open) -> int:

@@ -169,8 +169,8 @@ def test_keys_and_ids_say_the_same(recorder: list[tuple[int, int, bool]]) -> Non
     opens = MemoryOpenCache(limits, FakeClock())._usual
     for key, name, is_kept in recorder:
         if is_kept:
-            opens[b"%d" % key] = an_open(f"{name}")
+            opens.put(b"%d" % key, an_open(f"{name}"))
         else:
-            opens.pop(b"%d" % key, None)
+            opens.remove(b"%d" % key)
         assert {each.open_id for each in opens.values()} == opens.by_id.keys()
-        assert opens._more.keys() <= opens.by_id.keys()
+        assert opens._keys.keys() <= opens.by_id.keys()
