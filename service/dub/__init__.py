@@ -1,1 +1,1 @@
-"""HTTP out: Dub's API, one method per endpoint."""
+"""The client of Dub's API, one method per endpoint."""

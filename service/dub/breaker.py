@@ -1,9 +1,9 @@
-"""A circuit breaker: stops calling an endpoint that does not answer, and probes it with one call.
+"""A circuit breaker: stops calls to an endpoint that fails, and checks with one probe if it works again.
 
-What can go wrong: a crowd gets through half-open, or an old call's outcome closes or opens it again (only the
-one probe's outcome counts then); slow calls look like good ones (slow counts as failed); no live call ever
-comes to probe, and the outbox waits for ever (an open breaker that no call has met for a while closes by
-itself).
+What can go wrong: many calls pass while it is half-open, or the result of an older call closes or opens it
+(while it is open, only the result of the one probe counts); slow calls count as good (a slow call counts as
+failed); no live call arrives to be the probe, and the outbox waits for ever (a breaker that has been open for
+a while without a probe closes by itself).
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ State = Literal["closed", "open", "half_open"]
 
 
 class BreakerPolicy(Struct, frozen=True, kw_only=True):
-    """When to stop asking. Times in seconds."""
+    """When the breaker opens, and for how many seconds."""
 
-    failures_min: int  # fewer say nothing
-    open_s: float  # then one probe
+    failures_min: int  # fewer failures never open it
+    open_s: float  # then one probe is admitted
 
 
-WINDOW_S = 10.0  # over which calls are counted: some budgets long
+WINDOW_S = 10.0  # over which calls are counted: several budgets
 FAILURE_RATIO = 0.5  # of the window's calls
-_LAPSES_AFTER = 12  # times ``open_s`` without a probe: it protects live calls, and there are none
+_LAPSES_AFTER = 12  # times ``open_s`` without a probe: there are no live calls to protect
 
 
 class Breaker:
-    """One per endpoint. ``clock`` counts seconds and never goes back."""
+    """The circuit breaker of one endpoint. ``clock`` returns monotonic seconds."""
 
     def __init__(self, policy: BreakerPolicy, clock: Callable[[], float]) -> None:
         self._policy = policy
@@ -39,14 +39,14 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """Say where it stands now."""
+        """Return the breaker's state."""
         if self.closed or self._opened_at is None:
             return "closed"
         return "open" if self._clock() < self._opened_at + self._policy.open_s else "half_open"
 
     @property
     def closed(self) -> bool:
-        """Whether calls go through."""
+        """Return True if calls are admitted."""
         if self._opened_at is None:
             return True
         if self._probing or self._clock() < self._opened_at + _LAPSES_AFTER * self._policy.open_s:
@@ -55,14 +55,14 @@ class Breaker:
         return True
 
     def retry_in_s(self) -> float:
-        """Return after how many seconds a probe may go; 0 if a call may go now."""
+        """Return the seconds until a probe is admitted; 0 if a call is admitted now."""
         if self.closed or self._opened_at is None:
             return 0
         left = self._opened_at + self._policy.open_s - self._clock()
         return left if left > 0 else 0 if not self._probing else self._policy.open_s
 
     def admits_probe(self) -> bool:
-        """Take the one probe's place, if it is time for it and free. The taker must report an outcome."""
+        """Return True if the caller becomes the one probe, whose outcome it must then report."""
         if self._opened_at is None or self._probing or self.state == "open":
             return False
         self._probing = True
@@ -76,7 +76,7 @@ class Breaker:
             self._count(failed=False)
 
     def failed(self, *, probe: bool) -> None:
-        """Count a call that failed, or that is slow."""
+        """Count a call that failed or is slow."""
         if probe:
             self._probing = False
             self._opened_at = self._clock()
@@ -88,7 +88,7 @@ class Breaker:
                 self._opened_at = self._clock()
 
     def abandoned(self, *, probe: bool) -> None:
-        """Forget a call that says nothing about Dub: given up by us, or told to wait."""
+        """End a call without counting it: it was cancelled, or Dub's rate limit refused it."""
         if probe:
             self._probing = False
 
@@ -98,7 +98,7 @@ class Breaker:
         self._calls = self._failures = self._calls_before = self._failures_before = 0
 
     def _count(self, *, failed: bool) -> None:
-        """Count in the running half of the window; the half before it counts too."""
+        """Count a call in the current half of the window; the previous half also belongs to the window."""
         half = int(self._clock() / (WINDOW_S / 2))
         if half != self._half:
             follows = half == self._half + 1

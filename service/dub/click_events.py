@@ -1,9 +1,9 @@
-"""Click events of ``GET /events``, as matching needs them.
+"""Read click events of ``GET /events`` for matching.
 
-What can go wrong: one event that cannot be read costing its whole page (it is left out, and the caller is
-told why); times that Dub writes in another form than expected (see ``event_time``); an app's open taken for
-a web click where Dub says no trigger; a link's own parameters, or a store's, taken for those of the link
-that was clicked.
+What can go wrong: one unreadable event makes its whole page fail (it is skipped, and reported with the
+reason); times are in an unexpected format (see ``event_time``); an app's open counts as a web click if Dub
+omits the trigger; parameters of the link's destination, or of the store's URL, count as those of the clicked
+URL.
 """
 
 import re
@@ -27,17 +27,17 @@ from service.dub.event_feed import EventFeed
 from service.dub.event_time import read_time_ms
 
 QUERY_MAX_CHARS = 256
-PAGE_MAX_BYTES = 6 * 1024 * 1024  # split in one turn of the event loop; a full page is some 2 MB
-EVENTS_AT_A_TIME = 100  # decoded between two turns of the event loop, or fewer if they are large:
+PAGE_MAX_BYTES = 6 * 1024 * 1024  # split without yielding to the event loop; a full page is about 2 MB
+EVENTS_AT_A_TIME = 100  # decoded without yielding to the event loop, or fewer if they are large:
 BYTES_AT_A_TIME = 32 * 1024
 
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]
 _PARAMETERS_MAX = 50
-_PARSED_URL_MAX_CHARS = 4096  # of longer ones no query is taken
+_PARSED_URL_MAX_CHARS = 4096  # queries of longer URLs are ignored
 _TARGETS_MAX = 10_000
-_NOT_CARRIED = DUB_PARAMETERS | {"referrer"}  # what Dub and Play's link add on the way
+_NOT_CARRIED = DUB_PARAMETERS | {"referrer"}  # added by Dub, and by the link to Google Play
 _APP = re.compile(r"firstopen-device/|\bCFNetwork/|^okhttp/|^Dalvik/")
 
 
@@ -69,14 +69,14 @@ class _EventFields(Struct, frozen=True, gc=False):
 
 
 class _Times(Struct, frozen=True, gc=False):
-    """What says when an event was, whatever else is wrong with it."""
+    """The time fields of an event that is otherwise unreadable."""
 
     click: Any = None
     timestamp: Any = None
 
 
 class ClickEvent(Struct, frozen=True, gc=False):
-    """An event, with only the fields that are used. ``trigger`` and ``ua`` may be left out by Dub."""
+    """A click event, with only the fields that are used. Dub may omit ``trigger`` and ``ua``."""
 
     click: _ClickFields
     link: _LinkFields
@@ -88,7 +88,7 @@ class ClickEvent(Struct, frozen=True, gc=False):
         return self.click.id
 
     def seen(self, networks: Networks) -> tuple[int, Click] | None:
-        """Return its network's key and the click; ``None`` where the address is nobody's alone, or unsaid."""
+        """Return the hashed network and the click; None if the address is missing, invalid or shared."""
         network = networks.of(self.click.ip).key
         if network is None:
             return None
@@ -104,7 +104,7 @@ class ClickEvent(Struct, frozen=True, gc=False):
 
 
 class DubClicks:
-    """Asks Dub for pages of click events: fills ``ports.ClickSource``."""
+    """Fetches pages of click events from Dub: implements ``ports.ClickSource``."""
 
     def __init__(self, feed: EventFeed) -> None:
         self._feed = feed
@@ -130,21 +130,21 @@ class DubClicks:
 
 
 class ClickEventPage:
-    """A page of events, which are decoded when they are read."""
+    """A page of events, decoded while they are iterated."""
 
     def __init__(self, events: Sequence[Raw]) -> None:
         self._events = events
 
     def __len__(self) -> int:
-        """Return how many events the page has."""
+        """Return the number of events."""
         return len(self._events)
 
     def slices(self) -> Iterator[Iterator[ClickEvent | UnreadEvent]]:
-        """Yield the events in slices, each small enough for one turn of the event loop."""
+        """Yield the events in slices that are small enough to decode without blocking the event loop."""
         return map(read_events, in_slices(self._events))
 
     def ends_ms(self) -> tuple[int | None, int | None]:
-        """Return when the first and the last event were (Unix milliseconds), where that can be read."""
+        """Return the times of the first and the last event, in Unix milliseconds; None if unreadable."""
         first, last = (next(read_events([each])).at_ms for each in (self._events[0], self._events[-1]))
         return first, last
 
@@ -155,20 +155,20 @@ _decode_times = msgspec.json.Decoder(_Times).decode
 
 
 def split_page(page: bytes) -> list[Raw]:
-    """Split a page into its events, undecoded.
+    """Split a page into its events without decoding them.
 
-    Raises ``InvalidDubResponse`` if it is not a list, or too large.
+    Raises ``InvalidDubResponse`` if the page is not a list, or too large.
     """
     if len(page) > PAGE_MAX_BYTES:
         raise InvalidDubResponse(f"a page of events over {PAGE_MAX_BYTES} bytes")
     try:
         return _split(page)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidDubResponse("a page of events that does not read as Dub's") from exc
+        raise InvalidDubResponse("a page of events that is not a JSON list") from exc
 
 
 def in_slices(events: Sequence[Raw]) -> Iterator[list[Raw]]:
-    """Yield events in slices that are each read in one turn of the event loop."""
+    """Yield events in slices that are small enough to decode without blocking the event loop."""
     taken: list[Raw] = []
     size = 0
     for event in events:
@@ -182,7 +182,7 @@ def in_slices(events: Sequence[Raw]) -> Iterator[list[Raw]]:
 
 
 def read_events(events: Sequence[Raw]) -> Iterator[ClickEvent | UnreadEvent]:
-    """Decode events one by one, each to a click event or to what is wrong with it."""
+    """Decode each event to a click event, or to the reason why it cannot be read."""
     for event in events:
         try:
             fields = _decode(event)
@@ -210,9 +210,9 @@ def _time_of_malformed(event: Raw) -> int | None:
 
 
 def carried_query(clicked: str | None, targets: Sequence[str | None]) -> str:
-    """Return the parameters that a clicked short link carried: those of ``click.url`` no target has itself.
+    """Return the query of a clicked short link: the parameters of ``click.url`` that no target contains.
 
-    Dub's event has no query of the short link; it shows the destination with that query laid over it.
+    Dub's event does not contain that query itself, only the destination with that query merged into it.
     """
     if not clicked or "?" not in clicked or clicked in targets or len(clicked) > _PARSED_URL_MAX_CHARS:
         return ""
@@ -235,13 +235,13 @@ def _parameters(url: str) -> list[tuple[str, str]]:
 
 
 def _opened_app(trigger: str | None, user_agent: str | None) -> bool:
-    """Whether a click is an app's open: by its trigger, or if Dub says none, by what the app calls itself."""
+    """Return True if a click is an app's open, by its trigger or, without one, by its User-Agent."""
     if trigger:
         return trigger == "deeplink"
     return bool(user_agent) and _APP.search(user_agent or "") is not None
 
 
 def _iso(at_ms: int) -> str:
-    """Write a time as Dub does: UTC, milliseconds, ``Z``."""
+    """Return a time in Dub's format: UTC, with milliseconds and ``Z``."""
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

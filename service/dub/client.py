@@ -133,7 +133,7 @@ class DubClient:
         url = self._events_url.copy_with(query=query.encode("ascii"))
         request = httpx.Request("GET", url, headers=_key_of(app), stream=httpx.ByteStream(b""))
         request.read()
-        call = await self._events.enter(app.name, queue_timeout_s)
+        call = await self._events.acquire(app.name, queue_timeout_s)
         answered = None
         try:
             arriving = await self._first_byte(request)
@@ -144,7 +144,7 @@ class DubClient:
         else:
             return arriving
         finally:
-            self._events.leave(call, answered=answered)
+            self._events.release(call, answered=answered)
 
     async def _first_byte(self, request: httpx.Request) -> "Arriving":
         with self._bounded() as bounded:
@@ -172,7 +172,7 @@ class DubClient:
         replay: bool = False,
     ) -> T:
         """Post one request behind its guard, and read its whole answer."""
-        call = await guard.enter(app, queue_timeout_s, replay=replay)
+        call = await guard.acquire(app, queue_timeout_s, replay=replay)
         answered = None
         try:
             with self._bounded() as bounded:
@@ -185,7 +185,7 @@ class DubClient:
         else:
             return result
         finally:
-            guard.leave(call, answered=answered)
+            guard.release(call, answered=answered)
 
     def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
         """Say what an error means for Dub's health, as ``Guard.leave`` takes it.
@@ -194,7 +194,7 @@ class DubClient:
         limits, and with it every app.
         """
         if isinstance(exc, DubThrottled):
-            guard.hold(app, exc.retry_after_s)
+            guard.throttle(app, exc.retry_after_s)
             return False if guard is self._opens else None
         if isinstance(exc, DubUnavailable):
             return False if exc.is_outage else None

@@ -1,6 +1,7 @@
-"""Pages of events from Dub, asked for once however many callers want the same, and within a budget.
+"""Fetch pages of events from Dub, within a call budget, and share each page between concurrent callers.
 
-A page is held once, as the chunks in which it came: callers who ask while it is under way read along.
+A page is stored once, as the chunks in which it arrives; callers that ask for the same page while it arrives
+read the same chunks.
 """
 
 import asyncio
@@ -20,14 +21,14 @@ _QUEUE_TIMEOUT_S = 10.0
 
 
 class CallBudget:
-    """So many calls in any second, per workspace; ``clock`` counts seconds and never goes back."""
+    """Limits the calls per second of each workspace. ``clock`` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._spent: dict[str, deque[float]] = {}
 
     def spend(self, workspace: str, per_s: int) -> None:
-        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed."""
         now = self._clock()
         spent = self._spent.setdefault(workspace, deque())
         while spent and spent[0] <= now - _WINDOW_S:
@@ -38,7 +39,7 @@ class CallBudget:
 
 
 class Page:
-    """One page under way: chunks so far, and whether that is all."""
+    """A page that is being received."""
 
     def __init__(self) -> None:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -49,7 +50,7 @@ class Page:
         self._more = asyncio.Event()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the page from its beginning; raises the ``DubUnavailable`` that cut it short."""
+        """Yield the page from its beginning; raises ``DubUnavailable`` if it is incomplete."""
         at = 0
         while True:
             while at < len(self._chunks):
@@ -63,7 +64,7 @@ class Page:
             raise self._error
 
     async def fill(self, stream: EventStream) -> None:
-        """Take the page in as it comes; whatever ends it early cuts it short for its readers too."""
+        """Receive the page; any failure also ends the iteration of its readers with an error."""
         self._error = DubUnavailable("a page of events cut short")
         try:
             async for chunk in stream:
@@ -83,7 +84,7 @@ class Page:
 
 
 class EventFeed:
-    """Asks Dub for events on behalf of callers."""
+    """Fetches pages of events from Dub, one task per page."""
 
     def __init__(
         self, dub: DubEvents, budget: CallBudget, background: Background, shared: SharedBudget | None = None
@@ -95,7 +96,7 @@ class EventFeed:
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
 
     async def page(self, app: App, query: str) -> Page:
-        """Return the page for a query, once its first bytes may be read.
+        """Return the page of a query, as soon as Dub has begun to answer.
 
         Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
         """
@@ -115,7 +116,7 @@ class EventFeed:
         return page
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the requests in flight."""
         await cancel_all([task for _, task in self._pages.values()])
 
     async def _fetch(self, page: Page, app: App, query: str) -> None:
@@ -123,9 +124,9 @@ class EventFeed:
             if self._shared is not None:
                 await self._shared.spend(app.dub_api_key, app.analytics_calls_per_s)
             stream = await self._dub.events(app, query, queue_timeout_s=_QUEUE_TIMEOUT_S)
-        except Exception as exc:  # noqa: BLE001  whoever waits for the page gets it, whatever it is
+        except Exception as exc:  # noqa: BLE001  callers that wait for the page get it
             page.opened.set_exception(exc)
-            page.opened.exception()  # seen, also if every caller has gone
+            page.opened.exception()  # marks it as retrieved, in case no caller waits any more
             return
         page.opened.set_result(None)
         await page.fill(stream)

@@ -1,7 +1,7 @@
-"""The times that Dub writes into its events, in either of the two forms that it uses.
+"""Parse the times in Dub's events, which have two formats.
 
 Dub's ``click.timestamp`` is ISO 8601; the event's own ``timestamp`` is a JavaScript date as text, such as
-``Fri Aug 21 2026 21:14:02 GMT+0000 (Coordinated Universal Time)``. Either form is read in either place.
+``Fri Aug 21 2026 21:14:02 GMT+0000 (Coordinated Universal Time)``. Both formats are accepted for both fields.
 """
 
 import re
@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 _MAX_CHARS = 128
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HAS_TIME_OF_DAY = re.compile(r"[T ]\d\d", re.ASCII)
-# Every repetition has a fixed width, so matching is linear. The name of the zone, which follows in brackets
-# and depends on the server's language, says nothing that the offset does not say.
+# Every repetition has a fixed width, so matching takes linear time. The name of the time zone in brackets is
+# ignored: it depends on the server's language, and the offset is sufficient.
 _JAVASCRIPT = re.compile(
     r"(?:Sun|Mon|Tue|Wed|Thu|Fri|Sat) (?P<month>[A-Z][a-z]{2}) (?P<day>\d\d) (?P<year>\d{4})"
     r" (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
@@ -21,9 +21,9 @@ _JAVASCRIPT = re.compile(
 
 
 def read_time_ms(text: object) -> int | None:
-    """Read an ISO 8601 or JavaScript date text, as Unix milliseconds.
+    """Return an ISO 8601 or JavaScript date text as Unix milliseconds.
 
-    A time without a zone is UTC. Returns ``None`` for anything else, for a date without a time of day, and
+    A time without a time zone is in UTC. Return None for anything else, for a date without a time of day, and
     for times before 1970.
     """
     if not isinstance(text, str) or len(text) > _MAX_CHARS:

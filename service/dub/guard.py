@@ -1,13 +1,13 @@
-"""What stands before each of Dub's endpoints: a circuit breaker, a bulkhead, and Dub's own rate limits.
+"""Protect each Dub endpoint with a circuit breaker, a bulkhead, and the rate limits that Dub answers with.
 
-It is around the network call only: an answer from memory never meets it. A live call is one that a caller
-waits for; a replay is one that the outbox makes.
+Only network calls pass through a guard; answers from the cache do not. A live call is one that a caller waits
+for; a replay is a call of the outbox. A slot is the permission for one call in flight.
 
-What can go wrong: a place that is never given back (it goes with the end of its call, however that ends);
-calls that queue for longer than their callers wait (a queue that is too long for its newest is not joined);
-stalled calls that fill every place and are counted only when they end (a call counts as failed once it is
-slow); one app's storm that takes every place (apps that wait take turns); replays that compete with live
-calls, or speak for them (they have few places, never wait, never probe, and change no breaker).
+What can go wrong: a slot is never released (it is released at the end of its call, also after an error);
+calls queue for longer than their callers wait (a call that would wait too long is refused immediately);
+stalled calls occupy every slot and count only when they end (a call counts as failed as soon as it is slow);
+one app's calls occupy every slot (waiting apps are served in rotation); replays compete with live calls, or
+affect the breaker (they have few slots, never wait, are never a probe, and do not change the breaker).
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from service.telemetry import Metrics
 
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
-_AWAY_AFTER = 3  # failures in a row: one entry that always fails is no outage
-_PLACES_PER_REPLAY = 5  # one place in so many is open to replays
-_REPLAY_PAUSE_S = 1.0  # between two looks of the outbox whether the breaker has closed
+_OUTAGE_AFTER = 3  # failures in a row: an entry that always fails is not an outage
+_SLOTS_PER_REPLAY = 5  # one slot in so many may be used by replays
+_REPLAY_PAUSE_S = 1.0  # between two checks of the outbox if the breaker has closed
 
 
 class Call(Struct, gc=False, eq=False):
-    """One call in flight."""
+    """A call in flight."""
 
     began: float
     probe: bool = False
     replay: bool = False
-    counted: bool = False  # the breaker has its outcome
+    counted: bool = False  # the breaker has counted its outcome
 
 
 class Guard:
-    """One per endpoint.
+    """The guard of one endpoint.
 
-    ``on_back`` is called when Dub answers again after it had not, ``took`` with the seconds that each call
-    took. ``in_flight_max`` bounds calls in flight; after ``slow_s`` seconds a call counts as failed.
+    ``on_recovered`` is called when Dub answers again after an outage, ``record_duration`` with the seconds
+    of each call. ``in_flight_max`` limits calls in flight; after ``slow_s`` seconds a call counts as failed.
     """
 
     def __init__(
@@ -53,156 +53,161 @@ class Guard:
         in_flight_max: int,
         slow_s: float,
         clock: Callable[[], float],
-        on_back: Callable[[], None],
-        took: Callable[[float], None],
+        on_recovered: Callable[[], None],
+        record_duration: Callable[[float], None],
     ) -> None:
         self.endpoint = endpoint
         self.breaker = Breaker(policy, clock)
         self.in_flight = 0
-        self.answered_at = float("-inf")  # when Dub last gave a good answer, on the clock
+        self.answered_at = float("-inf")  # time of Dub's last good answer, by ``clock``
         self._in_flight_max = in_flight_max
         self._replays_max = replays_max(in_flight_max)
-        self._open_replay = 0
+        self._replays_in_flight = 0
         self._slow_s = slow_s
         self._clock = clock
-        self._on_back = on_back
-        self._took = took
+        self._on_recovered = on_recovered
+        self._record_duration = record_duration
         self._failures = 0  # in a row
-        self._held: dict[str, float] = {}
+        self._throttled_until: dict[str, float] = {}
         self._calls: dict[Call, None] = {}
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by app, the next to be served first
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by app; the next app to serve is first
         self._deadlines = Deadlines()
-        self._usual_s = 0.05
+        self._mean_call_s = 0.05
 
     def retry_in_s(self, app: str) -> float:
-        """Return for how many seconds live calls of this app are held back; 0 if they are not.
+        """Return for how many seconds live calls of this app are refused; 0 if they are not.
 
-        Asking also finds a stalled probe: the outbox may be the only one that waits for Dub.
+        This also counts a stalled probe as failed: during an outage the outbox may be the only caller.
         """
         now = self._clock()
         self._count_slow(now)
-        return max(self._held.get(app, 0) - now, self.breaker.retry_in_s(), 0)
+        return max(self._throttled_until.get(app, 0) - now, self.breaker.retry_in_s(), 0)
 
     def replay_in_s(self, app: str) -> float:
-        """Return after how many seconds a replay of this app is worth trying; 0 if one may go now."""
+        """Return the seconds until a replay of this app should be tried; 0 if it may be sent now."""
         wait_s = self.retry_in_s(app)
         return wait_s if self.breaker.closed else max(wait_s, _REPLAY_PAUSE_S)
 
-    async def enter(self, app: str, queue_timeout_s: float, *, replay: bool = False) -> Call:
-        """Take a place for a call, waiting for up to ``queue_timeout_s`` seconds; ``leave`` gives it back.
+    async def acquire(self, app: str, queue_timeout_s: float, *, replay: bool = False) -> Call:
+        """Acquire a slot for a call, after waiting at most ``queue_timeout_s`` seconds.
 
-        Raises ``DubThrottled``, ``CircuitOpen`` or ``BulkheadFull``, none of which asked Dub.
+        The caller must ``release`` it. Raises ``DubThrottled``, ``CircuitOpen`` or ``BulkheadFull``; Dub is
+        not called then.
         """
         now = self._clock()
         self._count_slow(now)
-        self._refuse_held(app, now)
+        self._refuse_throttled(app, now)
         if replay:
-            return self._enter_replay(now)
+            return self._acquire_replay(now)
         probe = self._admit()
         if self.in_flight < self._in_flight_max or probe:
             self.in_flight += 1
         else:
-            await self._wait_for_a_place(app, queue_timeout_s)
+            await self._wait_for_slot(app, queue_timeout_s)
             try:
                 now = self._clock()
-                self._refuse_held(app, now)
+                self._refuse_throttled(app, now)
                 probe = self._admit()
             except DubUnavailable:
-                self._pass_place_on()
+                self._pass_slot_on()
                 raise
         call = Call(now, probe)
         self._calls[call] = None
         return call
 
-    def leave(self, call: Call, *, answered: bool | None) -> None:
-        """Give a place back.
+    def release(self, call: Call, *, answered: bool | None) -> None:
+        """Release the slot of a call.
 
-        ``answered``: True for a good answer, False for one that cost time or never came, None for a call that
-        says nothing about Dub's health.
+        ``answered``: True after a good answer; False after a failure or a timeout; None if the outcome says
+        nothing about Dub's health.
         """
         now = self._clock()
         self._count_slow(now)
-        self._took(now - call.began)
+        self._record_duration(now - call.began)
         if answered:
             self.answered_at = now
         if call.replay:
-            self._open_replay -= 1
+            self._replays_in_flight -= 1
         else:
-            self._usual_s += _SMOOTHING * (now - call.began - self._usual_s)
+            self._mean_call_s += _SMOOTHING * (now - call.began - self._mean_call_s)
             if not call.counted:
                 del self._calls[call]
                 self._count(call, answered=answered)
-        self._pass_place_on()
+        self._pass_slot_on()
 
-    def hold(self, app: str, seconds: float) -> None:
-        """Hold this app's calls back, as Dub asked, for a minute at most."""
-        self._held[app] = self._clock() + min(seconds, HOLD_MAX_S)
+    def throttle(self, app: str, seconds: float) -> None:
+        """Refuse this app's calls for as long as Dub's rate limit asks, one minute at most."""
+        self._throttled_until[app] = self._clock() + min(seconds, HOLD_MAX_S)
 
-    def _enter_replay(self, now: float) -> Call:
+    def _acquire_replay(self, now: float) -> Call:
         if not self.breaker.closed:
             raise CircuitOpen("circuit breaker open")
-        if self._open_replay >= self._replays_max or self._waiting or self.in_flight >= self._in_flight_max:
-            raise BulkheadFull("no place for a replay beside live calls")
-        self._open_replay += 1
+        if (
+            self._replays_in_flight >= self._replays_max
+            or self._waiting
+            or self.in_flight >= self._in_flight_max
+        ):
+            raise BulkheadFull("no slot is free for a replay")
+        self._replays_in_flight += 1
         self.in_flight += 1
         return Call(now, replay=True)
 
     def _admit(self) -> bool:
-        """Say whether this call is a probe; raises ``CircuitOpen``."""
+        """Return True if this call is a probe; raises ``CircuitOpen``."""
         if self.breaker.closed:
             return False
         if self.breaker.admits_probe():
             return True
         raise CircuitOpen("circuit breaker open")
 
-    def _refuse_held(self, app: str, now: float) -> None:
-        until = self._held.get(app)
+    def _refuse_throttled(self, app: str, now: float) -> None:
+        until = self._throttled_until.get(app)
         if until is None:
             return
         if until > now:
             raise DubThrottled(until - now)
-        del self._held[app]
+        del self._throttled_until[app]
 
-    async def _wait_for_a_place(self, app: str, queue_timeout_s: float) -> None:
+    async def _wait_for_slot(self, app: str, queue_timeout_s: float) -> None:
         ahead = len(self._waiting.get(app, ()))
-        apps = len(self._waiting.keys() | {app})  # they take turns
-        expected_s = (ahead + 1) * apps * self._usual_s / self._in_flight_max
+        apps = len(self._waiting.keys() | {app})  # served in rotation
+        expected_s = (ahead + 1) * apps * self._mean_call_s / self._in_flight_max
         if expected_s > queue_timeout_s:
-            raise BulkheadFull(f"{ahead} calls of this app are waiting already")
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(app, deque()).append(place)
-        ticket = self._deadlines.add(queue_timeout_s, partial(_give_up, place))
+            raise BulkheadFull(f"{ahead} calls of this app are already waiting")
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(app, deque()).append(slot)
+        ticket = self._deadlines.add(queue_timeout_s, partial(_give_up, slot))
         try:
-            await place
+            await slot
         except asyncio.CancelledError:
-            if not place.cancelled():
-                self._pass_place_on()  # it was given to this call meanwhile
+            if not slot.cancelled():
+                self._pass_slot_on()  # this call got the slot before it was cancelled
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise BulkheadFull(f"no place within {queue_timeout_s:.1f} s") from None
+            raise BulkheadFull(f"no free slot within {queue_timeout_s:.1f} s") from None
         finally:
             self._deadlines.cancel(ticket)
 
-    def _pass_place_on(self) -> None:
-        """Give a free place to the app whose turn it is.
+    def _pass_slot_on(self) -> None:
+        """Give a free slot to the next waiting app, or else free it.
 
-        The place stays counted, so that no other call takes it meanwhile. With a probe there may be one more
-        call than there are places: then it is not passed on.
+        A slot that is given on stays counted as in flight, so that no other call can take it first. A probe
+        may exceed the number of slots by one; then the slot is not given on.
         """
         while self._waiting and self.in_flight <= self._in_flight_max:
             app = next(iter(self._waiting))
-            places = self._waiting.pop(app)
-            place = places.popleft()
-            if places:
-                self._waiting[app] = places  # behind the other apps
-            if not place.done():
-                place.set_result(None)
+            slots = self._waiting.pop(app)
+            slot = slots.popleft()
+            if slots:
+                self._waiting[app] = slots  # after the other apps
+            if not slot.done():
+                slot.set_result(None)
                 return
         self.in_flight -= 1
 
     def _count_slow(self, now: float) -> None:
-        """Count calls that have become slow: they may not end for a long time."""
+        """Count slow calls as failed without waiting for their end."""
         late = now - self._slow_s
         while self._calls:
             oldest = next(iter(self._calls))
@@ -217,8 +222,8 @@ class Guard:
             self.breaker.abandoned(probe=call.probe)
         elif answered:
             self.breaker.succeeded(probe=call.probe)
-            if self._failures >= _AWAY_AFTER:
-                self._on_back()
+            if self._failures >= _OUTAGE_AFTER:
+                self._on_recovered()
             self._failures = 0
         else:
             self._failures += 1
@@ -226,16 +231,16 @@ class Guard:
 
 
 def replays_max(in_flight_max: int) -> int:
-    """Return how many of so many places are open to replays."""
-    return max(in_flight_max // _PLACES_PER_REPLAY, 1)
+    """Return how many of ``in_flight_max`` slots replays may use."""
+    return max(in_flight_max // _SLOTS_PER_REPLAY, 1)
 
 
-def _give_up(place: asyncio.Future[None]) -> None:
-    place.cancel()
+def _give_up(slot: asyncio.Future[None]) -> None:
+    slot.cancel()
 
 
 class Guards:
-    """Every endpoint's guard."""
+    """The guards of all endpoints."""
 
     def __init__(
         self,
@@ -247,7 +252,7 @@ class Guards:
         clock: Callable[[], float],
         metrics: Metrics,
     ) -> None:
-        self._on_back: Callable[[], None] = _ignore
+        self._on_recovered: Callable[[], None] = _ignore
         self._guards = {
             endpoint: Guard(
                 endpoint,
@@ -255,29 +260,29 @@ class Guards:
                 in_flight_max=in_flight_max,
                 slow_s=slow_s,
                 clock=clock,
-                on_back=self._tell,
-                took=metrics.dub_seconds.labels(endpoint).observe,
+                on_recovered=self._notify_recovered,
+                record_duration=metrics.dub_seconds.labels(endpoint).observe,
             )
             for endpoint in endpoints
         }
 
     def __getitem__(self, endpoint: str) -> Guard:
-        """Return an endpoint's guard."""
+        """Return the guard of an endpoint."""
         return self._guards[endpoint]
 
-    def _tell(self) -> None:
-        self._on_back()
+    def _notify_recovered(self) -> None:
+        self._on_recovered()
 
-    def tell(self, on_back: Callable[[], None]) -> None:
-        """Have this called when Dub answers again after it had not."""
-        self._on_back = on_back
+    def on_recovery(self, on_recovered: Callable[[], None]) -> None:
+        """Set the function that is called when Dub answers again after an outage."""
+        self._on_recovered = on_recovered
 
     def in_flight(self) -> dict[str, int]:
-        """Count calls under way, by endpoint."""
+        """Return the number of calls in flight, by endpoint."""
         return {endpoint: guard.in_flight for endpoint, guard in self._guards.items()}
 
     def open_breakers(self) -> list[str]:
-        """Name the endpoints that are held back."""
+        """Return the endpoints whose circuit breaker is not closed."""
         return [endpoint for endpoint, guard in self._guards.items() if not guard.breaker.closed]
 
 

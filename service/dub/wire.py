@@ -1,6 +1,6 @@
-"""The bodies that go to Dub and come back, by its published page for ``POST /track/open``.
+"""The bodies of requests to Dub and of its answers, as documented on Dub's page of ``POST /track/open``.
 
-What comes back is bounded here: it is remembered, and goes out to phones.
+The size of fields in answers is limited here, because they are cached and sent to phones.
 """
 
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ class _Opened(Struct, frozen=True, rename="camel", gc=False):
 
 class _Error(Struct, frozen=True):
     code: Annotated[str, Meta(max_length=256)]
-    message: str = ""  # of any length: Dub repeats the link that it does not know
+    message: str = ""  # without a limit: Dub repeats an unknown link in it
 
 
 class DubError(Struct, frozen=True):

@@ -1,8 +1,8 @@
-"""An embedded Dub: small enough to start in a test, true enough to test against.
+"""An embedded Dub, to develop and test against.
 
-`create_sandbox` builds it; `front` decides what a request is; `redirect` and `opens` make clicks, `leads`
-and `sales` follow from them, `events` reads them back; `faults`, `clock` and `calls` are a test's levers.
-It imports nothing else of `service`, so that a test against it is never a test of one mistake by another.
+`create_sandbox` builds it; `front` routes requests; `redirect` and `opens` record clicks, `leads` and `sales`
+record conversions of them, and `events` lists them. Tests control it through `faults`, `clock` and `calls`.
+It imports nothing else from `service`, so that a mistake in shared code cannot hide from a test.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: the command line mounts `command` and needs none."""
+    """Import a public name at its first use, so that importing the package stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
-"""What a User-Agent says: bot or not, and the device, browser and system that `/events` filters by.
+"""Parse User-Agents: bot or not, and the device, browser and operating system that `/events` filters by.
 
-ua-parser costs up to a millisecond for a new string, so it is asked when a link is clicked on the web or
-when events are read, and never on `/track/open`. Names are the ones on Dub's pages (`Mac`, `iOS`).
+ua-parser takes up to a millisecond for a new string, so it is used when a link is clicked on the web and when
+events are read, but not on `/track/open`. Names are those on Dub's pages (`Mac`, `iOS`).
 """
 
 import re
@@ -11,7 +11,7 @@ import msgspec
 
 from service.sandbox.web import UNKNOWN
 
-# Link previews and crawlers. `curl` and HTTP libraries are people here: a test clicks with them.
+# Link previews and crawlers. `curl` and HTTP libraries do not count as bots, because tests click with them.
 _BOT = re.compile(
     r"bot\b|bot/|crawl|spider|slurp|preview|facebookexternalhit|whatsapp|embedly|pinterest|lighthouse"
     r"|headlesschrome|google-inspectiontool|mediapartners|bingpreview|skypeuripreview",
@@ -21,7 +21,7 @@ _SYSTEMS = {"Mac OS X": "Mac", "Chrome OS": "Chromium OS", "Ubuntu": "Linux"}
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """A User-Agent, understood."""
+    """A parsed User-Agent."""
 
     device: str
     browser: str
@@ -31,8 +31,8 @@ class Agent(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=10_000)
 def agent_of(user_agent: str) -> Agent:
-    """Read a User-Agent."""
-    from ua_parser import parse  # noqa: PLC0415  50 ms to import, and most runs never ask
+    """Parse a User-Agent."""
+    from ua_parser import parse  # noqa: PLC0415  50 ms to import, and most runs do not need it
 
     parsed = parse(user_agent)
     family = parsed.os.family if parsed.os else UNKNOWN

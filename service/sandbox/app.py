@@ -1,7 +1,7 @@
-"""`create_sandbox`: the one place where the sandbox's parts meet.
+"""Build the sandbox from its components.
 
-The sandbox is for loopback and CI. It believes `X-Real-IP` from loopback, and anybody who reaches
-`/sandbox/*` may move its clock and make it fail; it must never face a network that is not a test's own.
+The sandbox is for loopback and CI. It trusts `X-Real-IP` from loopback, and any client of `/sandbox/*` may
+move its clock and make it fail. Never expose it to a network that is not part of the test.
 """
 
 import asyncio
@@ -48,37 +48,37 @@ def create_sandbox(
 ) -> Litestar:
     """Build an embedded Dub as an ASGI application.
 
-    `links` and `domains` are put in (or brought up to date, when `data` is a file that holds them already). A
-    domain that only links name has nothing set up. With no keys given, any key is accepted where Dub wants
-    one. `hosts` are names that it answers for besides IP addresses, `localhost`, `*.localhost`, `api.dub.co`
-    and its links' domains; any other `Host` is a 403.
+    `links` and `domains` are added, or updated if the file `data` contains them. A domain that appears only
+    in links is not configured. Without `api_keys` or `publishable_keys`, any key is accepted where Dub
+    requires one. `hosts` are host names to answer for besides IP addresses, `localhost`, `*.localhost`,
+    `api.dub.co` and the links' domains; any other `Host` gets a 403.
 
-    `clock` is Unix time in seconds; `sleep` is what a fault's delay waits with. Serve it with uvicorn's
-    `proxy_headers=False`, so that the peer is the address that the connection came from. It needs no lifespan
-    to work; one only closes the file. Raises sqlite3.Error when `data` cannot be opened.
+    `clock` returns Unix time in seconds; `sleep` waits for a fault's delay. Serve it with uvicorn's
+    `proxy_headers=False`, so that the peer address is that of the connection. Lifespan events are optional:
+    they only close the file. Raises sqlite3.Error if `data` cannot be opened.
     """
-    held = msgspec.structs.replace(settings) if settings else SandboxSettings()
+    own_settings = msgspec.structs.replace(settings) if settings else SandboxSettings()
     now = SandboxClock(clock)
     store = Store(data)
     domain_book = DomainBook(store)
     for spec in domains:
         domain_book.put(spec)
-    book = LinkBook(store, now, domain_book, held.case_sensitive_domains)
+    book = LinkBook(store, now, domain_book, own_settings.case_sensitive_domains)
     book.seed(links)
     clicks = ClickLog(store, now)
-    people = People(store, now, held)
-    gate = Gate(now, held, api_keys, publishable_keys)
+    people = People(store, now, own_settings)
+    gate = Gate(now, own_settings, api_keys, publishable_keys)
     calls = CallLog(now)
     faults = FaultBook(now, sleep)
     app = Litestar(
         route_handlers=[
-            *open_routes(book, clicks, held),
+            *open_routes(book, clicks, own_settings),
             *page_routes(gate, book, clicks),
             *lead_routes(gate, people, book),
             *sale_routes(gate, people, book),
-            *event_routes(gate, store, book, now, held),
+            *event_routes(gate, store, book, now, own_settings),
             *link_routes(gate, book, domain_book),
-            *control_routes(now, calls, faults, held, domain_book),
+            *control_routes(now, calls, faults, own_settings, domain_book),
         ],
         exception_handlers={DubError: on_error, HTTPException: on_error, Exception: on_error},
         on_shutdown=[store.close],

@@ -1,7 +1,7 @@
-"""What was asked of the sandbox, for a test to read back.
+"""Record the calls to the sandbox, for tests to read.
 
-The last 10,000 calls, the oldest dropped first. Secrets are not kept: of `Authorization` a test sees only
-the first twelve characters of the key's SHA-256, enough to tell which key arrived, or that none did.
+The last 10,000 calls are recorded, without secrets: instead of `Authorization`, a call has the first twelve
+characters of the key's SHA-256, which show which key was sent, if any.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"
 
 
 class Call(msgspec.Struct):
-    """One request as it came in; `status` stays None until an answer has begun, or when none ever did."""
+    """One request as it was received; `status` is None until an answer has begun."""
 
     at_ms: int
     method: str
@@ -33,7 +33,7 @@ class Call(msgspec.Struct):
     status: int | None = None
 
     def view(self) -> dict[str, Any]:
-        """Write the call for a test."""
+        """Return the call as JSON data for a test."""
         key = dict(self.headers).get(b"authorization", b"").removeprefix(b"Bearer ")
         return {
             "at": iso(self.at_ms),
@@ -54,14 +54,14 @@ class Call(msgspec.Struct):
 
 
 class CallLog:
-    """The calls, oldest first."""
+    """The recorded calls, oldest first."""
 
     def __init__(self, clock: SandboxClock) -> None:
         self._clock = clock
         self._calls: deque[Call] = deque(maxlen=CALLS_MAX)
 
     def begin(self, scope: Scope, body: bytes) -> Call:
-        """Note a call as it arrives, so that one which is never answered is seen too."""
+        """Record a call when it arrives, so that unanswered calls are recorded too."""
         query = scope["query_string"].decode("latin-1")
         headers = list(scope["headers"])
         call = Call(
@@ -71,20 +71,20 @@ class CallLog:
         return call
 
     def matching(self, path: str | None = None, method: str | None = None) -> list[dict[str, Any]]:
-        """Return the calls on this path and with this method."""
+        """Return the calls with this path and method; None matches any."""
         return [
             call.view() for call in self._calls if path in {None, call.path} and method in {None, call.method}
         ]
 
     def clear(self) -> int:
-        """Forget every call; return how many there were."""
+        """Delete all recorded calls; return how many there were."""
         count = len(self._calls)
         self._calls.clear()
         return count
 
 
 def _readable(body: bytes) -> Any:
-    """Return a body as its JSON, else as text; None when there was none."""
+    """Return a body parsed as JSON, or else as text; None if it is empty."""
     if not body:
         return None
     try:

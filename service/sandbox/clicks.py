@@ -1,7 +1,8 @@
-"""Recording clicks, by Dub's rules.
+"""Record clicks by Dub's rules.
 
-What can go wrong: the same person counted twice inside the hour; two people taken for one because only the
-link was compared; a store-bound click handed to somebody on another address or domain, or after its hour.
+What can go wrong: the same person is counted twice within the hour; two people count as one because only the
+link is compared; a click on the way to a store is matched to an open from another address or domain, or after
+its hour.
 """
 
 from fnmatch import fnmatchcase
@@ -23,7 +24,7 @@ DIRECT = "(direct)"
 
 
 class OpenedLink(msgspec.Struct, frozen=True):
-    """The link as `/track/open` answers it."""
+    """A link as in the answer of `/track/open`."""
 
     id: str
     domain: str
@@ -32,14 +33,14 @@ class OpenedLink(msgspec.Struct, frozen=True):
 
 
 class Deferred(msgspec.Struct, frozen=True):
-    """A store-bound click that an app's first open may be matched to."""
+    """A click on the way to a store, which an app's first open may be matched to."""
 
     click_id: str
     link: OpenedLink
 
 
 class ClickLog:
-    """Every click, found again by who made it."""
+    """Stores clicks, and finds them by the visitor's identity or address."""
 
     def __init__(self, store: Store, clock: SandboxClock) -> None:
         self._store = store
@@ -48,25 +49,25 @@ class ClickLog:
     def record(self, link: Link, key: str, visitor: Visitor, *, trigger: str, url: str) -> tuple[str, bool]:
         """Record a click; return its id and whether it is new.
 
-        `key` is the key as it was asked for. The same identity (IP and User-Agent) on the same domain and key
-        within an hour of a recorded click gets that click again, and counts once.
+        `key` is the key as the visitor sent it. A click with the same identity (IP and User-Agent), domain
+        and key as one of the last hour is not recorded; the id of that one is returned.
         """
         now = self._clock.now_ms()
         domain = link.spec.domain
-        held = self._store.one(
+        existing = self._store.one(
             "SELECT id FROM clicks WHERE identity = ? AND domain = ? AND key = ? AND at > ?"
             " ORDER BY at DESC LIMIT 1",
             (visitor.identity, domain, key, now - DEDUPLICATION_S * 1_000),
         )
-        if held is not None:
-            return held["id"], False
+        if existing is not None:
+            return existing["id"], False
         click_id = random_text(CLICK_ID_CHARS)
         row: tuple[Any, ...] = (
             *(click_id, now, link.spec.workspace, link.id, domain, key, visitor.identity, trigger, url),
             *(visitor.shown_ip, visitor.country, visitor.region, visitor.city, visitor.continent),
             *(visitor.user_agent, hostname(visitor.referer) or DIRECT, visitor.referer or DIRECT),
         )
-        with self._store.together():
+        with self._store.transaction():
             self._store.run(
                 "INSERT INTO clicks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
             )
@@ -76,7 +77,7 @@ class ClickLog:
         return click_id, True
 
     def remember_for_first_open(self, link: Link, click_id: str, visitor: Visitor) -> None:
-        """Keep a store-bound click for the app that is about to be installed."""
+        """Store a click on the way to a store, for the first open of the app."""
         spec = link.spec
         opened = OpenedLink(link.id, spec.domain, spec.key, spec.url)
         self._store.run(
@@ -85,10 +86,11 @@ class ClickLog:
         )
 
     def first_open(self, visitor: Visitor, domain: str) -> Deferred | None:
-        """Return a store-bound click from this address on `domain` within the hour; it stays.
+        """Return a click on the way to a store from this address on `domain` in the last hour, or None.
 
-        Of clicks on several links it is any one, not the last: Dub takes the first key that a scan meets. Of
-        clicks on one link it is the last. `domain` is a glob, as at Dub: `*` would match every domain.
+        The click remains stored. If there are clicks on several links, the result is an arbitrary one, not
+        the latest: Dub takes the first key of a scan. Of clicks on one link, it is the latest. `domain` is a
+        glob, as at Dub: `*` matches every domain.
         """
         rows = self._store.all(
             "SELECT domain, click_id, link FROM deferred WHERE ip = ? AND at > ?"
@@ -104,5 +106,5 @@ class ClickLog:
 
 
 def _scan_order(ip: str, link: OpenedLink) -> bytes:
-    """Return where a scan meets this address's click on a link: anywhere, but always there."""
+    """Return a sort key for a click: an arbitrary order, as in Dub's scan, but always the same one."""
     return sha256(f"{ip}:{link.domain}:{link.key}".encode()).digest()

@@ -1,7 +1,7 @@
-"""`/sandbox/*`: how a test sets the stage. Unauthenticated, and never noted, failed or throttled itself.
+"""`/sandbox/*`: control routes for tests. They need no key, and are never recorded, failed or throttled.
 
-What can go wrong: a misspelt field taken for a fault that does nothing (so unknown fields are refused); a
-clock that stands still after it was moved; a web page's script reading the calls (so no CORS headers here).
+What can go wrong: a misspelt field makes a fault without effect (unknown fields are refused); a clock stops
+after it was moved; a web page's script reads the calls (there are no CORS headers here).
 """
 
 from datetime import datetime
@@ -25,14 +25,14 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class ClockMove(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """`advanceS` seconds from now (back, if negative), or `now`: Unix seconds, or ISO 8601 with an offset."""
+    """Either `advanceS`, seconds (negative: back), or `now`, Unix seconds or ISO 8601 with an offset."""
 
     advance_s: float | None = None
     now: float | Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class SettingsChange(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """What may change while the sandbox runs; `plan` null lifts every limit."""
+    """Settings that may change while the sandbox runs; `plan` null removes all limits."""
 
     plan: PlanName | msgspec.UnsetType | None = msgspec.UNSET
     usage_exceeded: bool | msgspec.UnsetType = msgspec.UNSET
@@ -61,12 +61,12 @@ def _clock_routes(clock: SandboxClock) -> list[HTTPRouteHandler]:
 
     @get("/sandbox/clock")
     async def read_clock() -> dict[str, Any]:
-        """Tell the sandbox's time."""
+        """Return the sandbox's time."""
         return shown()
 
     @post("/sandbox/clock", status_code=HTTP_200_OK)
     async def move_clock(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Move the sandbox's time; it goes on ticking from there."""
+        """Move the sandbox's clock, which keeps running from there."""
         move = fields_of(await request.body(), ClockMove)
         if (move.advance_s is None) == (move.now is None):
             raise unprocessable("expected either advanceS or now")
@@ -93,12 +93,12 @@ def _call_routes(calls: CallLog) -> list[HTTPRouteHandler]:
     async def list_calls(
         path: FromQuery[str | None] = None, method: FromQuery[str | None] = None
     ) -> list[dict[str, Any]]:
-        """Return the calls that came in, oldest first."""
+        """Return the recorded calls, oldest first."""
         return calls.matching(path, method.upper() if method else None)
 
     @delete("/sandbox/calls", status_code=HTTP_200_OK)
     async def clear_calls() -> dict[str, int]:
-        """Forget the calls."""
+        """Delete the recorded calls."""
         return {"cleared": calls.clear()}
 
     return [list_calls, clear_calls]
@@ -107,22 +107,22 @@ def _call_routes(calls: CallLog) -> list[HTTPRouteHandler]:
 def _fault_routes(faults: FaultBook) -> list[HTTPRouteHandler]:
     @get("/sandbox/faults")
     async def list_faults() -> list[dict[str, Any]]:
-        """Return the faults, and how many calls each has taken."""
+        """Return the faults, with the number of calls that each was applied to."""
         return faults.all()
 
     @post("/sandbox/faults")
     async def add_fault(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Set a fault."""
+        """Add a fault."""
         return faults.add(fields_of(await request.body(), Fault))
 
     @delete("/sandbox/faults", status_code=HTTP_200_OK)
     async def clear_faults() -> dict[str, int]:
-        """Take every fault away."""
+        """Remove every fault."""
         return {"cleared": faults.clear()}
 
     @delete("/sandbox/faults/{fault_id:str}", status_code=HTTP_200_OK)
     async def clear_fault(fault_id: FromPath[str]) -> dict[str, int]:
-        """Take one fault away."""
+        """Remove one fault."""
         return {"cleared": faults.clear(fault_id)}
 
     return [list_faults, add_fault, clear_faults, clear_fault]
@@ -141,12 +141,12 @@ def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
 
     @get("/sandbox/settings")
     async def read_settings() -> dict[str, Any]:
-        """Tell how the sandbox behaves."""
+        """Return the sandbox's settings."""
         return shown()
 
     @patch("/sandbox/settings")
     async def change_settings(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Change how the sandbox behaves."""
+        """Change the sandbox's settings."""
         change = fields_of(await request.body(), SettingsChange)
         for name, value in msgspec.structs.asdict(change).items():
             if value is not msgspec.UNSET:
@@ -159,12 +159,12 @@ def _settings_routes(settings: SandboxSettings) -> list[HTTPRouteHandler]:
 def _domain_routes(domains: DomainBook) -> list[HTTPRouteHandler]:
     @get("/sandbox/domains")
     async def list_domains() -> list[SandboxDomain]:
-        """Return the domains, and how each is set up."""
+        """Return the domains with their configuration."""
         return domains.all()
 
     @put("/sandbox/domains/{domain:str}")
     async def set_domain_up(request: Request[Any, Any, Any], domain: FromPath[str]) -> SandboxDomain:
-        """Set a domain up anew: what the body leaves out is not set up."""
+        """Replace a domain's configuration; fields that the body omits get their defaults."""
         body = json_of(await request.body())
         if not isinstance(body, dict):
             raise unprocessable("expected an object")

@@ -1,4 +1,4 @@
-"""A domain and links to try the sandbox with: browsers resolve `*.localhost` to this machine."""
+"""The demo's domain and links. Browsers resolve `*.localhost` to this machine."""
 
 from service.sandbox.domains import SandboxDomain
 from service.sandbox.links import SandboxLink
@@ -9,7 +9,7 @@ PLAY_STORE = "https://play.google.com/store/apps/details?id=com.acme.app"
 
 
 def demo_domain() -> SandboxDomain:
-    """Return the demo's domain: set up for deep links, and never leading to a real website."""
+    """Return the demo's domain: configured for deep links, and without redirects to real websites."""
     return SandboxDomain(
         domain=DOMAIN,
         deep_view=True,
@@ -31,7 +31,7 @@ def demo_domain() -> SandboxDomain:
 
 
 def demo_links() -> list[SandboxLink]:
-    """Return four links: a product whose app comes from a store, a category, an invite, a plain page."""
+    """Return four links: to a product (with store links for phones), a category, an invite and a web page."""
     return [
         SandboxLink(
             domain=DOMAIN,

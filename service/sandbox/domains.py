@@ -1,4 +1,4 @@
-"""The workspace's domains, and how each is set up in Dub's dashboard."""
+"""The workspace's domains, with what is configured in Dub's dashboard."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from service.sandbox.store import Store
 class SandboxDomain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A domain of short links.
 
-    `deep_view`: the domain's well-known files and deep-view data are set up, so that Dub shows phones its
-    page before the store. `apple_app_site_association` and `asset_links` are what its well-known files hold;
-    left out, the files exist only with `deep_view`, and name no app.
+    `deep_view`: the domain's well-known files and deep-view data are configured, so that Dub shows phones its
+    page before the store. `apple_app_site_association` and `asset_links` are the contents of the well-known
+    files; if omitted, the files exist only with `deep_view`, and name no app.
 
-    `local_destinations`: redirects go to a page of the sandbox that names the destination, so that whoever
-    tries the demo's links stays on this machine. What the API answers and records is not changed.
+    `local_destinations`: redirects lead to a page of the sandbox that shows the destination, so that the
+    demo's links do not leave this machine. Answers and records of the API are not changed.
     """
 
     domain: str
@@ -25,7 +25,7 @@ class SandboxDomain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", f
     asset_links: list[dict[str, Any]] | None = None
 
     def well_known(self, path: str) -> Any | None:
-        """Return what the domain serves as this well-known file, ready for JSON; None for nothing."""
+        """Return the JSON content of the domain's well-known file at `path`; None if there is none."""
         if path == "/.well-known/apple-app-site-association":
             content: Any = self.apple_app_site_association
             empty: Any = {"applinks": {"details": []}}
@@ -37,28 +37,28 @@ class SandboxDomain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", f
 
 
 class DomainBook:
-    """Every domain. One that got a link stays a domain when its links are gone, as in a workspace."""
+    """The domains of the workspace. A domain remains when its links are deleted, as at Dub."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         rows = store.all("SELECT doc FROM domains")
-        held = (msgspec.json.decode(row["doc"], type=SandboxDomain) for row in rows)
-        self._domains = {spec.domain: spec for spec in held}
+        stored = (msgspec.json.decode(row["doc"], type=SandboxDomain) for row in rows)
+        self._domains = {spec.domain: spec for spec in stored}
 
     def __contains__(self, domain: object) -> bool:
         """Return True if this is a domain of the workspace."""
         return domain in self._domains
 
     def get(self, domain: str) -> SandboxDomain:
-        """Return how a domain is set up; raises KeyError for one that is unknown."""
+        """Return a domain with its configuration; raises KeyError if it is unknown."""
         return self._domains[domain]
 
     def all(self) -> list[SandboxDomain]:
-        """Return every domain, by name."""
+        """Return all domains, sorted by name."""
         return [self._domains[name] for name in sorted(self._domains)]
 
     def put(self, spec: SandboxDomain) -> SandboxDomain:
-        """Add a domain, or set up anew one that exists; return it with its name as links have it."""
+        """Add a domain, or replace an existing one; return it with its normalized name."""
         spec = msgspec.structs.replace(spec, domain=plain_domain(spec.domain))
         self._domains[spec.domain] = spec
         doc = msgspec.json.encode(spec).decode()
@@ -66,11 +66,11 @@ class DomainBook:
         return spec
 
     def ensure(self, domain: str) -> None:
-        """Add a domain that a link names, unless it exists."""
+        """Add the domain of a link, unless it exists."""
         if domain not in self._domains:
             self.put(SandboxDomain(domain=domain))
 
 
 def plain_domain(domain: str) -> str:
-    """Return a domain as links are found by it: lower case, no leading `www.`."""
+    """Return a domain normalized for looking up links: lower case, no leading `www.`."""
     return domain.lower().removeprefix("www.")

@@ -1,9 +1,9 @@
-"""Dub's error shape, in one place.
+"""Errors in Dub's shape.
 
-Every failure of the sandbox is a `DubError`; `as_reply` is the only code that turns one into bytes, so
-that a fault, a missing route and a refused field all look the same to a client. Codes are Dub's, except
-`method_not_allowed` and `payload_too_large`, which Dub leaves to its host, and `unsupported_media_type`,
-which only the control routes answer.
+Every failure of the sandbox is a `DubError`, and only `as_reply` converts it to bytes, so that a fault, a
+missing route and a refused field look the same to a client. Codes are Dub's, except `method_not_allowed` and
+`payload_too_large`, which Dub leaves to its host, and `unsupported_media_type`, which only the control routes
+use.
 """
 
 import logging
@@ -35,7 +35,7 @@ DOCS = "https://dub.co/docs/api-reference/errors#"
 
 
 class DubError(Exception):
-    """A refusal in Dub's words: one of `STATUS_OF`'s codes, and a message for people."""
+    """An error as Dub answers it: one of the codes of `STATUS_OF`, and a message for people."""
 
     def __init__(self, code: str, message: str, headers: Headers = ()) -> None:
         super().__init__(message)
@@ -45,24 +45,24 @@ class DubError(Exception):
         self.status = STATUS_OF[code]
 
     def as_reply(self) -> Reply:
-        """Return the answer a client sees."""
+        """Return the error as an HTTP answer."""
         return error_reply(self.status, self.code, self.message, self.headers)
 
 
 def unprocessable(message: str) -> DubError:
-    """Return the 422 of a field that breaks a documented rule."""
+    """Return the 422 error of an invalid field."""
     return DubError("unprocessable_entity", message)
 
 
 def error_reply(status: int, code: str, message: str, headers: Headers = ()) -> Reply:
-    """Return Dub's error shape; only the first `_` of a code becomes `-` in `doc_url`, as at Dub."""
+    """Return an answer in Dub's error shape; in `doc_url`, only the first `_` becomes `-`, as at Dub."""
     doc_url = DOCS + code.replace("_", "-", 1)
     body = {"error": {"code": code, "message": message, "doc_url": doc_url}}
     return json_reply(status, body, headers)
 
 
 def code_of(status: int) -> str:
-    """Return the code that goes with a status, the nearest one where Dub has none."""
+    """Return the error code of a status; a general one if Dub has none for it."""
     fallback = "internal_server_error" if status >= STATUS_OF["internal_server_error"] else "bad_request"
     return CODE_OF.get(status, fallback)
 

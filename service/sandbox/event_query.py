@@ -1,8 +1,8 @@
-"""From the query string of `GET /events` to SQL.
+"""Convert the query string of `GET /events` to SQL.
 
-What can go wrong: a filter that is silently ignored and so matches everything; an exclusion that drops
-events which have no value at all; a value that ends up as SQL (values are only ever bound, never written);
-a default that is the published page's and not Dub's (100 events of the last 30 days).
+What can go wrong: a filter is silently ignored, and so matches everything; an exclusion drops events that
+have no value; a value becomes part of the SQL (values are always bound as parameters); a default is that of
+Dub's documentation instead of Dub's own (100 events of the last 30 days).
 """
 
 import re
@@ -36,7 +36,7 @@ def _of_url(parameter: str) -> str:
     return f"query_value(c.url, '{parameter}')"
 
 
-# Every filter that takes one value, a comma list, or (behind a `-`) an exclusion.
+# Every filter that takes one value, a list with commas, or, after a `-`, an exclusion.
 COLUMNS = {
     "domain": "l.domain",
     "linkId": "l.id",
@@ -68,20 +68,20 @@ Params = Mapping[str, str]
 
 
 class Conditions:
-    """A WHERE clause that grows; its text is made of constants, its values are bound."""
+    """Builds a WHERE clause: its text consists of constants, its values are bound."""
 
     def __init__(self) -> None:
         self._clauses: list[str] = []
         self.values: list[Any] = []
 
     def add(self, clause: str, *values: Any) -> None:
-        """Require `clause`, with `values` for its question marks."""
+        """Add a condition, with `values` for its question marks."""
         self._clauses.append(clause)
         self.values.extend(values)
 
     @property
     def sql(self) -> str:
-        """Return what follows WHERE."""
+        """Return the SQL after WHERE."""
         return " AND ".join(self._clauses)
 
 
@@ -98,7 +98,10 @@ class EventsQuery(msgspec.Struct, frozen=True):
 def parse_events_query(
     params: Params, workspace: str, links: LinkBook, now_ms: int, visible_to_ms: int
 ) -> EventsQuery:
-    """Check every parameter: 422 names the first that does not fit, 404 is a `key` that no link has."""
+    """Parse and check every parameter.
+
+    Raises a 422 for the first invalid one, and a 404 for a `key` without a link.
+    """
     kind = _choice(params, "event", get_args(EventKind), "clicks")
     _choice(params, "sortBy", ("timestamp",), "timestamp")
     order = _choice(params, "sortOrder", ("asc", "desc"), _choice(params, "order", ("asc", "desc"), "desc"))
@@ -126,7 +129,7 @@ def _add_filter(where: Conditions, name: str, column: str, given: str) -> None:
 
 
 def _add_link_filters(where: Conditions, params: Params, workspace: str, links: LinkBook) -> None:
-    """Add the filters on links that are not one column."""
+    """Add the filters on links that need more than one column."""
     key, own_id, tags = (
         params.get("key"),
         params.get("externalId"),
@@ -135,7 +138,7 @@ def _add_link_filters(where: Conditions, params: Params, workspace: str, links: 
     if key:
         domain = params.get("domain", "").lower()
         if not domain:
-            raise unprocessable("key: expected domain with it")
+            raise unprocessable("key: expected together with domain")
         link = links.find(domain, key)
         if link is None or link.spec.workspace != workspace:
             raise DubError("not_found", f"no link {domain}/{key}")
@@ -154,7 +157,7 @@ def _add_link_filters(where: Conditions, params: Params, workspace: str, links: 
 
 
 def _add_event_filters(where: Conditions, params: Params, kind: EventKind) -> None:
-    """Add the filters on events; those that a kind of event has no answer to leave it alone, as at Dub."""
+    """Add the filters on events; filters that do not apply to this kind are ignored, as at Dub."""
     customer_id, name, search = params.get("customerId"), params.get("eventName"), params.get("query")
     sale_type = _choice(params, "saleType", ("new", "recurring"), "")
     qr = _boolean(params, "qr")
@@ -165,7 +168,7 @@ def _add_event_filters(where: Conditions, params: Params, kind: EventKind) -> No
     elif customer_id:
         where.add("e.customer_id = ?", customer_id)
     if search:
-        parse_query(search)  # refuses what it cannot read before SQLite asks row by row
+        parse_query(search)  # raises for an invalid search, before SQLite calls it for each row
     if kind == "clicks":
         return
     if name:
@@ -178,7 +181,7 @@ def _add_event_filters(where: Conditions, params: Params, kind: EventKind) -> No
 
 
 def _list_of(given: str) -> tuple[bool, list[str]]:
-    """Split `-US,CA` into "none of" and its values."""
+    """Split a filter such as `-US,CA` into whether it excludes, and its values."""
     excluded = given.startswith("-")
     return excluded, [value.strip().removeprefix("-") for value in given.split(",") if value.strip("- ")]
 

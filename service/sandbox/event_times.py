@@ -1,7 +1,7 @@
-"""Which stretch of time a request for events means: `start` and `end`, or an `interval`.
+"""Compute the period of a request for events, from `start` and `end` or from `interval`.
 
-What can go wrong: the exact moments taken for `start` and `end`, where Dub takes whole days, so that a reader
-seems to get only what is new; an unknown time zone refused, where Dub falls back to UTC.
+What can go wrong: `start` and `end` are used as exact times, but Dub extends them to whole days, so a client
+would wrongly seem to get only new events; an unknown time zone is refused, but Dub falls back to UTC.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from service.sandbox.clock import DAY_S
 from service.sandbox.errors import unprocessable
 
 LENGTHS_S = {"24h": DAY_S, "7d": 7 * DAY_S, "30d": 30 * DAY_S, "90d": 90 * DAY_S, "1y": 365 * DAY_S}
-SINCE_MONTH = {"ytd": 12, "qtd": 3, "mtd": 1}  # how many months there are between two beginnings
+SINCE_MONTH = {"ytd": 12, "qtd": 3, "mtd": 1}  # length of the period in months
 EVERYTHING = "all"
 INTERVALS = (*LENGTHS_S, *SINCE_MONTH, EVERYTHING)
 DEFAULT_INTERVAL = "30d"
 
 
 def period(params: Mapping[str, str], now_ms: int) -> tuple[int, int]:
-    """Return the first and the last millisecond that are asked for.
+    """Return the first and the last millisecond of the requested period.
 
-    `start` goes before `interval`; `end` counts only with a `start`, and is now unless given. The two are put
-    in order, then widened to the beginning and the end of their days. A time without an offset is in
-    `timezone`, and so are the beginnings of days, months, quarters and years.
+    `start` overrides `interval`; `end` is used only with `start`, and defaults to now. The earlier of the two
+    is moved to the beginning of its day, the later one to the end of its day. Times without an offset, and
+    the limits of days, months, quarters and years, are in `timezone`.
     """
     zone = _zone(params.get("timezone") or "UTC")
     interval = params.get("interval") or DEFAULT_INTERVAL
@@ -48,7 +48,7 @@ def _beginning_ms(interval: str, now_ms: int, now: datetime) -> int:
 
 
 def _in_day_ms(moment: datetime, at: time) -> int:
-    """Return another time of the moment's day, in the moment's zone, as Unix milliseconds."""
+    """Return the time `at` on the moment's day, in the moment's zone, as Unix milliseconds."""
     return int(datetime.combine(moment.date(), at, moment.tzinfo).timestamp() * 1_000)
 
 

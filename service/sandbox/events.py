@@ -1,8 +1,9 @@
-"""`GET /events`: clicks, leads and sales, read back.
+"""`GET /events`: list clicks, leads and sales.
 
-What can go wrong: an event shown before it is visible; a page filled up after deleted links' events were
-dropped (Dub drops them after paging, so a short page is not the last one); an address of somebody in the EU;
-an ISO `timestamp` at the top level, where Dub writes a JavaScript date text (`click.timestamp` is ISO).
+What can go wrong: an event is listed too early; a page is refilled after the events of deleted links were
+dropped (Dub drops them after paging, so a short page need not be the last one); the IP address of a person in
+the EU is shown; the top-level `timestamp` is in ISO format, but Dub writes a JavaScript date text there (only
+`click.timestamp` is ISO).
 """
 
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def event_routes(
 
 
 def _first_values(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """Return the query's parameters; of one that is repeated, the first."""
+    """Return the query's parameters; of a repeated one, the first value."""
     return dict(reversed(list(request.query_params.multi_items())))
 
 
@@ -78,14 +79,14 @@ def _page(store: Store, query: EventsQuery) -> list[Row]:
     event = "c" if query.kind == "clicks" else "e"
     direction = "DESC" if query.descending else "ASC"
     sql = (
-        f"SELECT {_COLUMNS[query.kind]} FROM {_TABLES[query.kind]} WHERE {query.where.sql}"  # noqa: S608  constants; what a caller sent is bound
+        f"SELECT {_COLUMNS[query.kind]} FROM {_TABLES[query.kind]} WHERE {query.where.sql}"  # noqa: S608  constants; the caller's values are bound
         f" ORDER BY {event}.at {direction}, {event}.rowid {direction} LIMIT ? OFFSET ?"
     )
     return store.all(sql, (*query.where.values, query.limit, query.offset))
 
 
 def _event(query: EventsQuery, row: Row, view: LinkView) -> dict[str, Any]:
-    """Write one event, with the flat fields that Dub calls deprecated and its SDKs still require."""
+    """Return one event as JSON data, with the deprecated flat fields that Dub's SDKs still require."""
     click, link = _click(row), view(row["link_id"])
     event: dict[str, Any] = {
         "event": query.kind.removesuffix("s"),

@@ -1,13 +1,13 @@
-"""Scripted bad days: which calls go wrong, and how.
+"""Faults that tests set: which calls fail, and how.
 
-    {"route": "/track/open", "status": 503, "times": 3}     three answers are Dub's 503
+    {"route": "/track/open", "status": 503, "times": 3}     three calls get Dub's 503
     {"route": "/track/*", "stall": true}                     accepted, never answered
-    {"route": "/track/lead", "reset": "before", "handled": true}    recorded, then the connection drops
+    {"route": "/track/lead", "reset": "before", "handled": true}    recorded, then the connection is reset
     {"route": "/events", "throttle": true, "retryAfterS": 5} 429, Retry-After in Unix milliseconds
     {"route": "*", "delayMs": 800, "probability": 0.1}       one call in ten is slow
 
-What can go wrong: a fault that answers although Dub has (or has not) done the work, so that a test proves
-nothing about retries; a stall that holds a server open for ever; a probability that no run can repeat.
+What can go wrong: a test does not know whether a failed call took effect, so it proves nothing about retries;
+a stalled call keeps a server from stopping; a random failure cannot be reproduced.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ Sleep = Callable[[float], Awaitable[object]]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """One thing that goes wrong. The first fault whose `route`, `method` and `host` fit a call takes it.
+    """A fault. The first one whose `route`, `method` and `host` match a call is applied to it.
 
-    `route` and `host` are globs (`*` is everything; a click on a link has its key as its path). Without
-    `handled`, a status, a throttle or a reset keeps the call from having any effect; with it, the sandbox
-    does its work first and only the answer is lost. `delayMs` goes with everything, and comes first.
-    A stall ends when the fault is deleted (the call is then answered) or when the client leaves.
-    `times` is how many calls it takes; `probability` draws from `seed`, so that a run can be repeated.
+    `route` and `host` are globs (`*` matches everything; the path of a click is the link's key). Without
+    `handled`, a call with a status, a throttle or a reset has no effect; with it, the call takes effect and
+    only its answer is lost. `delayMs` can be combined with everything, and comes first. A stall ends when
+    the fault is deleted (the call is then answered) or when the client disconnects. `times` is the maximum
+    number of calls; `probability` uses a generator seeded with `seed`, so that runs are reproducible.
     """
 
     route: Annotated[str, msgspec.Meta(min_length=1)]
@@ -62,17 +62,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def check(self) -> None:
-        """Refuse a fault that does nothing, or two things that exclude each other."""
+        """Raise a 422 for a fault without an effect, or with effects that exclude each other."""
         kinds = {"status": self.status, "stall": self.stall, "reset": self.reset, "throttle": self.throttle}
         chosen = [name for name, value in kinds.items() if value]
         if len(chosen) > 1:
             raise unprocessable(f"{' and '.join(chosen)}: expected one of status, stall, reset, throttle")
         if not chosen and not (self.delay_ms or self.html or self.truncate or self.trickle_ms):
             effects = "status, delayMs, stall, reset, throttle, html, truncate, trickleMs"
-            raise unprocessable(f"expected something to go wrong: one or more of {effects}")
+            raise unprocessable(f"expected a fault with an effect: one or more of {effects}")
 
     def fits(self, method: str, host: str, path: str) -> bool:
-        """Tell whether a call is one of those that this fault is for."""
+        """Return True if the fault matches a call."""
         return (
             fnmatchcase(path, self.route)
             and (self.method is None or self.method.upper() == method)
@@ -81,17 +81,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Armed:
-    """A fault that is lying in wait."""
+    """An active fault."""
 
     def __init__(self, fault_id: str, fault: Fault) -> None:
         self.id = fault_id
         self.fault = fault
         self.cleared = asyncio.Event()
         self._applied = 0
-        self._random = Random(fault.seed)  # noqa: S311  which calls fail is no secret
+        self._random = Random(fault.seed)  # noqa: S311  not a secret
 
     def takes(self, method: str, host: str, path: str) -> bool:
-        """Tell whether this call goes wrong, and count it if so."""
+        """Return True, and count the call, if the fault is applied to it."""
         spent = self.fault.times is not None and self._applied >= self.fault.times
         if spent or not self.fault.fits(method, host, path):
             return False
@@ -101,13 +101,13 @@ class Armed:
         return True
 
     def view(self) -> dict[str, Any]:
-        """Write the fault, and how many calls it has taken."""
+        """Return the fault as JSON data, with the number of calls that it was applied to."""
         body: dict[str, Any] = msgspec.to_builtins(self.fault)
         return {"id": self.id, **body, "applied": self._applied}
 
 
 class FaultBook:
-    """The faults, in the order in which they were set."""
+    """The active faults, in the order in which they were added."""
 
     def __init__(self, clock: SandboxClock, sleep: Sleep) -> None:
         self._clock = clock
@@ -116,7 +116,7 @@ class FaultBook:
         self._next = 1
 
     def add(self, fault: Fault) -> dict[str, Any]:
-        """Set a fault; 422 when it makes no sense."""
+        """Add a fault; raises a 422 if it is invalid."""
         fault.check()
         armed = Armed(f"fault_{self._next}", fault)
         self._next += 1
@@ -124,11 +124,11 @@ class FaultBook:
         return armed.view()
 
     def all(self) -> list[dict[str, Any]]:
-        """Return every fault, spent ones included."""
+        """Return all faults, also those that have reached `times`."""
         return [armed.view() for armed in self._armed.values()]
 
     def clear(self, fault_id: str | None = None) -> int:
-        """Take away one fault, or all; the calls they stalled are answered. Return how many there were."""
+        """Remove one fault, or all; return how many were removed. Their stalled calls are answered."""
         if fault_id is not None and fault_id not in self._armed:
             raise DubError("not_found", f"no fault {fault_id}")
         gone = [fault_id] if fault_id else list(self._armed)
@@ -137,15 +137,15 @@ class FaultBook:
         return len(gone)
 
     def pick(self, method: str, host: str, path: str) -> Armed | None:
-        """Return the fault that takes this call, if any."""
+        """Return the fault to apply to this call, or None."""
         if not self._armed:
             return None
         return next((armed for armed in self._armed.values() if armed.takes(method, host, path)), None)
 
     async def play(self, armed: Armed, wire: Wire, answer: Callable[[], Awaitable[Reply]]) -> None:
-        """Let the call go wrong; `answer` does what the sandbox would have done.
+        """Apply a fault to a call; `answer` handles the call as usual.
 
-        A server that stops while a call is stalled or slow cancels it: then its connection is dropped.
+        If the server stops during a stall or a delay, the call is cancelled, and its connection is reset.
         """
         try:
             await self._act(armed, wire, answer)
@@ -160,7 +160,7 @@ class FaultBook:
         if fault.delay_ms:
             await self._sleep(fault.delay_ms / 1_000)
         if fault.stall:
-            if await wire.holds_until(armed.cleared):
+            if await wire.wait_until(armed.cleared):
                 await wire.send(reply or await answer())
             return
         if fault.reset == "before":
@@ -168,14 +168,14 @@ class FaultBook:
             return
         reply = self._deformed(fault, self._refusal(fault) or reply or await answer())
         if fault.reset == "midBody":
-            await wire.break_off(reply)
+            await wire.send_half(reply)
         elif fault.trickle_ms is not None:
             await wire.trickle(reply, self._sleep, fault.trickle_ms / 1_000)
         else:
             await wire.send(reply)
 
     def _refusal(self, fault: Fault) -> Reply | None:
-        """Return the answer that a fault puts in the place of the sandbox's own."""
+        """Return the answer that the fault sends instead of the sandbox's; None if it replaces none."""
         if fault.throttle or fault.status == TOO_MANY_REQUESTS:
             reset_ms = self._clock.now_ms() + int(fault.retry_after_s * 1_000)
             return throttled(THROTTLE_LIMIT, reset_ms).as_reply()

@@ -1,7 +1,7 @@
-"""From a request's body to checked fields.
+"""Parse request bodies into checked fields.
 
-The bounds live in the Structs of each endpoint; this module parses, and says what is wrong as Dub would:
-400 for what is not JSON, 422 with the field's name for what breaks a rule.
+The Structs of each endpoint define the bounds. Errors are those of Dub: 400 for a body that is not JSON, 422
+with the field's name for a field that breaks a rule.
 """
 
 import json
@@ -15,14 +15,14 @@ from service.sandbox.errors import DubError, unprocessable
 
 METADATA_MAX_CHARS = 10_000  # as JSON, without spaces: Dub measures what JSON.stringify gives
 EMAIL_MAX_CHARS = 100
-SAFE_INTEGER_MAX = 2**53 - 1  # beyond it JavaScript, and so Dub, cannot count
+SAFE_INTEGER_MAX = 2**53 - 1  # the largest exact integer in JavaScript, and so at Dub
 _EMAIL = re.compile(r"(?:[\w'+-]+\.)*[\w'+-]*[\w+-]@(?:[A-Za-z\d][A-Za-z\d-]*\.)+[A-Za-z]{2,}", re.ASCII)
 
 Shape = TypeVar("Shape")
 
 
 def json_of(body: bytes) -> Any:
-    """Parse a JSON body: 400 when it is not JSON, or nested deeper than anybody means it."""
+    """Parse a JSON body; raises a 400 if it is not JSON, or nested too deep."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -30,20 +30,20 @@ def json_of(body: bytes) -> Any:
 
 
 def fields_of(body: bytes, shape: type[Shape]) -> Shape:
-    """Parse a JSON body into `shape`: 422 with the field and its rule when it does not fit."""
+    """Parse a JSON body into `shape`; raises a 422 that names the field and its rule, or a 400."""
     return convert(json_of(body), shape)
 
 
 def convert(value: Any, shape: type[Shape]) -> Shape:
-    """Fit an already parsed body into `shape`."""
+    """Convert a parsed body into `shape`; raises a 422 that names the field and its rule."""
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        raise unprocessable(_named(str(error))) from None
+        raise unprocessable(_field_first(str(error))) from None
 
 
 def whole(value: float | None, name: str, low: int, high: int = SAFE_INTEGER_MAX) -> int | None:
-    """Hold a number to an integer in its bounds; JSON's 1.0 is the integer 1, as it is in JavaScript."""
+    """Return a number as an integer; 1.0 is accepted as 1, as in JavaScript. Raises a 422 out of bounds."""
     if value is None:
         return None
     if not math.isfinite(value) or value != int(value):
@@ -54,7 +54,7 @@ def whole(value: float | None, name: str, low: int, high: int = SAFE_INTEGER_MAX
 
 
 def email(value: str | None) -> str | None:
-    """Hold a customer's e-mail address to Dub's rules."""
+    """Return a customer's e-mail address; raises a 422 if it breaks Dub's rules."""
     if value is not None and (len(value) > EMAIL_MAX_CHARS or not _EMAIL.fullmatch(value)):
         raise unprocessable(
             f"customerEmail: expected an e-mail address of at most {EMAIL_MAX_CHARS} characters"
@@ -63,7 +63,7 @@ def email(value: str | None) -> str | None:
 
 
 def metadata(value: dict[str, Any] | None) -> str | None:
-    """Return metadata as the JSON that is kept, held to Dub's length."""
+    """Return metadata as the JSON text to store; raises a 422 above Dub's maximum length."""
     if value is None:
         return None
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -72,7 +72,7 @@ def metadata(value: dict[str, Any] | None) -> str | None:
     return text
 
 
-def _named(message: str) -> str:
+def _field_first(message: str) -> str:
     """Turn msgspec's "Expected … - at `$.field`" into "field: expected …"."""
     rule, _, where = message.partition(" - at `$")
     rule = rule[:1].lower() + rule[1:]

@@ -1,9 +1,9 @@
-"""The sandbox's door: every request passes here before it is an API call or a click.
+"""The outermost ASGI application of the sandbox, which receives every request.
 
-It refuses what a web page may have forged (see `hosts`), tells clicks from API calls (a `GET` on a domain
-of links is a click, whatever its path), notes the call, lets a fault take it, and puts Dub's CORS
-headers on answers. Control calls (`/sandbox/*`) are neither noted nor failed, so that a fault on `*` can
-always be taken away again.
+It refuses requests that a web page may have forged (see `hosts`), separates clicks from API calls (a `GET` on
+a link's domain is a click, whatever its path), records the call, applies faults, and adds Dub's CORS headers
+to answers. Control calls (`/sandbox/*`) are neither recorded nor failed, so that a fault on `*` can always be
+removed.
 """
 
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from service.sandbox.hosts import check_control, check_host
 from service.sandbox.web import host_of, method_of, read_body, send_reply
 from service.sandbox.wire import Wire, replay, reply_of
 
-BODY_MAX_BYTES = 4_500_000  # what Dub's host takes
+BODY_MAX_BYTES = 4_500_000  # the limit of Dub's host
 CONTROL = "/sandbox/"
 _METHODS = {"/track/": b"POST, OPTIONS", "/events": b"GET, OPTIONS"}
 
@@ -37,7 +37,7 @@ class Front:
         *,
         hosts: Collection[str],
     ) -> None:
-        """`hosts` are the names that the sandbox answers for besides this machine and the links' domains."""
+        """`hosts` are the names to answer for besides this machine and the links' domains."""
         self._api = api
         self._redirector = redirector
         self._domains = domains
@@ -46,7 +46,7 @@ class Front:
         self._hosts = frozenset(name.lower() for name in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one request."""
+        """Handle one request."""
         if scope["type"] != ScopeType.HTTP:
             await self._api(scope, receive, send)
             return
@@ -82,7 +82,7 @@ class Front:
 
 
 def _observed(send: Send, call: Call, cors: tuple[tuple[bytes, bytes], ...]) -> Send:
-    """Return a `send` that notes the status and adds the CORS headers."""
+    """Return a `send` that records the status and adds the CORS headers."""
 
     async def observed(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -94,7 +94,7 @@ def _observed(send: Send, call: Call, cors: tuple[tuple[bytes, bytes], ...]) -> 
 
 
 def _cors(path: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the CORS headers that every answer of a route carries, errors and OPTIONS included."""
+    """Return the CORS headers of every answer on this path, also of errors and to OPTIONS."""
     methods = next((methods for prefix, methods in _METHODS.items() if path.startswith(prefix)), None)
     if methods is None:
         return ()

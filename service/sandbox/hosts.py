@@ -1,9 +1,9 @@
-"""Which requests the sandbox refuses because a web page may have sent them.
+"""Refuse requests that a web page may have forged.
 
-The sandbox listens on loopback without a password, within reach of every page that the developer has open.
+The sandbox listens on loopback without a password, where every page in the developer's browser can reach it.
 What can go wrong: a page posts a form or `text/plain` to `/sandbox/*`, which needs no preflight (CSRF); a
-page's own name is made to resolve to 127.0.0.1, so that its scripts may read what they ask for (DNS
-rebinding). The first shows in `Origin` and `Content-Type`, the second in `Host`.
+page's host name resolves to 127.0.0.1, so that its scripts may read the answers (DNS rebinding). `Origin` and
+`Content-Type` reveal the first, `Host` the second.
 """
 
 from collections.abc import Container
@@ -16,7 +16,7 @@ from service.sandbox.errors import DubError
 from service.sandbox.web import header, method_of
 
 JSON = "application/json"
-# Dub's own name is let in for clients that reach the sandbox through a hosts file or a proxy.
+# Dub's own name is accepted for clients that reach the sandbox through a hosts file or a proxy.
 _ALWAYS = frozenset({"localhost", "api.dub.co"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -24,8 +24,8 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 def check_host(host: str, hosts: Container[str], domains: Container[str]) -> None:
     """Raise a 403 unless `host` is this machine, one of `hosts`, or a link's domain.
 
-    Any IP address is taken: a rebound page sends its own name, never an address, and phones and emulators
-    reach the sandbox by one (10.0.2.2, 192.168.1.5). So is no host at all, which no browser sends.
+    Any IP address is accepted: in DNS rebinding, a page sends its own name, and phones and emulators use
+    addresses (10.0.2.2, 192.168.1.5). A missing host is also accepted, because browsers always send one.
     """
     if not host or host in _ALWAYS or host.endswith(".localhost") or host in hosts or host in domains:
         return
@@ -36,7 +36,7 @@ def check_host(host: str, hosts: Container[str], domains: Container[str]) -> Non
 
 
 def check_control(scope: Scope) -> None:
-    """Raise unless a control request is same-origin (403) and its body is declared as JSON (415)."""
+    """Raise a 403 for a control request of another origin, and a 415 for a body not declared as JSON."""
     origin = header(scope, b"origin")
     if origin and origin.partition("://")[2] != header(scope, b"host"):
         raise DubError("forbidden", f"a page of {origin} may not control the sandbox")

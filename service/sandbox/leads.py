@@ -1,7 +1,8 @@
-"""`POST /track/lead` and `/track/lead/client`.
+"""`POST /track/lead` and `/track/lead/client`: record leads.
 
-What can go wrong: a sandbox kinder than Dub, which keeps the deduplication key of a lead that it answered 404
-(so that a retry is answered 200 and lost); a `deferred` call that reads or burns that key; a repeat counted.
+What can go wrong: the sandbox is more lenient than Dub, which stores the deduplication key even of a lead
+that it answers with 404 (so that a retry gets a 200 and is lost); a `deferred` call reads or stores that key;
+a repeat is counted.
 """
 
 from sqlite3 import Row
@@ -28,7 +29,7 @@ Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class LeadFields(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the bodies of both lead routes have in common."""
+    """The fields that the bodies of both lead routes share."""
 
     event_name: str
     customer_name: Name | None = None
@@ -49,14 +50,14 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
 
 
 class ClientLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
-    """The body of `/track/lead/client`: the clickId is required, and older names are unknown."""
+    """The body of `/track/lead/client`: `clickId` is required, and older field names are unknown."""
 
     click_id: str
     customer_external_id: str
 
 
 class Lead(msgspec.Struct, frozen=True):
-    """A lead whose fields are within their bounds."""
+    """A lead with valid fields."""
 
     event_name: str
     click_id: str
@@ -89,14 +90,14 @@ def lead_routes(gate: Gate, people: People, links: LinkBook) -> list[HTTPRouteHa
 
 
 class LeadDesk:
-    """Takes leads in, by Dub's rules and in Dub's order."""
+    """Records leads by Dub's rules, with its steps in Dub's order."""
 
     def __init__(self, people: People, links: LinkBook) -> None:
         self._people = people
         self._links = links
 
     def track(self, workspace: str, lead: Lead) -> dict[str, Any]:
-        """Record a lead; its deduplication key is burned before its click is looked up, as at Dub."""
+        """Record a lead; its deduplication key is stored before its click is looked up, as at Dub."""
         customer = self._people.find(workspace, lead.customer.external_id)
         click_id = lead.click_id or (customer.click_id if customer else "")
         if not click_id:
@@ -105,14 +106,14 @@ class LeadDesk:
             return _reply(click_id, None, (customer or lead.customer).view())
         click = self._people.click(workspace, click_id)
         link = link_of(self._links, click)
-        with self._people.store.together():
+        with self._people.store.transaction():
             customer = customer or self._people.create(workspace, lead.customer, click)
             for _ in range(0 if lead.deferred else lead.quantity):
                 add_lead(self._people, customer, click, lead.event_name, lead.metadata)
         return _reply(click_id, link, customer.view())
 
     def _is_first(self, workspace: str, lead: Lead) -> bool:
-        """Set the deduplication key; tell whether it was free."""
+        """Store the deduplication key; return True if it was not in use."""
         now = self._people.clock.now_ms()
         event = lead.event_name.lower().replace(" ", "-")
         touched = self._people.store.run(
@@ -124,7 +125,7 @@ class LeadDesk:
 
 
 def link_of(links: LinkBook, click: Row) -> Link:
-    """Return the link of a click; 404 when it was deleted or is disabled."""
+    """Return the link of a click; raises a 404 if it is deleted or disabled."""
     link = links.by_id(click["link_id"])
     if link is None or link.spec.disabled:
         raise DubError("not_found", f"the link of click {click['id']} is deleted or disabled")
@@ -132,7 +133,7 @@ def link_of(links: LinkBook, click: Row) -> Link:
 
 
 def _checked(report: LeadFields, click_id: str | None, *customer_ids: str | None) -> Lead:
-    """Hold a request to Dub's limits."""
+    """Return a lead from a request's fields; raises a 422 if one breaks Dub's limits."""
     event_name = report.event_name.strip()
     if not 1 <= len(event_name) <= EVENT_NAME_MAX_CHARS:
         raise unprocessable(f"eventName: expected 1 to {EVENT_NAME_MAX_CHARS} characters")

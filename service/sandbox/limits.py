@@ -1,7 +1,7 @@
-"""Who may ask, and how often: keys, plans and Dub's form of a 429.
+"""API keys, plans, and rate limits with Dub's form of a 429.
 
-What can go wrong: `Retry-After` read as seconds (Dub sends Unix milliseconds); a plan's limit met by one key
-throttling another; a test throttled that never asked for a plan. So without a plan nothing is limited.
+What can go wrong: `Retry-After` is read as seconds (Dub sends Unix milliseconds); one key's calls throttle
+another key; a test is throttled although it chose no plan (without a plan nothing is limited).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ CLIENT_CALLS_PER_MIN = 600  # of leads and sales together
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a Dub plan allows."""
+    """The limits of a Dub plan."""
 
     calls_per_min: int
     analytics_per_s: int
@@ -40,14 +40,14 @@ PLANS: dict[PlanName, Plan] = {
 
 
 class SandboxSettings(msgspec.Struct, kw_only=True):
-    """How the sandbox behaves where Dub's behaviour depends on an account, or on luck.
+    """Settings for behaviour of Dub that depends on the account, or on chance.
 
     `plan` None: no limits. `usage_exceeded`: the workspace has had more clicks this month than its plan
-    allows, so `/events` is refused. `first_opens_unfound`: an open without a deep link finds no click, as it
-    may happen in Dub's large Redis. `events_delay_s`: how long an event takes to show up in `/events`.
-    `lead_lookup_delay_s`: how long a web click takes to be found by a lead (an app's open is found at once).
-    `allowed_hostnames`: whose web pages may report clicks, leads and sales without a secret key (`acme.com`,
-    or `*.acme.com` for its subdomains); with none listed, everybody may.
+    allows, so `/events` is refused. `first_opens_unfound`: an open without a deep link finds no click, which
+    may happen in Dub's large Redis. `events_delay_s`: seconds until an event appears in `/events`.
+    `lead_lookup_delay_s`: seconds until a lead can find a web click (an app's open is found immediately).
+    `allowed_hostnames`: hosts whose web pages may report clicks, leads and sales without a secret key
+    (`acme.com`, or `*.acme.com` for its subdomains); if empty, any page may.
     `workspaces` maps API keys to workspaces; every other key belongs to "ws_sandbox".
     """
 
@@ -62,7 +62,7 @@ class SandboxSettings(msgspec.Struct, kw_only=True):
 
 
 def rate_headers(limit: int, reset_ms: int) -> Headers:
-    """Return the headers of a 429: both times are Unix milliseconds, as Dub sends them."""
+    """Return the headers of a 429; both times are in Unix milliseconds, as at Dub."""
     reset = str(reset_ms).encode()
     return (
         (b"retry-after", reset),
@@ -78,7 +78,7 @@ def throttled(limit: int, reset_ms: int) -> DubError:
 
 
 class Gate:
-    """Checks a caller's key, then how often it called, then what its plan allows."""
+    """Checks the key of a request, then its rate limit, then what its plan allows."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Gate:
         self._spent: dict[tuple[str, int], tuple[int, int]] = {}
 
     def links(self, request: Request[Any, Any, Any]) -> str:
-        """Let a secret key at the links; return its workspace."""
+        """Check a request with a secret key to `/links`; return the key's workspace."""
         key = _known_key(request, self._api_keys)
         plan = self._plan
         if plan is not None:
@@ -102,13 +102,13 @@ class Gate:
         return self._workspace(key)
 
     def conversions(self, request: Request[Any, Any, Any]) -> str:
-        """Let a secret key report leads and sales; return its workspace."""
+        """Check a report of a lead or sale with a secret key; return the key's workspace."""
         workspace = self.links(request)
         self._require_business()
         return workspace
 
     def client_conversions(self, request: Request[Any, Any, Any]) -> str:
-        """Let a publishable key report leads and sales; return its workspace."""
+        """Check a report of a lead or sale with a publishable key; return the key's workspace."""
         key = _known_key(request, self._publishable_keys)
         self.page(request)
         if self._plan is not None:
@@ -117,14 +117,14 @@ class Gate:
         return self._workspace(key)
 
     def page(self, request: Request[Any, Any, Any]) -> None:
-        """Let a web page report what its visitors do, if the workspace lists its host, or none at all."""
+        """Raise a 403 for a web page whose host is not in `allowed_hostnames`, unless that is empty."""
         allowed = self._settings.allowed_hostnames
         page = header(request.scope, b"referer") or header(request.scope, b"origin")
         if allowed and not any(_covers(pattern, hostname(page)) for pattern in allowed):
             raise DubError("forbidden", f"the workspace does not allow requests from {page or 'no page'}")
 
     def analytics(self, request: Request[Any, Any, Any]) -> str:
-        """Let a secret key read events; return its workspace."""
+        """Check a request with a secret key to `/events`; return the key's workspace."""
         key = _known_key(request, self._api_keys)
         self._require_business()
         if self._settings.usage_exceeded:
@@ -145,24 +145,24 @@ class Gate:
             raise DubError("forbidden", "this needs a Business plan or higher")
 
     def _spend(self, key: str, window_ms: int, limit: int) -> None:
-        """Count one call of this key in the window that now falls into; 429 when it is full."""
+        """Count one call of this key in the current window; raises a 429 if the limit is reached."""
         window = self._clock.now_ms() // window_ms
-        held, count = self._spent.get((key, window_ms), (window, 0))
-        count = count if held == window else 0
+        counted_window, count = self._spent.get((key, window_ms), (window, 0))
+        count = count if counted_window == window else 0
         if count >= limit:
             raise throttled(limit, (window + 1) * window_ms)
         self._spent[key, window_ms] = (window, count + 1)
 
 
 def _covers(pattern: str, host: str) -> bool:
-    """Return True if an allowed hostname covers a page's host; `*.` stands for one subdomain or more."""
+    """Return True if an allowed hostname matches a page's host; `*.` matches one or more subdomains."""
     if pattern.startswith("*."):
         return host.endswith(pattern[1:])
     return host == pattern.removeprefix("www.")
 
 
 def _known_key(request: Request[Any, Any, Any], keys: frozenset[str]) -> str:
-    """Return the caller's key: 401 without one or with a wrong one, 400 when it is no Bearer token."""
+    """Return the request's key; raises a 401 if it is missing or wrong, a 400 if it is no Bearer token."""
     given = request.headers.get("authorization", "")
     if not given:
         raise DubError("unauthorized", "the Authorization header is missing")

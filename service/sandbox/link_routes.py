@@ -1,6 +1,6 @@
-"""`/links`: making, reading, changing and deleting links, as far as a test needs it.
+"""`/links`: create, read, change and delete links, as far as tests need it.
 
-A body takes Dub's names; fields that the sandbox has no use for are ignored, as an SDK sends many.
+Bodies have Dub's field names; fields that the sandbox does not use are ignored, because SDKs send many.
 """
 
 from typing import Any
@@ -23,14 +23,14 @@ _KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(Sandbox
 def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRouteHandler]:
     """Build the link routes."""
 
-    def held(workspace: str, link: Link | None) -> Link:
+    def require(workspace: str, link: Link | None) -> Link:
         if link is None or link.spec.workspace != workspace:
             raise DubError("not_found", "no such link")
         return link
 
     @post("/links", status_code=HTTP_200_OK)
     async def create_link(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Add a link; without a key it gets a random one, without a domain the first one known."""
+        """Add a link; the default key is random, the default domain the first known one."""
         workspace = gate.links(request)
         fields = _fields(json_of(await request.body()))
         fields.setdefault("key", random_text(KEY_CHARS))
@@ -49,19 +49,19 @@ def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRo
             found = links.by_id(link_id or f"ext_{external_id.removeprefix('ext_')}")
         else:
             raise unprocessable("expected domain and key, linkId or externalId")
-        return links.view(held(workspace, found).id)
+        return links.view(require(workspace, found).id)
 
     @patch("/links/{link_id:str}")
     async def change_link(request: Request[Any, Any, Any], link_id: FromPath[str]) -> dict[str, Any]:
-        """Change some of a link's fields; `disabled` is the sandbox's own."""
-        link = held(gate.links(request), links.by_id(link_id))
+        """Change some of a link's fields; `disabled` exists only in the sandbox."""
+        link = require(gate.links(request), links.by_id(link_id))
         body = msgspec.to_builtins(link.spec) | _fields(json_of(await request.body()))
         return links.view(links.change(link.id, convert(body, SandboxLink)).id)
 
     @delete("/links/{link_id:str}", status_code=HTTP_200_OK)
     async def delete_link(request: Request[Any, Any, Any], link_id: FromPath[str]) -> dict[str, Any]:
-        """Delete a link; its events stay, and are dropped from pages that they would have been on."""
-        link = held(gate.links(request), links.by_id(link_id))
+        """Delete a link; its events stay stored, but are dropped from pages of `/events`."""
+        link = require(gate.links(request), links.by_id(link_id))
         links.delete(link.id)
         return {"id": link.id}
 
@@ -69,7 +69,7 @@ def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRo
 
 
 def _fields(body: Any) -> dict[str, Any]:
-    """Return the known fields of a body; a single tag may come as a string."""
+    """Return the known fields of a body; a single tag may be a string."""
     if not isinstance(body, dict):
         raise unprocessable("expected an object")
     known = {name: value for name, value in body.items() if name in _KNOWN}

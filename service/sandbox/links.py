@@ -1,7 +1,7 @@
-"""Short links: what a test declares, and the book they are looked up in.
+"""Short links: their fields, and their store.
 
-A link is kept as one JSON document (`SandboxLink`) beside the few columns it is found and counted by, so
-that a new field is one line. A deleted link stays as a row: events of the past still point at it.
+A link is stored as one JSON document (`SandboxLink`), with columns only for looking it up and counting, so
+that a new field is one line. The row of a deleted link stays, because past events refer to it.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ _ALPHABET = ascii_letters + digits
 
 
 class SandboxDiscount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """What a partner's link gives its customers: percent, or cents; `max_duration` in months."""
+    """The discount of a partner's link: `amount` in percent or cents; `max_duration` in months."""
 
     id: str
     amount: int
@@ -37,9 +37,9 @@ class SandboxDiscount(msgspec.Struct, frozen=True, kw_only=True, rename="camel",
 class SandboxLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A short link; in JSON and TOML the names are Dub's (`externalId`, `expiresAt`, `utm_source`).
 
-    `key` "_root" is the domain's own page. `ios` and `android` are where those phones go instead of `url`;
-    when that is a store page, the click is remembered for an hour for the app's first open. A naive
-    `expires_at` is UTC.
+    The `key` "_root" is the domain's root page. `ios` and `android` are the destinations of those phones,
+    instead of `url`; if that is a store page, the click is stored for an hour for the app's first open. An
+    `expires_at` without an offset is in UTC.
     """
 
     domain: str
@@ -73,7 +73,7 @@ class SandboxLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
     utm_content: str | None = msgspec.field(default=None, name="utm_content")
 
     def expired(self, now_s: float) -> bool:
-        """Tell whether the link's time is over."""
+        """Return True if the link has expired."""
         moment = self.expires_at
         if moment is None:
             return False
@@ -81,14 +81,14 @@ class SandboxLink(msgspec.Struct, frozen=True, kw_only=True, rename="camel", for
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link that is in the book."""
+    """A stored link."""
 
     id: str
     spec: SandboxLink
 
 
 class LinkBook:
-    """Every link, found by (domain, key), by id or by the team's own id."""
+    """Stores links, and finds them by domain and key, by id or by external id."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class LinkBook:
         self._decoder = msgspec.json.Decoder(SandboxLink)
 
     def find(self, domain: str, key: str) -> Link | None:
-        """Return the link, whatever its key's case unless the domain is case-sensitive."""
+        """Return a link, or None; the key's case is ignored unless the domain is case-sensitive."""
         row = self._store.one(
             "SELECT id, doc FROM links WHERE domain = ? AND lookup = ? AND NOT deleted",
             (domain, self._lookup(domain, key)),
@@ -112,7 +112,7 @@ class LinkBook:
         return Link(row["id"], self._decoder.decode(row["doc"])) if row else None
 
     def by_id(self, link_id: str) -> Link | None:
-        """Return the link with this id, or with this `ext_`-prefixed own id, unless it was deleted."""
+        """Return the link with this id, or with this external id after `ext_`; None if it is deleted."""
         where = "id = ?"
         if link_id.startswith("ext_"):
             where, link_id = "json_extract(doc, '$.externalId') = ?", link_id.removeprefix("ext_")
@@ -120,20 +120,20 @@ class LinkBook:
         return Link(row["id"], self._decoder.decode(row["doc"])) if row else None
 
     def seed(self, links: Sequence[SandboxLink]) -> None:
-        """Put the given links in the book; one that a data file already holds is brought up to date."""
+        """Add the given links; update those that the data file already contains."""
         for spec in links:
-            held = self.find(spec.domain.lower(), _plain_key(spec.key))
-            if held is None:
+            existing = self.find(spec.domain.lower(), _plain_key(spec.key))
+            if existing is None:
                 self.add(spec)
             else:
-                self.change(held.id, spec)
+                self.change(existing.id, spec)
 
     def add(self, spec: SandboxLink) -> Link:
-        """Add a link; 409 when its domain and key, or its ids, are taken."""
+        """Add a link; raises a 409 if its domain and key, or its id or external id, exist already."""
         spec = self._cleaned(spec)
         link_id = spec.id or f"link_{random_text(25)}"
         if self.find(spec.domain, spec.key) or self._id_taken(link_id, spec):
-            raise DubError("conflict", f"a link {spec.domain}/{spec.key}, or with its id, exists already")
+            raise DubError("conflict", f"a link {spec.domain}/{spec.key}, or one with its id, exists already")
         now = self._clock.now_ms()
         self._store.run(
             "INSERT INTO links (id, workspace, domain, key, lookup, doc, created_at, updated_at)"
@@ -144,7 +144,7 @@ class LinkBook:
         return Link(link_id, spec)
 
     def change(self, link_id: str, spec: SandboxLink) -> Link:
-        """Replace a link's fields; 409 when another link has its new domain and key."""
+        """Replace a link's fields; raises a 409 if another link has its new domain and key."""
         spec = self._cleaned(spec)
         other = self.find(spec.domain, spec.key)
         if other is not None and other.id != link_id:
@@ -158,11 +158,11 @@ class LinkBook:
         return Link(link_id, spec)
 
     def delete(self, link_id: str) -> None:
-        """Take a link out; its events stay, and `/events` drops them after paging."""
+        """Mark a link as deleted; its events stay stored, and `/events` drops them after paging."""
         self._store.run("UPDATE links SET deleted = 1 WHERE id = ?", (link_id,))
 
     def view(self, link_id: str) -> dict[str, Any]:
-        """Return a link as Dub's API shows it, with its counters."""
+        """Return a link as Dub's API shows it, with its counters; raises LookupError if it is unknown."""
         row = self._store.one("SELECT * FROM links WHERE id = ?", (link_id,))
         if row is None:
             raise LookupError(link_id)
@@ -186,7 +186,7 @@ class LinkBook:
 
 
 def random_text(length: int) -> str:
-    """Return random letters and digits: an id, a click id, a key."""
+    """Return random letters and digits, for ids, click ids and keys."""
     return "".join([_ALPHABET[byte % len(_ALPHABET)] for byte in token_bytes(length)])
 
 
@@ -195,10 +195,10 @@ def _plain_key(key: str) -> str:
 
 
 def _view(row: Row, spec: SandboxLink) -> dict[str, Any]:
-    """Write a link with every field that Dub's clients require, null where the sandbox has no such thing."""
+    """Return a link with every field that Dub's clients require; null for those that the sandbox lacks."""
     shown: dict[str, Any] = msgspec.to_builtins(spec)
-    for ours in ("workspace", "disabled", "tagIds", "groupId", "discount"):
-        del shown[ours]
+    for not_in_dub in ("workspace", "disabled", "tagIds", "groupId", "discount"):
+        del shown[not_in_dub]
     address = short_link(spec.domain, spec.key)
     last_clicked = row["last_clicked"]
     absent = ("image", "video", "geo", "userId", "testVariants", "testStartedAt", "testCompletedAt")

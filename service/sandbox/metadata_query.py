@@ -1,11 +1,11 @@
-"""`/events?query=`: searching leads and sales by their metadata, in the subset that the sandbox knows.
+"""`/events?query=`: search leads and sales by their metadata, in a subset of Dub's syntax.
 
     metadata['plan']:'pro'                      a key has this value (`=` is the same)
-    metadata.seats >= 5 AND metadata.plan != 'free'    every term must hold; > >= < <= compare numbers
-    pro                                         some key has this value
+    metadata.seats >= 5 AND metadata.plan != 'free'    every term must match; > >= < <= compare numbers
+    pro                                         any key has this value
 
-Values are compared as text, without regard to case. `OR`, parentheses and nested keys are refused, so
-that a test never takes "not understood" for "no match".
+Values are compared as text, ignoring case. `OR`, parentheses and nested keys are refused, so that a test does
+not mistake an unsupported search for one without results.
 """
 
 import re
@@ -31,7 +31,7 @@ class Term(msgspec.Struct, frozen=True):
     value: str
 
     def holds(self, metadata: dict[str, Any]) -> bool:
-        """Tell whether this metadata fits."""
+        """Return True if the metadata matches this term."""
         if self.key is None:
             return any(_text(value) == self.value for value in metadata.values())
         found = metadata.get(self.key)
@@ -44,7 +44,7 @@ class Term(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=256)
 def parse_query(text: str) -> tuple[Term, ...]:
-    """Parse a search; 422 when it is outside the subset or too long."""
+    """Parse a search; raises a 422 if it is outside the subset or too long."""
     if len(text) > QUERY_MAX_CHARS:
         raise unprocessable(f"query: expected at most {QUERY_MAX_CHARS} characters")
     if "metadata" not in text:
@@ -60,13 +60,13 @@ def parse_query(text: str) -> tuple[Term, ...]:
 
 
 def metadata_matches(stored: str | None, query: str) -> bool:
-    """Tell whether stored metadata fits a search that was parsed before."""
+    """Return True if stored metadata matches a valid search."""
     metadata = msgspec.json.decode(stored, type=dict[str, Any]) if stored else {}
     return all(term.holds(metadata) for term in parse_query(query))
 
 
 def _text(value: Any) -> str:
-    """Write a value as it stands in JSON, strings without their quotes."""
+    """Return a value as in JSON, strings without quotes, for comparison without case."""
     return (value if isinstance(value, str) else msgspec.json.encode(value).decode()).casefold()
 
 

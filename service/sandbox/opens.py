@@ -1,7 +1,8 @@
-"""`POST /track/open`: what an app reports.
+"""`POST /track/open`: answer an app's open.
 
-What can go wrong: an unknown deep link quietly answered from the domain's cache instead of its own 404; a
-body refused that Dub would take (or the other way round); an open that asked not to be tracked, recorded.
+What can go wrong: an unknown deep link is answered like a first open of its domain instead of with a 404; a
+body is refused that Dub would accept, or accepted that Dub would refuse; an open with `dub-no-track` is
+recorded.
 """
 
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ DEEP_LINK_MAX_CHARS = 32_000
 
 
 class OpenRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """The body of `/track/open`; a field that is null or empty is refused, not taken as left out."""
+    """The body of `/track/open`; a field that is null or empty is refused, not ignored."""
 
     deep_link: Annotated[str, msgspec.Meta(min_length=1, max_length=DEEP_LINK_MAX_CHARS)] | UnsetType = UNSET
     dub_domain: Annotated[str, msgspec.Meta(min_length=1)] | UnsetType = UNSET
@@ -39,11 +40,11 @@ class OpenReply(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def open_routes(links: LinkBook, clicks: ClickLog, settings: SandboxSettings) -> list[HTTPRouteHandler]:
-    """Build the route that apps report opens to; it needs no key."""
+    """Build the route for opens; it needs no key."""
 
     @post("/track/open", status_code=HTTP_200_OK)
     async def track_open(request: Request[Any, Any, Any]) -> OpenReply:
-        """Answer which click an app's open belongs to."""
+        """Return the click and the link of an app's open."""
         report = fields_of(await request.body(), OpenRequest)
         visitor = visitor_of(request.scope)
         if report.deep_link:

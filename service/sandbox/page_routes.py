@@ -1,7 +1,7 @@
-"""`POST /track/click` and `/track/visit`: what Dub's browser script (`@dub/analytics`) reports from a page.
+"""`POST /track/click` and `/track/visit`: reports of Dub's browser script (`@dub/analytics`) from web pages.
 
-What can go wrong: a page of somebody else's website counted for the workspace; a click that asked not to be
-tracked, recorded.
+What can go wrong: a page of another website is counted for the workspace; a click with `dub-no-track` is
+recorded.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from service.sandbox.web import visitor_of
 
 
 class ClickRequest(msgspec.Struct, frozen=True):
-    """The body of `/track/click`: a page was reached with a link's key in its query."""
+    """The body of `/track/click`: a page was opened with a link's key in its query."""
 
     domain: str
     key: str
@@ -32,7 +32,7 @@ class ClickRequest(msgspec.Struct, frozen=True):
 
 
 class VisitRequest(msgspec.Struct, frozen=True):
-    """The body of `/track/visit`: a page was seen; its path is the key of the link that it counts for."""
+    """The body of `/track/visit`: a page was opened; its path is the key of the link to count."""
 
     domain: str
     url: str
@@ -54,7 +54,7 @@ def page_routes(gate: Gate, links: LinkBook, clicks: ClickLog) -> list[HTTPRoute
 
     @post("/track/click", status_code=HTTP_200_OK)
     async def track_click(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Record a click that a page noticed; answer it, with the partner and the discount of its link."""
+        """Record a click that a page reports; return it with its link's partner and discount."""
         gate.page(request)
         report = fields_of(await request.body(), ClickRequest)
         link = _known(links, report.domain, report.key)
@@ -63,7 +63,7 @@ def page_routes(gate: Gate, links: LinkBook, clicks: ClickLog) -> list[HTTPRoute
 
     @post("/track/visit", status_code=HTTP_200_OK)
     async def track_visit(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Record that a page was seen."""
+        """Record a page view as a click."""
         gate.page(request)
         report = fields_of(await request.body(), VisitRequest)
         link = _known(links, report.domain, _path_of(report.url))
@@ -73,7 +73,7 @@ def page_routes(gate: Gate, links: LinkBook, clicks: ClickLog) -> list[HTTPRoute
 
 
 def _path_of(url: str) -> str:
-    """Return the path of a page as a link's key, "" for a site's own page; 422 when it is no URL."""
+    """Return the path of a page as a link's key, "" for the root page; raises a 422 if it is no URL."""
     try:
         return unquote(urlsplit(url).path).strip("/")
     except ValueError:
@@ -88,7 +88,7 @@ def _known(links: LinkBook, domain: str, key: str) -> Link:
 
 
 def _offer(link: Link) -> dict[str, Any]:
-    """Return the partner and the discount that a page may show; the sandbox knows a partner by id only."""
+    """Return a link's partner and discount for a page; the partner's name is its id in the sandbox."""
     spec = link.spec
     partner = {"id": spec.partner_id, "name": spec.partner_id, "image": None}
     offer = {"partner": partner if spec.partner_id else None, "discount": spec.discount}

@@ -1,7 +1,7 @@
-"""The pages that stand in for Dub's, and for the destinations of the demo's links.
+"""HTML pages in place of Dub's, and of the destinations of the demo's links.
 
-Their paths are the sandbox's own on every domain of links; no link can have them as its key.
-What can go wrong: text of a link or a query breaking out of its attribute, so everything is escaped.
+Their paths are reserved on every domain of links: no link can have them as its key.
+What can go wrong: text from a link or a query becomes markup (all text is escaped).
 """
 
 from html import escape
@@ -23,8 +23,8 @@ $body</body></html>
 _LOCKED = """<form method="get"><label>Password <input name="pw" type="password"></label>
 <button>Open</button></form>
 """
-# A clipboard that the browser refuses must keep nobody here. An intent that nothing takes leaves the page
-# where it is, so it goes on to the short link by itself.
+# The page must also continue if the browser refuses access to the clipboard. If no app handles the intent,
+# the browser stays on the page, so a timer opens the short link.
 _GET_THE_APP = Template("""<p>The button copies the link, so that the app can open at the right place.</p>
 <input id="short-link" readonly value="$link">
 <button id="get-app" data-next="$next" data-intent="$intent">Get the app</button>
@@ -43,7 +43,7 @@ button.addEventListener("click", async () => {
 });
 </script>
 """)
-_DESTINATION = Template("""<p>This link is a sandbox's, so you stay here. Dub would redirect to:</p>
+_DESTINATION = Template("""<p>The sandbox does not redirect this link. Dub would redirect to:</p>
 <p><code id="destination">$url</code></p>
 $more""")
 _REFERRER = Template("""<p>An app that is installed from there reads this install referrer:</p>
@@ -52,7 +52,7 @@ _REFERRER = Template("""<p>An app that is installed from there reads this instal
 
 
 def message_page(status: int, title: str) -> Reply:
-    """Return a page that says one thing."""
+    """Return a page with only a title."""
     return _page(status, title, "")
 
 
@@ -64,21 +64,21 @@ def password_page() -> Reply:
 def deep_link_page(link: str, onward: str, intent: str) -> Reply:
     """Return Dub's page between a short link and the store.
 
-    `link` is what its button copies, `onward` where it goes then; `intent` is Android's way there, or "".
+    Its button copies `link`, then opens `intent` (on Android, else "") or `onward`.
     """
     fields = {"link": escape(link), "next": escape(onward), "intent": escape(intent)}
     return _page(200, "Get the app", _GET_THE_APP.substitute(fields))
 
 
 def destination_page(url: str) -> Reply:
-    """Return the page that stands in for a destination."""
+    """Return the page that is shown instead of a destination."""
     referrer = parse_qs(urlsplit(url).query).get("referrer", [""])[0] if is_play_store(url) else ""
     more = _REFERRER.substitute(referrer=escape(referrer)) if referrer else ""
     return _page(200, "Dub redirects", _DESTINATION.substitute(url=escape(url), more=more))
 
 
 def destination_path(url: str) -> str:
-    """Return where the page for a destination is."""
+    """Return the path of the page that is shown instead of a destination."""
     return f"{DESTINATION_PATH}?url={quote(url, safe=':/?=@')}"
 
 

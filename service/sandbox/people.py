@@ -1,7 +1,7 @@
-"""Customers, and the clicks they came by: what leads and sales have in common.
+"""Customers and their clicks, shared by leads and sales.
 
-What can go wrong: a click of another workspace accepted; a click found sooner than Dub's web clicks are; a
-customer's first click overwritten by a later lead.
+What can go wrong: a click of another workspace is accepted; a web click is found earlier than at Dub; a later
+lead overwrites a customer's first click.
 """
 
 from hashlib import sha256
@@ -23,7 +23,7 @@ _ANIMALS = ("Heron", "Otter", "Badger", "Falcon", "Lynx", "Marten", "Plover", "N
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """Somebody the team knows by its own id."""
+    """A stored customer; `external_id` is the id in the team's own system."""
 
     id: str
     external_id: str
@@ -33,12 +33,12 @@ class Customer(msgspec.Struct, frozen=True):
     click_id: str
 
     def view(self) -> dict[str, str | None]:
-        """Write the customer as leads and sales answer them."""
+        """Return the customer as in the answers to leads and sales."""
         return {"name": self.name, "email": self.email, "avatar": self.avatar, "externalId": self.external_id}
 
 
 class CustomerFields(msgspec.Struct, frozen=True):
-    """What a request says of its customer."""
+    """The customer's fields in a request."""
 
     external_id: str
     name: str | None
@@ -46,7 +46,7 @@ class CustomerFields(msgspec.Struct, frozen=True):
     avatar: str | None
 
     def view(self) -> dict[str, str | None]:
-        """Write a customer who is not kept."""
+        """Return the customer as in the answers to leads and sales."""
         return {"name": self.name, "email": self.email, "avatar": self.avatar, "externalId": self.external_id}
 
 
@@ -59,7 +59,7 @@ class People:
         self._settings = settings
 
     def find(self, workspace: str, external_id: str) -> Customer | None:
-        """Return a customer by the team's own id."""
+        """Return a customer by external id, or None."""
         row = self.store.one(
             "SELECT id, external_id, name, email, avatar, click_id FROM customers"
             " WHERE workspace = ? AND external_id = ?",
@@ -68,11 +68,11 @@ class People:
         return Customer(*row) if row else None
 
     def create(self, workspace: str, fields: CustomerFields, click: Row) -> Customer:
-        """Keep a new customer, and the click they came by for good."""
+        """Store a new customer with their first click, which never changes."""
         customer = Customer(
             id=f"cus_{random_text(25)}",
             external_id=fields.external_id,
-            name=fields.name or _made_up_name(fields.external_id),
+            name=fields.name or _random_name(fields.external_id),
             email=fields.email,
             avatar=fields.avatar,
             click_id=click["id"],
@@ -94,9 +94,9 @@ class People:
         return customer
 
     def click(self, workspace: str, click_id: str) -> Row:
-        """Return a click; 404 when it is unknown, another workspace's, or not yet to be found.
+        """Return a click; raises a 404 if it is unknown, of another workspace, or too recent.
 
-        An app's open is found at once, a click on the web after `lead_lookup_delay_s`.
+        An app's open is found immediately, a web click after `lead_lookup_delay_s`.
         """
         row = self.store.one("SELECT * FROM clicks WHERE id = ? AND workspace = ?", (click_id, workspace))
         found_from_ms = self.clock.now_ms() - int(self._settings.lead_lookup_delay_s * 1_000)
@@ -118,15 +118,15 @@ def add_lead(people: People, customer: Customer, click: Row, name: str, metadata
 
 
 def external_id_of(*given: str | None) -> str:
-    """Return the customer's id, by the first of its names that was sent; 422 when any is out of bounds."""
+    """Return the first customer id that was sent; raises a 422 if any is out of bounds, or none was sent."""
     ids = [value for value in given if value is not None]
     if not ids or not all(1 <= len(value) <= EXTERNAL_ID_MAX_CHARS for value in ids):
         raise unprocessable(f"customerExternalId: expected 1 to {EXTERNAL_ID_MAX_CHARS} characters")
     return ids[0]
 
 
-def _made_up_name(external_id: str) -> str:
-    """Return a name for somebody who gave none, always the same for the same customer."""
+def _random_name(external_id: str) -> str:
+    """Return a generated name, always the same one for the same customer."""
     digest = sha256(external_id.encode()).digest()
     words: list[tuple[Any, ...]] = [_SIZES, _COLOURS, _ANIMALS]
     return " ".join(pool[byte % len(pool)] for pool, byte in zip(words, digest, strict=False))

@@ -1,8 +1,8 @@
-"""The web side of a short link: what a browser gets that follows it.
+"""Answer browsers that follow a short link.
 
-What can go wrong: a crawler's preview counted as a person; a parameter meant for Dub (a link's password)
-handed on to the destination; the link handed through the store so encoded that the app reads something else
-back; a target with a newline in it ending up as a second header.
+What can go wrong: a crawler's preview is counted as a click; a parameter for Dub (such as a link's password)
+is passed on to the destination; the link in the install referrer is encoded so that the app decodes something
+else; a newline in a target becomes a second header.
 """
 
 from typing import Any
@@ -32,8 +32,8 @@ from service.sandbox.urls import (
     header_safe,
     is_app_store,
     is_play_store,
-    lay_over,
     link_path,
+    merge_query,
     query_value,
     with_install_referrer,
 )
@@ -51,13 +51,13 @@ from service.sandbox.web import (
 )
 
 SKIP_DEEP_LINK_PAGE = "skip_deeplink_preview"
-# Parameters that say something to Dub; the destination never sees them.
+# Parameters for Dub, which are not passed on to the destination.
 FOR_DUB = frozenset({SKIP_DEEP_LINK_PAGE, NO_TRACK, "qr", "pw", "redir_url", "dub-client-reference-id"})
 POWERED_BY = (b"x-powered-by", b"Dub (an embedded sandbox)")
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """One request on a link's domain; its links begin with `origin`, as a browser reaches them."""
+    """One request on a link's domain; `origin` is the start of URLs under which the browser reaches it."""
 
     domain: SandboxDomain
     origin: str
@@ -67,11 +67,11 @@ class Visit(msgspec.Struct, frozen=True):
     counted: bool
 
     def parameter(self, name: str) -> str:
-        """Return a parameter's last value; "" when it was not sent."""
+        """Return a parameter's last value; "" if it was not sent."""
         return dict(self.query).get(name, "")
 
     def short_link(self, *, skips_page: bool) -> str:
-        """Return the link as it was followed; with `skips_page` it leads to the store."""
+        """Return the link's URL as requested; with `skips_page`, a URL that leads directly to the store."""
         query = [pair for pair in self.query if not skips_page or pair[0] != SKIP_DEEP_LINK_PAGE]
         query += [(SKIP_DEEP_LINK_PAGE, "1")] if skips_page else []
         return self.origin + link_path(self.key) + (f"?{urlencode(query)}" if query else "")
@@ -92,7 +92,7 @@ class Redirector:
         await send_reply(send, self.answer(scope), head_only=method_of(scope) == "HEAD")
 
     def answer(self, scope: Scope) -> Reply:
-        """Return one of the domain's own files and pages, or follow a link."""
+        """Return one of the domain's files or pages, or the redirect of a link."""
         path = scope["path"]
         visit = self._visit(scope, path.removeprefix(DEEP_LINK_PATH))
         file = visit.domain.well_known(path)
@@ -109,7 +109,7 @@ class Redirector:
 
     def _visit(self, scope: Scope, path: str) -> Visit:
         domain = self._domains.get(host_of(scope))
-        # On this machine a link is reached by port, without TLS; elsewhere a test only says so in `Host`.
+        # A browser reaches `*.localhost` by port, without TLS; for other domains a test sets only `Host`.
         local = domain.domain.endswith(".localhost")
         return Visit(
             domain=domain,
@@ -121,7 +121,7 @@ class Redirector:
         )
 
     def _follow(self, link: Link, visit: Visit) -> Reply:
-        """Record the click, unless nobody made it, and send its maker on."""
+        """Record the click, unless the visitor is a bot or opted out, and redirect."""
         spec = link.spec
         if spec.disabled:
             return _redirect(NOT_FOUND_PATH, 307)
@@ -134,7 +134,7 @@ class Redirector:
         status = 301 if spec.key == ROOT_KEY else 302
         agent = agent_of(visit.visitor.user_agent)
         passed_on = [(name, value) for name, value in visit.query if name not in FOR_DUB]
-        target = lay_over(target_of(link, agent.os), passed_on)
+        target = merge_query(target_of(link, agent.os), passed_on)
         cookies: Headers = ()
         if visit.counted and not agent.bot and not visit.visitor.no_track:
             click_id = self._record(link, visit, target)
@@ -160,13 +160,13 @@ class Redirector:
 
 
 def target_of(link: Link, system: str) -> str:
-    """Return where a link leads on this operating system."""
+    """Return a link's destination on this operating system."""
     spec = link.spec
     return {"iOS": spec.ios, "Android": spec.android}.get(system) or spec.url
 
 
 def _deep_link_page(link: Link, visit: Visit) -> Reply:
-    """Return the page before the store; on Android its button goes there by an `intent://` URL."""
+    """Return the page before the store; on Android, its button opens an `intent://` URL."""
     system = agent_of(visit.visitor.user_agent).os
     onward = visit.short_link(skips_page=True)
     app = query_value(target_of(link, system), "id")
@@ -179,11 +179,11 @@ def _deep_link_page(link: Link, visit: Visit) -> Reply:
 
 
 def _with_credit(link: Link, target: str, click_id: str) -> str:
-    """Hand the click to a destination that may report conversions."""
+    """Add the click's id to the target if the link tracks conversions or belongs to a partner."""
     spec = link.spec
     if spec.partner_id:
-        return lay_over(target, [("dub_id", click_id), ("via", spec.key)])
-    return lay_over(target, [("dub_id", click_id)]) if spec.track_conversion else target
+        return merge_query(target, [("dub_id", click_id), ("via", spec.key)])
+    return merge_query(target, [("dub_id", click_id)]) if spec.track_conversion else target
 
 
 def _click_cookie(link: Link, click_id: str) -> tuple[bytes, bytes]:
@@ -194,7 +194,7 @@ def _click_cookie(link: Link, click_id: str) -> tuple[bytes, bytes]:
 
 
 def _shown(url: str, domain: SandboxDomain) -> str:
-    """Return where a browser is sent: to the destination, or to the page that stands in for it."""
+    """Return the URL to redirect to: the destination, or the page that is shown instead of it."""
     return destination_path(url) if domain.local_destinations else url
 
 

@@ -1,4 +1,4 @@
-"""`POST /track/sale` and `/track/sale/client`.
+"""`POST /track/sale` and `/track/sale/client`: record sales.
 
 What can go wrong: a repeat without an `invoiceId` is ignored (Dub counts it again); a repeat with one is
 counted, or answered with nulls (Dub repeats its first answer); a sale of $0, or of an unknown customer, is
@@ -22,16 +22,16 @@ from service.sandbox.links import LinkBook, random_text
 from service.sandbox.people import Customer, CustomerFields, People, add_lead, external_id_of
 
 INVOICE_S = 7 * DAY_S
-DIRECT_LEAD = "Sign up"  # the lead event of a direct sale that names none
-# US cents for one cent (or yen): made up, and always the same, so that a test can count on them.
-# Any other currency counts like the dollar.
+DIRECT_LEAD = "Sign up"  # default name of the lead event of a direct sale
+# US cents for one cent (or yen): invented fixed rates, so that tests can rely on them.
+# Amounts in any other currency count as dollars.
 US_CENTS = {"eur": 1.1, "gbp": 1.25, "jpy": 0.75}
 
 Processor = Literal["stripe", "shopify", "polar", "paddle", "apple", "revenuecat", "dub", "custom"]
 
 
 class SaleFields(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the bodies of both sale routes have in common; `amount` is in cents."""
+    """The fields that the bodies of both sale routes share; `amount` is in cents."""
 
     amount: float
     currency: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{3}$")] = "usd"
@@ -55,13 +55,13 @@ class SaleRequest(SaleFields, frozen=True, kw_only=True, rename="camel"):
 
 
 class ClientSaleRequest(SaleFields, frozen=True, kw_only=True, rename="camel"):
-    """The body of `/track/sale/client`, where older names are unknown."""
+    """The body of `/track/sale/client`, where older field names are unknown."""
 
     customer_external_id: str
 
 
 class Sale(msgspec.Struct, frozen=True):
-    """A sale whose fields are within their bounds; `amount` is in US cents."""
+    """A sale with valid fields; `amount` is in US cents."""
 
     request: SaleFields
     customer: CustomerFields
@@ -92,7 +92,7 @@ def sale_routes(gate: Gate, people: People, links: LinkBook) -> list[HTTPRouteHa
 
 
 class SaleDesk:
-    """Takes sales in."""
+    """Records sales by Dub's rules."""
 
     def __init__(self, people: People, links: LinkBook) -> None:
         self._people = people
@@ -100,7 +100,7 @@ class SaleDesk:
         self._store = people.store
 
     def track(self, workspace: str, sale: Sale) -> dict[str, Any]:
-        """Record a sale, unless it is of $0, its invoice was seen before, or its customer is unknown."""
+        """Record a sale, unless it is of $0, repeats an invoice, or has neither a customer nor a click."""
         request = sale.request
         nothing = {"eventName": request.event_name, "customer": None, "sale": None}
         if sale.amount <= 0:
@@ -111,7 +111,7 @@ class SaleDesk:
         customer = self._people.find(workspace, sale.customer.external_id)
         if customer is None and not request.click_id:
             return nothing
-        with self._store.together():
+        with self._store.transaction():
             if customer is not None:
                 click = self._click_of(customer, request.lead_event_name)
                 link_of(self._links, click)
@@ -126,7 +126,7 @@ class SaleDesk:
         return answer
 
     def _first_answer(self, workspace: str, invoice_id: str | None) -> dict[str, Any] | None:
-        """Return what this invoice was answered within the last 7 days."""
+        """Return the answer to this invoice in the last 7 days, or None."""
         if not invoice_id:
             return None
         row = self._store.one(
@@ -146,7 +146,10 @@ class SaleDesk:
             )
 
     def _click_of(self, customer: Customer, lead_event: str | None) -> Row:
-        """Return the click of the customer's latest lead (of that name); 404 when there is none."""
+        """Return the click of the customer's latest lead (with this name, if given).
+
+        Raises a 404 if there is no such lead.
+        """
         row = self._store.one(
             "SELECT c.* FROM leads e JOIN clicks c ON c.id = e.click_id"
             " WHERE e.customer_id = ? AND (? IS NULL OR e.name = ?) ORDER BY e.at DESC, e.rowid DESC LIMIT 1",
@@ -190,7 +193,7 @@ def _answer(customer: Customer, sale: Sale) -> dict[str, Any]:
 
 
 def _checked(report: SaleFields, *customer_ids: str | None) -> Sale:
-    """Hold a request to Dub's limits, and convert its amount to US cents."""
+    """Return a sale from a request's fields, in US cents; raises a 422 if one breaks Dub's limits."""
     amount = whole(report.amount, "amount", 0)
     if amount is None:
         raise unprocessable("amount: expected an integer")

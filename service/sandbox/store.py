@@ -1,8 +1,8 @@
-"""What the sandbox remembers, in SQLite: in memory, or in a file that outlives it.
+"""The sandbox's SQLite database, in memory or in a file.
 
-One connection, used from one event loop: every handler is synchronous once its body is read, so each is one
-step that nothing interleaves with. Writes to a file survive a killed process but not a power cut
-(`synchronous = OFF`): this is a test's memory, and it should cost a test nothing.
+There is one connection, used from one event loop. Handlers do not await anything after the body is read, so
+they cannot interleave. Writes to a file survive a killed process but not a power failure (`synchronous =
+OFF`), because speed matters more in tests.
 """
 
 import sqlite3
@@ -69,14 +69,14 @@ CREATE TABLE IF NOT EXISTS invoices (
 
 
 class Store:
-    """A thin hand on SQLite: statements in, rows out."""
+    """Runs statements on SQLite and returns rows."""
 
     def __init__(self, data: Path | None) -> None:
         self._db = _connect(data)
         self._finalizer = weakref.finalize(self, self._db.close)
 
     def close(self) -> None:
-        """Close the file, if it is one; an app that was never started closes it when it is collected."""
+        """Close the database; without this call, garbage collection closes it."""
         self._finalizer()
 
     def one(self, sql: str, args: Sequence[Any] = ()) -> sqlite3.Row | None:
@@ -85,16 +85,16 @@ class Store:
         return row
 
     def all(self, sql: str, args: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Return every row."""
+        """Return all rows."""
         return self._db.execute(sql, args).fetchall()
 
     def run(self, sql: str, args: Sequence[Any] = ()) -> int:
-        """Execute a statement; return how many rows it touched."""
+        """Execute a statement; return how many rows it changed."""
         return self._db.execute(sql, args).rowcount
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Make the statements inside one transaction."""
+    def transaction(self) -> Iterator[None]:
+        """Run the statements inside as one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -105,7 +105,7 @@ class Store:
 
 
 def _connect(data: Path | None) -> sqlite3.Connection:
-    """Open the database and teach it the three questions that `/events` asks of a row."""
+    """Open the database, and register the three SQL functions that `/events` uses."""
     if data is not None:
         data.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(data or ":memory:", isolation_level=None, check_same_thread=False)

@@ -1,7 +1,7 @@
-"""URLs, as the web reads them.
+"""Parse and build URLs.
 
-Deep links go through a WHATWG parser, because Dub's server does (`new URL`); queries are laid over each
-other with the standard library, because a link's destination need not be a web address.
+Deep links are parsed by a WHATWG parser, as at Dub (`new URL`); queries are merged with the standard library,
+because a link's destination need not be a web address.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ Query = list[tuple[str, str]]
 
 
 def split_deep_link(text: str) -> tuple[str, str] | None:
-    """Return the (domain, key) that a deep link names by Dub's rules, or None when it is no URL."""
+    """Return the domain and key of a deep link by Dub's rules; None if it is not a URL."""
     url = _parse(text)
     if url is None and "." in text and " " not in text:
         url = _parse(f"https://{text}")
@@ -28,17 +28,17 @@ def split_deep_link(text: str) -> tuple[str, str] | None:
 
 
 def short_link(domain: str, key: str) -> str:
-    """Write a short link as Dub's API shows it."""
+    """Return the URL of a short link as in Dub's API."""
     return f"https://{domain}{link_path(key)}"
 
 
 def link_path(key: str) -> str:
-    """Return the path of a link's key, percent-encoded where it must be."""
+    """Return the URL path of a link's key, percent-encoded."""
     return "/" if key == ROOT_KEY else "/" + quote(key, safe="/:@!$&'()*+,;=~-._")
 
 
-def lay_over(url: str, query: Query) -> str:
-    """Return `url` with `query` laid over its own: a parameter that is in both takes the new value."""
+def merge_query(url: str, query: Query) -> str:
+    """Return `url` with the parameters of `query` added; they replace those with the same name."""
     if not query:
         return url
     parts = urlsplit(url)
@@ -47,19 +47,19 @@ def lay_over(url: str, query: Query) -> str:
 
 
 def is_app_store(url: str) -> bool:
-    """Tell whether `url` is an App Store page."""
+    """Return True if `url` is an App Store page."""
     return _web_host(url) in STORE_HOSTS
 
 
 def is_play_store(url: str) -> bool:
-    """Tell whether `url` is a Google Play page."""
+    """Return True if `url` is a Google Play page."""
     return _web_host(url) == PLAY_HOST
 
 
 def with_install_referrer(play_url: str, link: str) -> str:
-    """Hand the short link through the Play Store: an app reads it back through the Install Referrer API.
+    """Add a short link to the install referrer of a Play URL; the app reads it by the Install Referrer API.
 
-    It comes last: a referrer that the store's URL has already stays before it.
+    The link is added after a referrer that the URL already has.
     """
     parts = urlsplit(play_url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -69,18 +69,18 @@ def with_install_referrer(play_url: str, link: str) -> str:
 
 
 def header_safe(url: str) -> str:
-    """Return `url` fit for a Location header: anything that is not printable ASCII is percent-encoded."""
+    """Return `url` for a Location header: anything other than printable ASCII is percent-encoded."""
     return quote(url, safe="%/:=&?~#+!$,;'@()*[]|")
 
 
 def hostname(url: str) -> str:
-    """Return a web address's host without `www.`; "" when it has none."""
+    """Return the host of a web address without `www.`; "" if it has none."""
     return _web_host(url).removeprefix("www.")
 
 
 @lru_cache(maxsize=10_000)
 def query_value(url: str, name: str) -> str:
-    """Return the last value of a query parameter; "" when there is none."""
+    """Return the last value of a query parameter; "" if there is none."""
     return parse_qs(urlsplit(url).query).get(name, [""])[-1]
 
 

@@ -1,8 +1,8 @@
-"""The few HTTP notions that the sandbox shares: who is calling, and an answer as plain bytes.
+"""HTTP helpers of the sandbox: the visitor of a request, and answers as bytes.
 
-Headers that Dub's edge sets (`X-Real-IP`, `X-Vercel-IP-*`) say where a person is. They are believed from a
-loopback peer only: a test speaks for many phones, a stranger on the network only for itself. Like Dub, the
-sandbox ignores `X-Forwarded-For`.
+Headers that Dub's edge sets (`X-Real-IP`, `X-Vercel-IP-*`) contain a visitor's address and location. They are
+trusted from loopback peers only, so that a test can simulate many phones and other hosts cannot. Like Dub,
+the sandbox ignores `X-Forwarded-For`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ UNKNOWN = "Unknown"
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer: what is left to do is to send it."""
+    """A complete HTTP answer."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -51,7 +51,7 @@ async def send_reply(send: Send, reply: Reply, *, head_only: bool = False) -> No
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
-    """Read a request's body; None when it is larger than `limit` bytes or its sender left."""
+    """Read a request's body; None if it is larger than `limit` bytes or the client disconnected."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -68,7 +68,7 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """Return a request header, or "" when it was not sent."""
+    """Return a request header, or "" if it was not sent."""
     for key, value in scope["headers"]:
         if key == name:
             return value.decode("latin-1")
@@ -81,14 +81,14 @@ def method_of(scope: Scope) -> str:
 
 
 def host_of(scope: Scope) -> str:
-    """Return the host a request names, as a link's domain: lower case, no port, no leading `www.`."""
+    """Return a request's host, normalized like a link's domain: lower case, no port, no leading `www.`."""
     host = header(scope, b"host").lower()
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name.removeprefix("www.")
 
 
 class Visitor(msgspec.Struct, frozen=True, dict=True):
-    """Who is at the other end, as Dub sees them."""
+    """The visitor of a request, as Dub sees them."""
 
     ip: str
     user_agent: str
@@ -101,17 +101,17 @@ class Visitor(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def identity(self) -> str:
-        """Return what Dub takes for a device: IP and User-Agent, and nothing else."""
+        """Return the hash of IP and User-Agent by which Dub identifies a device."""
         return hashlib.sha256(f"{self.ip}-{self.user_agent}".encode()).hexdigest()
 
     @property
     def shown_ip(self) -> str:
-        """Return the address as `/events` shows it: none for people in the EU."""
+        """Return the address as in `/events`: empty for people in the EU."""
         return "" if self.country in EU else self.ip
 
 
 def visitor_of(scope: Scope) -> Visitor:
-    """Read the caller's address, device and place from a request."""
+    """Read the visitor's address, device and location from a request."""
     client = scope.get("client")
     peer = _address(client[0]) if client else None
     trusted = peer is None or peer.is_loopback
@@ -131,7 +131,7 @@ def visitor_of(scope: Scope) -> Visitor:
 
 
 def asks_no_track(scope: Scope) -> bool:
-    """Tell whether a header or a query parameter, whatever its value, asks for nothing to be recorded."""
+    """Return True if the request has a `dub-no-track` header or query parameter, whatever its value."""
     if any(key == NO_TRACK.encode() for key, _ in scope["headers"]):
         return True
     query = scope["query_string"].decode("latin-1")

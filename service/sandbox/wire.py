@@ -1,7 +1,7 @@
-"""The connection under a call, for faults that HTTP has no word for.
+"""The connection of a call, for faults below the level of HTTP.
 
-ASGI cannot drop a connection, so this reaches for the transport that uvicorn's `send` is bound to. Under a
-test client there is none: there a dropped connection is a `ConnectionResetError` that reaches the caller.
+ASGI cannot reset a connection, so this uses the transport to which uvicorn's `send` is bound. A test client
+has no transport; a reset is then a `ConnectionResetError` that the caller gets.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s, so that clo
 
 
 class Wire:
-    """One call's connection."""
+    """The connection of one call."""
 
     def __init__(self, receive: Receive, send: Send, answer: Send) -> None:
-        """Take the server's own `receive` and `send`, and the `send` that answers go through."""
+        """`receive` and `send` are the server's; `answer` is the `send` for answers."""
         self._receive = receive
         self._answer = answer
         self._transport = _transport_of(send)
 
     @property
     def has_connection(self) -> bool:
-        """Tell whether there is a connection to drop: under a test client there is none."""
+        """Return True if there is a connection to reset: a test client has none."""
         return self._transport is not None
 
     async def send(self, reply: Reply) -> None:
-        """Answer in one piece."""
+        """Send an answer in one piece."""
         await send_reply(self._answer, reply)
 
-    async def holds_until(self, cleared: asyncio.Event) -> bool:
-        """Say nothing until `cleared` is set (True) or the client leaves (False)."""
+    async def wait_until(self, cleared: asyncio.Event) -> bool:
+        """Wait until `cleared` is set (return True) or the client disconnects (return False)."""
         waits = [asyncio.ensure_future(cleared.wait()), asyncio.ensure_future(self._client_left())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -48,18 +48,18 @@ class Wire:
         return cleared.is_set()
 
     async def drop(self) -> None:
-        """Reset the connection: not a byte of an answer."""
+        """Reset the connection without an answer."""
         if self._transport is None:
             raise ConnectionResetError("the sandbox was told to reset this connection")
-        # A duplicate of the descriptor, because event loops hand out sockets that cannot be configured.
+        # A duplicate of the descriptor, because event loops return sockets that cannot be configured.
         descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
         with socket.socket(fileno=descriptor) as own:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._transport.abort()
         await self._client_left()
 
-    async def break_off(self, reply: Reply) -> None:
-        """Promise the whole body, send half of it, close."""
+    async def send_half(self, reply: Reply) -> None:
+        """Announce the whole body, send half of it, and close the connection."""
         await self._begin(reply)
         await self._piece(reply.body[: len(reply.body) // 2])
         if self._transport is None:
@@ -92,7 +92,7 @@ class Wire:
 
 
 async def reply_of(run: Callable[[Send], Awaitable[None]]) -> Reply:
-    """Run an ASGI application and keep its answer instead of sending it."""
+    """Run an ASGI application; return its answer instead of sending it."""
     status = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: list[bytes] = []
@@ -110,7 +110,7 @@ async def reply_of(run: Callable[[Send], Awaitable[None]]) -> Reply:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives a body which was already read, once."""
+    """Return a `receive` that returns a body which was already read, then the messages after it."""
     given = False
 
     async def again() -> HTTPReceiveMessage:

@@ -150,7 +150,7 @@ class Parts:
             log=self._log,
             metrics=self.metrics,
         )
-        self.guards.tell(outbox.dub_is_back)
+        self.guards.on_recovery(outbox.dub_is_back)
         return outbox
 
     def _retry_in_s(self, kind: Kind, app: str) -> float:

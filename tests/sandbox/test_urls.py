@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.sandbox.urls import header_safe, lay_over, short_link, split_deep_link, with_install_referrer
+from service.sandbox.urls import header_safe, merge_query, short_link, split_deep_link, with_install_referrer
 from tests.sandbox.support import DOMAIN, PLAY_STORE, FakeClock, build
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
@@ -18,14 +18,14 @@ queries = st.lists(st.tuples(names, st.text(st.characters(codec="utf-8"), max_si
 @given(queries)
 def test_laying_over_twice_changes_nothing(query: list[tuple[str, str]]) -> None:
     """A query laid over a URL that has it already leaves the URL as it is."""
-    once = lay_over("https://acme.com/p?ref=mail&size=42#top", query)
-    assert lay_over(once, query) == once
+    once = merge_query("https://acme.com/p?ref=mail&size=42#top", query)
+    assert merge_query(once, query) == once
 
 
 @given(queries)
 def test_laid_over_values_are_there(query: list[tuple[str, str]]) -> None:
     """Every clicked parameter ends up in the URL with its last value."""
-    laid = urlsplit(lay_over("https://acme.com/p?ref=mail", query)).query
+    laid = urlsplit(merge_query("https://acme.com/p?ref=mail", query)).query
     assert dict(parse_qsl(laid, keep_blank_values=True)) == {"ref": "mail"} | dict(query)
 
 
@@ -36,7 +36,7 @@ def test_install_referrer_round_trip(query: list[tuple[str, str]], existing: str
     dub-api.md, "What the web side of a link does".
     """
     link = f"{short_link(DOMAIN, 'fb-promo')}?{urlencode(query)}"
-    url = with_install_referrer(lay_over(PLAY_STORE, [("referrer", existing)]), link)
+    url = with_install_referrer(merge_query(PLAY_STORE, [("referrer", existing)]), link)
     (referrer,) = parse_qs(urlsplit(url).query, keep_blank_values=True)["referrer"]
     before, _, deep_link = referrer.rpartition("deepLink=")
     assert unquote(deep_link) == link

@@ -35,35 +35,37 @@ def guard(clock: FakeClock, backs: Backs) -> Guard:
     return new_guard(clock, lambda: backs.append(clock()))
 
 
-def new_guard(clock: FakeClock, on_back: Callable[[], None] = lambda: None, places: int = PLACES) -> Guard:
+def new_guard(
+    clock: FakeClock, on_recovered: Callable[[], None] = lambda: None, places: int = PLACES
+) -> Guard:
     return Guard(
         "/track/open",
         policy=POLICY,
         in_flight_max=places,
         slow_s=SLOW_S,
         clock=clock,
-        on_back=on_back,
-        took=lambda _: None,
+        on_recovered=on_recovered,
+        record_duration=lambda _: None,
     )
 
 
 async def enter(guard: Guard, app: str = "acme") -> Call:
     """Take a place that must be free."""
-    task = asyncio.ensure_future(guard.enter(app, PATIENT_S))
+    task = asyncio.ensure_future(guard.acquire(app, PATIENT_S))
     await asyncio.sleep(0)
     assert task.done(), "it had to wait"
     return task.result()
 
 
 async def asked(guard: Guard, *, answered: bool | None) -> None:
-    guard.leave(await enter(guard), answered=answered)
+    guard.release(await enter(guard), answered=answered)
 
 
 async def waiting(
     guard: Guard, queue_timeout_s: float = PATIENT_S, app: str = "acme"
 ) -> "asyncio.Task[Call]":
     """Have a caller wait for a place."""
-    task = asyncio.create_task(guard.enter(app, queue_timeout_s))
+    task = asyncio.create_task(guard.acquire(app, queue_timeout_s))
     await asyncio.sleep(0)
     assert not task.done()
     return task
@@ -79,7 +81,7 @@ async def test_places_are_bounded(guard: Guard) -> None:
     """A call more than there are places waits until one is given back, and then has it."""
     calls = [await enter(guard) for _ in range(PLACES)]
     late = await waiting(guard)
-    guard.leave(calls[0], answered=True)
+    guard.release(calls[0], answered=True)
     await late
     assert guard.in_flight == PLACES
 
@@ -90,9 +92,9 @@ async def test_a_place_that_is_given_on_is_nobody_elses(guard: Guard) -> None:
     """
     calls = [await enter(guard) for _ in range(PLACES)]
     heirs = [await waiting(guard) for _ in calls]
-    newcomers = [asyncio.create_task(guard.enter("acme", PATIENT_S)) for _ in calls]
+    newcomers = [asyncio.create_task(guard.acquire("acme", PATIENT_S)) for _ in calls]
     for call in calls:
-        guard.leave(call, answered=True)  # before the newcomers have their first turn of the loop
+        guard.release(call, answered=True)  # before the newcomers have their first turn of the loop
     for _ in range(5):
         await asyncio.sleep(0)
     assert [task.done() for task in (*heirs, *newcomers)] == [True] * PLACES + [False] * PLACES
@@ -107,7 +109,7 @@ async def test_first_come_first_served(guard: Guard) -> None:
     calls = [await enter(guard) for _ in range(PLACES)]
     queue = [await waiting(guard) for _ in range(PLACES)]
     for number, call in enumerate(calls, 1):
-        guard.leave(call, answered=True)
+        guard.release(call, answered=True)
         await queue[number - 1]
         assert [task.done() for task in queue] == [True] * number + [False] * (PLACES - number)
 
@@ -120,7 +122,7 @@ async def test_waiting_ends_with_patience(guard: Guard) -> None:
     with pytest.raises(BulkheadFull):
         await hasty
     assert asyncio.get_running_loop().time() - began < HASTY_S + 0.5
-    guard.leave(calls[0], answered=True)
+    guard.release(calls[0], answered=True)
     await patient
     assert guard.in_flight == PLACES
 
@@ -130,13 +132,13 @@ async def test_the_newest_are_shed_at_once(guard: Guard, clock: FakeClock) -> No
     for _ in range(50):
         call = await enter(guard)
         clock.advance(0.32)  # what calls take from now on
-        guard.leave(call, answered=True)
+        guard.release(call, answered=True)
     for _ in range(PLACES):
         await enter(guard)
     queue = [await waiting(guard, 0.5) for _ in range(4)]  # the fifth would wait half a second
     with pytest.raises(BulkheadFull):
         async with asyncio.timeout(0.2):
-            await guard.enter("acme", 0.5)
+            await guard.acquire("acme", 0.5)
     assert not any(task.done() for task in queue)
     await asyncio.gather(*queue, return_exceptions=True)
 
@@ -147,7 +149,7 @@ async def test_a_cancelled_caller_gives_its_turn_on(guard: Guard) -> None:
     one, two, three = [await waiting(guard) for _ in range(3)]
     one.cancel()
     await asyncio.sleep(0)
-    guard.leave(calls[0], answered=True)
+    guard.release(calls[0], answered=True)
     two.cancel()  # its turn has come already
     assert isinstance(await three, Call)
     assert (one.cancelled(), two.cancelled(), guard.in_flight) == (True, True, PLACES)
@@ -160,7 +162,7 @@ async def test_a_turn_whose_patience_ends_with_it_is_given_on(guard: Guard) -> N
     with pytest.raises(BulkheadFull):
         await hasty
     for call in calls:
-        guard.leave(call, answered=True)
+        guard.release(call, answered=True)
     assert guard.in_flight == 0
     for _ in range(PLACES):
         await enter(guard)
@@ -173,14 +175,14 @@ async def test_an_open_breaker_refuses_who_waits(guard: Guard) -> None:
     calls = [await enter(guard) for _ in range(PLACES)]
     queue = [await waiting(guard) for _ in range(20)]
     for call in calls:
-        guard.leave(call, answered=False)
+        guard.release(call, answered=False)
         guard._count(Call(0, probe=False), answered=False)
     outcomes = await asyncio.wait_for(asyncio.gather(*queue, return_exceptions=True), 1)
     assert {type(outcome) for outcome in outcomes} <= {Call, CircuitOpen}
     entered = [outcome for outcome in outcomes if isinstance(outcome, Call)]
     assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) >= 20 - PLACES
     for call in entered:
-        guard.leave(call, answered=False)
+        guard.release(call, answered=False)
     assert guard.in_flight == 0
 
 
@@ -189,12 +191,12 @@ async def test_one_probe_of_a_thousand_callers(guard: Guard, clock: FakeClock, b
     await break_it(guard)
     clock.advance(POLICY.open_s)
     outcomes = await asyncio.gather(
-        *(guard.enter("acme", PATIENT_S) for _ in range(1000)), return_exceptions=True
+        *(guard.acquire("acme", PATIENT_S) for _ in range(1000)), return_exceptions=True
     )
     (probe,) = [outcome for outcome in outcomes if isinstance(outcome, Call)]
     assert sum(isinstance(outcome, CircuitOpen) for outcome in outcomes) == 999
     assert guard.retry_in_s("acme") > 0
-    guard.leave(probe, answered=True)
+    guard.release(probe, answered=True)
     assert (guard.breaker.state, backs) == ("closed", [clock()])
     await asked(guard, answered=True)
     assert len(backs) == 1
@@ -207,11 +209,11 @@ async def test_a_probe_needs_no_place(guard: Guard, clock: FakeClock) -> None:
     clock.advance(POLICY.open_s)
     probe = await enter(guard)
     assert (probe.probe, guard.in_flight) == (True, PLACES + 1)
-    guard.leave(probe, answered=True)
+    guard.release(probe, answered=True)
     late = await waiting(guard)
     for call in stalled:
-        guard.leave(call, answered=None)
-    guard.leave(await late, answered=True)
+        guard.release(call, answered=None)
+    guard.release(await late, answered=True)
     assert guard.in_flight == 0
 
 
@@ -227,11 +229,11 @@ async def test_a_straggler_changes_nothing(
         await asked(guard, answered=False)
     clock.advance(POLICY.open_s)
     probe = await enter(guard)
-    guard.leave(straggler, answered=answered)
+    guard.release(straggler, answered=answered)
     assert guard.breaker.state == "half_open"
     with pytest.raises(CircuitOpen):
-        await guard.enter("acme", PATIENT_S)
-    guard.leave(probe, answered=True)
+        await guard.acquire("acme", PATIENT_S)
+    guard.release(probe, answered=True)
     assert guard.breaker.closed
 
 
@@ -244,12 +246,12 @@ async def test_slow_calls_count_when_they_become_slow(guard: Guard, clock: FakeC
     assert guard.breaker.closed
     clock.advance(0.01)
     with pytest.raises(CircuitOpen):
-        await guard.enter("acme", PATIENT_S)
+        await guard.acquire("acme", PATIENT_S)
     clock.advance(POLICY.open_s)
     probe = await enter(guard)
-    guard.leave(probe, answered=True)
+    guard.release(probe, answered=True)
     for call in stalled:
-        guard.leave(call, answered=False)
+        guard.release(call, answered=False)
     assert (guard.breaker.closed, guard.in_flight) == (True, 0)
 
 
@@ -258,7 +260,7 @@ async def test_slow_answers_are_failures_one_by_one_too(guard: Guard, clock: Fak
     for _ in range(POLICY.failures_min):
         call = await enter(guard)
         clock.advance(SLOW_S)
-        guard.leave(call, answered=True)
+        guard.release(call, answered=True)
     assert not guard.breaker.closed
     assert backs == []
 
@@ -270,13 +272,13 @@ async def test_a_slow_probe_opens_again(guard: Guard, clock: FakeClock) -> None:
     stalled = await enter(guard)
     clock.advance(SLOW_S)
     with pytest.raises(CircuitOpen):
-        await guard.enter("acme", PATIENT_S)
+        await guard.acquire("acme", PATIENT_S)
     assert guard.retry_in_s("acme") == POLICY.open_s
     clock.advance(POLICY.open_s)
     probe = await enter(guard)
-    guard.leave(stalled, answered=False)
+    guard.release(stalled, answered=False)
     assert guard.breaker.state == "half_open"
-    guard.leave(probe, answered=True)
+    guard.release(probe, answered=True)
     assert guard.breaker.closed
 
 
@@ -296,27 +298,27 @@ async def test_a_cancelled_probe_frees_its_place(guard: Guard, clock: FakeClock)
     """A probe that we gave up says nothing; the next call is the probe."""
     await break_it(guard)
     clock.advance(POLICY.open_s)
-    guard.leave(await enter(guard), answered=None)
+    guard.release(await enter(guard), answered=None)
     assert guard.breaker.state == "half_open"
     assert (await enter(guard)).probe
 
 
 async def test_a_429_holds_one_app(guard: Guard, clock: FakeClock) -> None:
     """The app that Dub throttles waits until the stated time; another app's calls go on."""
-    guard.hold("acme", 7)
+    guard.throttle("acme", 7)
     with pytest.raises(DubThrottled) as held:
-        await guard.enter("acme", PATIENT_S)
+        await guard.acquire("acme", PATIENT_S)
     assert held.value.retry_after_s == 7
     assert (guard.retry_in_s("acme"), guard.retry_in_s("globex")) == (7, 0)
-    guard.leave(await enter(guard, "globex"), answered=True)
+    guard.release(await enter(guard, "globex"), answered=True)
     clock.advance(7)
     assert guard.retry_in_s("acme") == 0
-    guard.leave(await enter(guard, "acme"), answered=True)
+    guard.release(await enter(guard, "acme"), answered=True)
 
 
 async def test_a_429_holds_a_minute_at_most(guard: Guard, clock: FakeClock) -> None:
     """However long Dub says, a minute later one call asks again."""
-    guard.hold("acme", 3600)
+    guard.throttle("acme", 3600)
     assert guard.retry_in_s("acme") == HOLD_MAX_S
     clock.advance(HOLD_MAX_S)
     await enter(guard)
@@ -325,21 +327,21 @@ async def test_a_429_holds_a_minute_at_most(guard: Guard, clock: FakeClock) -> N
 async def test_a_replay_gives_way_and_says_nothing(guard: Guard, clock: FakeClock) -> None:
     """A replay takes one of few places, waits for none, never probes, and its outcome opens no breaker."""
     for _ in range(100):
-        guard.leave(await guard.enter("acme", 0, replay=True), answered=False)
+        guard.release(await guard.acquire("acme", 0, replay=True), answered=False)
     assert guard.breaker.closed
-    replay = await guard.enter("acme", 0, replay=True)
+    replay = await guard.acquire("acme", 0, replay=True)
     with pytest.raises(BulkheadFull):
-        await guard.enter("acme", 0, replay=True)
-    guard.leave(replay, answered=True)
+        await guard.acquire("acme", 0, replay=True)
+    guard.release(replay, answered=True)
     calls = [await enter(guard) for _ in range(PLACES)]
     with pytest.raises(BulkheadFull):
-        await guard.enter("acme", 0, replay=True)
+        await guard.acquire("acme", 0, replay=True)
     for call in calls:
-        guard.leave(call, answered=True)
+        guard.release(call, answered=True)
     await break_it(guard)
     clock.advance(POLICY.open_s)
     with pytest.raises(CircuitOpen):
-        await guard.enter("acme", 0, replay=True)
+        await guard.acquire("acme", 0, replay=True)
     assert guard.replay_in_s("acme") > 0
     assert (await enter(guard)).probe
 
@@ -349,7 +351,7 @@ async def test_an_open_breaker_that_no_live_call_meets_lapses(guard: Guard, cloc
     await break_it(guard)
     clock.advance(12 * POLICY.open_s)
     assert guard.replay_in_s("acme") == 0
-    guard.leave(await guard.enter("acme", 0, replay=True), answered=True)
+    guard.release(await guard.acquire("acme", 0, replay=True), answered=True)
 
 
 async def test_apps_take_turns(guard: Guard) -> None:
@@ -357,8 +359,8 @@ async def test_apps_take_turns(guard: Guard) -> None:
     calls = [await enter(guard) for _ in range(PLACES)]
     storm = [await waiting(guard) for _ in range(50)]
     other = await waiting(guard, app="globex")
-    guard.leave(calls[0], answered=True)
-    guard.leave(calls[1], answered=True)
+    guard.release(calls[0], answered=True)
+    guard.release(calls[1], answered=True)
     await asyncio.sleep(0)
     assert storm[0].done()
     assert other.done()
@@ -379,8 +381,8 @@ async def test_a_429_holds_who_waits_already(guard: Guard) -> None:
     """Calls that waited for a place when the 429 came are held as well, and give the place on."""
     calls = [await enter(guard) for _ in range(PLACES)]
     held, free = await waiting(guard, app="acme"), await waiting(guard, app="globex")
-    guard.hold("acme", 30)
-    guard.leave(calls[0], answered=None)
+    guard.throttle("acme", 30)
+    guard.release(calls[0], answered=None)
     with pytest.raises(DubThrottled):
         await held
     assert isinstance(await free, Call)
@@ -398,7 +400,7 @@ async def test_each_endpoint_has_its_own_guard(clock: FakeClock) -> None:
         clock=clock,
         metrics=Metrics(),
     )
-    guards.tell(lambda: backs.append("back"))
+    guards.on_recovery(lambda: backs.append("back"))
     await break_it(guards["/track/lead"])
     assert guards.open_breakers() == ["/track/lead"]
     await asked(guards["/track/open"], answered=True)
@@ -453,19 +455,19 @@ class Crowd:
         return [task.result() for task in done if task.result() not in self.left]
 
     async def enter(self, app: str) -> None:
-        self.tasks.append(asyncio.create_task(self.guard.enter(app, PATIENT_S)))
+        self.tasks.append(asyncio.create_task(self.guard.acquire(app, PATIENT_S)))
 
     async def leave(self, answered: bool | None) -> None:  # noqa: FBT001  drawn by Hypothesis
         for call in self.inside[:1]:
             self.left.append(call)
-            self.guard.leave(call, answered=answered)
+            self.guard.release(call, answered=answered)
 
     async def cancel(self, number: int) -> None:
         if self.tasks:
             self.tasks[number % len(self.tasks)].cancel()
 
     async def hold(self, seconds: float) -> None:
-        self.guard.hold("acme", seconds)
+        self.guard.throttle("acme", seconds)
 
     async def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -488,7 +490,7 @@ class Crowd:
         assert self.guard.in_flight == 0
         assert not self.guard._calls
         self.clock.advance(HOLD_MAX_S + POLICY.open_s)
-        self.guard.leave(await enter(self.guard), answered=True)
+        self.guard.release(await enter(self.guard), answered=True)
         for _ in range(PLACES):
             await enter(self.guard)
 
@@ -497,11 +499,11 @@ async def test_a_place_is_given_back_however_a_caller_ends(guard: Guard) -> None
     """Hundreds of callers that come, wait, give up and leave at once end with every place free."""
 
     async def call(number: int) -> None:
-        held = await guard.enter("acme", HASTY_S if number % 3 else PATIENT_S)
+        held = await guard.acquire("acme", HASTY_S if number % 3 else PATIENT_S)
         try:
             await asyncio.sleep(0)
         finally:
-            guard.leave(held, answered=True)
+            guard.release(held, answered=True)
 
     tasks = [asyncio.create_task(call(number)) for number in range(500)]
     await until(lambda: guard.in_flight == PLACES)
