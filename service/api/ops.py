@@ -73,7 +73,7 @@ def ops_routes(
         tags=["Ops"],
     )
     async def metrics() -> Response[bytes]:
-        """Count what happens; `service/telemetry.py` says what each name means."""
+        """Return the metrics in Prometheus format; docs/metrics.md explains each."""
         return Response(await scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [live, ready, metrics]

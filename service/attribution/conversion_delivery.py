@@ -23,7 +23,7 @@ from service.domain.errors import (
 )
 from service.domain.models import App, Open
 from service.domain.outbox_entries import DeadLetter, Delivered, DeliveryResult, Entry, LeadKeys, RetryLater
-from service.domain.ports import DubConversions, Outbox
+from service.domain.ports import ConversionProvider, Outbox
 
 # When Dub is asked again for what it does not know yet, in seconds after the report. The click of a web
 # redirect may take some seconds to be found, an open's is known at once: a click that is still unknown after
@@ -72,7 +72,7 @@ class ConversionDelivery:
     def __init__(
         self,
         *,
-        dub: DubConversions,
+        dub: ConversionProvider,
         outbox: Outbox,
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],

@@ -29,7 +29,7 @@ from service.domain.errors import (
 from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH, EvidenceItem
 from service.domain.models import Link, Open, OpenedLink
 from service.domain.open_context import OpenContext
-from service.domain.ports import Claims, Dub, IpMatcher, OpenCache, OpenStore
+from service.domain.ports import Claims, IpMatcher, LinkProvider, OpenCache, OpenStore
 from service.domain.trace import Outcome, TraceRecorder
 
 _RETRY_PAUSE_S = (0.03, 0.1)  # spread, so that a crowd does not come back as one
@@ -41,7 +41,7 @@ class EvidenceResolver:
     def __init__(
         self,
         *,
-        dub: Dub,
+        dub: LinkProvider,
         ip_matching: IpMatcher,
         cache: OpenCache,
         open_store: OpenStore,

@@ -1,4 +1,8 @@
-"""What the decision needs from outside, owned here and filled by ``dub`` and ``store``."""
+"""Every port: what the rules and use cases need from outside.
+
+Implemented in ``dub``, ``storage``, ``matching``, ``outbox``, ``ratelimit`` and ``attribution``. Methods
+that are not coroutines and change the database write behind: within 50 ms, in order.
+"""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -27,8 +31,8 @@ from service.domain.rate_limit_status import RateLimitStatus
 from service.domain.trace import MatchAttempt
 
 
-class Dub(Protocol):
-    """Dub, asked about opens."""
+class LinkProvider(Protocol):
+    """The provider, asked about opens."""
 
     async def track_open(
         self,
@@ -41,19 +45,18 @@ class Dub(Protocol):
         no_track: bool = False,
         replay: bool = False,
     ) -> OpenedLink:
-        """Report an app's deep-link open (or, with ``no_track``, ask without a trace).
+        """Report an app's deep-link open. With ``no_track``, the provider records nothing.
 
-        A ``replay`` gives way to live calls and says nothing about Dub's health.
-
-        Waits up to ``queue_timeout_s`` seconds for a free place.
+        A ``replay`` has lower priority than live calls, and its result does not count for the circuit
+        breaker. Waits up to ``queue_timeout_s`` seconds for a free place in the bulkhead.
 
         Raises ``DubLinkNotFound`` or a ``DubUnavailable``.
         """
         ...
 
 
-class DubFirstOpens(Protocol):
-    """A Dub that believes forwarded addresses, asked about an open with no link."""
+class FirstOpenProvider(Protocol):
+    """A provider that trusts forwarded addresses, asked about an open without a link."""
 
     async def track_first_open(
         self, app: str, domain: str, *, user_agent: str, ip: str, queue_timeout_s: float, no_track: bool
@@ -62,8 +65,8 @@ class DubFirstOpens(Protocol):
         ...
 
 
-class DubConversions(Protocol):
-    """Dub, told about leads and sales, with an app's Dub API key. Replies are Dub's JSON as it came."""
+class ConversionProvider(Protocol):
+    """The provider, asked to record leads and sales. Replies are its JSON, unchanged."""
 
     async def track_lead(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a lead; raises ``DubRefused`` or a ``DubUnavailable``."""
@@ -75,19 +78,19 @@ class DubConversions(Protocol):
 
 
 class EventStream(Protocol):
-    """A page of events that is arriving."""
+    """A page of events that is being received."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the page's bytes as they come; raises a ``DubUnavailable`` if they stop."""
         ...
 
     async def aclose(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
         ...
 
 
-class DubEvents(Protocol):
-    """Dub, asked what happened."""
+class EventProvider(Protocol):
+    """The provider's events."""
 
     async def events(self, app: App, query: str, *, queue_timeout_s: float) -> EventStream:
         """Ask for a page of events; raises ``DubRefused`` or a ``DubUnavailable``."""
@@ -98,38 +101,38 @@ AnswerKey = bytes | str  # an answer's key, or the device whose first launch it 
 
 
 class OpenCache(Protocol):
-    """What is remembered of opens and links; never raises, forgetting is allowed."""
+    """Opens and links in memory. Never raises; may evict entries at any time."""
 
     def answer(self, key: AnswerKey) -> Open | None:
-        """Recall the open last answered under this key; it says until when it may be repeated."""
+        """Return the open last answered under this key; ``repeat_until`` says how long it may be repeated."""
         ...
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id."""
+        """Return an open by its id."""
         ...
 
     def keep(self, key: AnswerKey, opened: Open) -> None:
-        """Remember an open, by its id and as the answer under its key."""
+        """Cache an open, by its id and as the answer under its key."""
         ...
 
     def revise(self, opened: Open) -> None:
-        """Remember a new version of an open, under every key that it answers; never a new open."""
+        """Replace a cached open under all its keys; do nothing if it is not cached."""
         ...
 
     def link(self, domain: str, key: str) -> Link | None:
-        """Recall a link that Dub described, days past its freshness."""
+        """Return a cached link, even if it is stale by days."""
         ...
 
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
-        """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
+        """Cache a link as the provider described it; return the shared instance."""
         ...
 
     def unknown_for_s(self, domain: str, key: str) -> float:
-        """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
+        """Return the remaining seconds of a cached "no such link"; 0 if there is none."""
         ...
 
     def keep_unknown(self, domain: str, key: str, asked: float) -> None:
-        """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
+        """Cache "no such link", unless the link was described since ``asked`` (clock seconds)."""
         ...
 
 
@@ -138,47 +141,48 @@ class Recalled(Protocol):
 
     @property
     def answer(self) -> Open | None:
-        """Return the open last answered under the key that was asked for; it says how long it is repeated."""
+        """Return the open last answered under the given key."""
         ...
 
     @property
     def opens(self) -> list[Open]:
-        """Return the device's telling opens, newest first: see ``OpenStore.of_device``."""
+        """Return the device's deciding opens, newest first: see ``OpenStore.of_device``."""
         ...
 
 
 class OpenStore(Protocol):
-    """Opens, durable. What is awaited raises ``StoreFailed``."""
+    """Durable opens. Coroutines raise ``StoreFailed``."""
 
     is_shared: bool  # whether other processes keep opens here, too
 
     def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
-        """Write an open down, soon, under the key that it answers; the same openId replaces it. Never raises.
+        """Store an open under the key that it answers; replaces a row with the same openId. Never raises.
 
-        ``network`` is a keyed hash of where it came from; ``traits`` are its device's, if another install on
-        that network must not be given the click that brought this one.
+        ``network`` is a keyed hash of its network. ``traits`` are its device's, set if this install's click
+        must not be matched to other installs of that network.
         """
         ...
 
     def revise(self, opened: Open) -> None:
-        """Write down, soon, a new version of an open that was kept. Never raises."""
+        """Store a new version of an open. Never raises."""
         ...
 
     async def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id."""
+        """Return an open by its id."""
         ...
 
     async def recall(self, devices: Sequence[str], key: bytes) -> Recalled:
-        """Recall a device's telling opens (under any of its names), and what it was answered under this key.
+        """Return a device's deciding opens and its last answer under this key; takes 50 ms at most.
 
-        For an open that waits: it takes 50 ms at most, and what was kept in the last moment may be missing.
+        ``devices`` are the device's hashes, one for each secret. Opens of the last 50 ms may be missing.
         """
         ...
 
     async def of_device(self, devices: Sequence[str]) -> list[Open]:
-        """Recall a device's telling opens (under any of its names), newest first.
+        """Return a device's opens that decide credit, newest first.
 
-        Those that say how the install came, those with a click, and others: the newest of each.
+        These are the newest with evidence of a first launch, the newest with a click, and the newest other.
+        ``devices`` are the device's hashes, one for each secret.
         """
         ...
 
@@ -187,23 +191,23 @@ class OpenPages(Protocol):
     """Opens of all replicas, in the order in which they came."""
 
     async def page(self, app: str, after: Position, limit: int) -> OpenPage:
-        """Return an app's opens behind a position; raises ``StoreFailed``."""
+        """Return an app's opens after a position; raises ``StoreFailed``."""
         ...
 
 
 class Claims(Protocol):
-    """Which install a click was given to: durable, and one install's alone; raises ``StoreFailed``."""
+    """Durable claims: a click belongs to at most one install. Raises ``StoreFailed``."""
 
     async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
         """Return the installs that have claimed any of these clicks, by click."""
         ...
 
     async def claim(self, click_id: str, install: str) -> bool:
-        """Give a click to an install, if it is free or its own already; returns whether it is its own."""
+        """Claim a click for an install. Return False if another install has it."""
         ...
 
     async def release(self, click_id: str, install: str) -> None:
-        """Free a click, if it is the install's own."""
+        """Release a click, if the install has claimed it."""
         ...
 
 
@@ -211,11 +215,11 @@ class NetworkActivity(Protocol):
     """The opens and clicks of an app by network."""
 
     def record_open(self, network: int, install: str, at_ms: int) -> None:
-        """Note an open at a time (Unix milliseconds): whoever looks from now on counts it."""
+        """Record an open at a time (Unix milliseconds); later ``view`` calls include it."""
         ...
 
     def record_install(self, network: int, retirement: Retirement) -> None:
-        """Note an install that was found by certain evidence: whoever looks from now on hears of it."""
+        """Record an install that certain evidence has attributed; later ``view`` calls include it."""
         ...
 
     async def view(self, network: int, install: str, at_ms: int) -> NetworkView:
@@ -224,14 +228,14 @@ class NetworkActivity(Protocol):
 
 
 class IpMatcher(Protocol):
-    """Finds the click of an install that opens with no link, by its address."""
+    """Finds the click of an install that opens without a link, by its address."""
 
     def record_open(self, context: OpenContext) -> None:
-        """Note an open: it counts towards how crowded its network is."""
+        """Record an open, so that it counts for how crowded its network is."""
         ...
 
     def record_install(self, context: OpenContext, link: Link) -> None:
-        """Note that an install came by this link: its web clicks are used up."""
+        """Record that an install came by this link, so that its web clicks are not matched again."""
         ...
 
     async def match(
@@ -243,24 +247,24 @@ class IpMatcher(Protocol):
         claim: bool,
         certain: Callable[[], Open | None],
     ) -> MatchAttempt:
-        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises.
+        """Find the click within ``timeout_s`` seconds, and claim it. Never raises.
 
-        Only what Dub showed at ``since`` (clock seconds) or later makes a final "none". Nothing stays claimed
-        once there is a ``certain`` open: stronger evidence has found the install's click.
+        A "none" is final only after a click sync that began at ``since`` (clock seconds) or later. If
+        ``certain`` returns an open (stronger evidence has found the install's click), the claim is released.
         """
         ...
 
 
 class Erasable(Protocol):
-    """Where opens, claims or entries are kept."""
+    """A store of opens, claims or outbox entries."""
 
     async def forget(self, subject: Sequence[str], /) -> int:
-        """Forget what is kept under these names, and return how much; raises ``StoreFailed``."""
+        """Delete the rows of these subjects, and return how many; raises ``StoreFailed``."""
         ...
 
 
 class ErasableOpens(Erasable, Protocol):
-    """Where opens are kept."""
+    """A store of opens."""
 
     async def ids(self, devices: Sequence[str]) -> list[str]:
         """Return the ids of a device's opens; raises ``StoreFailed``."""
@@ -268,27 +272,27 @@ class ErasableOpens(Erasable, Protocol):
 
 
 class KeptErasures(Protocol):
-    """Erasures, durable; raises ``StoreFailed``."""
+    """Durable erasures. Raises ``StoreFailed``."""
 
     async def load(self) -> Mapping[str, float]:
         """Return when devices were erased, in Unix seconds."""
         ...
 
     async def add(self, devices: Sequence[str], at: float) -> None:
-        """Note that devices were erased at a time (Unix seconds)."""
+        """Record that devices were erased at a time (Unix seconds)."""
         ...
 
 
 class CallBudget(Protocol):
-    """Calls of a workspace, counted by all replicas."""
+    """A workspace's analytics calls, counted over all replicas."""
 
     async def spend(self, workspace: str, per_s: int) -> None:
-        """Take one call; raises ``OverBudget`` with the time after which there is one again."""
+        """Take one call; raises ``OverBudget`` with the seconds until the next one is free."""
         ...
 
 
 class EventPage(Protocol):
-    """A page of Dub's events that is arriving."""
+    """A page of events that is being received."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the page from its beginning; raises the ``DubUnavailable`` that cut it short."""
@@ -296,10 +300,10 @@ class EventPage(Protocol):
 
 
 class EventPages(Protocol):
-    """Pages of Dub's events, as their JSON."""
+    """Pages of the provider's events, as JSON."""
 
     async def page(self, app: App, query: str) -> EventPage:
-        """Return the page for a query, once its first bytes may be read.
+        """Return the page of a query as soon as its first bytes have arrived.
 
         Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
         """
@@ -307,7 +311,7 @@ class EventPages(Protocol):
 
 
 class ClickEvent(Protocol):
-    """A click, as an event tells of it."""
+    """A click event."""
 
     @property
     def click_id(self) -> str:
@@ -316,11 +320,11 @@ class ClickEvent(Protocol):
 
     @property
     def at_ms(self) -> int:
-        """Return when it was, in Unix milliseconds."""
+        """Return the time of the click in Unix milliseconds."""
         ...
 
     def seen(self, networks: Networks) -> tuple[int, Click] | None:
-        """Return the key of its network and the click; ``None`` for a shared or unknown address."""
+        """Return its network's hash and the click; ``None`` for a shared or unknown address."""
         ...
 
 
@@ -336,7 +340,7 @@ class ClickPage(Protocol):
         ...
 
     def ends_ms(self) -> tuple[int | None, int | None]:
-        """Return when the first and the last event were (Unix milliseconds), where that can be read."""
+        """Return the times of the first and last event (Unix milliseconds); ``None`` where unreadable."""
         ...
 
 
@@ -352,76 +356,75 @@ class ClickSource(Protocol):
 
 
 class WindowClicks(Protocol):
-    """The stored clicks of an app, which all replicas share; raises ``StoreFailed``."""
+    """The stored clicks of an app, shared by all replicas. Raises ``StoreFailed``."""
 
     def sync_round(self) -> AbstractAsyncContextManager[SyncRound]:
-        """Take the turn to sync, or wait until a sync that began after this call is finished elsewhere."""
+        """Take the sync lease, or wait for another replica's sync that began after this call."""
         ...
 
     async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
-        """Store clicks, each with its network."""
+        """Store clicks, each with its network's hash."""
         ...
 
 
 class RateLimitCheck(Protocol):
-    """One request's way in."""
+    """The rate-limit check of one request."""
 
     rate_limit_status: RateLimitStatus | None
 
     async def check(self, ip: str | None) -> None:
-        """Count the request, which comes from this address; raises ``RateLimited``."""
+        """Count the request from this address; raises ``RateLimited``."""
         ...
 
 
 class RateLimiter(Protocol):
-    """Where every request gets its way in."""
+    """Creates the rate-limit check of each request."""
 
     def name_of(self, key: bytes) -> bytes:
-        """Return what a key is counted under."""
+        """Return the hash under which a key is counted."""
         ...
 
     def rate_limit(self, app: str, key_name: bytes, *, by_address: bool) -> RateLimitCheck:
-        """Return the way in of one request with this key of this app."""
+        """Return the check for one request with this key of this app."""
         ...
 
     async def failed(self, ip: str | None) -> None:
-        """Count an authentication that failed; raises ``RateLimited``."""
+        """Count a failed authentication; raises ``RateLimited``."""
         ...
 
 
 class Outbox(Protocol):
-    """What must still reach Dub; sends it until Dub has it or refuses it."""
+    """Delivers opens, leads and sales to the provider, with retries."""
 
     async def submit(
         self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
     ) -> DeliveryResult | Repeat | None:
-        """Write an entry down, send it, and wait for what becomes of its first attempt; ``None``: not yet.
+        """Commit an entry, send it, and return the first attempt's result; ``None`` after ``wait_s`` seconds.
 
-        A lead that was reported before is not sent again: a ``Repeat``.
-
-        An entry that fails with an error that it ``drops`` is forgotten: its caller hears of it.
-        Raises ``StoreFailed``, and then nothing was written or sent.
+        A lead that was reported before is not sent again: returns a ``Repeat``. If ``drops(error)`` is true
+        for the attempt's error, the entry is deleted, because the caller reports the error.
+        Raises ``StoreFailed``; then nothing was written or sent.
         """
         ...
 
     async def abandon(self, entry_id: str) -> None:
-        """Forget an entry whose caller is told that it failed."""
+        """Delete an entry whose caller has been answered with an error."""
         ...
 
     async def status(self, entry_id: str) -> Status | None:
-        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        """Return the state of a lead or sale; raises ``StoreFailed``."""
         ...
 
     def enqueue_open(self, queued: QueuedOpen, *, not_before_s: float = 0) -> None:
-        """Write an open down, soon, to be reported to Dub later; never raises."""
+        """Queue an open to be reported later; never raises."""
         ...
 
     def confirm_open(self, open_id: str) -> None:
-        """Take note that Dub has this open after all; what waited for its click may go."""
+        """Delete an open's entry, because the provider has it, and release the entries that wait for it."""
         ...
 
     def release_dependents(self, name: str, *, after_s: float = 0) -> None:
-        """Send what waits for this open or install, so many seconds from now: it has its answer."""
+        """Release the entries that wait for this open or install, ``after_s`` seconds from now."""
         ...
 
     async def waiting(self, app: str) -> int:
@@ -434,7 +437,7 @@ class Outbox(Protocol):
 
 
 class OutboxStore(Protocol):
-    """The outbox's entries, durable. What is awaited raises ``StoreFailed``."""
+    """Durable outbox entries. Coroutines raise ``StoreFailed``."""
 
     @property
     def is_failing(self) -> bool:
@@ -442,79 +445,78 @@ class OutboxStore(Protocol):
         ...
 
     async def add(self, entry: Entry, *, leased: bool) -> Added | Repeat:
-        """Commit an entry, under this replica's lease if it is to send it now.
+        """Commit an entry; ``leased`` if this replica sends it now.
 
-        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
-        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
-        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
+        If an entry with the same ``keys`` is younger than ``REPEAT_S`` and not dead, return a ``Repeat``
+        instead. If that entry waits for an install and this one does not, it takes over this one's payload
+        and becomes due.
         """
         ...
 
     def enqueue_open(self, entry: Entry) -> None:
-        """Keep an open, soon, to be reported later; an openId is queued once."""
+        """Queue an open to be reported later; an openId is queued once."""
         ...
 
     def confirm_open(self, open_id: str) -> None:
-        """Forget, soon, an open's entry: Dub has it."""
+        """Delete an open's entry, because the provider has it."""
         ...
 
     def release_dependents(self, name: str, at: float) -> None:
-        """Make what waits for this open or install due at a time (Unix seconds), soon."""
+        """Make the entries that wait for this open or install due at a time (Unix seconds)."""
         ...
 
     async def take_due(
         self, kind: Kind, apps: Sequence[str], limit: int, *, written: bool = False
     ) -> list[TakenEntry]:
-        """Lease entries of these apps that may be tried now, each the first of its ordering key.
+        """Lease entries of these apps that are due, each the first of its ordering key.
 
-        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
-        A look that finds nothing costs no commit, unless ``written``: then it sees what was written behind.
+        Each app gets an equal share of ``limit``; unused shares go to the other apps. An empty result costs
+        no commit, unless ``written`` asks to include what was written behind.
         """
         ...
 
     async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
-        """Make what failed before due within ``spread_s`` seconds: not all of it at once."""
+        """Spread the retries of failed entries over the next ``spread_s`` seconds."""
         ...
 
     async def renew(self, entry_ids: Sequence[str]) -> None:
-        """Keep the leases of entries that are being worked on."""
+        """Renew the leases of entries that are being sent."""
         ...
 
     async def take_over(self) -> None:
-        """End the leases that an earlier process left in a file which this one has locked."""
+        """End the leases of earlier processes in a database that only this process uses."""
         ...
 
     def give_back(self, entry_id: str, next_attempt_at: float) -> None:
-        """End, soon, the lease of an entry that was not attempted; it is due at a time (Unix seconds)."""
+        """End the lease of an entry that was not attempted; it is due at a time (Unix seconds)."""
         ...
 
     def reschedule(
         self, entry_id: str, next_attempt_at: float, reason: str, *, attempted: bool = True
     ) -> None:
-        """Note, soon, when an entry is tried again (Unix seconds), and why not before.
+        """Set an entry's next attempt (Unix seconds), with the last error as ``reason``.
 
         An entry that has expired meanwhile stays dead.
         """
         ...
 
     def finish(self, entry: Entry, state: State, reason: str) -> None:
-        """Note, soon, that an entry is delivered (its payload goes) or dead (it stays, encrypted)."""
+        """Mark an entry delivered (its payload is deleted) or dead (its payload stays, encrypted)."""
         ...
 
     async def remove(self, entry_id: str) -> None:
-        """Forget an entry."""
+        """Delete an entry."""
         ...
 
     async def expire(self, before: float) -> int:
-        """Make dead letters of what was queued before a time (Unix seconds).
+        """Make dead letters of entries queued before a time (Unix seconds); return how many.
 
-        Deletes what was delivered longer ago than it is recognised, and very old dead letters. Returns how
-        many entries died.
+        Also deletes delivered entries older than the deduplication window, and old dead letters.
         """
         ...
 
     async def status(self, entry_id: str) -> Status | None:
-        """Say where an entry stands."""
+        """Return the state of an entry."""
         ...
 
     async def waiting(self, app: str) -> int:

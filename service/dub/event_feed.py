@@ -12,7 +12,7 @@ from service.aio.tasks import cancel_all
 from service.domain.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
 from service.domain.models import App
 from service.domain.ports import CallBudget as SharedBudget
-from service.domain.ports import DubEvents, EventStream
+from service.domain.ports import EventProvider, EventStream
 from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
@@ -87,7 +87,11 @@ class EventFeed:
     """Fetches pages of events from Dub, one task per page."""
 
     def __init__(
-        self, dub: DubEvents, budget: CallBudget, background: Background, shared: SharedBudget | None = None
+        self,
+        dub: EventProvider,
+        budget: CallBudget,
+        background: Background,
+        shared: SharedBudget | None = None,
     ) -> None:
         self._dub = dub
         self._background = background

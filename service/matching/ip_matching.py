@@ -28,7 +28,7 @@ from service.domain.match_rules import (
 from service.domain.models import SUPERSEDED, Link, Match, Open, uses_up
 from service.domain.networks import Networks
 from service.domain.open_context import OpenContext
-from service.domain.ports import DubFirstOpens, NetworkActivity
+from service.domain.ports import FirstOpenProvider, NetworkActivity
 from service.domain.trace import MatchAttempt
 from service.matching.click_sync import ClickSync, Outcome, Problem
 from service.matching.matcher import Matcher
@@ -74,7 +74,7 @@ class AppMatching(Struct, frozen=True):
 class IpMatching:
     """Fills ``resolve.ports.FirstLaunch``."""
 
-    def __init__(self, apps: Mapping[str, AppMatching], dub: DubFirstOpens) -> None:
+    def __init__(self, apps: Mapping[str, AppMatching], dub: FirstOpenProvider) -> None:
         self._apps = apps
         self._dub = dub
 

@@ -11,7 +11,7 @@ from tests.k8s.documents import Object, title
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-# What they may name, what it is, and its labels; telemetry.py has them, or will (a test holds them together).
+# What they may name: type and labels. A test compares this with service/telemetry/metrics.py.
 METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_opens_total": ("counter", frozenset({"app", "match", "source", "outcome"})),
     "firstopen_open_seconds": ("histogram", frozenset()),
