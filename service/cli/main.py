@@ -1,5 +1,6 @@
 """The ``firstopen`` command and the list of its subcommands, one module each."""
 
+import gc
 from importlib import import_module
 
 import rich_click as click
@@ -29,7 +30,11 @@ class LazyGroup(click.RichGroup):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command: click.Command = import_module(f"service.cli.{module}").command
+        gc.disable()  # modules stay: collecting garbage meanwhile takes a tenth of a start
+        try:
+            command: click.Command = import_module(f"service.cli.{module}").command
+        finally:
+            gc.enable()
         return command
 
 

@@ -1,6 +1,5 @@
 """What ``20/second;300/minute`` means: the notation of the ``limits`` library, with bounds of our own."""
 
-from limits import parse_many
 from msgspec import Struct
 
 AMOUNT_MAX = 1_000_000_000
@@ -17,6 +16,8 @@ class Rate(Struct, frozen=True):
 
 def rates(text: str) -> tuple[Rate, ...]:
     """Read limits, the shortest window first; raises ``ValueError``, which says what was expected."""
+    from limits import parse_many  # takes a twentieth of a start, and many have no limits
+
     try:
         found = [Rate(item.amount, item.get_expiry()) for item in parse_many(text)]
     except ValueError as exc:
