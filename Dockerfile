@@ -24,7 +24,7 @@ RUN python -m pip --python /opt/build/bin/python wheel --quiet --no-deps --no-bu
 RUN /opt/firstopen/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/firstopen/lib
 
 FROM python:${PYTHON_TAG}@${PYTHON_DIGEST}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="firstopen" \
       org.opencontainers.image.description="Where an opened app should land, and which click brought it there" \

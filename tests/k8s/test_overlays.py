@@ -409,7 +409,7 @@ def test_the_image_by_digest(tmp_path: Path) -> None:
     text = (overlay / "kustomization.yaml").read_text()
     digest = re.search(r"^# +(digest: sha256:[0-9a-f]{64})$", text, re.MULTILINE)
     assert digest
-    (overlay / "kustomization.yaml").write_text(text.replace("newTag: 0.1.0", digest[1]))
+    (overlay / "kustomization.yaml").write_text(text.replace("newTag: 0.2.0", digest[1]))
     assert command.main([str(overlay)], renderer=[]) == 0
 
 
