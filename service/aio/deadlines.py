@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 TICK_S = 0.01
 _SHORT_TICK_S = 0.003
-_COUNTED_MAX_S = 0.004  # of one turn of the event loop
+_COUNTED_MAX_S = 0.004  # of one iteration of the event loop
 
 Wake = Callable[[], None]
 
@@ -45,10 +45,10 @@ class Deadlines:
 
 
 class IdleDeadlines:
-    """As ``Deadlines``, but counts next to nothing of the time in which the event loop was busy.
+    """Deadlines that count almost none of the time in which the event loop was busy.
 
-    For waiting for another process, such as the database: when this one has more work than CPU, an answer
-    that has long arrived is not late only because nobody has read it. A turn of the loop counts as
+    For waiting for another process, such as the database: when this process has more work than CPU time, an
+    answer that has arrived but was not read yet is not late. Each iteration of the loop counts as
     ``_COUNTED_MAX_S`` seconds at most.
     """
 
@@ -59,7 +59,7 @@ class IdleDeadlines:
         self._ticked_at: float | None = None  # None: nothing is waiting
 
     def add(self, timeout_s: float, wake: Wake) -> tuple[int, int]:
-        """Have ``wake`` called after ``timeout_s`` seconds, unless it is taken back; return its ticket."""
+        """Call ``wake`` after ``timeout_s`` seconds; return a ticket that cancels the deadline."""
         if self._ticked_at is None:
             self._next_tick()
         self._number += 1
@@ -67,8 +67,8 @@ class IdleDeadlines:
         self._due[ticket] = wake
         return ticket
 
-    def take_back(self, ticket: tuple[int, int]) -> None:
-        """Forget a deadline that was kept."""
+    def cancel(self, ticket: tuple[int, int]) -> None:
+        """Cancel a deadline; do nothing if it has passed."""
         self._due.pop(ticket, None)
 
     def _next_tick(self) -> None:

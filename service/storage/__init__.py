@@ -1,1 +1,1 @@
-"""Durable and shared state in one SQL database: SQLite in a file, or PostgreSQL."""
+"""Store durable and shared state in one SQL database: SQLite in a file, or PostgreSQL."""

@@ -1,8 +1,8 @@
-"""Analytics calls of a workspace, counted for all replicas that share a database.
+"""Limit the analytics calls per second of a workspace, for all replicas that share a database.
 
-Each call that may be made in a second is a slot, which is free again a second after it was taken: no second
-ever has more calls. What can go wrong: the database is slow or down (each replica counts its own calls then,
-see ``resolve.events.CallBudget``: a sync that Dub throttles is better than none).
+Each call that is allowed in a second is a slot, which is free again one second after it was taken, so no
+second has more calls. What can go wrong: the database is slow or down (then each replica counts only its own
+calls, see ``event_feed.CallBudget``: a sync that Dub throttles is better than no sync).
 """
 
 from hashlib import blake2b
@@ -26,20 +26,20 @@ _ADD = RowStatement(
 
 
 class SharedCallBudget:
-    """Fills ``resolve.events.Budget``. ``secret`` keys the hashes of Dub API keys."""
+    """Implements ``ports.CallBudget``. ``secret`` keys the hashes of Dub API keys."""
 
     def __init__(self, database: Database, secret: str) -> None:
         self._database = database
         self._secret = blake2b(secret.encode("utf-8", "surrogateescape"), person=b"firstopen.spent").digest()
 
     async def spend(self, workspace: str, per_s: int) -> None:
-        """Take one call; raises ``OverBudget`` with the seconds after which there is one again."""
+        """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed."""
         name = blake2b(workspace.encode(), digest_size=16, key=self._secret).hexdigest()
         take = Statement(_TAKE, (_WINDOW_MS, name, name, per_s))
         following = Statement(_NEXT, (name, per_s))
         try:
             taken, ((slots, wait_ms),) = await self._database.write(take, following, timeout_s=_TIMEOUT_S)
-            if not taken and slots < per_s:  # the first call of all, or the plan allows more by now
+            if not taken and slots < per_s:  # the workspace's first call, or its limit was raised
                 add = [statement for statement, _ in _ADD.over([(slot, name) for slot in range(per_s)])]
                 *_, taken, ((_, wait_ms),) = await self._database.write(
                     *add, take, following, timeout_s=_TIMEOUT_S

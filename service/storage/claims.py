@@ -1,4 +1,4 @@
-"""Which install a click was given to: one install's alone, and committed before the answer leaves."""
+"""Store claims: each click belongs to one install, and a claim is committed before the answer is sent."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
 from service.storage.statements import Statement, placeholders
 
-CLAIM_TIMEOUT_S = 0.25  # an open waits no longer: without its claim it is answered as pending
+CLAIM_TIMEOUT_S = 0.25  # after this time, an open is answered as pending
 
 _EXPIRED_AT_A_TIME = 1000
 _CLAIM = """INSERT INTO claims (click_id, device, claimed_at) VALUES (?, ?, ?)
@@ -19,14 +19,14 @@ _EXPIRE = """DELETE FROM claims WHERE click_id IN
 
 
 class ClaimStore:
-    """Fills ``resolve.ports.Claims``; its methods raise ``StoreFailed``. ``unix_time`` is Unix seconds."""
+    """Implements ``ports.Claims``; its methods raise ``StoreFailed``. ``unix_time`` is in Unix seconds."""
 
     def __init__(self, database: Database, unix_time: Callable[[], float]) -> None:
         self._database = database
         self._unix_time = unix_time
 
     async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
-        """Return the installs that have claimed any of these clicks, by click."""
+        """Return which installs have claimed these clicks, by click id."""
         if not click_ids:
             return {}
         sql = _OWNERS.format(ids=placeholders(len(click_ids)))
@@ -34,9 +34,10 @@ class ClaimStore:
         return {click_id: device_name(device) for click_id, device in rows}
 
     async def claim(self, click_id: str, install: str) -> bool:
-        """Give a click to an install, durably, if it is free or its own; return whether it is its own now.
+        """Commit an install's claim of a click; return True if the click is the install's.
 
-        A claim that fails may have been committed all the same: it is the install's own when it asks again.
+        Return False if another install has claimed it. If this raises, the claim may still have been
+        committed; the install then gets True when it claims the click again.
         """
         device = device_number(install)
         claim = Statement(_CLAIM, (click_id, device, int(self._unix_time() * 1000)))
@@ -45,16 +46,16 @@ class ClaimStore:
         return bool(rows) and rows[0][0] == device
 
     async def release(self, click_id: str, install: str) -> None:
-        """Free a click, if it is the install's own."""
+        """Delete the claim of a click, if this install has it."""
         await self._database.write(Statement(_RELEASE, (click_id, device_number(install))))
 
     async def forget(self, devices: Sequence[str]) -> int:
-        """Delete a device's claims; return how many."""
+        """Delete the claims of these devices; return how many."""
         sql = f"DELETE FROM claims WHERE device IN ({placeholders(len(devices))}) RETURNING 1"  # noqa: S608  placeholders
         (rows,) = await self._database.write(Statement(sql, tuple(map(device_number, devices))))
         return len(rows)
 
     async def expire(self, before_ms: int) -> int:
-        """Delete some claims from before a time; return how many."""
+        """Delete a batch of claims from before a time (Unix milliseconds); return how many."""
         (rows,) = await self._database.write(Statement(_EXPIRE, (before_ms, _EXPIRED_AT_A_TIME)))
         return len(rows)

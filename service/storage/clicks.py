@@ -1,9 +1,9 @@
-"""The clicks of the matching window, and whose turn it is to fetch more of them from Dub.
+"""Store the clicks of the matching window, and coordinate which replica syncs them from Dub.
 
-What can go wrong: two replicas sync at the same time (one takes the turn, under a lease that it renews); a
-replica dies in its turn (the lease ends, and another takes over); a "none" from a sync that began before the
-open arrived (turns are numbered: a caller waits for one that begins after its question); a replica whose
-configuration is another, so that its syncs leave out clicks that this one needs (``scope``).
+What can go wrong: two replicas sync at the same time (one has a lease, which it renews); a replica dies
+during a sync (its lease expires, and another takes over); an open misses its click because of a sync that
+began before the open arrived (sync rounds are numbered, and a caller waits for one that begins after its
+call); a replica with another configuration syncs, and omits clicks that this one needs (``scope``).
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from service.storage.encryption import Cipher, Undecryptable
 from service.storage.hashes import device_name, to_signed
 from service.storage.statements import Row, RowStatement, Statement, Values
 
-LEASE_MS = 4000  # the turn of a replica that died is taken over after this
+LEASE_MS = 4000  # after this, another replica takes over from one that died
 
 _RENEW_S = 1.0
 _POLL_S = 0.025
-_GIVE_UP_S = 1.0  # a failed sync waits no longer for the end of its turn: the lease ends it
-_WRITTEN_EVERY_MS = 10_000  # of a database of our own: a restart reads clicks of so long again
-_ENCRYPTED_AT_A_TIME = 100  # between two turns of the event loop
+_GIVE_UP_S = 1.0  # for releasing the lease after a failed sync; otherwise the lease expires
+_WRITTEN_EVERY_MS = 10_000  # with SQLite; after a restart, so much is synced again
+_ENCRYPTED_AT_A_TIME = 100  # without yielding to the event loop
 _EXPIRED_AT_A_TIME = 1000
 
 _ADD = RowStatement(
@@ -62,7 +62,7 @@ _NOTE = f"""{_CREATE_SYNC} UPDATE SET synced_to = excluded.synced_to, unread = e
     scope = excluded.scope"""
 _EXPIRE = """DELETE FROM clicks WHERE (app, click_id) IN
     (SELECT app, click_id FROM clicks WHERE clicked_at < ? LIMIT ?) RETURNING 1"""
-_ANY_TURN = 2**62
+_ANY_ROUND = 2**62
 
 
 class _Record(Struct, frozen=True, gc=False):
@@ -79,20 +79,20 @@ _decode_unread = msgspec.json.Decoder(dict[Fault, int]).decode
 
 
 class _Sync(Struct, frozen=True):
-    """How far the clicks of an app are known."""
+    """The state of an app's syncs: how many rounds there were, and up to which time clicks are known."""
 
     sync_round: int
-    finished_turn: int
+    finished_round: int
     synced_to_ms: int
     unread: Mapping[Fault, int]
-    is_free: bool  # nobody syncs at the moment
+    is_free: bool  # no replica syncs at the moment
 
 
 class ClickStore:
-    """Fills ``resolve.click_feed.Clicks`` for one app. Every method raises ``StoreFailed``.
+    """Stores the clicks of one app: implements ``ports.WindowClicks``. Every method raises ``StoreFailed``.
 
-    ``scope`` stands for all of the configuration that decides which clicks a sync stores, and how: what was
-    synced under another one does not count.
+    ``scope`` identifies the configuration that decides which clicks a sync stores, and how. Syncs with
+    another ``scope`` are ignored.
     """
 
     def __init__(self, database: Database, cipher: Cipher, app: str, scope: str) -> None:
@@ -101,20 +101,20 @@ class ClickStore:
         self._app = app
         self._scope = scope
         self._owner = secrets.token_hex(8)
-        self._own: _Sync | None = None  # the last sync, of a database that is this process's alone
+        self._own: _Sync | None = None  # the last sync, if no other process uses the database
         self._written_to_ms = 0
 
     async def add(self, clicks: Sequence[tuple[int, Click]]) -> None:
-        """Keep clicks, each with its network's hash; one that is known already is left as it is."""
+        """Store clicks, each with its hashed network; clicks that are already stored are not changed."""
         if clicks:
             await self._database.write(*await self._add(clicks))
 
     def on_network(self, network: int, since_ms: int, limit: int) -> Statement:
-        """Return the query for a network's newest clicks since a time, and who has claimed them."""
+        """Return the query for a network's newest clicks since a time, with the claiming installs."""
         return Statement(_ON_NETWORK, (to_signed(network), since_ms, self._app, limit))
 
     def clicks(self, rows: Iterable[Row]) -> tuple[tuple[Click, ...], dict[str, str]]:
-        """Read what ``on_network`` found: clicks, newest first, and the installs that have claimed any."""
+        """Decode the rows of ``on_network``: clicks, newest first, and by click id the claiming installs."""
         clicks, owners = [], {}
         for click_id, clicked_at, encrypted, owner in rows:
             click = self._click(click_id, clicked_at, encrypted)
@@ -126,8 +126,11 @@ class ClickStore:
 
     @asynccontextmanager
     async def sync_round(self) -> AsyncIterator[SyncRound]:
-        """Take the turn to sync, or wait until a sync that begins after this call is finished elsewhere."""
-        sync_round = await (self._take_turn() if self._database.is_shared else self._resume())
+        """Begin a sync under a lease, or wait until another replica has finished one.
+
+        That other sync begins after this call. On exit, the clicks of a sync of our own are committed.
+        """
+        sync_round = await (self._begin_round() if self._database.is_shared else self._resume())
         if not sync_round.mine:
             yield sync_round
             return
@@ -140,12 +143,12 @@ class ClickStore:
             raise
         await self._finish(sync_round)
 
-    async def _take_turn(self) -> SyncRound:
+    async def _begin_round(self) -> SyncRound:
         wanted: int | None = None
         while True:
             take = Statement(
                 _TAKE_TURN,
-                (self._owner, LEASE_MS, self._app, wanted or _ANY_TURN, self._scope, self._owner),
+                (self._owner, LEASE_MS, self._app, wanted or _ANY_ROUND, self._scope, self._owner),
             )
             taken, found = await self._database.write(take, Statement(_SYNC, (self._app,)))
             if not found:
@@ -157,17 +160,17 @@ class ClickStore:
                     mine=True, number=sync.sync_round, synced_to_ms=sync.synced_to_ms, unread=sync.unread
                 )
             wanted = wanted or sync.sync_round + 1
-            while not sync.is_free and sync.finished_turn < wanted:
+            while not sync.is_free and sync.finished_round < wanted:
                 await asyncio.sleep(_POLL_S)
                 (row,) = await self._database.read(_SYNC, self._app)
                 sync = self._sync(row)
-            if sync.finished_turn >= wanted:
+            if sync.finished_round >= wanted:
                 return SyncRound(
                     mine=False, number=wanted, synced_to_ms=sync.synced_to_ms, unread=sync.unread
                 )
 
     async def _resume(self) -> SyncRound:
-        """Go on where the last sync ended, also after a restart: nobody else syncs into our own database."""
+        """Continue where the last sync ended, also after a restart: no other process syncs here."""
         if self._own is None:
             found = await self._database.read(_SYNC, self._app)
             self._own = self._sync(found[0]) if found else _Sync(0, 0, 0, {}, is_free=True)
@@ -175,7 +178,7 @@ class ClickStore:
 
     @asynccontextmanager
     async def _renewed(self) -> AsyncIterator[None]:
-        """Hold the lease for as long as the turn takes."""
+        """Renew the lease until the sync ends."""
         if not self._database.is_shared:
             yield
             return
@@ -192,7 +195,7 @@ class ClickStore:
                 await self._database.write(Statement(_RENEW, (LEASE_MS, self._app, self._owner)))
 
     async def _finish(self, sync_round: SyncRound) -> None:
-        """Commit the last clicks of a sync, and how far it saw."""
+        """Commit the last clicks of a sync, and the time up to which it is complete."""
         unit = await self._add(sync_round.clicks)
         unread = _encode_unread(sync_round.unread).decode()
         if self._database.is_shared:
@@ -220,21 +223,24 @@ class ClickStore:
         return [statement for statement, _ in _ADD.over(rows)]
 
     def _sync(self, row: Row) -> _Sync:
-        sync_round, finished_turn, synced_to_ms, unread, scope, is_free = row
+        sync_round, finished_round, synced_to_ms, unread, scope, is_free = row
         if scope != self._scope:
             return _Sync(sync_round, 0, 0, {}, is_free=bool(is_free))
-        return _Sync(sync_round, finished_turn, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
+        return _Sync(sync_round, finished_round, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
 
     def _click(self, click_id: str, clicked_at: int, encrypted: bytes) -> Click | None:
         try:
-            held = _decode(self._cipher.decrypt(bytes(encrypted)))
+            record = _decode(self._cipher.decrypt(bytes(encrypted)))
         except (Undecryptable, msgspec.DecodeError):
-            return None  # written under a secret that is not listed any more
-        return Click(click_id, clicked_at, held.link, held.query, held.device, held.opened_app)
+            return None  # encrypted with a secret that is no longer listed
+        return Click(click_id, clicked_at, record.link, record.query, record.device, record.opened_app)
 
 
 async def expire_clicks(database: Database, before_ms: int) -> int:
-    """Delete some clicks of any app from before a time; return how many. Raises ``StoreFailed``."""
+    """Delete a batch of clicks of all apps from before a time (Unix milliseconds); return how many.
+
+    Raises ``StoreFailed``.
+    """
     (rows,) = await database.write(Statement(_EXPIRE, (before_ms, _EXPIRED_AT_A_TIME)))
     return len(rows)
 

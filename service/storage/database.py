@@ -179,7 +179,7 @@ class Database:
         try:
             return await done
         finally:
-            self._deadlines.take_back(ticket)
+            self._deadlines.cancel(ticket)
 
     def _push_behind(self, item: _BehindRow | Unit) -> None:
         self._behind.append(item)

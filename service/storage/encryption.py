@@ -1,9 +1,9 @@
-"""Encryption of what must be sent later or may be personal: an address, a User-Agent, an e-mail, a link.
+"""Encrypt stored data that may be personal, such as addresses, User-Agents, e-mail addresses and links.
 
-AES-256-GCM under keys derived from FIRSTOPEN_SECRET: its current entry encrypts, the older ones still
-decrypt. GCM must never use a nonce twice under one key, so each process encrypts under a key of its own
-(derived with a random salt that is stored in each ciphertext), with random nonces. Fernet, which needs no
-such care, takes six times as long.
+AES-256-GCM with keys derived from FIRSTOPEN_SECRET: the current secret encrypts, the older ones still
+decrypt. GCM must never use a nonce twice with one key. Therefore each process has its own key, derived with a
+random salt that is stored in each ciphertext, and nonces are random. Fernet avoids this problem, but takes
+six times as long.
 """
 
 import os
@@ -13,22 +13,22 @@ from hashlib import blake2b
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-ENCRYPTED = b"\x01"  # a ciphertext's first byte; neither JSON nor a MessagePack map begins so
+ENCRYPTED = b"\x01"  # first byte of a ciphertext; neither JSON nor a MessagePack map begins with it
 
-_SALT_BYTES = 8  # two processes with one salt would share a key, and their nonces are random all the same
+_SALT_BYTES = 8  # if two processes chose the same salt, their random nonces would still differ
 _NONCE_BYTES = 12
-_NONCES_AT_A_TIME = 64  # asking the system takes a third of an encryption
+_NONCES_AT_A_TIME = 64  # a system call for each nonce would take a third of an encryption
 _HEAD_BYTES = len(ENCRYPTED) + _SALT_BYTES
 _LEAST_BYTES = _HEAD_BYTES + _NONCE_BYTES + 16  # GCM's tag
-_CIPHERS_MAX = 256  # of other processes: a restart or a replica each
+_CIPHERS_MAX = 256  # of other processes: one per restart and replica
 
 
 class Undecryptable(Exception):
-    """Encrypted under a secret that is not listed, or damaged."""
+    """The data was encrypted with a secret that is not listed, or is damaged."""
 
 
 class Cipher:
-    """Encrypts under the first secret; decrypts what was encrypted under any of them."""
+    """Encrypts with the first secret; decrypts with any of the secrets."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = [_key(secret) for secret in secrets]
@@ -39,7 +39,7 @@ class Cipher:
         self._nonces: list[bytes] = []
 
     def encrypt(self, text: bytes) -> bytes:
-        """Encrypt bytes."""
+        """Return the encrypted text."""
         if not self._nonces:
             pool = os.urandom(_NONCE_BYTES * _NONCES_AT_A_TIME)
             self._nonces = [pool[at : at + _NONCE_BYTES] for at in range(0, len(pool), _NONCE_BYTES)]
@@ -47,7 +47,7 @@ class Cipher:
         return self._head + nonce + self._seal(nonce, text, None)
 
     def decrypt(self, ciphertext: bytes) -> bytes:
-        """Decrypt; raises ``Undecryptable``."""
+        """Return the decrypted text; raises ``Undecryptable``."""
         if ciphertext.startswith(ENCRYPTED) and len(ciphertext) >= _LEAST_BYTES:
             nonce, text = (
                 ciphertext[_HEAD_BYTES : _HEAD_BYTES + _NONCE_BYTES],
@@ -58,10 +58,10 @@ class Cipher:
                     return cipher.decrypt(nonce, text, None)
                 except InvalidTag:
                     continue
-        raise Undecryptable("encrypted under another FIRSTOPEN_SECRET, or damaged")
+        raise Undecryptable("encrypted with another FIRSTOPEN_SECRET, or damaged")
 
     def _under(self, salt: bytes) -> list[AESGCM]:
-        """Return the ciphers of the process with this salt, one for each secret."""
+        """Return the ciphers for a process's salt, one per secret."""
         known = self._ciphers.get(salt)
         if known is None:
             if len(self._ciphers) >= _CIPHERS_MAX:

@@ -1,8 +1,8 @@
-"""Which installs were erased: what is older than its install's erasure is returned by no query.
+"""Store which installs were erased. Queries return no rows that are older than their install's erasure.
 
-What can go wrong: an open that was decided before the erasure is written after it, here or by another replica
-that has not heard of it yet (``expire`` deletes it, and until then no query returns it); a replica repeats an
-open from its memory (each follows the erasures of the others, a second behind).
+What can go wrong: an open that was answered before the erasure is written after it, by this replica or by
+another that has not read the erasure yet (``expire`` deletes the row, and until then no query returns it); a
+replica repeats an open from its cache (each replica reads the erasures of the others every second).
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from service.storage.hashes import device_name, device_number
 from service.storage.statements import Statement
 from service.telemetry.background import Background
 
-KEPT_S = 8 * 86_400.0  # longer than anything that is under way: an entry of the outbox
+KEPT_S = 8 * 86_400.0  # longer than an outbox entry may wait
 
 _POLL_S = 1.0
-_OVERLAP_MS = 60_000  # clocks of replicas differ, and commits overtake each other
+_OVERLAP_MS = 60_000  # replicas' clocks differ, and commits may finish out of order
 _ADD = """INSERT INTO erasures (device, erased_at) VALUES (?, ?)
     ON CONFLICT (device) DO UPDATE SET erased_at = excluded.erased_at"""
 _SINCE = "SELECT device, erased_at FROM erasures WHERE erased_at >= ? ORDER BY erased_at"
@@ -31,7 +31,7 @@ _EXPIRE = "DELETE FROM erasures WHERE erased_at < ?"
 
 
 class ErasureStore:
-    """Fills ``resolve.erasures.KeptErasures``. Times are Unix seconds; ``unix_time`` is the wall clock's."""
+    """Implements ``ports.KeptErasures``. All times, also of ``unix_time``, are Unix seconds."""
 
     def __init__(self, database: Database, unix_time: Callable[[], float]) -> None:
         self._database = database
@@ -40,29 +40,35 @@ class ErasureStore:
         self._following: asyncio.Task[None] | None = None
 
     async def load(self) -> Mapping[str, float]:
-        """Return when devices were erased, of those that were not returned before; raises ``StoreFailed``."""
+        """Return the times of erasures since the last call, by device; raises ``StoreFailed``.
+
+        Recent erasures are returned again.
+        """
         rows = await self._database.read(_SINCE, self._seen_to_ms - _OVERLAP_MS)
         if rows:
             self._seen_to_ms = max(self._seen_to_ms, rows[-1][1])
         return {device_name(device): erased_at / 1000 for device, erased_at in rows}
 
     async def add(self, devices: Sequence[str], at: float) -> None:
-        """Note that devices were erased at a time; raises ``StoreFailed``."""
+        """Commit the erasure of devices at a time; raises ``StoreFailed``."""
         at_ms = int(at * 1000)
         await self._database.write(*(Statement(_ADD, (device_number(each), at_ms)) for each in devices))
 
     def follow(self, learn: Callable[[Mapping[str, float]], None], background: Background) -> None:
-        """Tell what other replicas erase, from now on."""
+        """Call ``learn`` with the erasures of other replicas every second, until ``close``."""
         if self._database.is_shared:
             self._following = background.spawn(self._follow(learn), "follow_erasures")
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop reading the erasures of other replicas."""
         if self._following is not None:
             await cancel_all([self._following])
 
     async def expire(self) -> int:
-        """Delete opens and claims that were written after their install's erasure, and old erasures."""
+        """Delete opens and claims that were written after their install's erasure, and old erasures.
+
+        Return 0, because nothing is left to delete.
+        """
         old = Statement(_EXPIRE, (int((self._unix_time() - KEPT_S) * 1000),))
         late = await self._database.write(Statement(_LATE_OPENS), Statement(_LATE_CLAIMS), old)
         if late[0] or late[1]:

@@ -1,35 +1,35 @@
-"""What an engine reports, whatever its driver calls it, and why a process does not start on a database.
+"""Errors of the database engines, independent of their drivers, and reasons not to start on a database.
 
 EngineError
-├── EngineUnavailable    the database cannot be reached or used right now: the same call may succeed later
-└── StatementRejected    this statement can never succeed as it is: bad values, a violated constraint
-StartRefused             nothing may be written to the database until somebody changes what the message says
-├── DataDirTaken         another firstopen process writes to this directory
+├── EngineUnavailable    the database cannot be reached or used now: the same call may succeed later
+└── StatementRejected    this statement can never succeed: invalid values, a violated constraint
+StartRefused             nothing may be written to the database until the problem in the message is fixed
+├── DataDirTaken         another firstopen process uses this directory
 ├── SchemaTooNew         a newer firstopen has migrated the database
-├── MigrationFailed      the database refuses a migration: the user may not create tables, say
-├── ImportFailed         the file of an earlier version cannot be taken over
-└── SecretNotListed      the data was written under a secret that FIRSTOPEN_SECRET does not list
+├── MigrationFailed      the database refuses a migration: for example, the user may not create tables
+├── ImportFailed         the file of an earlier version cannot be imported
+└── SecretNotListed      the data needs a secret that FIRSTOPEN_SECRET does not list
 """
 
 
 class EngineError(Exception):
-    """The root of what an engine raises."""
+    """The base class of an engine's errors."""
 
 
 class EngineUnavailable(EngineError):
-    """The database cannot be reached or used right now: down, locked, full, read-only, damaged."""
+    """The database cannot be reached or used now: down, locked, full, read-only or damaged."""
 
 
 class StatementRejected(EngineError):
-    """A statement can never succeed as it is."""
+    """A statement can never succeed."""
 
 
 class StartRefused(Exception):
-    """Nothing may be written to the database. The message names the fix, and no secret."""
+    """Nothing may be written to the database. The message says how to fix that, and contains no secret."""
 
 
 class DataDirTaken(StartRefused):
-    """Another firstopen process writes to this directory."""
+    """Another firstopen process uses this directory."""
 
 
 class SchemaTooNew(StartRefused):
@@ -41,8 +41,8 @@ class MigrationFailed(StartRefused):
 
 
 class ImportFailed(StartRefused):
-    """The file of an earlier version cannot be taken over."""
+    """The file of an earlier version cannot be imported."""
 
 
 class SecretNotListed(StartRefused):
-    """Data was written under a secret that FIRSTOPEN_SECRET does not list."""
+    """The data needs a secret that FIRSTOPEN_SECRET does not list."""

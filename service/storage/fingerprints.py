@@ -1,15 +1,15 @@
-"""Which secrets the database's data was written under.
+"""Check that FIRSTOPEN_SECRET lists every secret that the stored data needs.
 
-Hashes are keyed and payloads encrypted under FIRSTOPEN_SECRET. A process that starts with another secret
-finds no install again and can decrypt nothing, and nothing would say so. So each current secret leaves a
-fingerprint in the database, and a start that does not list a secret which data may still need is refused.
+FIRSTOPEN_SECRET keys the hashes and encrypts the payloads. A process that starts with another secret would
+recognize no install and decrypt nothing, without an error. Therefore the database stores a fingerprint of
+each secret, and a process does not start if it does not list a secret that data may still need.
 
-A secret counts from the first start with it until ``kept_s`` seconds after another one has replaced it: until
-everything that was written under it has been deleted. ``forget`` ends that early, for a secret that is lost.
+A secret is needed from the first start with it until ``kept_s`` seconds after another one has replaced it,
+when all data that was written with it has been deleted. ``forget_secret`` ends that early, for a lost secret.
 
-What can go wrong: two replicas start on a new database with different secrets (each looks and adds under one
-row's lock: the second one is refused); a fingerprint helps to guess a secret (a secret has 32 characters or
-more, and every ciphertext beside it would serve a guesser as well).
+What can go wrong: two replicas start on a new database with different secrets (each checks and adds under a
+row lock, so the second one is refused); a fingerprint helps to guess a secret (a secret has at least 32
+characters, and ciphertexts in the database would help an attacker as much).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _KNOWN = "SELECT fingerprint, first_used_at, replaced_at FROM secrets"
 
 
 class KnownSecret(Struct, frozen=True):
-    """A secret by its fingerprint, with Unix milliseconds; ``replaced_at`` is None for the current one."""
+    """A secret's fingerprint, with Unix milliseconds; ``replaced_at`` is None for the current secret."""
 
     fingerprint: str
     first_used_at: int
@@ -34,22 +34,22 @@ class KnownSecret(Struct, frozen=True):
 
 
 def fingerprint(secret: str) -> str:
-    """Return 16 hex characters that tell secrets apart and do not reveal them."""
+    """Return a hash of 16 hex characters that identifies a secret without revealing it."""
     text = secret.encode("utf-8", "surrogateescape")
     return blake2b(text, digest_size=8, person=b"firstopen.secret").hexdigest()
 
 
 class SecretCheck:
-    """Compares ``secrets``, the current one first, with those that the database knows."""
+    """Compares ``secrets``, the current one first, with the fingerprints in the database."""
 
     def __init__(self, secrets: Sequence[str], kept_s: float) -> None:
         self._listed = tuple(fingerprint(secret) for secret in secrets)
         self._kept_ms = int(kept_s * 1000)
 
     async def verify(self, engine: Engine) -> None:
-        """Note that the first secret is current now.
+        """Store that the first secret is the current one.
 
-        Raises ``EngineUnavailable``, or ``SecretNotListed`` if data may be under a secret that is not listed.
+        Raises ``EngineUnavailable``, or ``SecretNotListed`` if data may need a secret that is not listed.
         """
         current = self._listed[0]
         where, values = self._missing()
@@ -75,7 +75,7 @@ class SecretCheck:
             raise SecretNotListed(_refusal(missing))
 
     async def missing(self, engine: Engine) -> list[KnownSecret]:
-        """Return the secrets that data may be under and that are not listed; change nothing."""
+        """Return the secrets that data may need and that are not listed, without a change."""
         (rows,) = await engine.fetch([self._find_missing()])
         return [KnownSecret(*row) for row in rows]
 
@@ -90,7 +90,7 @@ class SecretCheck:
 
 
 async def known_secrets(engine: Engine) -> list[KnownSecret]:
-    """Return the secrets that data may be under, oldest first; none if the database was never migrated."""
+    """Return the secrets that data may need, oldest first; empty if the database was never migrated."""
     try:
         (rows,) = await engine.fetch([Statement(f"{_KNOWN} ORDER BY first_used_at, fingerprint")])
     except StatementRejected:
@@ -99,7 +99,7 @@ async def known_secrets(engine: Engine) -> list[KnownSecret]:
 
 
 async def forget_secret(engine: Engine, name: str) -> bool:
-    """Give up what is encrypted under a secret, by its fingerprint; return False if it is not known."""
+    """Delete the fingerprint of a secret, so that it need not be listed; return False if it is unknown."""
     forget = Statement("DELETE FROM secrets WHERE fingerprint = ? RETURNING 1", (name,))
     (rows,) = await engine.commit_alone([forget])
     return bool(rows)
@@ -108,7 +108,7 @@ async def forget_secret(engine: Engine, name: str) -> bool:
 def _refusal(missing: Sequence[KnownSecret]) -> str:
     names = ", ".join(each.fingerprint for each in missing)
     return (
-        f"FIRSTOPEN_SECRET: data in the database was written under a secret that is not listed ({names})."
-        " List it after the current one: FIRSTOPEN_SECRET=current,older. If it is lost, give up what only it"
-        f" can read: firstopen db forget-secret {missing[0].fingerprint}"
+        f"FIRSTOPEN_SECRET: data in the database was written with a secret that is not listed ({names})."
+        " List it after the current one: FIRSTOPEN_SECRET=current,older. If it is lost, give up the data that"
+        f" only it can decrypt: firstopen db forget-secret {missing[0].fingerprint}"
     )

@@ -1,4 +1,4 @@
-"""Keyed hashes as the database holds them: 64 bits, as a signed integer."""
+"""Convert keyed hashes to the database's form: 64 bits, as a signed integer."""
 
 _HALF = 2**63
 

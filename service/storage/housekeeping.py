@@ -1,8 +1,8 @@
-"""Deletes what is older than it should be, a little at a time.
+"""Delete expired rows, in small batches.
 
-What can go wrong: an exception that nobody foresaw ends it, and the database grows for ever (it is logged,
-counted and named by readiness, and deletion goes on with the next round); two replicas delete the same rows
-(each deletes what it finds).
+What can go wrong: an unexpected exception stops it, and the database grows for ever (the exception is logged,
+counted and shown by readiness, and the next round continues); two replicas delete the same rows (harmless:
+each deletes the rows that are left).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Expire = Callable[[], Awaitable[int]]  # deletes some rows and returns how many:
 
 
 class Housekeeping:
-    """Runs each of these until nothing is left to delete, every ten minutes."""
+    """Runs each of ``chores`` until nothing is left to delete, every ten minutes."""
 
     def __init__(self, chores: Sequence[Expire], background: Background) -> None:
         self._chores = chores
@@ -28,11 +28,11 @@ class Housekeeping:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the background task."""
         self._task = self._background.spawn(self._run(), "housekeeping")
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop the background task."""
         if self._task is not None:
             await cancel_all([self._task])
 
@@ -42,8 +42,8 @@ class Housekeeping:
                 with contextlib.suppress(StoreFailed):
                     await self._round()
                 self.problem = None
-            except Exception as exc:  # noqa: BLE001  the next round may do better, and the log names our mistake
-                self.problem = f"what is old is not deleted: {type(exc).__name__}"
+            except Exception as exc:  # noqa: BLE001  reported, and the next round may succeed
+                self.problem = f"expired rows are not deleted: {type(exc).__name__}"
                 self._background.report(exc, "housekeeping")
             await asyncio.sleep(_EVERY_S)
 

@@ -41,10 +41,10 @@ _ERASURE = "INSERT INTO erasures (device, erased_at) VALUES (?, ?) ON CONFLICT D
 _ENTRY = """INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at,
     next_attempt_at, attempts, reason, owner, lease_until, event_key, idempotency_key, body_key, payload)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
-_COLUMNS = 13  # of the old table of entries, without these:
+_COLUMNS = 13  # of the old table of entries, without _KEYS
 _KEYS = ("event_key", "idempotency_key", "body_key")  # of version 3 only
 
-# A ciphertext is this byte, a salt of 16 bytes, a nonce of 12, and AES-256-GCM's text under the salt's key.
+# A ciphertext is this byte, a salt of 16 bytes, a nonce of 12 bytes, and the text encrypted by AES-256-GCM.
 _SEALED = b"\x01"
 _SALT_TO, _NONCE_TO = 17, 29
 
@@ -52,18 +52,18 @@ _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
 class _Undecryptable(Exception):
-    """Encrypted under a secret that is not listed, or damaged."""
+    """The data was encrypted with a secret that is not listed, or is damaged."""
 
 
 class OldSecrets:
-    """Decrypts what the file's version encrypted under any of these secrets."""
+    """Decrypts data of the old file with any of the secrets."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         texts = [secret.encode("utf-8", "surrogateescape") for secret in secrets]
         self._keys = [blake2b(text, digest_size=32, person=b"firstopen.seal").digest() for text in texts]
 
     def decrypt(self, sealed: bytes) -> bytes:
-        """Decrypt; raises ``_Undecryptable``."""
+        """Return the decrypted text; raises ``_Undecryptable``."""
         salt, nonce, text = sealed[1:_SALT_TO], sealed[_SALT_TO:_NONCE_TO], sealed[_NONCE_TO:]
         for key in self._keys:
             once = blake2b(salt, key=key, digest_size=32, person=b"firstopen.once").digest()
@@ -75,7 +75,7 @@ class OldSecrets:
 
 
 class Imported(Struct, frozen=True):
-    """What was copied. So many entries and opens were ``undecryptable``: they are in the old file only."""
+    """How many rows were copied; ``undecryptable`` entries and opens remain only in the old file."""
 
     claims: int
     entries: int
@@ -84,7 +84,7 @@ class Imported(Struct, frozen=True):
 
 
 def is_old_file(folder: Path) -> bool:
-    """Return True if the database there is one from before the migrations; raises ``EngineUnavailable``."""
+    """Return True if the folder's database is of an earlier version; raises ``EngineUnavailable``."""
     path = folder / FILE
     if not path.is_file():
         return False
@@ -98,7 +98,7 @@ def is_old_file(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename an old file, and return what is to be imported; None if there is nothing.
+    """Rename the file of an earlier version; return the file to import, or None if there is none.
 
     Raises ``DataDirTaken``, ``ImportFailed`` or ``EngineUnavailable``.
     """
@@ -108,7 +108,7 @@ def set_aside(folder: Path) -> Path | None:
     if not is_old_file(folder):
         return None
     if (folder / KEPT_AS).exists():
-        raise ImportFailed(f"{folder / KEPT_AS} is there from an earlier import: move one of the files away")
+        raise ImportFailed(f"{folder / KEPT_AS} exists from an earlier import: move one of the files away")
     lock = lock_folder(folder / FILE)
     try:
         with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as file:
@@ -137,15 +137,16 @@ def refuse_another_secret(importing: Path, secrets: OldSecrets) -> None:
         raise _unreadable(importing, exc) from exc
     if found:
         raise SecretNotListed(
-            f"FIRSTOPEN_SECRET: nothing in {importing} can be decrypted. List the secret that it was written"
-            " under after the current one: FIRSTOPEN_SECRET=current,older. If it is lost, move the file away"
+            f"FIRSTOPEN_SECRET: nothing in {importing} can be decrypted. List the secret with which it was"
+            " written, after the current one: FIRSTOPEN_SECRET=current,older. If it is lost, move the file"
+            " away"
         )
 
 
 async def import_old_file(
     importing: Path, database: Database, secrets: OldSecrets, cipher: Cipher
 ) -> Imported:
-    """Copy what is in the file; raises ``ImportFailed`` if that cannot be read, or ``StoreFailed``."""
+    """Copy the file's rows to the database; raises ``ImportFailed`` or ``StoreFailed``."""
     copied = _Import(database, secrets, cipher)
     try:
         with closing(sqlite3.connect(importing, isolation_level=None)) as file:
@@ -158,12 +159,12 @@ async def import_old_file(
 
 
 def keep(importing: Path) -> None:
-    """Give the file that was imported the name under which it is kept."""
+    """Rename the imported file, which is kept as a backup."""
     importing.rename(importing.with_name(KEPT_AS))
 
 
 class _Import:
-    """Copies table by table, and counts."""
+    """Copies table by table, and counts rows."""
 
     def __init__(self, database: Database, secrets: OldSecrets, cipher: Cipher) -> None:
         self.counts = {"claims": 0, "entries": 0, "opens": 0, "undecryptable": 0}
@@ -195,7 +196,7 @@ class _Import:
                 await self._database.write(*statements)
 
     async def opens(self, file: sqlite3.Connection) -> None:
-        """Write the opens anew. None is repeated: until when it may be was another process's clock."""
+        """Copy the opens. Their answers are not repeated: the old expiry was by another process's clock."""
         seen = 0.0
         store = SqlOpenStore(self._database, self._cipher, clock=lambda: 0.0, unix_time=lambda: seen)
         for rows in _rows(file, "opens"):
@@ -222,23 +223,26 @@ class _Import:
 
 
 def _rows(file: sqlite3.Connection, table: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield a table's rows by the names of their columns, some at a time."""
+    """Yield a table's rows as dicts, in batches."""
     order = "ORDER BY state = 'delivered', seq" if table == "entries" else ""
-    cursor = file.execute(f"SELECT * FROM {table} {order}")  # noqa: S608  names of ours
+    cursor = file.execute(f"SELECT * FROM {table} {order}")  # noqa: S608  constants
     names = [column[0] for column in cursor.description]
     while rows := cursor.fetchmany(_AT_A_TIME):
         yield [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _with_device(row: dict[str, Any]) -> tuple[object, ...]:
-    """Return the values of a claim or an erasure."""
+    """Return the values of a claim or an erasure, with the device as a number."""
     click = (row["click_id"],) if "click_id" in row else ()
     return *click, device_number(row["device"]), _ms(row["at"])
 
 
 def _entry(row: dict[str, Any], payload: bytes | None) -> list[Statement]:
-    """Add an entry. If an earlier one has its keys, one that is not delivered is added without them."""
-    columns = tuple(row.values())  # in the order of version 3's table, which named three of them differently
+    """Return statements that add an entry; without its keys if an earlier entry has them.
+
+    A delivered entry is not added then.
+    """
+    columns = tuple(row.values())  # in the order of version 3, where three columns have other names
     if len(columns) != _COLUMNS + (len(_KEYS) if _KEYS[0] in row else 0):
         raise LookupError("entries")
     ordering_key, depends_on, subject = columns[4], columns[5], columns[11]

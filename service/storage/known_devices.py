@@ -1,22 +1,21 @@
-"""Which devices the database may have opens of, so that an open of a new one need not ask it.
+"""A Bloom filter of the devices with opens in the database, which saves a query for opens of new devices.
 
-Most opens that the cache does not answer come from devices that are new; looking each of them up costs a
-tenth of the open. This is a Bloom filter: "no" is certain, "maybe" is looked up.
+Most opens that miss the cache come from new devices, and a query takes a tenth of the time of such an open.
+"No" is certain; after "maybe", the database is queried.
 
-What can go wrong: a device is called new although the database has it (nothing is called new before every
-row was read, and each later open is added before it is written); another process writes opens (only an
-engine that is one process's alone is used with this filter); erased and expired devices stay in it until the
-next start, and with far more devices than it is made for many a new one is looked up after all (a "maybe"
-costs a query and no answer).
+What can go wrong: a stored device counts as new (no device counts as new before all rows were read, and later
+opens are added before they are written); another process writes opens (the filter is used only with an engine
+that no other process uses); erased and expired devices remain until the next start, and with far more devices
+than planned, many new devices are queried (a "maybe" costs a query, but never changes an answer).
 """
 
-_BYTES = 8 * 1024 * 1024  # with 4 positions each, 5 million devices: 1 new one in 200 is looked up
+_BYTES = 8 * 1024 * 1024  # for 5 million devices with 4 positions each, 1 new device in 200 is queried
 _POSITIONS = 4
 _MASK = _BYTES * 8 - 1
 
 
 class KnownDevices:
-    """A set of devices by their 64-bit keyed hashes, which may contain more than was added."""
+    """A set of devices by their 64-bit keyed hashes; it may also contain devices that were not added."""
 
     def __init__(self) -> None:
         self._bits = bytearray(_BYTES)

@@ -1,8 +1,8 @@
-"""Bring a database's schema up to this version of firstopen.
+"""Migrate a database's schema to this version of firstopen.
 
-What can go wrong: two replicas migrate at the same time (each migration takes one row's lock first, and looks
-again whether it is still needed); a process dies half-way (a migration is one transaction); an older
-firstopen starts on a newer schema (refused, with what to do).
+What can go wrong: two replicas migrate at the same time (each migration first locks a row, and fails if it
+has been applied); a process dies during a migration (each is one transaction); an older firstopen starts on a
+newer schema (refused, with a message that says what to do).
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,23 @@ from service.telemetry import Event, Log
 
 LATEST = MIGRATIONS[-1].number
 
-_TRIES = 20  # two replicas that create the first table at the same time disturb each other
+_TRIES = 20  # creating the first table can fail if two replicas do it at the same time
 _CREATE = (
     """CREATE TABLE IF NOT EXISTS schema_migrations (
         number BIGINT PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)""",
     """INSERT INTO schema_migrations (number, name, applied_at) VALUES (0, 'lock', {now_ms})
         ON CONFLICT (number) DO NOTHING""",
 )
-LOCK = Statement("UPDATE schema_migrations SET applied_at = {now_ms} WHERE number = 0")  # until the commit
+LOCK = Statement(
+    "UPDATE schema_migrations SET applied_at = {now_ms} WHERE number = 0"
+)  # locks until the commit
 _APPLIED = Statement(
     "SELECT number, name, applied_at FROM schema_migrations WHERE number > 0 ORDER BY number"
 )
 
 
 class Applied(Struct, frozen=True):
-    """A migration that the database has; ``applied_at`` is Unix milliseconds."""
+    """A migration that was applied; ``applied_at`` is in Unix milliseconds."""
 
     number: int
     name: str
@@ -39,11 +41,11 @@ class Applied(Struct, frozen=True):
 
 
 async def migrate(engine: Engine) -> list[Migration]:
-    """Apply what is missing; return what was applied now.
+    """Apply missing migrations; return those that were applied by this call.
 
-    Raises ``EngineUnavailable``, ``MigrationFailed``, or ``SchemaTooNew`` for a database that a newer
-    firstopen has migrated. Where nothing is missing, nothing is written: serving takes no right to create
-    tables then.
+    If none is missing, nothing is written, so the database user needs no right to create tables. Raises
+    ``EngineUnavailable``, ``MigrationFailed``, or ``SchemaTooNew`` if a newer firstopen has migrated the
+    database.
     """
     try:
         missing = pending(await applied(engine))
@@ -51,10 +53,10 @@ async def migrate(engine: Engine) -> list[Migration]:
             await _create(engine)
         done = [migration for migration in missing if await _apply(engine, migration)]
         if missing:
-            pending(await applied(engine))  # another replica, a newer one, may have migrated meanwhile
+            pending(await applied(engine))  # a newer replica may have migrated at the same time
     except StatementRejected as exc:
         raise MigrationFailed(
-            f"the database refuses to be migrated ({exc}): its user needs the right to create tables, or run"
+            f"the database refuses the migration ({exc}): give its user the right to create tables, or run"
             " firstopen db migrate as a user that has it"
         ) from exc
     return done
@@ -65,21 +67,21 @@ def pending(known: Sequence[Applied]) -> list[Migration]:
     newest = max((each.number for each in known), default=0)
     if newest > LATEST:
         raise SchemaTooNew(
-            f"the database has schema {newest}, this firstopen knows up to {LATEST}: run the newer version, "
-            "or restore a backup from before the update"
+            f"the database has schema {newest}, but this firstopen supports up to {LATEST}: run the newer "
+            "version, or restore a backup from before the update"
         )
     numbers = {each.number for each in known}
     return [migration for migration in MIGRATIONS if migration.number not in numbers]
 
 
 def log_migrations(log: Log, migrations: Sequence[Migration]) -> None:
-    """Log what was applied."""
+    """Log applied migrations."""
     for migration in migrations:
         log.info(Event.SCHEMA_MIGRATED, number=migration.number, name=migration.name)
 
 
 async def applied(engine: Engine) -> list[Applied]:
-    """Return the migrations that the database has, oldest first; none if it was never migrated."""
+    """Return the applied migrations, oldest first; empty if the database was never migrated."""
     try:
         (rows,) = await engine.fetch([_APPLIED])
     except StatementRejected:
@@ -99,7 +101,7 @@ async def _create(engine: Engine) -> None:
 
 
 async def _apply(engine: Engine, migration: Migration) -> bool:
-    """Apply a migration; return False if another replica has done so meanwhile."""
+    """Apply a migration; return False if another replica has applied it first."""
     record = Statement(
         "INSERT INTO schema_migrations (number, name, applied_at) VALUES (?, ?, {now_ms})",
         (migration.number, migration.name),

@@ -1,17 +1,16 @@
 """The schema, as numbered migrations. Each is applied once, in one transaction.
 
-Rules: never edit a migration that was released; add one. During a rolling update the old and the new version
-use the database side by side, so a migration only adds (expand); what nobody reads any more is dropped one
-release later (contract). Only plain SQL that SQLite, PostgreSQL and PostgreSQL-compatible distributed engines
-share: no sequences, no extensions. Times are Unix milliseconds; hashes are keyed hashes under
-FIRSTOPEN_SECRET.
+Rules: never edit a released migration; add a new one. During a rolling update, the old and the new version
+use the database at the same time, so a migration only adds (expand); unused columns and tables are dropped
+one release later (contract). Use only plain SQL that SQLite, PostgreSQL and PostgreSQL-compatible distributed
+engines share: no sequences, no extensions. Times are Unix milliseconds; hashes are keyed by FIRSTOPEN_SECRET.
 """
 
 from msgspec import Struct
 
 
 class Migration(Struct, frozen=True):
-    """One step of the schema."""
+    """One numbered change of the schema."""
 
     number: int
     name: str

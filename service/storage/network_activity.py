@@ -1,8 +1,8 @@
-"""What the opens and clicks of a network tell matching: who opened the app there, and what was clicked.
+"""Collect the recent opens and clicks of a network, for matching by IP address.
 
-What can go wrong: an open of a moment ago is not in the database yet (opens are written behind, when they are
-answered: those that this process saw in the last seconds are added from memory); a network with very many
-opens (only the newest are read: with that many installs nothing is matched there anyway).
+What can go wrong: a recent open is not in the database yet (opens are written after they are answered, so
+this process's opens of the last seconds are added from memory); a network has very many opens (only the
+newest are read, because clicks are not matched on a network with so many installs).
 """
 
 import time
@@ -20,19 +20,19 @@ from service.storage.database import Database
 from service.storage.hashes import device_name, device_number, to_signed
 from service.storage.statements import Row, Statement
 
-CLICKS_MAX = 64  # of a network, the newest
-INSTALLS_MAX = 64  # counted at least; more where an app's crowd_limit is higher
+CLICKS_MAX = 64  # per network, the newest
+INSTALLS_MAX = 64  # counted per network; more if an app's crowd_limit is higher
 
-_TIMEOUT_S = 0.25  # an open waits no longer: it is answered as pending
-_OPENS_PER_INSTALL = 16  # that are read, of a network that has many
-_RECENT_S = 10.0  # longer than an open takes from here into the database
+_TIMEOUT_S = 0.25  # after this time, an open is answered as pending
+_OPENS_PER_INSTALL = 16  # read on average, from a network with many opens
+_RECENT_S = 10.0  # longer than it takes to write an open to the database
 _RECENT_NETWORKS_MAX = 10_000
-# A click that was made up to so much later than the window's first is used up together with that one.
+# A second click this soon after the first in the window is used up together with the first.
 CLICK_SLACK_S = SECOND_CLICK_S
-_OPEN_SLACK_MS = 2 * CLOCK_DIFFERENCE_S * 1000  # an open uses up clicks that Dub's clock says are later
+_OPEN_SLACK_MS = 2 * CLOCK_DIFFERENCE_S * 1000  # an open uses up clicks that are later by Dub's clock
 
-# An open counts when it was last answered, not when it was first: an install that is opened every day without
-# a link has one row.
+# An open counts at the time of its last answer, not of its first, because an install that is opened every day
+# without a link has only one row.
 _OPENS = """SELECT DISTINCT device, seen_in_window, device_traits,
     CASE WHEN device_traits IS NULL THEN NULL ELSE link_id END,
     CASE WHEN device_traits IS NULL THEN NULL ELSE opened_at END
@@ -50,24 +50,24 @@ _decode = msgspec.json.Decoder(Traits).decode
 
 
 def encode_traits(traits: Traits) -> str:
-    """Write device traits as compact JSON."""
+    """Return device traits as compact JSON."""
     return _encode(traits).decode()
 
 
 def decode_traits(text: str) -> Traits:
-    """Read device traits; raises ``msgspec.DecodeError``."""
+    """Return device traits from JSON; raises ``msgspec.DecodeError``."""
     return _decode(text)
 
 
 class _Recent(Struct):
-    """What this process saw of a network in the last seconds."""
+    """The activity of a network in the last seconds, on this process."""
 
-    installs: dict[int, int]  # when each opened, in Unix milliseconds
+    installs: dict[int, int]  # time of each install's last open, in Unix milliseconds
     retirements: dict[tuple[str, str], Retirement]  # by install and link
 
 
 class NetworkActivity:
-    """Fills ``resolve.ports.NetworkActivity`` for one app. ``clock`` is monotonic seconds, in real time."""
+    """Implements ``ports.NetworkActivity`` for one app. ``clock`` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -86,18 +86,18 @@ class NetworkActivity:
         self._recent: TTLCache[int, _Recent] = TTLCache(_RECENT_NETWORKS_MAX, _RECENT_S, clock)
 
     def record_open(self, network: int, install: str, at_ms: int) -> None:
-        """Note an open until the database has it."""
+        """Remember an open until it is in the database."""
         self._note(network, install, at_ms)
 
     def record_install(self, network: int, retirement: Retirement) -> None:
-        """Note an install that was found by certain evidence, until the database has its open."""
+        """Remember an install whose click is certain, until its open is in the database."""
         recent = self._note(network, retirement.install, retirement.at_ms)
         _put(recent.retirements, (retirement.install, retirement.link_id), retirement, self._installs_max)
 
     async def view(self, network: int, install: str, at_ms: int) -> NetworkView:
-        """Return what is known of a network, for an install that opened from it; raises ``StoreFailed``.
+        """Return the clicks and installs of a network, as seen by an open of ``install``.
 
-        ``at_ms`` is when it opened, in Unix milliseconds.
+        ``at_ms`` is the time of the open, in Unix milliseconds. Raises ``StoreFailed``.
         """
         since_ms = at_ms - self._window_ms
         clicks_since_ms = since_ms - CLICK_SLACK_S * 1000
@@ -120,13 +120,13 @@ class NetworkActivity:
         recent = self._recent.get(network)
         if recent is None:
             recent = _Recent({}, {})
-        self._recent[network] = recent  # and for some seconds more
+        self._recent[network] = recent  # restarts its lifetime
         _put(recent.installs, device_number(install), at_ms, self._installs_max)
         return recent
 
 
 def _put(kept: dict[K, V], key: K, value: V, at_most: int) -> None:
-    """Keep the newest of what was put in."""
+    """Put a value; drop the oldest one if there are ``at_most`` already."""
     kept.pop(key, None)
     if len(kept) >= at_most:
         del kept[next(iter(kept))]

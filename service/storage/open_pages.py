@@ -1,4 +1,4 @@
-"""Reads opens page by page, each page with a bounded amount of work, whichever app's they are."""
+"""Read opens page by page, with a bounded number of rows read per page, also for an app with few opens."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -8,8 +8,8 @@ from service.storage.statements import Row, Statement
 
 PAGE_TIMEOUT_S = 5.0
 
-_LOOKED_AT_MAX = 10_000  # opens of all apps, for one page of one app's
-_PENDING_MS = 7 * 86_400_000  # no answer changes later
+_LOOKED_AT_MAX = 10_000  # opens of all apps that are read for one page of one app
+_PENDING_MS = 7 * 86_400_000  # after this time, an answer no longer changes
 _COLUMNS = """o.open_id, o.app, o.opened_at, o.updated_at, o.match_type, o.guaranteed, o.confidence,
     o.match_reason, o.source, o.pending, o.click_id, o.link_id, o.link_domain, o.link_key, o.app_version"""
 _LOOK_NO_FURTHER = """SELECT opened_at, open_id FROM opens WHERE (opened_at, open_id) > (?, ?)
@@ -23,7 +23,7 @@ Read: TypeAlias = Callable[[Statement], Awaitable[list[Row]]]
 
 
 class OpenPages:
-    """Fills ``resolve.ports.OpenPages``. ``unix_time`` is wall clock seconds."""
+    """Implements ``ports.OpenPages``. ``unix_time`` returns Unix seconds."""
 
     def __init__(self, read: Read, unix_time: Callable[[], float]) -> None:
         self._read = read
@@ -32,7 +32,7 @@ class OpenPages:
     async def page(
         self, app: str | None, after: Position, limit: int, *, before_ms: int | None = None
     ) -> OpenPage:
-        """Return opens behind a position, of one app or of all; raises what reading raises."""
+        """Return opens after a position, of one app or of all; raises what ``read`` raises."""
         settled_ms = int((self._unix_time() - UNSETTLED_S) * 1000)
         end_ms = settled_ms if before_ms is None else min(before_ms, settled_ms)
         start = (after.opened_at_ms, after.open_id)

@@ -1,8 +1,8 @@
-"""SQL as data: statements that any engine runs, and rows that are written together.
+"""SQL statements as data, which every engine can run.
 
-Statements use ``?`` for values and never contain a question mark otherwise. ``{now_ms}`` is the database's
-own clock in Unix milliseconds, so that replicas whose clocks differ agree about leases; ``{skip_locked}``
-leaves out rows that another replica has locked, where the engine has such locks.
+Statements use ``?`` only for values. ``{now_ms}`` is the database's own clock in Unix milliseconds, so that
+replicas with different clocks agree about leases; ``{skip_locked}`` skips rows that another replica has
+locked, if the engine has such locks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from msgspec import Struct
 Values: TypeAlias = tuple[Any, ...]
 Row: TypeAlias = tuple[Any, ...]
 
-_ROWS_PER_STATEMENT = (64, 16, 4, 1)  # few sizes, so that few distinct texts are prepared
+_ROWS_PER_STATEMENT = (64, 16, 4, 1)  # few sizes, so that there are few distinct statements
 
 
 class Statement(Struct, frozen=True, gc=False):
@@ -24,10 +24,10 @@ class Statement(Struct, frozen=True, gc=False):
 
 
 class RowStatement(Struct, frozen=True):
-    """A statement over many rows: ``before``, one ``row`` for each, separated by commas, then ``after``.
+    """A statement for many rows: ``before``, then ``row`` for each, separated by commas, then ``after``.
 
-    ``key`` is the position of the value that identifies a row. Of two rows with one key in a batch only the
-    later is written: PostgreSQL refuses an upsert that meets a row twice.
+    ``key`` is the position of the value that identifies a row. If a batch has two rows with the same key,
+    only the later one is written, because PostgreSQL refuses an upsert that changes a row twice.
     """
 
     table: str
@@ -37,7 +37,7 @@ class RowStatement(Struct, frozen=True):
     key: int = 0
 
     def over(self, rows: Sequence[Values]) -> Iterator[tuple[Statement, Sequence[Values]]]:
-        """Yield statements that write these rows, each with the rows that it writes."""
+        """Yield statements that write the rows, each with the rows that it writes."""
         latest = list({values[self.key]: values for values in rows}.values())
         at = 0
         for count in _ROWS_PER_STATEMENT:

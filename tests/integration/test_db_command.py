@@ -168,7 +168,9 @@ def test_a_newer_schema_is_refused(deployment: Deployment) -> None:
     status, said = deployment.db("migrate")
     assert status == 2
     for line in (said, deployment.refused()):
-        assert line.startswith(f"firstopen: the database has schema {LATEST + 1}, this firstopen knows up to")
+        assert line.startswith(
+            f"firstopen: the database has schema {LATEST + 1}, but this firstopen supports up to"
+        )
         assert "run the newer version" in line
     status, said = deployment.db("status")
     assert status == 2

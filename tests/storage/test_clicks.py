@@ -144,7 +144,7 @@ async def test_a_turn_whose_reply_was_lost_is_taken_again(databases: list[Databa
     """A replica that never heard that it is its turn does not wait for itself."""
     store = clicks_of(databases[0])
     if databases[0].is_shared:
-        assert (await store._take_turn()).mine
+        assert (await store._begin_round()).mine
     async with asyncio.timeout(clicks.LEASE_MS / 2000):
         async with store.sync_round() as sync_round:
             assert sync_round.mine

@@ -53,7 +53,7 @@ async def test_an_idle_loop_counts_all_time() -> None:
     called: list[float] = []
     began = loop.time()
     deadlines.add(0.05, lambda: called.append(loop.time() - began))
-    deadlines.take_back(deadlines.add(0.02, lambda: called.append(0)))
+    deadlines.cancel(deadlines.add(0.02, lambda: called.append(0)))
     await asyncio.sleep(0.2)
     assert len(called) == 1
     assert called[0] + 0.001 >= 0.05 - 0.003

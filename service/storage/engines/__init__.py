@@ -1,1 +1,1 @@
-"""The two engines. They differ in placeholders, locking and connection handling, and in nothing else."""
+"""The two database engines, which differ only in placeholders, locking and connection handling."""

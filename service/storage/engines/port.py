@@ -1,4 +1,4 @@
-"""What the storage layer needs from a database engine."""
+"""The interface of a database engine."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
@@ -13,31 +13,31 @@ UnitResult: TypeAlias = list[list[Row]] | StatementRejected  # the rows of each 
 class Engine(Protocol):
     """A connected database. Every method but ``close`` raises ``EngineUnavailable``."""
 
-    is_shared: bool  # whether other processes may write to the same database
-    reads_at_once: int  # round trips of ``fetch`` under way; more would only queue
-    place: str  # for people: which engine, and where; no password
+    is_shared: bool  # True if other processes may write to the same database
+    reads_at_once: int  # concurrent calls of ``fetch``; more would only queue
+    place: str  # the engine and its location, for people to read; without a password
 
     async def connect(self) -> None:
-        """Connect, or make sure that the connection still serves the right database."""
+        """Connect, or check that the connection still uses the right database."""
         ...
 
     async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
-        """Run queries, each in its own snapshot. Raises ``StatementRejected`` for the first faulty one."""
+        """Run queries, each in its own snapshot; raises ``StatementRejected`` for the first invalid one."""
         ...
 
     async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
-        """Run the units in one durable transaction; a rejected unit is left out of it."""
+        """Run the units in one durable transaction, without those that are rejected."""
         ...
 
     async def commit_alone(self, unit: Unit) -> list[list[Row]]:
-        """Run one unit in a transaction of its own, such as a migration, without a time limit.
+        """Run one unit, such as a migration, in a separate transaction without a time limit.
 
         Raises ``StatementRejected``.
         """
         ...
 
     async def after_erasure(self) -> None:
-        """Remove erased rows from the database's own files, where the engine leaves copies behind."""
+        """Remove copies of erased rows from the database's files, if the engine leaves any."""
         ...
 
     async def close(self) -> None:

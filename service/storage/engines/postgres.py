@@ -1,13 +1,14 @@
-"""PostgreSQL 14 or newer, over psycopg: libpq's URLs, TLS parameters and host lists work as everywhere.
+"""The engine for PostgreSQL 14 or newer, over psycopg, with libpq's URLs, TLS parameters and host lists.
 
-psycopg and not asyncpg (both measured): a lookup costs half the CPU, libpq finds the writable host of
-several, and statements are never prepared by name, so PgBouncer in transaction mode of any version works.
+psycopg instead of asyncpg, because of measurements: a lookup takes half the CPU time, libpq finds the
+writable host of several, and statements are never prepared by name, so any version of PgBouncer works in
+transaction mode.
 
 What can go wrong: the server is down, stopped, full or read-only, or another host has become the primary (the
-connection is dropped, and the next call connects again, to the host that takes writes); a server that accepts
-a connection and never answers (every call has a time limit); a lost connection during COMMIT (the caller
-learns nothing: all writes may be repeated); two replicas that lock rows in different orders (the units are
-tried again one by one).
+connection is dropped, and the next call connects to the writable host); a server accepts a connection and
+never answers (every call has a time limit); the connection is lost during COMMIT (its outcome is unknown, so
+all writes can be repeated safely); two replicas lock rows in different orders (the units are retried one by
+one).
 """
 
 import asyncio
@@ -24,9 +25,9 @@ from service.storage.errors import EngineUnavailable, StatementRejected
 from service.storage.statements import Row, Statement
 
 _CONNECT_S = 3.0
-_CALL_S = 3.0  # for a server that has stopped answering; callers have shorter limits of their own
+_CALL_S = 3.0  # for a server that has stopped answering; callers have shorter time limits
 _READERS = 4
-CONNECTIONS = _READERS + 1  # of a process: the server needs so many for each replica
+CONNECTIONS = _READERS + 1  # per process: the server must allow so many for each replica
 _PROBLEM_MAX_CHARS = 300
 _REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
@@ -40,11 +41,11 @@ _Connection: TypeAlias = psycopg.AsyncConnection[Row]
 
 
 class BadDatabaseURL(ValueError):
-    """FIRSTOPEN_DATABASE_URL is not a PostgreSQL URL. The message repeats nothing of it: a password."""
+    """FIRSTOPEN_DATABASE_URL is not a PostgreSQL URL. The message does not repeat it: it has a password."""
 
 
 class PostgresEngine:
-    """Fills ``Engine`` over a ``postgresql://`` URL; raises ``BadDatabaseURL``."""
+    """Implements ``Engine`` for a ``postgresql://`` URL; raises ``BadDatabaseURL``."""
 
     is_shared = True
     reads_at_once = _READERS
@@ -59,7 +60,7 @@ class PostgresEngine:
             self._readers.put_nowait(None)
 
     async def connect(self) -> None:
-        """Connect to the host that takes writes."""
+        """Connect to the writable host."""
         async with self._writing, self._limited():
             await self._writer_connection()
 
@@ -81,7 +82,7 @@ class PostgresEngine:
             self._readers.put_nowait(connection)
 
     async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
-        """Commit the units in one transaction; if one is at fault, each in a transaction of its own."""
+        """Commit the units in one transaction; if that fails, commit each in a separate transaction."""
         async with self._writing:
             try:
                 return await self._committed(units)
@@ -154,7 +155,7 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
-        """End a call that takes too long, and report every fault of the server as ``EngineUnavailable``."""
+        """Cancel a call that takes too long; raise ``EngineUnavailable`` for every failure of the server."""
         try:
             async with asyncio.timeout(_CALL_S):
                 yield
@@ -169,8 +170,8 @@ class PostgresEngine:
 def parse_url(url: str) -> str:
     """Return libpq's connection string for a URL; raises ``BadDatabaseURL``.
 
-    Of several hosts the one that takes writes is used, unless the URL says otherwise; a connection that takes
-    longer than a few seconds counts as failed, so that the next host is tried.
+    Of several hosts, the writable one is used unless the URL says otherwise. A connection attempt that takes
+    longer than two seconds fails, so that the next host is tried.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise BadDatabaseURL("expected a URL such as postgresql://user:password@host1,host2/database")
@@ -192,7 +193,7 @@ def parse_url(url: str) -> str:
 
 
 def _place(dsn: str) -> str:
-    """Name the hosts, the database and the user."""
+    """Return the database, the hosts and the user, for people to read."""
     known = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items()}
     hosts = known.get("host") or known.get("hostaddr") or "the local socket"
     ports = known.get("port", "5432").split(",")
@@ -206,7 +207,7 @@ def _place(dsn: str) -> str:
 
 @lru_cache(1024)
 def text(sql: str) -> bytes:
-    """Return a statement as psycopg takes it: ``%s`` for ``?``."""
+    """Return a statement in psycopg's syntax: ``%s`` for ``?``."""
     for token, meaning in _TOKENS.items():
         sql = sql.replace(token, meaning)
     return sql.replace("%", "%%").replace("?", "%s").encode()
@@ -214,7 +215,7 @@ def text(sql: str) -> bytes:
 
 async def _execute(connection: _Connection, statement: Statement) -> psycopg.AsyncCursor[Row]:
     cursor = connection.cursor(binary=True)
-    return await cursor.execute(text(statement.sql), statement.values)  # never None: %% would stay %%
+    return await cursor.execute(text(statement.sql), statement.values)  # with None, %% would stay %%
 
 
 async def _pipelined(connection: _Connection, queries: Sequence[Statement]) -> list[list[Row]]:
@@ -226,18 +227,18 @@ async def _pipelined(connection: _Connection, queries: Sequence[Statement]) -> l
 
 
 async def _rows(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
-    result = cursor.pgresult  # ``description`` would describe every column
+    result = cursor.pgresult  # cheaper than ``description``, which describes every column
     return [] if result is None or result.nfields == 0 else await cursor.fetchall()
 
 
 def _discard(connection: _Connection | None) -> None:
-    """Close a connection whose state is not known any more."""
+    """Close a connection whose state is unknown."""
     if connection is not None:
-        connection.pgconn.finish()  # without a word to a server that may not answer
+        connection.pgconn.finish()  # without waiting for a server that may not answer
 
 
 def _connection_problem(exc: psycopg.OperationalError) -> str:
-    """Say why each host refused. libpq names hosts and users in its messages, never a password."""
+    """Return why each host refused the connection. libpq's messages never contain a password."""
     lines = str(exc).splitlines()
     by_host = [line for line in lines if line.startswith("- host:")] or lines[:1]
     reasons = [line.rpartition("connection failed: ")[2] for line in by_host]
@@ -245,6 +246,6 @@ def _connection_problem(exc: psycopg.OperationalError) -> str:
 
 
 def _kind(exc: BaseException) -> str:
-    """Name a fault without its message, which may repeat values."""
+    """Return the kind of an error without its message, which may contain values."""
     sqlstate = getattr(exc, "sqlstate", None)
     return type(exc).__name__ if sqlstate is None else f"{type(exc).__name__} ({sqlstate})"

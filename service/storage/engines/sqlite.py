@@ -1,10 +1,9 @@
-"""SQLite: one file, one connection that writes and one that reads, each in a thread of its own.
+"""The engine for SQLite: one file, with a connection for writing and one for reading, each in its own thread.
 
-What can go wrong: the disk is full, or the file is removed, replaced or damaged while SQLite goes on from its
-cache (the file's identity and headers are checked before each commit; damage in the middle of a file is found
-only when SQLite reads it, which no check of ours can promise); two processes write to one folder (a lock
-file); what was deleted stays in the file (``secure_delete``, and the write-ahead log is emptied after an
-erasure).
+What can go wrong: the disk is full, or the file is removed, replaced or damaged while SQLite continues from
+its cache (the file's identity and headers are checked before each commit; damage in the middle of the file is
+found only when SQLite reads that part); two processes write to one folder (a lock file prevents it); deleted
+data remains in the file (``secure_delete`` is on, and the write-ahead log is emptied after an erasure).
 """
 
 import asyncio
@@ -25,14 +24,14 @@ from service.storage.statements import Row, Statement
 FILE = "firstopen.sqlite"
 
 _BUSY_MS = 5000
-_CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits touch is copied once
-_SHRINK_EVERY_S = 1.0  # damage to the file is hidden by the page cache for no longer
+_CHECKPOINT_PAGES = 4000  # 16 MB: a page that many commits change is copied only once
+_SHRINK_EVERY_S = 1.0  # the page cache can hide damage to the file for this long
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
     f"busy_timeout={_BUSY_MS}",
     "temp_store=MEMORY",
-    "cache_size=-8000",  # kB: indexes of random keys touch pages all over
+    "cache_size=-8000",  # kB: indexes of random keys use pages in all places
     "secure_delete=ON",
     f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
 )
@@ -46,14 +45,14 @@ _MAGIC = b"SQLite format 3\0"
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _TOKENS = {
     "{now_ms}": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-    "{skip_locked}": "",  # there is one writer
+    "{skip_locked}": "",  # there is only one writer
 }
 
 T = TypeVar("T")
 
 
 class SqliteEngine:
-    """Fills ``Engine`` over a file in ``folder``. ``exclusive`` locks the folder for this process."""
+    """Implements ``Engine`` for a file in ``folder``. ``exclusive`` locks the folder for this process."""
 
     is_shared = False
     reads_at_once = 1
@@ -72,13 +71,13 @@ class SqliteEngine:
         self._next_shrink = 0.0
 
     async def connect(self) -> None:
-        """Open the file, and create it if it is missing; raises ``DataDirTaken``."""
+        """Open or create the file; raises ``DataDirTaken`` if another process has locked the folder."""
         if self._exclusive and self._lock is None:
             self._lock = lock_folder(self._path)
         await self._in(self._writing, self._connected)
 
     async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
-        """Run queries in the reading thread, without waiting for a commit under way."""
+        """Run queries in the reading thread, without waiting for a commit."""
 
         def fetch() -> list[list[Row]]:
             connection = self._reading_connection()
@@ -103,7 +102,7 @@ class SqliteEngine:
         return result
 
     async def after_erasure(self) -> None:
-        """Empty the write-ahead log, where deleted rows are still to be read."""
+        """Empty the write-ahead log, which may still contain deleted rows."""
 
         def checkpoint() -> None:
             self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -113,7 +112,9 @@ class SqliteEngine:
     async def close(self) -> None:
         """Close both connections and unlock the folder."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._reading, self._close_reader)  # in its own thread: it may be reading
+        await loop.run_in_executor(
+            self._reading, self._close_reader
+        )  # in its own thread, after a running query
         await loop.run_in_executor(self._writing, self._close_writer)
         self._writing.shutdown()
         self._reading.shutdown()
@@ -144,9 +145,9 @@ class SqliteEngine:
         if self._writer is not None:
             return self._writer
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Readable by this user only. The descriptor stays open, to look at the header: closing any descriptor
-        # of the file drops SQLite's locks on it, and another process would delete the log under it.
-        if self._descriptor is not None:  # of an attempt that failed: the file may be another one by now
+        # Only this user may read the file. The descriptor, used to read the header, stays open: closing any
+        # descriptor of the file drops SQLite's locks, and another process could then delete the log.
+        if self._descriptor is not None:  # from a failed attempt: the file may have been replaced
             os.close(self._descriptor)
         self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -168,7 +169,7 @@ class SqliteEngine:
         return self._reader
 
     def _check_file(self, connection: sqlite3.Connection) -> None:
-        """Refuse to write to a file that SQLite would not open again."""
+        """Raise ``sqlite3.DatabaseError`` if the file was replaced or overwritten."""
         if self._file_identity() != self._identity:
             raise sqlite3.DatabaseError("the database file was replaced while in use; restart firstopen")
         if self._descriptor is not None and os.pread(self._descriptor, len(_MAGIC), 0) not in (_MAGIC, b""):
@@ -200,14 +201,14 @@ class SqliteEngine:
 
 @lru_cache(1024)
 def text(sql: str) -> str:
-    """Return a statement as SQLite takes it."""
+    """Return a statement in SQLite's syntax."""
     for token, meaning in _TOKENS.items():
         sql = sql.replace(token, meaning)
     return sql
 
 
 def _run(connection: sqlite3.Connection, unit: Unit) -> UnitResult:
-    """Run a unit inside the open transaction; a fault of its own undoes this unit and no other."""
+    """Run a unit inside the open transaction; if it is rejected, roll back only this unit."""
     several = len(unit) > 1
     try:
         if several:
@@ -226,14 +227,14 @@ def _run(connection: sqlite3.Connection, unit: Unit) -> UnitResult:
 
 
 def _is_rejection(exc: sqlite3.Error) -> bool:
-    """Tell a statement's own fault (a missing table, say) from the disk's."""
+    """Return True if the statement is at fault (such as a missing table), and False for the disk."""
     if isinstance(exc, sqlite3.OperationalError):
         return exc.sqlite_errorcode == sqlite3.SQLITE_ERROR
     return isinstance(exc, _REJECTIONS)
 
 
 def _log_head(path: Path) -> bytes:
-    """Return the beginning of the write-ahead log, on which SQLite holds no locks."""
+    """Return the beginning of the write-ahead log; reading it is safe, as SQLite does not lock that file."""
     try:
         with path.open("rb") as file:
             return file.read(4)
