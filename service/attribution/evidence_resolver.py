@@ -80,7 +80,7 @@ class EvidenceResolver:
         The outcome of each piece of evidence goes to ``recorder``.
         """
         until = self._clock() + timeout_s
-        context.explain_skipped(recorder)
+        context.trace_skipped(recorder)
         earlier: list[Open] | None = [] if dry else None  # not recalled yet
         unknown_s: float | None = None
         for item in context.chain.items:
@@ -133,7 +133,7 @@ class EvidenceResolver:
         latest = self._cache.answer(context.first_launch_key)
         if latest is None:
             return None
-        context.explain_skipped(recorder)
+        context.trace_skipped(recorder)
         return self._known(open_id, context, context.chain.items[0], [latest], recorder)
 
     def _known(
@@ -170,7 +170,7 @@ class EvidenceResolver:
             return False
         if self._cache.unknown_for_s(link.domain, link.key) > 0:
             return False
-        context.explain_skipped(recorder)
+        context.trace_skipped(recorder)
         recorder.at(item, self._clock())
         self._ip_matching.record_open(context)
         return True
@@ -263,7 +263,7 @@ class EvidenceResolver:
         )
         recorder.add("ip", outcome, attempt.detail, self._clock() - began)
         recorder.candidates = attempt.candidates
-        recorder.look_again = attempt.retry
+        recorder.click_may_be_late = attempt.retry
         strongest = self._precedence.strongest(context)
         return self._answers.by_address(open_id, context, attempt, recorder.source, strongest)
 

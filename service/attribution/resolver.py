@@ -124,7 +124,7 @@ class Resolver:
         context = self._contexts.of(report)
         while (flight := self._flights.under_way(context.key)) is not None:
             opened = await self._wait(flight, context)
-            if not context.says_more_than(opened):
+            if not context.has_stronger_evidence_than(opened):
                 return Settled(opened, repeat=True)
             await asyncio.sleep(0)  # what has just been decided is still under way: let it land
         known = self._cache.answer(context.key)
@@ -177,7 +177,7 @@ class Resolver:
         recorder = TraceRecorder(self._clock())
         opened = self._at_once("dry-run", context, dry=True)
         if opened is not None:
-            context.explain_at_once(opened, recorder)
+            context.trace_unresolved(opened, recorder)
         else:
             left_s = self._left_s(report)
             try:
@@ -243,7 +243,7 @@ class Resolver:
         )
         self._keep(context, opened)
         self._explain(queued.open_id, context, recorder, "replayed by the outbox")
-        if recorder.look_again:
+        if recorder.click_may_be_late:
             self._delayed_matching.start(context, opened, self._found_late)
         self._outbox.release_dependents(queued.open_id)  # its entry ends with this delivery
         found = opened.click_id is not None
@@ -261,14 +261,14 @@ class Resolver:
             return None
         self._metrics.shed.inc()
         self._log.info(Event.OPEN_SHED, app=context.app.name, open_id=open_id)
-        return self._degraded_and_queued(open_id, context, context.first_to_report)
+        return self._degraded_and_queued(open_id, context, context.strongest_reportable)
 
     def _settle_at_once(self, open_id: str, context: OpenContext) -> Open | None:
         """Decide and remember what needs nobody else."""
         recorder = TraceRecorder(context.report.caller.arrived)
         opened = self._at_once(open_id, context)
         if opened is not None:
-            context.explain_at_once(opened, recorder)
+            context.trace_unresolved(opened, recorder)
         else:
             opened = self._evidence_resolver.known_at_once(open_id, context, recorder)
         if opened is not None:
@@ -308,11 +308,14 @@ class Resolver:
         if (settled := await flight.wait(self._left_s(context.report))) is not None:
             return settled
         if flight.late:
-            late = self._answers.degraded(flight.open_id, context, context.first_to_report)
+            late = self._answers.degraded(flight.open_id, context, context.strongest_reportable)
         else:
             flight.late = True
             late = self._degraded_and_queued(
-                flight.open_id, context, context.first_to_report, not_before_s=self._answers.lifetimes.call_s
+                flight.open_id,
+                context,
+                context.strongest_reportable,
+                not_before_s=self._answers.lifetimes.call_s,
             )
             budget_ms = context.report.budget_ms
             self._log.info(Event.OPEN_LATE, app=context.app.name, open_id=flight.open_id, budget_ms=budget_ms)
@@ -365,7 +368,7 @@ class Resolver:
             self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(recorder), **subject, **about)
         else:
             self._note_decided(context, opened, self._took_ms(recorder), subject)
-            if recorder.look_again:
+            if recorder.click_may_be_late:
                 opened = self._delayed_matching.start(context, opened, self._found_late)
         if opened.open_id == open_id:
             self._explain(open_id, context, recorder)
@@ -471,7 +474,7 @@ class Resolver:
 
     def _may_repeat(self, context: OpenContext, known: Open) -> bool:
         """Return True if an answer stands, and the report has no better evidence than it was found by."""
-        return known.repeat_until > self._clock() and not context.says_more_than(known)
+        return known.repeat_until > self._clock() and not context.has_stronger_evidence_than(known)
 
     def _may_be_revised(self, known: Open) -> bool:
         """Return True if another replica may have given an open another answer than is remembered here."""

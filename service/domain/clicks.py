@@ -1,4 +1,4 @@
-"""Clicks of the matching window, between Dub's events, the sync and the database."""
+"""Types that pass clicks of the matching window between Dub's events, the click sync and the database."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -11,20 +11,20 @@ Fault = Literal["malformed", "timestamp"]  # why an event cannot be read
 
 
 class UnreadEvent(Struct, frozen=True, gc=False):
-    """An event that cannot be used, and when it was, if that can be read."""
+    """An event that cannot be decoded. ``at_ms`` is its time, None if that cannot be decoded either."""
 
     fault: Fault
     at_ms: int | None = None  # Unix milliseconds
 
 
 class SyncRound(Struct):
-    """A sync that this process makes, or (``mine`` false) that another one has finished.
+    """One sync of clicks: made by this process if ``mine``, otherwise finished by another process.
 
-    Of one's own turn, ``clicks`` are stored at its end, together with how far the sync has seen.
+    At the end of its own sync, this process stores ``clicks`` and ``synced_to_ms`` in one transaction.
     """
 
     mine: bool
     number: int
-    synced_to_ms: int  # every click before then is stored, in Unix milliseconds by Dub's clock
+    synced_to_ms: int  # every click before this time is stored (Unix milliseconds, Dub's clock)
     unread: Mapping[Fault, int]  # how many of the last sync's events could not be read
     clicks: Sequence[tuple[int, Click]] = ()

@@ -1,8 +1,9 @@
-"""From what a client reports to a link that Dub would know.
+"""Parse the deep link that a client reports into the form in which Dub knows the link.
 
-Canonical by Dub's rules (scheme added, host lower-cased, ``www.`` dropped, ``_root``, path case kept, query
-kept apart) over a WHATWG parser, and forgiving as browsers and Dub's redirect are (slashes at the end or
-doubled, a dot after the host, escapes in either case), so that one link has one name however it was typed.
+A WHATWG parser reads the URL; Dub's rules make it canonical (scheme added, host lower-cased, ``www.``
+removed, ``_root`` for an empty key, path case kept, query kept apart). Variants that browsers and Dub's
+redirect accept (trailing or doubled slashes, a dot after the host, escapes in either case) become one form,
+so that every spelling of a link has the same cache key.
 """
 
 import re
@@ -38,44 +39,44 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+:\d{1,5}(?:[/?#]|
 
 
 def link_name(domain: str, key: str) -> str:
-    """Return a name for a link in caches: long keys are hashed, so that they cannot fill memory."""
+    """Return the cache key of a link. Long link keys are hashed, so that they cannot fill memory."""
     if len(key) > _LONG_KEY_CHARS:
         key = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{domain}/{key}"
 
 
 class DeepLink(Struct, frozen=True, gc=False):
-    """A URL that opened an app. ``domain`` and ``key`` are empty unless it is http or https."""
+    """A URL that opened an app. ``domain`` and ``key`` are empty unless the URL is http or https."""
 
-    url: str  # canonical for the web, otherwise as parsed
+    url: str  # canonical for http and https, otherwise as parsed
     href: str  # as parsed: port, ``www.``, slashes and Dub's own parameters kept
     domain: str
     key: str
-    query: str  # without its ``?`` and without the parameters that are meant for Dub
-    fragment: str = ""  # without its ``#``
-    no_track: bool = False  # ``dub-no-track``: Dub describes the link and records nothing
+    query: str  # without the ``?`` and without the parameters that are meant for Dub
+    fragment: str = ""  # without the ``#``
+    no_track: bool = False  # ``dub-no-track`` is present: Dub describes the link and records no click
 
     @property
     def target(self) -> str:
-        """Return what an answer to this link is remembered under: one that was not tracked has no click."""
+        """Return the link's part of the answer's cache key. Untracked opens, which have no click, differ."""
         return f"{self.url} {NO_TRACK}" if self.no_track else self.url
 
     @property
     def carried(self) -> str:
-        """Return what is merged with the destination: the query, and the fragment behind a ``#``."""
+        """Return what ``urls.merge`` adds to the destination: the query, then ``#`` and the fragment."""
         return f"{self.query}#{self.fragment}" if self.fragment else self.query
 
     @property
     def at_dub(self) -> str:
-        """Return what Dub is asked for: without the query, which it ignores, and the fragment."""
+        """Return the URL to send to Dub: without the fragment and the query, which Dub ignores."""
         return _BEHIND_PATH.split(self.url, maxsplit=1)[0]
 
 
 def canonical_domain(text: str) -> str:
-    """Canonicalise a bare domain as a deep link's: punycode, lower case, no ``www.``, no port.
+    """Return a bare domain in canonical form: punycode, lower case, without ``www.`` and port.
 
-    Return "" if the text is no domain. Only letters, digits, ``-``, ``_`` and dots are taken: Dub reads a
-    domain as a glob, in which ``*`` would match every domain.
+    Returns "" if the text is not a domain. Only letters, digits, ``-``, ``_`` and dots are accepted: Dub
+    interprets a domain as a glob, in which ``*`` would match every domain.
     """
     text = trimmed(text)
     if _NOT_IN_DOMAIN.search(text):
@@ -88,20 +89,21 @@ def canonical_domain(text: str) -> str:
 
 
 def trimmed(text: str) -> str:
-    """Drop white space, control and zero-width characters around a text, as copying and typing add them."""
+    """Remove white space, control and zero-width characters around a text. Copy and paste adds them."""
     return text.strip().strip(_INVISIBLE).strip()
 
 
 def control_free(text: str) -> bool:
-    """Whether a string holds no control character and no lone surrogate."""
+    """Return True if a string contains neither control characters nor lone surrogates."""
     return _CONTROL.search(text) is None
 
 
 def parse_deep_link(text: str, field: str = "deepLink") -> DeepLink:
-    """Parse and canonicalise a deep link; raises ``InvalidField`` (never anything else) for what is none.
+    """Parse a deep link and bring it into canonical form.
 
-    White space, control and zero-width characters around it are dropped. The message names the field and
-    never repeats the link: on iOS it may be somebody's clipboard.
+    White space, control and zero-width characters around it are removed. Raises only ``InvalidField``, if
+    the text is not a URL. The message names the field and never contains the link: on iOS the text may be
+    a user's clipboard.
     """
     text = trimmed(text)
     if not text:

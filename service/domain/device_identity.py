@@ -1,7 +1,7 @@
-"""Which device this is, without keeping who it is.
+"""Identify devices by keyed hashes, without storing installIds or IP addresses.
 
-Dub tells devices apart by address and User-Agent. Behind a backend every phone has the backend's
-address, so each gets its own User-Agent: its own, then a token that only we can derive.
+Dub distinguishes devices by IP address and User-Agent. Behind a backend, Dub would see the backend's address
+for every phone. So the User-Agent sent to Dub is the client's plus a token that only firstopen can derive.
 """
 
 import hmac
@@ -19,23 +19,23 @@ USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
 _OPEN_ID_HEX_CHARS = 32
-_LEAD_KEY_HEX_CHARS = 32  # so that no two leads are ever taken for one
+_LEAD_KEY_HEX_CHARS = 32  # long enough to rule out collisions, which would drop a lead as a duplicate
 _ID_BYTES = 16
 _IDS_AT_A_TIME = 64
-_FORWARDED_MAX_CHARS = 1024  # the right-most part counts; the left is anybody's
+_FORWARDED_MAX_CHARS = 1024  # of the right end: anybody can write the left part
 _FORWARDED_MAX_HOPS = 16
 _PLATFORM = re.compile(r"(?P<android>android|okhttp)|iphone|ipad|ipod|cfnetwork|darwin", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _INSTALL_ID_MIN_CHARS = 8
 _INSTALL_ID_MAX_CHARS = 128
 _UUID = re.compile(r"\{?[0-9a-f]{8}(-?)(?:[0-9a-f]{4}\1){3}[0-9a-f]{12}\}?", re.IGNORECASE | re.ASCII)
-_USUAL_UUID = re.compile(  # with dashes, and not a run of one digit
+_USUAL_UUID = re.compile(  # with dashes, and not one digit repeated
     r"(?!(.)(?:\1|-)*\Z)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII
 )
 _SEPARATORS = re.compile(r"[\W_]+")
-# What apps send when they have no id, in lower case and without punctuation: languages' words for "nothing",
-# and the ids that many devices share (two ANDROID_IDs and a serial number of faulty firmware, and the
-# MAC address that Android tells every app). Runs of one character are recognised by rule.
+# What apps send when they have no id, in lower case and without punctuation: null values of programming
+# languages, and ids that many devices share (two ANDROID_IDs and a serial number of faulty firmware, and the
+# MAC address that Android reports to every app). Repetitions of one character are detected separately.
 _PLACEHOLDERS = frozenset(
     {
         *("undefined", "null", "nil", "none", "unknown", "nan", "objectobject", "optionalnil"),
@@ -45,59 +45,60 @@ _PLACEHOLDERS = frozenset(
 
 
 class Identity:
-    """Keyed hashes under the current secret, which is the first; older ones only find what is older."""
+    """Derives keyed hashes with the first secret. Further secrets are old: they only find older records."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._keyed = [hmac.new(secret, digestmod="sha256") for secret in secrets]
 
     def device(self, app: str, install_id: str | None, ip: str | None, user_agent: str) -> str:
-        """Return 16 hex characters: stable for an install, or for an address and User-Agent without one."""
-        who = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
-        return _hashed(self._keyed[0], app, who)
+        """Return the device's hash: 16 hex characters from the installId, else from IP and User-Agent."""
+        subject = f"i\0{install_id}" if install_id is not None else f"a\0{ip or ''}\0{user_agent}"
+        return _hashed(self._keyed[0], app, subject)
 
     def devices(self, app: str, install_id: str) -> list[str]:
-        """Return what an install was called under each secret, the current one first."""
+        """Return an install's hash under each secret, the current secret first."""
         return [self.device(app, install_id, None, ""), *self.earlier_devices(app, install_id)]
 
     def earlier_devices(self, app: str, install_id: str) -> list[str]:
-        """Return what an install was called under each secret but the current one."""
+        """Return an install's hash under each secret except the current one."""
         return [_hashed(keyed, app, f"i\0{install_id}") for keyed in self._keyed[1:]]
 
     def open_id(self, key: bytes, before: str) -> str:
-        """Return the openId of an answer: 32 hex characters that nobody can guess.
+        """Return the openId of an answer: 32 hex characters that cannot be guessed.
 
-        ``key`` is what it answers, ``before`` what tells it from earlier answers under the key: replicas that
-        decide one open at the same moment give it one id.
+        ``key`` is the answer's cache key; ``before`` distinguishes the answer from earlier ones under the
+        key. The id is derived, not random: replicas that decide one open at the same moment get the same id.
         """
-        mine = self._keyed[0].copy()
-        mine.update(b"o\0%b\0%b" % (key, before.encode()))
-        return mine.hexdigest()[:_OPEN_ID_HEX_CHARS]
+        digest = self._keyed[0].copy()
+        digest.update(b"o\0%b\0%b" % (key, before.encode()))
+        return digest.hexdigest()[:_OPEN_ID_HEX_CHARS]
 
     def customer(self, app: str, customer_id: str) -> str:
-        """Return 16 hex characters for a customer of the app's workspace."""
+        """Return a customer's hash: 16 hex characters, specific to the app."""
         return _hashed(self._keyed[0], app, f"c\0{customer_id}")
 
     def lead_key(self, app: str, what: Literal["event", "idempotency", "body"], text: str) -> str:
-        """Return 32 hex characters for what a lead is recognised by when it is reported again.
+        """Return a deduplication key of a lead: 32 hex characters.
 
-        Under another secret a lead is not recognised: then Dub's own deduplication counts it once.
+        After a change of the secret, a lead that is reported again is not recognised; Dub's own
+        deduplication then counts it once.
         """
         return _hashed(self._keyed[0], app, f"{what}\0{text}", _LEAD_KEY_HEX_CHARS)
 
 
-def _hashed(keyed: hmac.HMAC, app: str, who: str, chars: int = _DEVICE_HEX_CHARS) -> str:
-    mine = keyed.copy()  # half the time of beginning with the key again
-    mine.update(f"{app}\0{who}".encode("utf-8", "surrogatepass"))
-    return mine.hexdigest()[:chars]
+def _hashed(keyed: hmac.HMAC, app: str, subject: str, chars: int = _DEVICE_HEX_CHARS) -> str:
+    digest = keyed.copy()  # takes half the time of a new HMAC with the key
+    digest.update(f"{app}\0{subject}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:chars]
 
 
 def canonical_install_id(text: str) -> str | None:
-    """Return the one form of an installId, or ``None`` for text that does not tell installs apart.
+    """Return an installId in canonical form, or None if the text does not identify one install.
 
-    Surrounding white space is dropped, and UUIDs (with or without dashes or braces) are lower-cased: iOS
-    writes them in upper case, most backends in lower case. Other ids keep their case. ``None`` are
-    placeholders (``undefined``, ``[object Object]``, a run of zeros, an ANDROID_ID that many devices share),
-    ids with unprintable characters, and those that are not 8 to 128 characters long.
+    Surrounding white space is removed, and UUIDs (with or without dashes or braces) are lower-cased: iOS
+    writes them in upper case, most backends in lower case. Other ids keep their case. The result is None
+    for placeholders (``undefined``, ``[object Object]``, all zeros, an ANDROID_ID that many devices share),
+    for ids with unprintable characters, and for ids shorter than 8 or longer than 128 characters.
     """
     if _USUAL_UUID.fullmatch(text):
         return text.lower()
@@ -111,7 +112,7 @@ def canonical_install_id(text: str) -> str | None:
 
 
 def platform_of(user_agent: str) -> Platform | None:
-    """Read the platform from a User-Agent: browsers say it, okhttp is Android's, CFNetwork is Apple's."""
+    """Read the platform from a User-Agent. okhttp means Android, CFNetwork means iOS; browsers name it."""
     found = _PLATFORM.search(user_agent, 0, USER_AGENT_MAX_CHARS)
     if found is None:
         return None
@@ -119,25 +120,25 @@ def platform_of(user_agent: str) -> Platform | None:
 
 
 def answer_key(app: str, device: str, target: str) -> bytes:
-    """Return the cache key of one device's open of one target: 16 bytes, whatever the target's length."""
+    """Return the answer's cache key for a device and a target: a hash of 16 bytes."""
     return blake2b(f"{app}\0{device}\0{target}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def upstream_user_agent(user_agent: str, device: str) -> str:
-    """Return the User-Agent that Dub sees: the client's in printable ASCII, cut to 512, and the device."""
-    own = _UNPRINTABLE.sub("", user_agent[:USER_AGENT_MAX_CHARS]).strip()
-    return f"{own} firstopen-device/{device}" if own else f"firstopen-device/{device}"
+    """Return the User-Agent for Dub: up to 512 printable ASCII characters of the client's, and the device."""
+    printable = _UNPRINTABLE.sub("", user_agent[:USER_AGENT_MAX_CHARS]).strip()
+    return f"{printable} firstopen-device/{device}" if printable else f"firstopen-device/{device}"
 
 
 class RandomIds:
-    """Makes openIds: 128 random bits in hex. The system is asked for many at a time."""
+    """Generates openIds: 128 random bits in hex. Random bytes are read for many ids at once."""
 
     def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._random_bytes = random_bytes
         self._ready: list[str] = []
 
     def __call__(self) -> str:
-        """Return an id that nobody can guess and that was never returned before."""
+        """Return a new id that cannot be guessed."""
         if not self._ready:
             pool = self._random_bytes(_ID_BYTES * _IDS_AT_A_TIME)
             self._ready = [pool[at : at + _ID_BYTES].hex() for at in range(0, len(pool), _ID_BYTES)]
@@ -145,21 +146,21 @@ class RandomIds:
 
 
 class TrustedProxies:
-    """Whose ``X-Forwarded-For`` is believed: networks, or ``*`` for everybody's.
+    """The proxies whose ``X-Forwarded-For`` is trusted: networks, or ``*`` for every peer.
 
-    The client is the right-most address that is no trusted proxy's. An entry that is not an address
-    ends the walk: what is left of it was written by somebody we cannot name. Nothing is remembered:
-    addresses are people's.
+    The client is the right-most address that does not belong to a trusted proxy. The search stops at an entry
+    that is not an address: entries further left come from an unknown source. No client address is stored,
+    because addresses are personal data.
     """
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._everyone = "*" in networks
         parsed = [ip_network(entry, strict=False) for entry in networks if entry != "*"]
         self._ranges = [(len(each[0].packed), each[0].packed, each[-1].packed) for each in parsed]
-        self._proxy: str | None = None  # the latest peer that is one: no person's address
+        self._proxy: str | None = None  # the latest peer that is a trusted proxy, to skip the lookup
 
     def client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
-        """Return the client's address, normalised; ``None`` if there is none to be known."""
+        """Return the client's normalised address, or None if it is unknown."""
         if not forwarded_for:
             return normal_ip(peer or "")
         if peer is None or peer != self._proxy:
@@ -185,14 +186,17 @@ class TrustedProxies:
 
 
 def packed_ip(normal: str) -> bytes:
-    """Return the bytes of a normalised address: 4 or 16 of them."""
+    """Return a normalised address as 4 or 16 bytes."""
     return inet_pton(AF_INET6 if ":" in normal else AF_INET, normal)
 
 
 def normal_ip(text: str) -> str | None:
-    """Normalise one address (IPv4-mapped to IPv4; port, brackets, zone dropped); ``None`` if it is none."""
+    """Normalise an IP address; return None if the text is not one.
+
+    Port, brackets and zone are removed; an IPv4-mapped IPv6 address becomes IPv4.
+    """
     try:
-        return inet_ntop(AF_INET, inet_pton(AF_INET, text))  # nearly always
+        return inet_ntop(AF_INET, inet_pton(AF_INET, text))  # the most common case
     except (OSError, ValueError):
         text = text.strip()
     if text.startswith("["):

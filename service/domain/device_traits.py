@@ -1,13 +1,15 @@
-"""What a click and an open tell of their device: system, model, major version. Never more than that.
+"""Read system, model and major version of a device from a click or an open, and compare two devices.
 
 What can go wrong:
 
-- A frozen version is believed, and the right click is refused: Chrome says ``Android 10; K`` on every phone,
-  Huawei's ``Android 10; HarmonyOS`` where apps say Android 12, Safari iOS 18 on every later one.
-- A part of a User-Agent that is no model is read as one (a locale, ``wv``, ``HMSCore 6.7``, a maker's name).
-- A tablet calls itself a desktop computer, as iPads and Chrome on large Android tablets do: such a click may
-  be a tablet's or a computer's. A Mac's own Chrome never is an iPad's.
-- What one side does not say is taken for agreement.
+- A frozen version is taken for the real one, and the right click is refused: Chrome sends ``Android 10; K``
+  on every phone, Huawei's browser ``Android 10; HarmonyOS`` where apps send Android 12, and Safari sends
+  iOS 18 on every later iOS.
+- A part of a User-Agent is taken for the model although it is a locale, ``wv``, ``HMSCore 6.7`` or a
+  manufacturer's name.
+- A tablet identifies as a desktop computer, as iPads and Chrome on large Android tablets do: such a click may
+  come from a tablet or a computer. Chrome on a Mac is never an iPad.
+- A value that one side does not send counts as equal, although it may differ.
 """
 
 import re
@@ -26,10 +28,10 @@ MODEL_MAX_CHARS = 32
 
 _PARTS_READ = 12  # between semicolons, after the version
 _AGENTS_MAX = 20_000
-_FROZEN_ANDROID = 10  # if no model is named: Chrome's reduced User-Agent, and other browsers' fixed ones
+_FROZEN_ANDROID = 10  # without a model: sent by Chrome's reduced User-Agent and by browsers with a fixed one
 _API_LEVELS_FROM = 24  # an app that writes "Android 34" means the API level, not the version
-_IOS_FROZEN = 18  # from iOS 26 on, Safari and web views tell pages 18_6 or 18_7
-# Darwin's major version is the same on all of Apple's systems; these are the iOS releases that it came with.
+_IOS_FROZEN = 18  # from iOS 26 on, Safari and web views send 18_6 or 18_7
+# iOS major version by Darwin's major version, which is the same on all of Apple's systems.
 _IOS_BY_DARWIN = {
     **{darwin: darwin - 6 for darwin in range(15, 25)},  # Darwin 15 is iOS 9, Darwin 24 is iOS 18
     25: 26,
@@ -37,21 +39,21 @@ _IOS_BY_DARWIN = {
 
 _APPLE_DEVICE = re.compile(r"\b(iPhone|iPad|iPod)(?:\d+,\d+)?", re.ASCII)
 _APPLE_MODEL = re.compile(r"\b(?:iPhone|iPad|iPod)\d+,\d+", re.ASCII)
-_IOS_SAID = re.compile(r"(?:\biOS[ /]|FBSV/)(\d{1,2})\b", re.ASCII)  # by apps, in their own words
+_IOS_IN_APP = re.compile(r"(?:\biOS[ /]|FBSV/)(\d{1,2})\b", re.ASCII)  # User-Agents that apps compose
 _IOS_IN_PAGE = re.compile(r"\bOS (\d{1,2})_\d", re.ASCII)
 _SAFARI_VERSION = re.compile(r"\bVersion/(\d{1,2})\b", re.ASCII)
 _DARWIN = re.compile(r"\bDarwin/(\d{1,2})\.", re.ASCII)
 _OTHER_ON_IOS = re.compile(r"\b(?:CriOS|FxiOS|EdgiOS|OPiOS|OPT|GSA)/", re.ASCII)
 _MAC_BROWSERS = re.compile(r"\b(?:Chrome|Chromium|Firefox|Edg|OPR|Vivaldi)/", re.ASCII)
 _UC_ABBREVIATIONS = ("Adr ", "Android "), ("iPh", "iPhone"), ("iPd", "iPod")
-_UC_ON_LINUX = re.compile(r"UCWEB/[\d.]+ ?\(Linux;", re.ASCII)  # is on Android, even where it does not say so
+_UC_ON_LINUX = re.compile(r"UCWEB/[\d.]+ ?\(Linux;", re.ASCII)  # always Android, even if it is not named
 # The rest of the comment after the version. A model may contain parentheses itself: "Moto G (4)".
 _REST = r"(?:; ([^()]*(?:\([^()]*\)[^()]*)*))?"
 _ANDROID_WITH_VERSION = re.compile(r"\bAndroid (\d{1,2})[\w.-]*" + _REST, re.ASCII)
 _ANDROID_ALONE = re.compile(r"\bAndroid()" + _REST, re.ASCII)
 _LINUX_DESKTOP = re.compile(r"\(X11; Linux (?:x86_64|aarch64|armv\w+)[;)]", re.ASCII)
 _NO_TABLET = re.compile(r"\bHeadlessChrome\b|\bUbuntu\b|\bFedora\b", re.ASCII)
-# Systems that name Android or the iPhone as well, to be sent the same pages.
+# Other systems, whose User-Agents also name Android or the iPhone so that websites send them the same pages.
 _NEITHER = re.compile(r"\bWindows Phone\b|\bIEMobile\b|\bKAIOS\b", re.ASCII)
 # Parts of a User-Agent (between semicolons, lower-cased) that are not the device's model.
 _NO_MODEL = re.compile(
@@ -70,20 +72,20 @@ _MAKER = re.compile(
 
 
 class Traits(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A device as far as it showed itself; empty and 0 are "it did not say"."""
+    """What is known of a device; empty and 0 mean unknown."""
 
     system: System = ""
-    model: str = ""  # lower case; of Apple's devices the kind, or the exact model where an app said it
+    model: str = ""  # lower case; for Apple "iphone" or "ipad", or the exact model where an app sends it
     version: int = 0  # major version of the system
 
 
 class Fit(IntEnum):
-    """How well a click's device fits an open's: the better, the larger."""
+    """How well a click's device fits an open's device; a larger value is a better fit."""
 
     AS_DESKTOP = 0
-    """Said to be a desktop computer, as tablets do: a Mac may be an iPad, Linux an Android tablet."""
+    """The click names a desktop system, as tablets may do: a Mac may be an iPad, Linux an Android tablet."""
     SYSTEM = 1
-    """The same system, and no more to compare."""
+    """The same system; model and version are unknown on one side at least."""
     VERSION = 2
     """The same system and major version."""
     MODEL = 3
@@ -95,7 +97,7 @@ Misfit = Literal["system", "model", "version"]
 
 @lru_cache(_AGENTS_MAX)
 def traits_of(user_agent: str) -> Traits:
-    """Read a User-Agent: a browser's, an in-app browser's, or an app's own (CFNetwork, okhttp, Dalvik)."""
+    """Read the User-Agent of a browser, an in-app browser or an app (CFNetwork, okhttp, Dalvik)."""
     text = user_agent[:USER_AGENT_READ_CHARS]
     if text.startswith("UCWEB/"):
         for short, full in _UC_ABBREVIATIONS:
@@ -116,10 +118,10 @@ def traits_of(user_agent: str) -> Traits:
 
 
 def traits_of_click(user_agent: str | None, system: str | None, browser: str | None) -> Traits:
-    """Read a click: from its User-Agent, or from what Dub made of it where that is all there is."""
-    from_dub = traits_of(user_agent) if user_agent else Traits()
-    if from_dub.system:
-        return from_dub
+    """Return a click's device from its User-Agent, else from the system and browser that Dub parsed."""
+    parsed = traits_of(user_agent) if user_agent else Traits()
+    if parsed.system:
+        return parsed
     name = (system or "").lower()
     if name in {"ios", "ipados"}:
         return _IOS
@@ -131,32 +133,32 @@ def traits_of_click(user_agent: str | None, system: str | None, browser: str | N
 
 
 def traits_of_open(platform: Platform | None, user_agent: str) -> Traits:
-    """Read an open: its platform goes before what its User-Agent says, and voids what contradicts it."""
-    from_dub = traits_of(user_agent)
+    """Return an open's device. If ``platform`` contradicts the User-Agent, only ``platform`` counts."""
+    parsed = traits_of(user_agent)
     if platform is None:
-        return from_dub if from_dub.system in {"ios", "android"} else _UNKNOWN
-    return from_dub if from_dub.system == platform else Traits(platform)
+        return parsed if parsed.system in {"ios", "android"} else _UNKNOWN
+    return parsed if parsed.system == platform else Traits(platform)
 
 
 def compare(opened: Traits, clicked: Traits) -> Fit | Misfit:
-    """Compare an open's device with a click's; an unknown system on either side never fits."""
+    """Return how well a click's device fits an open's, or what differs. An unknown system never fits."""
     as_desktop = _may_be_a_tablet(opened, clicked)
     if not as_desktop and (not opened.system or opened.system != clicked.system):
         return "system"
     if not as_desktop and not _may_be_one_model(opened.model, clicked.model):
         return "model"
-    versions_said = bool(opened.version and clicked.version)
-    if versions_said and opened.version != clicked.version:
+    versions_known = bool(opened.version and clicked.version)
+    if versions_known and opened.version != clicked.version:
         return "version"
     if as_desktop:
         return Fit.AS_DESKTOP
     if _is_exact(opened.model) and _is_exact(clicked.model):
         return Fit.MODEL
-    return Fit.VERSION if versions_said else Fit.SYSTEM
+    return Fit.VERSION if versions_known else Fit.SYSTEM
 
 
 def may_be_one_device(one: Traits, other: Traits) -> bool:
-    """Return whether two clicks may have been made on one device, in two of its browsers."""
+    """Return True if two clicks may come from two browsers of one device."""
     return isinstance(compare(one, other), Fit) or isinstance(compare(other, one), Fit)
 
 
@@ -175,19 +177,19 @@ def _apple_model(text: str, kind: str) -> str:
 
 
 def _ios_version(text: str) -> int:
-    """Return iOS's major version: an app's own word, Safari's version, else the page's if not frozen."""
-    said = _number(_IOS_SAID, text)
-    if said:
-        return said
+    """Return the iOS major version as an app names it, else by Darwin or ``OS x_y``; if frozen, Safari's."""
+    from_app = _number(_IOS_IN_APP, text)
+    if from_app:
+        return from_app
     darwin = _number(_DARWIN, text)
     if darwin:
         return _IOS_BY_DARWIN.get(darwin, 0)
-    from_dub = _number(_IOS_IN_PAGE, text)
-    return from_dub if from_dub != _IOS_FROZEN else _safari_version(text)
+    from_browser = _number(_IOS_IN_PAGE, text)
+    return from_browser if from_browser != _IOS_FROZEN else _safari_version(text)
 
 
 def _safari_version(text: str) -> int:
-    """Return Safari's major version, which is that of iOS; other browsers freeze the same token."""
+    """Return Safari's major version, which equals that of iOS; 0 for browsers that freeze this token."""
     return 0 if _OTHER_ON_IOS.search(text) else _number(_SAFARI_VERSION, text)
 
 
@@ -201,7 +203,7 @@ def _android(text: str) -> Traits:
 
 
 def _android_model(text: str) -> str:
-    """Return the first part after the version that may be a model."""
+    """Return the first part after the version that may be a model, or ""."""
     for part in text.lower().split(";", _PARTS_READ)[:_PARTS_READ]:
         name = part.partition(" build/")[0].strip()
         if not _MAKER.fullmatch(name) and not _NO_MODEL.fullmatch(name):
@@ -210,9 +212,9 @@ def _android_model(text: str) -> str:
 
 
 def _may_be_a_tablet(opened: Traits, clicked: Traits) -> bool:
-    """Return whether a computer's click may be a tablet's that calls itself one.
+    """Return True if a click from a desktop system may come from the tablet that opened the app.
 
-    A Mac's only if its browser leaves it open and the install is no iPhone.
+    A Mac may be an iPad if the click's browser is not exclusive to Macs and the open is not from an iPhone.
     """
     if clicked.system == "mac":
         maybe_an_ipad = not clicked.model and not opened.model.startswith(("iphone", "ipod"))
@@ -225,10 +227,10 @@ def _is_exact(model: str) -> bool:
 
 
 def _may_be_one_model(one: str, other: str) -> bool:
-    """Return whether two models may name one device.
+    """Return True if two model names may mean one device.
 
-    They are the same, or one is the other after its maker's name (``samsung sm-s918b``), or one is a kind
-    (``ipad``) and the other a model of it.
+    That is so if one is empty, if they are equal, if one is the other with the manufacturer's name in front
+    (``samsung sm-s918b``), or if one is a product line (``ipad``) and the other a model of it.
     """
     if not one or not other or one == other:
         return True

@@ -1,48 +1,48 @@
-"""What can go wrong, drawn; ``api.problems`` has the one table from these to statuses.
+"""All errors that firstopen raises, as a tree. ``api.problems`` maps them to HTTP statuses.
 
 FirstopenError
-├── CallerError              the caller's doing: a 4xx that says what to change
+├── CallerError              a mistake of the caller: a 4xx whose message says what to change
 │   ├── MalformedBody        not JSON, or nested too deep
 │   ├── BodyTooLarge
 │   ├── UnsupportedBody      a content type that is not JSON
 │   ├── InvalidField         a field is missing, of the wrong type or out of bounds
 │   ├── MissingKey           no usable API key
-│   ├── WrongKey             a key that no app claims
-│   ├── WrongKind            a key of the other kind, or one that may not do this
+│   ├── WrongKey             a key that belongs to no app
+│   ├── WrongKind            a publishable key where a server key is needed, or the reverse
 │   ├── ForeignDomain        a domain that is not one of the app's
-│   ├── UnknownLink          on Dub's own wire: its 404
-│   ├── NotFound          an openId, installId or leadId that this app never got, or that is forgotten
-│   ├── OverBudget           more analytics calls than are allowed
-│   ├── TooManyWaiting       more leads wait for opens that have not arrived than are kept
-│   └── RateLimited          more requests with this key, or from this address, than are allowed
-├── NotConfigured            the app's settings lack what this needs
-├── StoreFailed              the disk does not take what must not be lost
+│   ├── CompatLinkNotFound   an unknown deep link at the Dub-compatible API: answered with Dub's 404
+│   ├── NotFound             an openId, installId or leadId that this app never received, or that expired
+│   ├── OverBudget           too many analytics calls
+│   ├── TooManyWaiting       too many leads wait for opens that have not arrived
+│   └── RateLimited          too many requests with this key or from this address
+├── NotConfigured            a setting that this operation needs is missing
+├── StoreFailed              the database cannot be read or written
 ├── NoOpen                   the install that a lead names has reported no open yet
-├── DubRefused               Dub's own 4xx for a lead, a sale or a question about events
-├── DubLinkNotFound              Dub's 404: final, an answer like any other
+├── DubRefused               Dub's own 4xx for a lead, a sale or an events query
+├── DubLinkNotFound          Dub's 404 for a link: final, and cached like an answer
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
     ├── DubTimedOut
-    ├── DubUnreachable       refused (by Dub or a proxy), reset, TLS
-    ├── DubThrottled         a 429, or the time that an earlier one asked for
-    ├── DubFailed            a status that is no answer, as ``status``
-    ├── InvalidDubResponse           an answer that is no HTTP, too large, or does not read as Dub's
-    ├── LinkFailing          Dub answered badly for this link a moment ago: it was not asked again
-    ├── CircuitOpen          the circuit breaker is open: Dub was not asked
-    └── BulkheadFull           too many calls in flight: Dub was not asked
+    ├── DubUnreachable       connection refused (by Dub or a proxy) or reset, or a TLS error
+    ├── DubThrottled         a 429, or a call within the Retry-After of an earlier 429
+    ├── DubFailed            an unexpected status, in ``status``
+    ├── InvalidDubResponse   a response that is not HTTP, is too large, or does not have Dub's format
+    ├── LinkFailing          Dub failed for this link repeatedly a moment ago: Dub was not called
+    ├── CircuitOpen          the circuit breaker is open: Dub was not called
+    └── BulkheadFull         too many calls are in flight: Dub was not called
 """
 
 from service.domain.rate_limit_status import By, RateLimitStatus
 
 _UNAVAILABLE = 503
-_PASSING = frozenset({502, _UNAVAILABLE, 504})  # a gateway's word that nobody answered: asking again is safe
+_PASSING = frozenset({502, _UNAVAILABLE, 504})  # from a gateway: Dub did not answer, so a retry is safe
 
 
 class FirstopenError(Exception):
-    """The root of everything that firstopen raises on purpose."""
+    """The base class of all errors that firstopen raises."""
 
 
 class CallerError(FirstopenError):
-    """The caller's doing; the message goes into the answer, so it names fields and never values."""
+    """A mistake of the caller. The message is sent in the response, so it names fields but no values."""
 
 
 class MalformedBody(CallerError):
@@ -50,7 +50,7 @@ class MalformedBody(CallerError):
 
 
 class BodyTooLarge(CallerError):
-    """The body is over its limit."""
+    """The body is larger than allowed."""
 
 
 class UnsupportedBody(CallerError):
@@ -70,33 +70,33 @@ class MissingKey(CallerError):
 
 
 class WrongKey(CallerError):
-    """No app claims the API key."""
+    """The API key belongs to no app."""
 
 
 class WrongKind(CallerError):
-    """A key of the other kind (publishable or server), or one that may not do this."""
+    """The key's kind (publishable or server) does not allow this request."""
 
 
 class CompatLinkNotFound(CallerError):
-    """A deep link that Dub does not know, on Dub's own wire: its message repeats the link, as Dub's does."""
+    """The deep link of a Dub-compatible request is unknown to Dub. The message contains it, as Dub's does."""
 
 
 class OverBudget(CallerError):
-    """More analytics calls than are allowed."""
+    """The workspace's analytics calls of this second are used up."""
 
     def __init__(self, retry_after_s: float) -> None:
-        super().__init__("too many analytics calls for this workspace; try again a little later")
+        super().__init__("too many analytics calls for this workspace; try again later")
         self.retry_after_s = retry_after_s
 
 
 class TooManyWaiting(CallerError):
-    """More leads of an app wait for opens that have not arrived than are kept."""
+    """Too many leads of an app wait for opens that have not arrived."""
 
     retry_after_s = 60.0
 
 
 class RateLimited(CallerError):
-    """More requests with a key, or from an address, than are allowed; ``standing`` says until when."""
+    """Too many requests with a key or from an address; ``rate_limit_status`` says for how long."""
 
     def __init__(self, by: By, period_s: int, rate_limit_status: RateLimitStatus) -> None:
         subject = "with this key" if by == "key" else "from this address"
@@ -110,15 +110,15 @@ class ForeignDomain(CallerError):
 
 
 class NotFound(CallerError):
-    """An openId that this app never got, or that is forgotten by now."""
+    """An id that this app never received, or that was deleted after the retention time."""
 
 
 class NotConfigured(FirstopenError):
-    """The app's settings lack what this needs."""
+    """A setting that this operation needs is missing."""
 
 
 class StoreFailed(FirstopenError):
-    """The disk does not take what must not be lost."""
+    """The database cannot be read or written."""
 
 
 class NoOpen(FirstopenError):
@@ -126,7 +126,7 @@ class NoOpen(FirstopenError):
 
 
 class DubRefused(FirstopenError):
-    """Dub's own error for what was asked; ``code`` and ``message`` are Dub's."""
+    """Dub answered with a 4xx error; ``code`` and ``message`` are Dub's."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code}")
@@ -136,15 +136,15 @@ class DubRefused(FirstopenError):
 
 
 class DubLinkNotFound(FirstopenError):
-    """Dub knows no such link: final, and an answer like any other."""
+    """Dub has no such link. This answer is final."""
 
 
 class DubUnavailable(FirstopenError):
-    """Dub gave no usable answer in time; its message is safe to log.
+    """Dub gave no usable answer in time. The message is safe to log.
 
-    ``retry_in_s`` is after how many seconds asking once more is worth it, within one caller's budget;
-    ``None`` if it is not. ``is_outage``: it cost time or Dub could not be reached, which the circuit breaker
-    counts; a quick bad answer says something about its own call only.
+    ``retry_in_s`` is the delay before one retry within the caller's budget, in seconds; None if a retry
+    makes no sense. ``is_outage`` is True for timeouts and connection failures, which the circuit breaker
+    counts. A quick invalid answer is not counted: it may concern only this call.
     """
 
     retry_in_s: float | None = None
@@ -152,13 +152,13 @@ class DubUnavailable(FirstopenError):
 
 
 class DubTimedOut(DubUnavailable):
-    """The time for this call ran out."""
+    """The call took longer than its timeout."""
 
     is_outage = True
 
 
 class DubUnreachable(DubUnavailable):
-    """The connection was refused, reset or could not be secured; ``answered``: after an answer had begun."""
+    """The connection was refused or reset, or TLS failed. ``answered``: part of an answer had arrived."""
 
     is_outage = True
 
@@ -169,7 +169,7 @@ class DubUnreachable(DubUnavailable):
 
 
 class DubThrottled(DubUnavailable):
-    """Dub's 429; ``retry_after_s`` is how long it asked us to wait."""
+    """Dub answered 429; ``retry_after_s`` is how long Dub asks to wait."""
 
     is_outage = True
 
@@ -179,7 +179,7 @@ class DubThrottled(DubUnavailable):
 
 
 class DubFailed(DubUnavailable):
-    """A status that is neither an answer nor a well-formed 404."""
+    """Dub answered with a status other than success or a well-formed 404."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
@@ -190,16 +190,16 @@ class DubFailed(DubUnavailable):
 
 
 class InvalidDubResponse(DubUnavailable):
-    """An answer that is no HTTP, is over a bound, or does not read as Dub's."""
+    """Dub's response is not HTTP, exceeds a limit, or does not have Dub's format."""
 
 
 class LinkFailing(DubUnavailable):
-    """Dub answered badly for this link a moment ago, more than once: it is left alone for a while."""
+    """Dub failed for this link repeatedly: it is not called for this link for a while."""
 
 
 class CircuitOpen(DubUnavailable):
-    """The circuit breaker is open: Dub was not asked."""
+    """The circuit breaker is open: Dub was not called."""
 
 
 class BulkheadFull(DubUnavailable):
-    """Too many calls are in flight for this one to get its turn in time: Dub was not asked."""
+    """Too many calls were in flight to start this one in time: Dub was not called."""

@@ -1,8 +1,8 @@
-"""What an open has to go by, strongest first: deep link, ``dub_id``, referrer, clipboard, then the address.
+"""Build the evidence chain of an open: deep link, ``dub_id``, install referrer, clipboard, IP address.
 
-What can go wrong: a referrer that is encoded once more than expected, or is a whole store URL; clipboard
-text that is somebody's letter, or looks like a link of ours on another host; weaker evidence taken for
-stronger. Whatever does not read as a link on one of the app's domains is skipped, and never repeated.
+The strongest evidence comes first. What can go wrong: a referrer is encoded twice, or is a whole store URL;
+clipboard text is private text, or resembles one of the app's links on another host; weaker evidence wins over
+stronger. A text that is not a link on one of the app's domains is skipped, and never appears in messages.
 """
 
 from typing import Literal
@@ -32,27 +32,27 @@ FIRST_LAUNCH = range(
 
 _DEEP_LINK = "deepLink"
 _STORE_REFERRER = "referrer"
-_UNWRAPPINGS = 3  # a store URL, its parameter, and one encoding too many
+_UNWRAPPINGS = 3  # a store URL, its parameter, and one superfluous encoding
 
 
 class EvidenceItem(Struct, frozen=True, gc=False):
-    """One piece of evidence that may be asked about: a link, a click (``dub_id``), or else the address."""
+    """One piece of evidence to resolve: a link, a click (``dub_id``), or the IP address if both are empty."""
 
     type: EvidenceType
     link: DeepLink | None = None
     click_id: str = ""
-    doubt: str = ""  # why it is not certain, although it usually is
+    doubt: str = ""  # why this item is uncertain, although evidence of its type is usually certain
 
 
 class Skipped(Struct, frozen=True, gc=False):
-    """Evidence that was given and is none, and why, in words that repeat nothing of it."""
+    """Evidence that was reported and cannot be used. ``why`` contains nothing of its text."""
 
     type: EvidenceType
     why: str
 
 
 class EvidenceChain(Struct, frozen=True, gc=False):
-    """The evidence of an open, strongest first. ``target`` is what the answer's key is made of."""
+    """The evidence of an open, strongest first. ``target`` is part of the answer's cache key."""
 
     items: tuple[EvidenceItem, ...]
     skipped: tuple[Skipped, ...]
@@ -69,7 +69,7 @@ _BY_ADDRESS = EvidenceItem("ip")
 
 
 def evidence_mask(chain: EvidenceChain) -> int:
-    """Return which types of evidence a chain has, one bit each."""
+    """Return the evidence types of a chain as a bit mask."""
     return sum(1 << EVIDENCE_PRIORITY[item.type] for item in chain.items)
 
 
@@ -82,24 +82,24 @@ def build_chain(
     own: bool = False,
     dub_id: str | None = None,
 ) -> EvidenceChain:
-    """Sort what a report says, strongest first.
+    """Build the evidence chain of a report, strongest evidence first.
 
-    ``opened_at`` is Unix seconds. ``link`` is what it opened, ``own`` if that is on one of the app's domains;
-    ``dub_id`` is the click that the opened URL names, "" if it is malformed.
+    ``opened_at`` is in Unix seconds. ``link`` is the URL that was opened; ``own`` says that it is on one of
+    the app's domains. ``dub_id`` is the click id in the opened URL, "" if it is malformed.
     """
     app = report.caller.app
     items: list[EvidenceItem] = []
     skipped: list[Skipped] = []
     if link is not None and not own:
-        skipped.append(Skipped("deep_link", "is on none of this app's domains: routed as it is"))
+        skipped.append(Skipped("deep_link", "is not on one of this app's domains: it is only routed"))
     elif link is not None and len(link.at_dub) > DEEP_LINK_MAX_CHARS:  # once percent-encoded
-        skipped.append(Skipped("deep_link", "is longer than any link of Dub's"))
+        skipped.append(Skipped("deep_link", "is longer than any Dub link"))
     elif link is not None:
         items.append(EvidenceItem("deep_link", link))
     if dub_id:
         items.append(EvidenceItem("dub_id", click_id=dub_id))
     elif dub_id is not None:
-        skipped.append(Skipped("dub_id", "is no clickId: 16 letters and digits"))
+        skipped.append(Skipped("dub_id", "is not a clickId (16 letters and digits)"))
     old = _why_too_old(report, opened_at)
     if report.install_referrer is not None:
         why = old or _why_not_referred(report)
@@ -120,14 +120,14 @@ def build_chain(
 
 
 def link_in_referrer(text: str) -> str | None:
-    """Find the deep link in a Play Install Referrer: bare, encoded again, or within a whole store URL."""
+    """Return the deep link in a Play Install Referrer, even if encoded twice or inside a store URL."""
     for _ in range(_UNWRAPPINGS):
         query = text.partition("?")[2] if text.partition("=")[0].count("?") else text
         given = dict(parse_qsl(query, errors="replace"))
         if _DEEP_LINK in given:
             return _decoded(given[_DEEP_LINK])
         inner = given.get(_STORE_REFERRER) or unquote(text, errors="replace")
-        if inner == text:  # 8 kB of stray percent signs take 10 ms each time
+        if inner == text:  # a further pass would find nothing: 10 ms for 8 kB of stray percent signs
             break
         text = inner
     return None
@@ -143,7 +143,10 @@ def _take(
     why: str | None,
     doubt: str = "",
 ) -> None:
-    """Add an item for a link on one of the app's domains; skip anything else, or all if ``why`` is given."""
+    """Add an item if the text holds a link on one of the app's domains, else a skipped one.
+
+    If ``why`` is given, the evidence is skipped for this reason without looking at the text.
+    """
     if why is not None:
         skipped.append(Skipped(evidence, why))
         return
@@ -155,13 +158,13 @@ def _take(
     if link.domain not in app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
         skipped.append(Skipped(evidence, "is not a link on one of this app's domains"))
     elif any(item.link is not None and item.link.url == link.url for item in items):
-        skipped.append(Skipped(evidence, "is the link that stronger evidence holds"))
+        skipped.append(Skipped(evidence, "is the same link as in stronger evidence"))
     else:
         items.append(EvidenceItem(evidence, link, doubt=doubt))
 
 
 def _decoded(text: str) -> str:
-    """Undo encodings that are left over: a link has ``:`` where an encoded one has ``%3A``."""
+    """Percent-decode a link until it contains ``://``, at most three times."""
     for _ in range(_UNWRAPPINGS):
         if "://" in text or "%" not in text:
             break
@@ -170,21 +173,21 @@ def _decoded(text: str) -> str:
 
 
 def _why_too_old(report: OpenReport, opened_at: float) -> str | None:
-    """Return why an install has had its first launch, whatever it reports; ``None`` if it may be its first.
+    """Return why an install is too old for a first launch, or None if this may be its first launch.
 
-    An update of the app may introduce its SDK: then installs of any age report a first open, with a referrer
-    that Google Play keeps for 90 days.
+    An update of the app may introduce firstopen: then installs of any age report a first open, with a
+    referrer that Google Play keeps for 90 days.
     """
     if report.installed_at is None:
         return None
     age_s = opened_at - report.installed_at
     if age_s <= report.caller.app.first_launch_max_age_s:
         return None
-    return f"the app was installed {age_s / 3600:.0f} hours ago: it is no first launch"
+    return f"the app was installed {age_s / 3600:.0f} hours ago: this is not its first launch"
 
 
 def _why_not_referred(report: OpenReport) -> str | None:
-    """Return why a referrer has not led to this install; ``None`` if it may have."""
+    """Return why a referrer cannot have led to this install, or None if it may have."""
     clicked, installed = report.referrer_clicked_at, report.installed_at
     if clicked is not None and installed is not None and clicked > installed + CLOCK_DIFFERENCE_S:
         return "its click is later than the install"
@@ -192,7 +195,7 @@ def _why_not_referred(report: OpenReport) -> str | None:
 
 
 def _why_doubtful(report: OpenReport) -> str:
-    """Return what is suspicious about a referrer: fraud clicks once it sees that an install has begun."""
+    """Return what is suspicious about a referrer, or "". Click fraud clicks after the install began."""
     clicked, began = report.referrer_clicked_at, report.install_began_at
     if clicked is not None and began is not None and clicked > began:
         return "its click is later than the install began"
@@ -200,16 +203,16 @@ def _why_doubtful(report: OpenReport) -> str:
 
 
 def _why_not_matched(report: OpenReport, *, opened_as_it_is: bool) -> str | None:
-    """Return why an open is not matched by its address; ``None`` if it may be.
+    """Return why an open must not be matched by its IP address, or None if it may be.
 
-    An app that is opened through a URL of its own is rarely opened for the first time; only its installId
-    tells whether it is.
+    An app that is opened through a URL outside its Dub domains is rarely opened for the first time. Only
+    the installId shows whether it is.
     """
     match report.caller.app.ip_matching:
         case "off":
-            return "matching by address is off for this app"
+            return "matching by IP address is off for this app"
         case "consented" if report.consent is not True:
-            return "matching by address needs consent, and the report has none"
+            return "matching by IP address needs consent, and the report has none"
     if opened_as_it_is and report.install_id is None:
-        return "the report has no installId, which would tell a first launch from a later one"
+        return "without an installId, a first launch cannot be told from a later one"
     return None

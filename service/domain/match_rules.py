@@ -1,13 +1,16 @@
-"""Which click, if any, brought an install that opened with no link: pure rules over a network's clicks.
+"""Decide which click of a network, if any, led to an install that opened without a link. Pure rules.
 
 What can go wrong:
 
-- A click is given to the wrong install because it was the latest: crowds and several links are refused.
-- A click is given that cannot be the install's own: another system's, one later than the open, a deep link's.
-- A phone clicks twice, in an in-app browser and in the system's, and a room-mate's install is given the
-  second click: it is used up with the first one. Other clicks that an install was given lower the confidence.
-- An answer is surer of itself than it was right: the confidence does not rise when a click is added or gets
-  older, when more installs open, or when another install was given one of the clicks.
+- A click is credited to the wrong install because it is the latest one: a crowded network is refused, and
+  so are clicks on several links.
+- A click is credited that cannot have led to the install: from another system, later than the open, or
+  recorded by a deep link.
+- A phone clicks twice, in an in-app browser and in the system's browser, and the second click is credited to
+  the install of a room-mate: the second click is used up together with the first. Other clicks that were
+  credited to another install lower the confidence.
+- The confidence is too high: it does not rise when a click is added or gets older, when more installs open,
+  or when a click was credited to another install.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +25,10 @@ from service.domain.models import Link
 from service.domain.networks import Unmatchable
 
 CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
-# People who get stuck in an in-app browser try the link in the system's browser within minutes. A longer span
-# would use up more clicks of other people who were sent the same link.
+# People who cannot continue in an in-app browser open the link in the system's browser within minutes. A
+# longer time would use up more clicks of other people who received the same link.
 SECOND_CLICK_S = 300
-CROWD_LIMIT_MAX = 1000  # counting more would read a network's opens for longer than an open may take
+CROWD_LIMIT_MAX = 1000  # counting more installs of a network would take longer than an open may take
 
 Ambiguous = Literal["refuse", "latest"]
 NoMatch = Literal[
@@ -33,20 +36,20 @@ NoMatch = Literal[
 ]
 
 EXPLANATIONS: Mapping[NoMatch, str] = {
-    "no_address": "the address that the open came from is not known",
+    "no_address": "the IP address of the open is not known",
     "private_address": "the open came from a private, loopback or link-local address",
     "shared_network": "the open came from an address that many people share (carrier NAT, a relay)",
-    "unknown_platform": "the install's platform is not known, and would fit any click",
-    "no_click": "no click was seen from this network within the window",
+    "unknown_platform": "the install's platform is not known, so that clicks cannot be compared with it",
+    "no_click": "no click came from this network within the window",
     "no_candidate": "every click from this network was rejected",
     "crowd": "more installs than crowd_limit opened from this network within the window",
-    "several_links": "unclaimed clicks for several links, and nothing to tell them apart",
-    "unlikely": "the best candidate is more likely somebody else's: it is old, or not alone",
+    "several_links": "the unclaimed clicks are on several links, and the device fits them equally well",
+    "unlikely": "the best candidate's confidence is below min_confidence: it is old, or not the only one",
 }
 
 
 class Rejection(StrEnum):
-    """Why a click is no candidate."""
+    """Why a click is not a candidate."""
 
     DEEP_LINK = "it is a deep link open, not a web click"
     SYSTEM = "its system is not the install's, or not known"
@@ -55,10 +58,10 @@ class Rejection(StrEnum):
     LATER = "it is later than the open"
     AFTER_INSTALL = "it is later than the install"
     TOO_OLD = "it is older than the window"
-    DOMAIN = "it is on another domain than was asked for"
+    DOMAIN = "it is not on the domain of the open"
     CLAIMED = "it is claimed by another install"
-    USED_UP = "another install was given a click made minutes from it, likely on the same phone"
-    RETIRED = "an install found by stronger evidence used its link"
+    USED_UP = "another install claimed a click made minutes from it, likely on the same phone"
+    RETIRED = "stronger evidence credited its link to another install on this network"
 
 
 _MISFITS: Mapping[Misfit, Rejection] = {
@@ -69,37 +72,37 @@ _MISFITS: Mapping[Misfit, Rejection] = {
 
 
 class Click(Struct, frozen=True, gc=False):
-    """A click as the window holds it: what matching looks at, and what an answer needs."""
+    """A click of the matching window."""
 
     id: str
     at_ms: int  # Unix milliseconds, by Dub's clock
     link: Link
-    query: str  # of the clicked short link, as far as Dub's event shows it
+    query: str  # of the clicked short link, as far as Dub's event contains it
     device: Traits
-    opened_app: bool = False  # a deep link's: recorded when the app opened, never a reason for an install
+    opened_app: bool = False  # recorded for a deep link that opened the app: it cannot lead to an install
 
 
 class FirstOpen(Struct, frozen=True, gc=False):
-    """An open with no link, as matching sees it. ``install`` is its keyed hash."""
+    """An open without a link, reduced to what matching needs. ``install`` is the install's keyed hash."""
 
     install: str
     at_ms: int  # Unix milliseconds, by our clock
     device: Traits
     installed_ms: int | None = None  # Unix milliseconds, by the device's clock
-    domain: str | None = None  # only clicks on this domain; None: on any of the app's
+    domain: str | None = None  # only clicks on this domain count; None: clicks on every domain of the app
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """An app's policy."""
+    """An app's settings for matching."""
 
     window_s: int = 3600
     crowd_limit: int = 3  # distinct installs on one network within the window
-    ambiguous: Ambiguous = "refuse"  # between clicks of several links: none of them, or the latest
-    min_confidence: float = 0.5  # what is more likely wrong than right is refused
+    ambiguous: Ambiguous = "refuse"  # for clicks on several links: refuse all, or take the latest
+    min_confidence: float = 0.5  # a match that is more likely wrong than right is refused
 
 
 class Retirement(Struct, frozen=True, gc=False):
-    """An install found by deep link, referrer or clipboard: the web clicks that led to it are used up."""
+    """An install that a deep link, referrer or clipboard identified: its web clicks are used up."""
 
     install: str
     link_id: str
@@ -107,7 +110,7 @@ class Retirement(Struct, frozen=True, gc=False):
     device: Traits
 
     def covers(self, click: Click) -> bool:
-        """Whether a click from the install's network is likely to be its own."""
+        """Return True if a click from the install's network likely belongs to the install."""
         return (
             click.link.id == self.link_id
             and not click.opened_app
@@ -117,16 +120,16 @@ class Retirement(Struct, frozen=True, gc=False):
 
 
 class NetworkView(Struct, frozen=True, gc=False):
-    """What is known of a network when an install opens there."""
+    """The clicks, claims and installs of a network when an install opens there."""
 
     clicks: tuple[Click, ...]
-    owners: Mapping[str, str]  # the installs that have claimed any of the clicks
-    installs: int  # distinct ones that opened from it within the window, the one that opens included
+    owners: Mapping[str, str]  # install by claimed click id
+    installs: int  # distinct installs that opened from the network within the window, including this one
     retirements: tuple[Retirement, ...]
 
 
 class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
-    """A click that was considered. ``rejected`` says why it is not the one; null for one that may be."""
+    """A click that matching considered. ``rejected`` says why it was rejected, null for a candidate."""
 
     click_id: str
     link: str  # domain and key
@@ -135,7 +138,7 @@ class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """The chosen click, or the reason for none; and everything that was looked at, newest first."""
+    """The chosen click or the reason why there is none, and all clicks considered, newest first."""
 
     click: Click | None = None
     reason: NoMatch | None = None
@@ -147,7 +150,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, frozen=True, gc=False):
-    """A candidate that no rule rejects: how well it fits, and how old it is."""
+    """A click that no rule rejects, with how well it fits and its age."""
 
     click: Click
     fit: Fit
@@ -163,11 +166,11 @@ def decide(
     owners: Mapping[str, str],
     retirements: Iterable[Retirement] = (),
 ) -> Decision:
-    """Choose among the clicks of the open's network.
+    """Choose one of the clicks of the open's network.
 
-    ``installs`` counts the distinct installs that opened from it within the window, this one included;
-    ``owners`` are the installs that clicks are claimed by. A click that is the install's own already is
-    chosen whatever the others are: an install that asks again gets the same answer.
+    ``installs`` counts the distinct installs that opened from the network within the window, including this
+    one. ``owners`` maps claimed clicks to installs. If the install has claimed a click before, that click
+    is chosen regardless of the others, so that a repeated report gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
     covered = {click.id for click in clicks if any(each.covers(click) for each in retired)}
@@ -195,46 +198,46 @@ def decide(
             taken = Rejection.USED_UP
         if taken is None:
             candidates.append(candidate)
-        elif click.id not in covered:  # matching gave it to another install, and may have been wrong
+        elif click.id not in covered:  # matching credited it to another install, perhaps wrongly
             rivals.append(candidate)
         considered.append(_traced(opened, click, taken))
-    own = [each for each in candidates if owners.get(each.click.id) == opened.install]
-    best = own or _best(candidates)
-    looked_at = Decision(candidates=len(candidates), installs=installs, considered=tuple(considered))
+    claimed = [each for each in candidates if owners.get(each.click.id) == opened.install]
+    best = claimed or _best(candidates)
+    undecided = Decision(candidates=len(candidates), installs=installs, considered=tuple(considered))
     if not best:
-        return structs.replace(looked_at, reason=_no_candidate(opened, clicks))
+        return structs.replace(undecided, reason=_no_candidate(opened, clicks))
     chosen = best[0]
-    sure = confidence([*candidates, *rivals], installs)
-    reason = None if own else _ambiguous(rules, installs, best, sure)
+    certainty = confidence([*candidates, *rivals], installs)
+    reason = None if claimed else _why_refused(rules, installs, best, certainty)
     if reason is not None:
-        return structs.replace(looked_at, reason=reason)
-    return structs.replace(looked_at, click=chosen.click, age_s=int(chosen.age_s), confidence=sure)
+        return structs.replace(undecided, reason=reason)
+    return structs.replace(undecided, click=chosen.click, age_s=int(chosen.age_s), confidence=certainty)
 
 
-# ODDS_AGAINST is what no simulation knows: how far a device that fits is to be believed. The others are
-# fitted on the tuning seeds of `make bench`'s simulated city, at its default window of an hour.
+# ODDS_AGAINST estimates how often a device that fits is the wrong one; no simulation can supply it. The other
+# constants are fitted to the tuning seeds of `make bench`'s simulated city, with a window of one hour.
 ODDS_AGAINST: Mapping[Fit, float] = {
     Fit.AS_DESKTOP: 0.1,
     Fit.SYSTEM: 0.025,
     Fit.VERSION: 0.02,
     Fit.MODEL: 0.01,
 }
-ODDS_PER_INSTALL = 0.001  # of a click just made
-ODDS_OF_AN_HOUR = 0.6  # for each install; they grow with the square of the age up to there, then slowly
-ODDS_PER_DOUBLED_AGE = 0.05
-ODDS_OF_RIVAL = 0.05  # at least, for each further click that fits
+ODDS_PER_INSTALL = 0.001  # for a click that was just made
+ODDS_OF_AN_HOUR = 0.6  # per install at an age of one hour; below, they grow with the square of the age
+ODDS_PER_DOUBLED_AGE = 0.05  # added for each doubling of the age beyond one hour
+ODDS_OF_RIVAL = 0.05  # minimum for each further click that fits
 _HOUR_S = 3600
 
 
 def confidence(fitting: Sequence[Candidate], installs: int) -> float:
-    """Return how likely the right click is chosen: 1 / (1 + the odds against it), to three decimals.
+    """Return the probability that the chosen click is right: 1 / (1 + the odds against it), to 3 decimals.
 
-    ``fitting`` are all clicks that fit: the chosen one, the other candidates, and those that another install
-    was given. Each has odds against it from how well its device fits, and from its age, which count once for
-    each of the ``installs`` that opened from the network. All odds add up; each click but the likeliest
-    counts with at least ``ODDS_OF_RIVAL``. So the confidence does not depend on which click is chosen, and
-    does not rise with a click's age, with one more click or install, or when another install is given a
-    click.
+    ``fitting`` are all clicks that fit: the chosen one, the other candidates, and those credited to another
+    install. The odds against a click depend on how well its device fits and on its age; the age counts once
+    for each of the ``installs`` that opened from the network. The odds of all clicks are added; each click
+    except the likeliest counts with at least ``ODDS_OF_RIVAL``. So the confidence does not depend on which
+    click is chosen, and does not rise when a click gets older, when a click or install is added, or when a
+    click is credited to another install.
     """
     odds = [odds_against(each, installs) for each in fitting]
     least = min(odds)
@@ -243,18 +246,18 @@ def confidence(fitting: Sequence[Candidate], installs: int) -> float:
 
 
 def odds_against(candidate: Candidate, installs: int) -> float:
-    """Return the odds that a click is somebody else's, when it is the only candidate."""
+    """Return the odds that a click belongs to another install, if it is the only candidate."""
     hours = max(candidate.age_s, 0) / _HOUR_S
     aged = ODDS_OF_AN_HOUR * min(hours, 1) ** 2 + ODDS_PER_DOUBLED_AGE * log2(max(hours, 1))
     return ODDS_AGAINST[candidate.fit] + max(installs, 1) * (ODDS_PER_INSTALL + aged)
 
 
 def from_provider(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
-    """Make a candidate of what a Dub that honours forwarded addresses answered.
+    """Make a click from the answer of a Dub that accepts forwarded addresses.
 
-    It says neither when nor on which device: Dub matched the address within the past hour, so the click
-    counts as half as old as that (or as the window), and as old as the install at least, on a device of the
-    install's system.
+    The answer contains neither time nor device. Dub matched the address within the past hour, so the click's
+    age is taken as half an hour (or half the window), but not younger than the install; its system is taken
+    to be the install's.
     """
     age_s = min(_HOUR_S, rules.window_s) // 2
     at_ms = opened.at_ms - age_s * 1000
@@ -264,18 +267,18 @@ def from_provider(click_id: str, link: Link, opened: FirstOpen, rules: Rules) ->
 
 
 def _fit(opened: FirstOpen, click: Click, rules: Rules) -> Fit | Rejection:
-    """Return how well a click fits, whoever it was given to, or the first rule that it breaks."""
-    out_of_reach = _out_of_reach(opened, click, rules)
-    if out_of_reach is not None:
-        return out_of_reach
+    """Return how well a click fits, regardless of claims, or the first rule that rejects it."""
+    rejection = _rejection(opened, click, rules)
+    if rejection is not None:
+        return rejection
     fit = compare(opened.device, click.device)
     return fit if isinstance(fit, Fit) else _MISFITS[fit]
 
 
 def _is_second_click(candidate: Candidate, claimed: Click, device: Traits) -> bool:
-    """Return whether the phone that made a claimed click is likely to have made this one, too.
+    """Return True if the phone that made a claimed click likely also made this candidate's click.
 
-    Not if it names the very model of the install that asks, and the claimed one does not.
+    It did not if the candidate names the exact model of the opening device and the claimed click does not.
     """
     click = candidate.click
     if click.link.id != claimed.link.id or abs(click.at_ms - claimed.at_ms) > SECOND_CLICK_S * 1000:
@@ -285,8 +288,8 @@ def _is_second_click(candidate: Candidate, claimed: Click, device: Traits) -> bo
     return may_be_one_device(click.device, claimed.device)
 
 
-def _out_of_reach(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | None:
-    """Return why no install like this could have come from the click, whatever its device."""
+def _rejection(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | None:
+    """Return why the click cannot have led to this install, regardless of its device; None if it can."""
     later_ms = click.at_ms - opened.at_ms
     if click.opened_app:
         return Rejection.DEEP_LINK
@@ -302,10 +305,10 @@ def _out_of_reach(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | 
 
 
 def _best(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates that the device does not tell apart, newest first.
+    """Return the candidates whose device fits best, newest first.
 
-    An iPhone's click goes before a Mac's, and an exact model's before one that did not say. A version
-    that agrees is no more than a good sign: too many phones have the same one.
+    A click from an iPhone ranks above one from a Mac, and an equal exact model above an unknown model. An
+    equal version does not raise the rank: too many phones have the same version.
     """
     top = max((_rank(each.fit) for each in candidates), default=0)
     return [each for each in candidates if _rank(each.fit) == top]
@@ -321,13 +324,13 @@ def _no_candidate(opened: FirstOpen, clicks: Sequence[Click]) -> NoMatch:
     return "no_candidate" if clicks else "no_click"
 
 
-def _ambiguous(rules: Rules, installs: int, best: Sequence[Candidate], sure: float) -> NoMatch | None:
-    """Return why the best candidates are not good enough."""
+def _why_refused(rules: Rules, installs: int, best: Sequence[Candidate], certainty: float) -> NoMatch | None:
+    """Return why the best candidates are refused, or None if the first of them is accepted."""
     if installs > rules.crowd_limit:
         return "crowd"
     if rules.ambiguous == "refuse" and len({each.click.link.id for each in best}) > 1:
         return "several_links"
-    return "unlikely" if sure < rules.min_confidence else None
+    return "unlikely" if certainty < rules.min_confidence else None
 
 
 def _traced(opened: FirstOpen, click: Click, rejected: Rejection | None) -> CandidateTrace:

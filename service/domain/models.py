@@ -1,7 +1,7 @@
-"""The nouns of the decision: what is asked, what is remembered, what is answered.
+"""Core types: what an app reports (``OpenReport``), what is stored (``Open``), what is answered (``Answer``).
 
-``Answer`` is also the JSON that leaves (camelCase, as Dub's); an ``Open`` holds no route, because
-routes are laid on per report: a repeat from a newer build may land on another screen.
+``Answer`` is also the JSON of the response (camelCase, as at Dub). An ``Open`` contains no route: the route
+is computed for each report, because a repeat from a newer app version may land on another screen.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +22,7 @@ Source = Literal["dub", "cache", "stale", "parsed"]
 
 
 class App(Struct, frozen=True, eq=False):
-    """One app's policy, compiled at boot. ``domains`` are canonical (lower case, no ``www.``)."""
+    """One app's settings, compiled at start. ``domains`` are canonical (lower case, no ``www.``)."""
 
     name: str
     domains: tuple[str, ...]
@@ -35,12 +35,12 @@ class App(Struct, frozen=True, eq=False):
     first_launch_max_age_s: float = 259_200
 
     def __repr__(self) -> str:
-        """Show no secret."""
+        """Return the app's name only, so that no secret is printed."""
         return f"App({self.name})"
 
 
 class Link(Struct, frozen=True, gc=False):
-    """A link as Dub describes it; ``url`` is its destination, null where it may not be handed out."""
+    """A link as Dub describes it. ``url`` is its destination, None if it must not be shown to clients."""
 
     id: str
     domain: str
@@ -49,7 +49,7 @@ class Link(Struct, frozen=True, gc=False):
 
 
 class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
-    """Which evidence found the click, and whether it can be wrong; a match by address says how likely not."""
+    """Which evidence found the click, and whether it is certain. Matches by IP address have a confidence."""
 
     type: MatchType
     guaranteed: bool
@@ -70,7 +70,7 @@ SUPERSEDED = Match("none", guaranteed=False, reason="superseded")
 
 
 class Caller(Struct, frozen=True, gc=False):
-    """Who asks: the app that the key belongs to, and the device as we saw it."""
+    """The sender of a request: the app that the key belongs to, and the device's connection data."""
 
     app: App
     peer: str | None
@@ -78,25 +78,25 @@ class Caller(Struct, frozen=True, gc=False):
     user_agent: str
     arrived: float  # monotonic seconds
     proxies: TrustedProxies
-    rate_limit: "RateLimitCheck | None" = None  # where requests are counted
+    rate_limit: "RateLimitCheck | None" = None  # None: this request is not counted
 
     async def check_rate_limit(self) -> None:
-        """Count this request, where requests are counted; raises ``RateLimited``."""
+        """Count this request against its rate limit, if there is one; raises ``RateLimited``."""
         if self.rate_limit is not None:
             await self.rate_limit.check(self.ip)
 
     @property
     def ip(self) -> str | None:
-        """The device's address behind trusted proxies; worked out only where it is needed."""
+        """Return the device's IP address behind trusted proxies, computed on each access."""
         return self.proxies.client_ip(self.peer, self.forwarded_for)
 
 
 class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
-    """An app was just opened. Fields are checked before this is built; ``None`` is absent."""
+    """An app's report that it was opened. Fields are validated before this is built; None means absent."""
 
     caller: Caller
     deep_link: str | None = None
-    link: DeepLink | None = None  # the deep link as parsed
+    link: DeepLink | None = None  # ``deep_link`` as parsed
     install_referrer: str | None = None
     clipboard: str | None = None
     domain: str | None = None
@@ -106,49 +106,49 @@ class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
     budget_ms: int
     consent: bool | None = None
     installed_at: float | None = None  # Unix seconds, by the device's clock
-    referrer_clicked_at: float | None = None  # Unix seconds, as Google Play saw the click
-    install_began_at: float | None = None  # Unix seconds, as Google Play saw the install begin
-    ignored: tuple[str, ...] = ()  # wire names of fields that were given and cannot be used
+    referrer_clicked_at: float | None = None  # Unix seconds, Google Play's time of the click
+    install_began_at: float | None = None  # Unix seconds, Google Play's time of the install's start
+    ignored: tuple[str, ...] = ()  # wire names of fields that were sent and cannot be used
 
 
 class Open(Struct, frozen=True, gc=False, kw_only=True):
-    """An open as remembered: the decision without its route."""
+    """An open as it is cached and stored: the decision without its route."""
 
     app: str
     open_id: str
     device: str  # a keyed hash: 16 hex characters
     click_id: str | None = None
     link: Link | None = None
-    url: str | None = None  # the URL that the app was opened with, if that is routed as it is
-    carried: str = ""  # by the clicked link: its query, and its fragment behind a ``#``
+    url: str | None = None  # the URL that opened the app, if it is not a Dub link: it is routed unchanged
+    carried: str = ""  # query and fragment of the clicked link, see ``DeepLink.carried``
     match: Match = NO_MATCH
     source: Source = "parsed"
     provisional: bool = (
-        False  # answered while Dub or the store was away: decided anew when it is reported again
+        False  # answered without Dub or the database: decided again when the app reports it again
     )
-    looking: bool = False  # its click may still show up, and later looks for it are due
-    credited_to: str | None = None  # without a click: the openId of the install's open that has one
+    looking: bool = False  # its click may still appear: further match attempts are scheduled
+    credited_to: str | None = None  # if this open has no click: openId of the install's open that has one
     app_version: str | None = None
     offered: int = 0  # the priority of the strongest evidence, see ``evidence.EVIDENCE_PRIORITY``
-    evidence: int = 0  # the types that were offered, see ``evidence.evidence_mask``
+    evidence: int = 0  # the evidence types as a bit mask, see ``evidence.evidence_mask``
     opened_at: float  # Unix seconds
     repeat_until: float  # monotonic seconds
 
     @property
     def pending(self) -> bool:
-        """Return True while the open may still get another answer."""
+        """Return True while the answer of this open may still change."""
         return self.provisional or self.looking
 
     @property
     def destination(self) -> str | None:
-        """Return what is routed: the URL that was opened, else where the clicked link leads."""
+        """Return the URL to route: the URL that opened the app, else the clicked link's destination."""
         if self.url is not None:
             return self.url
         return None if self.link is None else self.link.url
 
 
 class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """Where this open should land, and which click brought it."""
+    """The screen to show for an open, and the click that led to it."""
 
     open_id: str
     click_id: str | None
@@ -159,19 +159,19 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     pending: Annotated[bool, Meta(description="true: the answer may still improve. false: it is final.")]
     retry_after_ms: Annotated[
         int | UnsetType,
-        Meta(description="With pending only: in how many milliseconds it is worthwhile to ask for it again."),
+        Meta(description="Only if pending is true: after how many milliseconds to ask for the open again."),
     ] = UNSET
     repeat: bool
 
 
 class OpenedLink(Struct, frozen=True, gc=False):
-    """Dub's answer to an open."""
+    """Dub's answer to a reported open."""
 
     click_id: str | None
     link: Link | None
 
 
 def uses_up(certain: Open, click_id: str, link: Link | None) -> bool:
-    """Return True if a click that was guessed is likely the install's own: it is on the certain link."""
+    """Return True if an IP match's click agrees with the ``certain`` open: same link or same click."""
     same_link = certain.link is not None and link is not None and certain.link.id == link.id
     return same_link or certain.click_id == click_id

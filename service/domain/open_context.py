@@ -1,4 +1,4 @@
-"""A report with what follows from it: worked out once, used all the way down."""
+"""The context of one open: the report and the values derived from it, each computed once."""
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -11,10 +11,10 @@ from service.domain.trace import TraceRecorder
 
 
 class OpenContext(Struct, gc=False, eq=False):
-    """One open being decided.
+    """The state of one open while it is decided.
 
-    ``link`` is its deep link; ``own``: on one of the app's domains. Any other URL that the app was opened
-    with is ``url``, which is routed as it is (without the ``dub_id`` that Dub added).
+    ``link`` is the deep link; ``own`` says that it is on one of the app's domains. Any other URL that opened
+    the app is in ``url``, without Dub's ``dub_id``, and is routed unchanged.
     """
 
     report: OpenReport
@@ -24,29 +24,29 @@ class OpenContext(Struct, gc=False, eq=False):
     own: bool
     device: str
     key: bytes
-    is_install: bool  # by its installId; else an address and a User-Agent, which may be several people's
+    is_install: bool  # the device has an installId; else IP address and User-Agent, perhaps of several people
     opened_at: float  # Unix seconds
     url: str | None = None
-    dub_id: str | None = None  # the click that the opened URL names, see ``urls.split_dub_id``
+    dub_id: str | None = None  # the click id in the opened URL, see ``urls.split_dub_id``
     known_chain: EvidenceChain | None = None
     seen_ip: str | UnsetType | None = UNSET
-    was_pending: bool = False  # it was answered before, without Dub
-    repeats: bool = False  # the database knew its answer
-    replay: bool = False  # made by the outbox: no caller waits for it
-    earlier: list[Open] | None = None  # of its device, as the database knows them; None: nobody has asked
-    network: int | None = None  # a keyed hash, once somebody has looked at the address
-    traits: Traits | None = None  # of the device, once a link that is certain has been found for it
+    was_pending: bool = False  # an earlier answer of this open was made without Dub
+    repeats: bool = False  # the database has an answer of this open
+    replay: bool = False  # created by the outbox: no caller waits for the answer
+    earlier: list[Open] | None = None  # the device's opens in the database; None: not queried
+    network: int | None = None  # a keyed hash; None: not computed
+    traits: Traits | None = None  # the device's, set when certain evidence has found the link
 
     @property
     def ip(self) -> str | None:
-        """Return the device's address behind trusted proxies; worked out when it is first asked for."""
+        """Return the device's IP address behind trusted proxies, computed on first access."""
         if self.seen_ip is UNSET:
             self.seen_ip = self.report.caller.ip
         return self.seen_ip
 
     @property
     def chain(self) -> EvidenceChain:
-        """Return its evidence, strongest first; sorted when it is first asked for."""
+        """Return the evidence chain, strongest evidence first, built on first access."""
         if self.known_chain is None:
             self.known_chain = build_chain(
                 self.report, self.opened_at, self.domain, self.link, own=self.own, dub_id=self.dub_id
@@ -55,52 +55,52 @@ class OpenContext(Struct, gc=False, eq=False):
 
     @property
     def offered(self) -> int:
-        """Return the strength of its strongest evidence."""
+        """Return the priority of the strongest evidence."""
         return self.chain.offered
 
     @property
     def first_launch_key(self) -> str:
-        """Return the key under which the install's first launch is remembered, whatever its evidence."""
-        return self.device  # a hash for this app alone, which its opens hold anyway
+        """Return the cache key of the install's first launch, which does not depend on the evidence."""
+        return self.device  # needs no memory of its own: it is specific to the app, and every open has it
 
     @property
-    def first_to_report(self) -> EvidenceItem | None:
-        """Return its strongest evidence that can be reported later: a link or a click."""
+    def strongest_reportable(self) -> EvidenceItem | None:
+        """Return the strongest evidence that the outbox can report later: a link or a click."""
         return next((item for item in self.chain.items if item.type != "ip"), None)
 
     @property
     def links(self) -> list[tuple[str, str]]:
-        """Return the domains and keys of all its evidence that is a link."""
+        """Return the domain and key of every link in the evidence chain."""
         found = (item.link for item in self.chain.items)
         return [(link.domain, link.key) for link in found if link is not None]
 
     def log_fields(self, open_id: str) -> dict[str, str | None]:
-        """Say in a log line whose open it is."""
+        """Return the log fields that identify this open."""
         return {"app": self.app.name, "open_id": open_id, "platform": self.report.platform}
 
-    def says_more_than(self, known: Open) -> bool:
-        """Return True if this report has evidence that is stronger than what found the remembered answer."""
+    def has_stronger_evidence_than(self, known: Open) -> bool:
+        """Return True if this report has new evidence, stronger than the evidence of the ``known`` answer."""
         found = EVIDENCE_PRIORITY[known.match.type]
         if found == EVIDENCE_PRIORITY["deep_link"]:
             return False
         return (evidence_mask(self.chain) & ~known.evidence) >> (found + 1) > 0
 
-    def explain_skipped(self, recorder: TraceRecorder) -> None:
-        """Say in a trace which evidence is none."""
+    def trace_skipped(self, recorder: TraceRecorder) -> None:
+        """Record the skipped evidence in the trace."""
         for skipped in self.chain.skipped:
             recorder.add(skipped.type, "skipped", skipped.why)
 
-    def explain_at_once(self, opened: Open, recorder: TraceRecorder) -> None:
-        """Say in a trace what needed no asking."""
-        self.explain_skipped(recorder)
+    def trace_unresolved(self, opened: Open, recorder: TraceRecorder) -> None:
+        """Record in the trace how an open was answered without resolving its evidence."""
+        self.trace_skipped(recorder)
         if opened.provisional and self.chain.items:
-            why = "the budget was over before the open had its turn"
+            why = "the budget ended before this evidence could be resolved"
             recorder.add(self.chain.items[0].type, "unavailable", why)
 
     def queued_open(self, open_id: str, item: EvidenceItem, now: float) -> QueuedOpen:
-        """Return what it takes to report this open to Dub later, by this item's link, or to match it.
+        """Return the outbox entry to report this open to Dub later with this evidence, or to match it.
 
-        ``now`` is Unix seconds.
+        ``now`` is in Unix seconds.
         """
         report, link = self.report, item.link
         if link is None and self.own:

@@ -1,8 +1,7 @@
-"""Opens in the order in which they came, for export: how they were decided, and nothing about a person.
+"""Types and cursors for the export of opens in time order, without personal data.
 
-What can go wrong: a page is read while an open that came a moment earlier is not written yet, and is skipped
-for ever (opens are written behind, by replicas whose clocks differ: none of the last ``UNSETTLED_S`` seconds
-is listed).
+What can go wrong: a page is read before an earlier open is written, and that open is never listed. Opens are
+written behind, by replicas whose clocks differ. So opens of the last ``UNSETTLED_S`` seconds are not listed.
 """
 
 import base64
@@ -19,25 +18,25 @@ LIMIT_MAX = 1000
 _MOMENT_MAX_CHARS = 64
 _SECONDS_MAX = 100_000_000_000  # greater numbers are milliseconds
 _NUMBER = re.compile(r"\d{1,7}|\d{9,14}", re.ASCII)  # eight digits are a date
-_IN_A_QUERY = re.compile(r"(T\S+) (\d\d:?\d\d)\Z", re.ASCII)  # where + stands for a space
+_IN_A_QUERY = re.compile(r"(T\S+) (\d\d:?\d\d)\Z", re.ASCII)  # an unescaped + is decoded as a space
 _POSITION = struct.Struct(">q16s")
 _CURSOR_CHARS = _POSITION.size * 4 // 3
 _MS_MAX = 253_402_300_800_000  # the year 10000
 
 
 class Position(Struct, frozen=True, order=True):
-    """A place in the order of opens: behind every open from before it, and behind the one it names."""
+    """A position in the list of opens: after all opens before ``opened_at_ms``, and after ``open_id``."""
 
     opened_at_ms: int  # Unix milliseconds
     open_id: bytes = b""
 
     def cursor(self) -> str:
-        """Write the position as opaque text."""
+        """Return the position as an opaque cursor."""
         return base64.urlsafe_b64encode(_POSITION.pack(self.opened_at_ms, self.open_id)).decode()
 
 
 class ListedOpen(Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """How an open was decided."""
+    """One exported open."""
 
     open_id: str
     app: str
@@ -45,7 +44,7 @@ class ListedOpen(Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     updated_at: Annotated[str, Meta(description="When the answer last changed: RFC 3339, in UTC.")]
     match_type: str
     guaranteed: bool
-    confidence: Annotated[float | None, Meta(description="Of a match by address: 0 to 1.")]
+    confidence: Annotated[float | None, Meta(description="Of a match by IP address: 0 to 1.")]
     reason: Annotated[str | None, Meta(description="Why an open without a link has no click.")]
     source: str
     pending: Annotated[bool, Meta(description="true: the answer may still improve.")]
@@ -57,20 +56,20 @@ class ListedOpen(Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
 
 
 class OpenPage(Struct, frozen=True, rename="camel"):
-    """Some opens, oldest first."""
+    """A page of opens, oldest first."""
 
     opens: list[ListedOpen]
     next: Annotated[
-        str, Meta(description="Where this page ends: the `after` of the next one, now or at any later time.")
+        str, Meta(description="Cursor: pass it as `after` to get the next page, now or at any later time.")
     ]
     has_more: Annotated[
         bool,
-        Meta(description="true: the next page can be had now. A page may be short, or empty, all the same."),
+        Meta(description="true: the next page is available now. Even then, this page may be short or empty."),
     ]
 
 
 def read_cursor(text: str) -> Position | None:
-    """Read what ``Position.cursor`` wrote; None for anything else."""
+    """Decode a cursor of ``Position.cursor``; return None if the text is not one."""
     if len(text) != _CURSOR_CHARS:
         return None
     try:
@@ -81,9 +80,10 @@ def read_cursor(text: str) -> Position | None:
 
 
 def read_moment_ms(text: str) -> int | None:
-    """Read a time in RFC 3339, a date (its first moment in UTC), or Unix seconds or milliseconds.
+    """Return a point in time as Unix milliseconds.
 
-    Returns Unix milliseconds; None for anything else, and for times before 1970.
+    Accepts RFC 3339, a date (midnight in UTC), and Unix seconds or milliseconds. Returns None for any other
+    text and for times before 1970.
     """
     text = text.strip().upper()
     if len(text) > _MOMENT_MAX_CHARS:
@@ -102,6 +102,6 @@ def read_moment_ms(text: str) -> int | None:
 
 
 def rfc3339(unix_ms: int) -> str:
-    """Write a time in UTC, to the millisecond."""
+    """Return Unix milliseconds as RFC 3339 in UTC, with milliseconds."""
     at = datetime.fromtimestamp(unix_ms / 1000, UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{unix_ms % 1000:03d}Z"

@@ -1,4 +1,4 @@
-"""Outbox entries: opens, leads and sales that must still be delivered."""
+"""Outbox entries: opens, leads and sales to be delivered to Dub, and the results of a delivery."""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -8,59 +8,59 @@ from msgspec import Struct
 from service.domain.device_identity import Platform
 from service.domain.errors import FirstopenError
 
-DELAY_MAX_S = 900.0  # no attempt is put off for longer, whatever Dub asks
+DELAY_MAX_S = 900.0  # longest delay before the next attempt, even if Dub asks for a longer one
 
 Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
 
 
 RENEW_EVERY_S = 3.0
-UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no other
+UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no others
 INSTALL = "install:"
-REPEAT_S = 7 * 86_400.0  # for which a lead is recognised when it is reported again, as at Dub
-NO_OPEN = "no open arrived"  # why a lead died that waited for an install
+REPEAT_S = 7 * 86_400.0  # how long a repeated lead is recognised, as at Dub
+NO_OPEN = "no open arrived"  # reason of a dead letter: a lead that waited for an install
 
 
 def install_name(device: str) -> str:
-    """Return what a lead waits for whose install has reported no open yet: see ``Entry.depends_on_open``."""
+    """Return the ``Entry.depends_on_open`` of a lead whose install has reported no open yet."""
     return INSTALL + device
 
 
 class LeadKeys(Struct, frozen=True):
-    """What a lead is recognised by when it is reported again, as keyed hashes. Empty: by nothing."""
+    """Keyed hashes by which a repeated lead is recognised. Empty ones are not compared."""
 
-    event: str = ""  # its customer and event
-    idempotency: str = ""  # the caller's Idempotency-Key, …
-    body: str = ""  # … and the body that came with it
+    event: str = ""  # customer and event name
+    idempotency: str = ""  # the caller's Idempotency-Key
+    body: str = ""  # the request body, to detect an Idempotency-Key that is reused with another body
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """Something that Dub must hear of. Times are Unix seconds."""
+    """An open, lead or sale to deliver to Dub. Times are in Unix seconds."""
 
     id: str
     app: str
     kind: Kind
     ordering_key: str  # entries with the same key are sent one after another
-    # The openId whose click it needs, or the ``install_name`` of an install. It holds back no other entry of
-    # its ordering key, and is tried now and then, in case nobody notes that its open is settled.
+    # The openId whose click this entry needs, or the ``install_name`` of an install. While it waits, it does
+    # not block other entries of its ordering key. It is tried at intervals, in case the release is missed.
     depends_on_open: str = ""
     created: float
     next_try: float
     attempts: int = 0
     subject: str = ""  # a keyed hash of app and install, or an openId, where either is known
     keys: LeadKeys = LeadKeys()
-    payload: bytes  # sealed by the store
+    payload: bytes  # plain; the store encrypts it
 
 
 class TakenEntry(Struct, frozen=True):
-    """An entry under this replica's lease; ``entry`` is None if its payload cannot be decrypted."""
+    """An entry that this replica has leased. ``entry`` is None if the payload cannot be decrypted."""
 
     id: str
     entry: Entry | None
 
 
 class QueuedOpen(Struct, frozen=True, kw_only=True):
-    """An open that Dub has not confirmed, with all that reporting it again as the same device takes."""
+    """An open that Dub has not confirmed, with all data needed to report it again as the same device."""
 
     open_id: str
     app: str
@@ -68,61 +68,61 @@ class QueuedOpen(Struct, frozen=True, kw_only=True):
     device: str
     evidence: Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"] = "deep_link"
     deep_link: str
-    url: str | None = None  # that was opened, and is routed as it is
-    click_id: str = ""  # that the opened URL names
+    url: str | None = None  # the URL that opened the app, if it is not a Dub link: it is routed unchanged
+    click_id: str = ""  # the click id in the opened URL
     doubt: str = ""  # why the evidence is not certain
-    is_install: bool = False  # the device is one install's
+    is_install: bool = False  # the device is identified by an installId
     installed_at: float | None = None  # Unix seconds
-    no_track: bool = False  # to be asked about only
+    no_track: bool = False  # look up the link without recording a click
     user_agent: str
     ip: str | None
-    by_address: bool = False  # it may be matched by its address, should Dub know no such link
+    by_address: bool = False  # match it by IP address if Dub does not know the link
     arrived: float  # Unix seconds
     platform: Platform | None
     app_version: str | None
 
 
 class Delivered(Struct, frozen=True):
-    """Dub has it; ``answer`` is Dub's JSON."""
+    """Dub accepted the entry; ``answer`` is Dub's JSON."""
 
     answer: bytes = b""
 
 
 class RetryLater(Struct, frozen=True):
-    """Not this time. ``answer`` is what Dub said, where it said 200 and yet did not take it."""
+    """The attempt failed and is repeated. ``answer`` is Dub's JSON if Dub sent 200 but recorded nothing."""
 
     error: FirstopenError
-    after_s: float | None = None  # as Dub asked; else by backoff
+    after_s: float | None = None  # delay that Dub asked for; None: by backoff
     answer: bytes = b""
 
 
 class DeadLetter(Struct, frozen=True):
-    """Refused for good, or too old; kept where an operator sees it."""
+    """The entry was refused permanently or is too old. It is kept for the operator."""
 
     reason: str
     error: FirstopenError | None = None
-    organic: bool = False  # nothing went wrong: there is no click to credit
+    organic: bool = False  # not an error: there is no click to credit
 
 
 DeliveryResult = Delivered | RetryLater | DeadLetter
 
 
 class Added(Struct, frozen=True):
-    """A new entry; ``behind_another``: an earlier one of its ordering key goes first."""
+    """The entry is new. ``behind_another``: an earlier entry of its ordering key must be sent first."""
 
     behind_another: bool
 
 
 class Repeat(Struct, frozen=True):
-    """The lead was reported before, as this entry."""
+    """The lead was reported before; ``entry_id`` is the earlier entry."""
 
     entry_id: str
     state: State
-    same_body: bool = True  # False: the Idempotency-Key came with another body then
+    same_body: bool = True  # False: the earlier request had the same Idempotency-Key and another body
 
 
 class Status(Struct, frozen=True):
-    """Where an entry stands, for whoever reported it."""
+    """An entry's state, for the caller that reported it."""
 
     app: str
     kind: Kind
@@ -131,7 +131,7 @@ class Status(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """An entry as an operator sees it: nothing personal."""
+    """An entry for the operator, without personal data."""
 
     id: str
     app: str

@@ -1,4 +1,4 @@
-"""Whether a request may cost something; what is answered from memory never asks."""
+"""The state of a rate limit, which the response reports in its RateLimit-* headers."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ By = Literal["key", "address"]
 
 
 class RateLimitStatus(Struct, frozen=True, gc=False):
-    """How much is left in the window that is over first, and for how many seconds it lasts."""
+    """Requests left in the window that resets first, and the seconds until it resets."""
 
     limit: int
     remaining: int

@@ -1,10 +1,11 @@
-"""A route's pattern: a WHATWG URLPattern that matches what a person would expect of it.
+"""Compile a route's pattern and match URLs: WHATWG URLPatterns that tolerate variants of a URL.
 
-As the standard has it, ``https://acme.com/product/:id`` misses ``http://www.acme.com/product/1/``, and
-``acme://product/:id`` misses ``acme:///product/1``. So patterns and URLs are brought into one form first:
-``https`` for both web schemes, no ``www.``, no dot after the host, no doubled slashes, escapes written in one
-way; behind a scheme of the app's own everything is one path. A slash at the end is tried as it is, then
-the other way. A query is matched parameter by parameter, in any order, and only where the pattern names it.
+By the standard, ``https://acme.com/product/:id`` does not match ``http://www.acme.com/product/1/``, and
+``acme://product/:id`` does not match ``acme:///product/1``. So patterns and URLs are normalised first:
+``https`` for both web schemes, no ``www.``, no dot after the host, no doubled slashes, escapes in one form;
+after an app's own scheme, everything is the path. The path is tried with its trailing slash as given, then
+with the slash added or removed. Query parameters are matched one by one, in any order; parameters that the
+pattern does not name are ignored.
 """
 
 import re
@@ -24,8 +25,8 @@ from service.domain.urls import (
 )
 
 WEB = "https"  # stands for http, too
-OWN = "http"  # stands for the app's own schemes, written as hosts: URLPattern splits paths of web URLs only
-SCHEME_AS_HOST = ".own"  # a name that ends in a number would be an address
+OWN = "http"  # stands for the app's own schemes, written as hosts: URLPattern splits only paths of web URLs
+SCHEME_AS_HOST = ".own"  # appended, because a host that ends in a number would be parsed as an IP address
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/*")
 _PORT = re.compile(r":\d+\Z")
@@ -37,7 +38,7 @@ _GROUP_NAME = re.compile(r"(?<!\\):([A-Za-z_$][\w$]*)")
 
 
 class Parts(Struct, frozen=True):
-    """What a pattern says, in the form in which it is matched; each part in URLPattern's syntax."""
+    """The normalised parts of a pattern, each in URLPattern's syntax."""
 
     protocol: str  # WEB or OWN
     host: str  # the app's own schemes, for OWN
@@ -48,19 +49,19 @@ class Parts(Struct, frozen=True):
 
     @property
     def group_names(self) -> frozenset[str]:
-        """Return the names of the groups that become params."""
+        """Return the names of the pattern's groups, which become the route's params."""
         texts = (self.host, self.path, self.fragment, *(value for _, value in self.query))
         return frozenset(name for text in texts for name in _GROUP_NAME.findall(text))
 
 
 class UrlForms(Struct, frozen=True):
-    """A URL in the forms in which patterns are tried on it."""
+    """The normalised forms of a URL that patterns are matched against."""
 
-    forms: tuple[tuple[str, ...], ...]  # as it ends, then with the slash at its end added or left out
-    parameters: dict[str, str]  # the last value of each, as it was written
+    forms: tuple[tuple[str, ...], ...]  # with the trailing slash as given, then with it added or removed
+    parameters: dict[str, str]  # the last value of each query parameter, still escaped
 
     def parameter(self, name: str) -> str | None:
-        """Return a parameter's last value with a space as ``%20`` and other escapes in one form."""
+        """Return a parameter's last value with canonical escapes and ``%20`` for a space."""
         value = self.parameters.get(name)
         return None if value is None else canonical_escapes(value.replace("+", "%20"))
 
@@ -70,11 +71,11 @@ class Pattern(Struct, frozen=True):
 
     parts: Parts
     url: URLPattern
-    place: URLPattern  # of the URLs that it may match: the host, or the app's own scheme
+    place: URLPattern  # matches the host only, or the app's own scheme
     query: tuple[tuple[str, URLPattern], ...]
 
     def match(self, target: UrlForms, forms: tuple[str, ...]) -> dict[str, str] | None:
-        """Return the named groups, decoded, if one of these forms of the URL matches."""
+        """Return the decoded named groups if one of these forms of the URL matches, else None."""
         result = next(filter(None, map(self.url.exec, forms)), None)
         if result is None:
             return None
@@ -89,7 +90,7 @@ class Pattern(Struct, frozen=True):
 
 
 def compile_pattern(text: str, schemes: Collection[str]) -> Pattern:
-    """Compile a route's pattern for an app with these URL schemes; raises ``ValueError`` for a bad one."""
+    """Compile a route's pattern for an app with these URL schemes; raises ``ValueError`` if it is invalid."""
     parts = parts_of(text, schemes)
     url = URLPattern(
         {
@@ -106,9 +107,9 @@ def compile_pattern(text: str, schemes: Collection[str]) -> Pattern:
 
 
 def parts_of(text: str, schemes: Collection[str]) -> Parts:
-    """Take a pattern apart and bring it into the form in which it is matched; raises ``ValueError``.
+    """Split a pattern into normalised parts; raises ``ValueError`` if it is invalid.
 
-    A pattern for several schemes, such as ``*://…``, is one for the web if http or https is among them.
+    A pattern for several schemes, such as ``*://…``, is a web pattern if it matches http or https.
     """
     scheme = _SCHEME.match(text)
     if scheme:
@@ -138,10 +139,10 @@ def parts_of(text: str, schemes: Collection[str]) -> Parts:
 
 
 def forms_of(href: str) -> UrlForms:
-    """Bring a parsed URL without user info into the forms in which patterns are tried on it."""
+    """Return the normalised forms of a parsed URL, which must not contain user info."""
     before, _, fragment = href.partition("#")
     address, _, search = before.partition("?")
-    if fragment.startswith(("/", "!/")):  # a route of its own, which may have a query of its own
+    if fragment.startswith(("/", "!/")):  # a client-side route such as #/product?id=1, with a query
         fragment, _, own_search = fragment.partition("?")
         search = f"{own_search}&{search}"
     scheme, _, rest = address.partition(":")
@@ -164,7 +165,7 @@ def forms_of(href: str) -> UrlForms:
 
 
 def percent_decoded(value: str) -> str:
-    """Decode a value; one that is not UTF-8 stays as it is."""
+    """Percent-decode a value; return it unchanged if the result is not UTF-8."""
     try:
         return unquote(value, errors="strict")
     except UnicodeDecodeError:
@@ -172,7 +173,7 @@ def percent_decoded(value: str) -> str:
 
 
 def _parameters(search: str) -> Iterator[tuple[str, str]]:
-    """Split a pattern's query into parameters; ``*`` stands for any others, which are allowed anyway."""
+    """Split a pattern's query into parameters. Skip a bare ``*``: other parameters are always allowed."""
     for piece in _QUERY_PIECE.findall(search):
         name, equals, value = piece.partition("=")
         if piece == "*":
@@ -183,7 +184,7 @@ def _parameters(search: str) -> Iterator[tuple[str, str]]:
 
 
 def _named_groups(result: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield the named groups of every component; unnamed ones (``*``) and unmatched ones are left out."""
+    """Yield the named groups of every component, without unnamed (``*``) and unmatched groups."""
     for component in result.values():
         if isinstance(component, dict):
             for name, value in component["groups"].items():

@@ -1,7 +1,7 @@
-"""From a destination URL to a screen of the app.
+"""Map a destination URL to a screen of the app.
 
-Patterns are WHATWG URLPatterns, compiled once at boot; the first that matches wins. Routes are remembered
-per (destination, what the link carried, version), so a hot link is matched once and its ``Route`` shared.
+Patterns are WHATWG URLPatterns, compiled once at start; the first match wins. Routes are cached by
+destination, the link's query and fragment, and app version, so that a popular link is matched only once.
 """
 
 import re
@@ -20,7 +20,7 @@ NEVER_SCHEMES = frozenset({"about", "blob", "data", "file", "javascript", "vbscr
 
 _ROUTES_REMEMBERED = 2048
 _LONG_ROUTES_REMEMBERED = 32
-_LONGEST_USUAL_CHARS = 1024  # of longer URLs fewer are remembered: memory stays bounded
+_LONGEST_USUAL_CHARS = 1024  # longer URLs have a smaller cache, to bound memory
 _VERSION = re.compile(
     r"v?(\d{1,18}(?:\.\d{1,18})*)(?:[-+ (_].*|\.?[a-z].*)?",
     re.IGNORECASE | re.DOTALL,
@@ -30,7 +30,7 @@ Reason = Literal["matched", "default", "update_required", "unlisted"]
 
 
 class Route(Struct, frozen=True, gc=False):
-    """Where to land: a screen of the app, its parameters, and the URL to fall back on."""
+    """The screen to show, its parameters, and the routed URL as a fallback."""
 
     screen: str
     params: dict[str, str]
@@ -42,17 +42,17 @@ NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
 class RouteRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One ``[[apps.*.routes]]`` table: a URLPattern, and the screen that shows what it matches."""
+    """One ``[[apps.*.routes]]`` table: a URLPattern, and the screen for the URLs that it matches."""
 
     pattern: NonEmpty
     screen: NonEmpty
-    query: tuple[NonEmpty, ...] = ()  # parameters of the URL that become params, where it has them
+    query: tuple[NonEmpty, ...] = ()  # query parameters of the URL that become params, if present
     min_version: NonEmpty | None = None
     fallback: NonEmpty | None = None
 
 
 class RouteTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One ``[[apps.*.route_tests]]`` table: a URL, and where it must land. Params are compared if given."""
+    """One ``[[apps.*.route_tests]]`` table: a URL, and the expected screen and, if given, params."""
 
     url: NonEmpty
     screen: NonEmpty
@@ -61,7 +61,7 @@ class RouteTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class BadRule(FirstopenError):
-    """A route that cannot be compiled: ``index`` counts from 0, ``field`` is the setting at fault."""
+    """A route cannot be compiled. ``index`` is its position from 0, ``field`` the invalid setting."""
 
     def __init__(self, index: int, field: str, problem: str) -> None:
         super().__init__(problem)
@@ -70,7 +70,7 @@ class BadRule(FirstopenError):
 
 
 class CompiledRoute(Struct, frozen=True):
-    """A route that is ready to be matched. ``index`` counts from 0."""
+    """A compiled route. ``index`` is its position in the settings, from 0."""
 
     index: int
     rule: RouteRule
@@ -80,10 +80,10 @@ class CompiledRoute(Struct, frozen=True):
 
 @lru_cache(1024)
 def parse_version(text: str) -> tuple[int, ...] | None:
-    """Return a version's leading numbers, trailing zeros dropped (``2.10`` > ``2.9``, ``2.0`` = ``2``).
+    """Return a version's leading numbers without trailing zeros (``2.10`` > ``2.9``, ``2.0`` = ``2``).
 
-    A build or pre-release suffix is not compared (``2.4.1+45``, ``2.4-beta``, ``2.4 (345)``, ``1.9rc1``,
-    ``2.2.9.RELEASE``). Return ``None`` if the text does not start with a version.
+    A build or pre-release suffix is ignored (``2.4.1+45``, ``2.4-beta``, ``2.4 (345)``, ``1.9rc1``,
+    ``2.2.9.RELEASE``). Returns None if the text does not start with a version.
     """
     found = _VERSION.fullmatch(text.strip())
     if found is None:
@@ -95,12 +95,12 @@ def parse_version(text: str) -> tuple[int, ...] | None:
 
 
 def shape_of_version(version: str) -> str:
-    """Show how a version is written (letters as a, digits as 9): its text is the caller's."""
+    """Return the format of a version (letters as a, digits as 9), which can be logged safely."""
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", version), flags=re.ASCII)
 
 
 class Router:
-    """One app's routes, compiled; raises ``BadRule`` for one that cannot be."""
+    """One app's compiled routes. The constructor raises ``BadRule`` if a route cannot be compiled."""
 
     def __init__(
         self,
@@ -119,10 +119,12 @@ class Router:
         self._remembered_long = lru_cache(_LONG_ROUTES_REMEMBERED)(self._route)
 
     def route(self, destination: str | None, carried: str = "", app_version: str | None = None) -> Route:
-        """Decide the screen for a destination merged with what the clicked link carried (see ``merge``).
+        """Return the screen for a destination.
 
-        A missing or unreadable ``app_version`` is new enough for every route. A destination that is no
-        URL, carries user info, or has any scheme but http, https and the app's own is never handed out.
+        ``carried`` is the clicked link's query and fragment, which are merged into the destination (see
+        ``merge``). A missing or unreadable ``app_version`` counts as new enough for every route. The route
+        has no URL if the destination is not a URL, contains user info, or has a scheme other than http, https
+        and the app's own schemes.
         """
         if destination is None:
             return self.nowhere
@@ -131,7 +133,7 @@ class Router:
         return self._remembered(destination, carried, app_version)
 
     def _route(self, destination: str, carried: str, app_version: str | None) -> Route:
-        url = self._handed_out(merge(destination, carried))
+        url = self._safe_url(merge(destination, carried))
         if url is None:
             return self.nowhere
         found = self.first_match(url)
@@ -144,8 +146,8 @@ class Router:
             return Route(fallback, params, url, "update_required")
         return Route(matched.rule.screen, params, url, "matched")
 
-    def _handed_out(self, destination: str) -> str | None:
-        """Parse a destination as a browser would, and return it normalised, or ``None`` if it is not safe."""
+    def _safe_url(self, destination: str) -> str | None:
+        """Return a destination as a browser normalises it, or None if it must not be sent to the app."""
         try:
             url = ada_url.URL(destination)
         except ValueError:
@@ -155,17 +157,17 @@ class Router:
         return str(url.href)
 
     def covers(self, url: str) -> bool:
-        """Return True for a parsed URL with a scheme of the app's own, or on a host that a route names."""
+        """Return True if a parsed URL has one of the app's own schemes, or a host that a route names."""
         if url.partition(":")[0] in self._schemes - WEB_SCHEMES:
             return True
         forms = forms_of(url).forms[0]
         return any(route.pattern.place.test(form) for route in self.routes for form in forms)
 
     def first_match(self, url: str) -> tuple[CompiledRoute, dict[str, str]] | None:
-        """Return the first route whose pattern matches a parsed URL, with its params.
+        """Return the first route whose pattern matches a parsed URL, with its params; None if none does.
 
-        Those that match the URL as it ends go before those that match it with its last slash added or
-        left out: ``/category/*`` takes ``/category`` only where no later route does.
+        All routes are tried with the URL's trailing slash as given, then with it added or removed:
+        ``/category/*`` matches ``/category`` only if no later route matches it exactly.
         """
         target = forms_of(url)
         for forms in target.forms:
@@ -184,10 +186,10 @@ def _compile(index: int, rule: RouteRule, schemes: Sequence[str]) -> CompiledRou
     try:
         pattern = compile_pattern(rule.pattern, schemes)
     except ValueError as exc:
-        raise BadRule(index, "pattern", f"is no URLPattern that can be used: {exc}") from exc
+        raise BadRule(index, "pattern", f"is not a usable URLPattern: {exc}") from exc
     twice = sorted(pattern.parts.group_names.intersection(rule.query))
     if twice:
-        raise BadRule(index, "query", f"names {twice[0]!r}, and so does the pattern")
+        raise BadRule(index, "query", f"names {twice[0]!r}, which is also a group of the pattern")
     minimum = parse_version(rule.min_version or "0")
     if minimum is None:
         raise BadRule(index, "min_version", "expected dotted numbers, such as 2.10")

@@ -1,4 +1,4 @@
-"""The outcome of each piece of evidence, for the engineer who asks how an open was decided."""
+"""Traces: the outcome of each piece of evidence, to explain to an engineer how an open was decided."""
 
 from collections import OrderedDict
 from typing import Literal
@@ -15,7 +15,7 @@ Outcome = Literal["resolved", "unknown", "skipped", "unavailable", "matched", "n
 
 
 class EvidenceTrace(Struct, frozen=True, gc=False, rename="camel"):
-    """One piece of evidence: its outcome, in words to act on, and how long it took."""
+    """The outcome of one piece of evidence, an explanation, and how long it took."""
 
     type: EvidenceType
     outcome: Outcome
@@ -24,24 +24,24 @@ class EvidenceTrace(Struct, frozen=True, gc=False, rename="camel"):
 
 
 class MatchAttempt(Struct, frozen=True):
-    """What came of looking for the click of an open that has no link."""
+    """The result of one search for the click of an open without a link."""
 
     match: Match
     detail: str  # for the trace
-    click: tuple[str, Link, str] | None = None  # its id, link, and the query that it was clicked with
-    pending: bool = False  # it may still show up
-    stays_pending: bool = False  # also when nobody looks any more: Dub shows what cannot be read
-    retry: bool = False  # looking again later is worth it
+    click: tuple[str, Link, str] | None = None  # click id, link, and the query of the clicked URL
+    pending: bool = False  # the click may still appear at Dub
+    stays_pending: bool = False  # even after the last attempt, because Dub's events cannot be decoded
+    retry: bool = False  # a later attempt may find the click
     candidates: tuple[CandidateTrace, ...] = ()
 
 
 class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How an open came to its answer."""
+    """How an open was decided."""
 
     open_id: str
     evidence: tuple[EvidenceTrace, ...]
     candidates: tuple[CandidateTrace, ...] = ()
-    ignored: tuple[str, ...] = ()  # fields that were given and could not be used
+    ignored: tuple[str, ...] = ()  # fields that were sent and could not be used
     cache: str
     breaker: str
     budget_ms: int
@@ -49,7 +49,7 @@ class Trace(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TraceRecorder:
-    """Collects a trace while an open is decided. Times are the clock's, in seconds."""
+    """Collects a trace while an open is decided. Times are monotonic seconds."""
 
     __slots__ = (
         "_breaker",
@@ -60,9 +60,9 @@ class TraceRecorder:
         "_took_s",
         "began",
         "candidates",
+        "click_may_be_late",
         "item",
         "items",
-        "look_again",
         "source",
     )
 
@@ -72,11 +72,11 @@ class TraceRecorder:
         self.candidates: tuple[CandidateTrace, ...] = ()
         self.item: EvidenceItem | None = None
         self.source: Source = "dub"
-        self.look_again = False  # a click may show up late
+        self.click_may_be_late = False  # Dub may show the click later: schedule further match attempts
         self._item_began = began
 
     def at(self, item: EvidenceItem, now: float) -> None:
-        """Record which evidence is being resolved."""
+        """Record that the resolution of this evidence starts."""
         self.item = item
         self._item_began = now
 
@@ -85,19 +85,19 @@ class TraceRecorder:
         self.items.append(EvidenceTrace(evidence, outcome, detail, _ms(took_s)))
 
     def fail(self, detail: str, now: float) -> None:
-        """Record that the current evidence gave no answer."""
+        """Record that the current evidence could not be resolved."""
         if self.item is not None:
             self.add(self.item.type, "unavailable", detail, now - self._item_began)
 
     def end(self, now: float, *, cache: str, breaker: str, budget_ms: int, ignored: tuple[str, ...]) -> None:
-        """Note that the open is decided, and let go of its link: it may be somebody's clipboard."""
+        """Record that the open is decided, and drop the evidence: it may contain a user's clipboard."""
         self._took_s = now - self.began
         self._cache, self._breaker, self._budget_ms = cache, breaker, budget_ms
         self._ignored = ignored
         self.item = None
 
     def trace(self, open_id: str) -> "Trace":
-        """Tell it all, once it has ended."""
+        """Build the trace. Call ``end`` before."""
         return Trace(
             open_id=open_id,
             evidence=tuple(self.items),
@@ -111,19 +111,19 @@ class TraceRecorder:
 
 
 class Traces:
-    """Remembers how the latest opens were decided; nearly none is ever asked for, so none is laid out yet."""
+    """Keeps the trace recorders of the latest opens. Few traces are read, so each is built on request."""
 
     def __init__(self) -> None:
         self._recorders: OrderedDict[str, TraceRecorder] = OrderedDict()
 
     def keep(self, open_id: str, recorder: TraceRecorder) -> None:
-        """Remember what has ended, in place of an earlier decision of the same open."""
+        """Keep a finished recorder, replacing an earlier one of the same open."""
         if len(self._recorders) >= _TRACES_MAX:
             self._recorders.popitem(last=False)
         self._recorders[open_id] = recorder
 
     def add(self, open_id: str, attempt: MatchAttempt) -> None:
-        """Add what a later look has said."""
+        """Add the result of a later match attempt."""
         recorder = self._recorders.get(open_id)
         if recorder is not None:
             outcome: Outcome = "matched" if attempt.click else "pending" if attempt.stays_pending else "none"
@@ -131,7 +131,7 @@ class Traces:
             recorder.candidates = attempt.candidates or recorder.candidates
 
     def get(self, open_id: str) -> Trace | None:
-        """Recall a trace."""
+        """Return the trace of an open, or None if it is not kept."""
         recorder = self._recorders.get(open_id)
         return None if recorder is None else recorder.trace(open_id)
 

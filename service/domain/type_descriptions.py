@@ -1,7 +1,7 @@
-"""Describe in plain words what a msgspec type accepts, for the errors that people read.
+"""Describe in plain words what a msgspec type accepts, for error messages.
 
-msgspec's own messages name its types (``Expected `int | null` ``). Only the place of the problem is taken
-from them; what was expected there is read from the type.
+msgspec's own messages use Python type names (``Expected `int | null` ``). Only the location of the problem is
+taken from them; the expected value is read from the type.
 """
 
 import re
@@ -19,16 +19,16 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$")
 
 
 class Invalid(NamedTuple):
-    """Where a document does not fit its type, as a path such as ``apps.acme.domains``, and why."""
+    """A validation error: a path in the document, such as ``apps.acme.domains``, and the problem there."""
 
     path: str  # empty for the whole document
     problem: str
 
 
 def explain(exc: msgspec.ValidationError, model: type, *, structure: str = "an object") -> Invalid:
-    """Say what is wrong with a document that was decoded as ``model``.
+    """Explain why a document could not be decoded as ``model``.
 
-    ``structure`` is what the format calls a set of named values. Values are never repeated.
+    ``structure`` is the format's term for a set of named values. The explanation contains no values.
     """
     message = _PLACE.sub("", str(exc))
     found = _PLACE.search(str(exc))
@@ -48,7 +48,7 @@ def explain(exc: msgspec.ValidationError, model: type, *, structure: str = "an o
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like this one, if one is; case and separators are not compared."""
+    """Return the most similar known name, ignoring case and separators; None if no name is similar."""
     plain = {_plain(each): each for each in known}
     close = get_close_matches(_plain(name), plain, n=1, cutoff=0.75)
     return plain[close[0]] if close else None
@@ -59,7 +59,7 @@ def _plain(name: str) -> str:
 
 
 def _child(at: inspect.Type, field: str | None) -> inspect.Type:
-    """Follow one step of a path: into a named field, or into an item of a list or table."""
+    """Return the type one step further down a path: of a named field, or of an item of a list or table."""
     for kind in _kinds(at):
         if field is not None and isinstance(kind, inspect.StructType):
             return next((each.type for each in kind.fields if each.encode_name == field), inspect.AnyType())
@@ -75,7 +75,7 @@ def _struct(at: inspect.Type) -> inspect.StructType:
 
 
 def _kinds(at: inspect.Type) -> tuple[inspect.Type, ...]:
-    """List what a type may be: itself, or the members of a union, without null."""
+    """Return the alternatives of a type: the members of a union, or the type itself; without null."""
     if isinstance(at, inspect.Metadata):
         return _kinds(at.type)
     if isinstance(at, inspect.UnionType):

@@ -1,8 +1,8 @@
-"""URLs as text: which forms are the same, which query parameters are Dub's own, and what is handed on.
+"""Rules for URLs as text: canonical forms, Dub's own query parameters, and merging of queries.
 
-What can go wrong: a link's password (``pw``) that reaches the app, a log or a website; a parameter that is
-removed although it only looks like one of Dub's; a canonical form that is not its own canonical form; a
-``dub_id`` that is no click's.
+What can go wrong: a link's password (``pw``) reaches the app, a log or a website; a parameter is removed
+although it only resembles one of Dub's; the canonical form of a canonical form differs from it; a ``dub_id``
+is not a click id.
 """
 
 import re
@@ -20,7 +20,7 @@ _CLICK_ID = re.compile(r"[A-Za-z0-9]{16}")
 _NAME_MAX_CHARS = 255
 _ESCAPE = re.compile(b"%[0-9A-Fa-f]{2}")
 _ESCAPED_AMPERSAND = b"\xff"  # no byte of UTF-8
-_NO_UTF_8 = "\ufffd".encode()  # decoding would put it there, too
+_NO_UTF_8 = "\ufffd".encode()  # the replacement character, which decoding would insert as well
 _BYTE_OF = {
     b"%%%c%c" % (high, low): {0x26: _ESCAPED_AMPERSAND, 0xFF: _NO_UTF_8}.get(code, bytes([code]))
     for high in b"0123456789ABCDEFabcdef"
@@ -30,28 +30,28 @@ _BYTE_OF = {
 _LAST_DOT = re.compile(r"(?<=[^.])\.\Z")
 _LEADING_WWW = re.compile(r"(?:www\.)+(?=.)")
 _SLASHES = re.compile("//+")
-_LOOSE_ESCAPE = re.compile(  # of a letter, a digit or one of -._~; in lower case; or a % that begins none
+_LOOSE_ESCAPE = re.compile(  # of an unreserved character; or in lower case; or a % that starts no escape
     "%(?:2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee]|[0-9A-F][a-f]|[a-f][0-9A-Fa-f]|(?![0-9A-Fa-f]{2}))"
 )
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def canonical_host(host: str) -> str:
-    """Return a parsed host without the root's dot at its end and without any leading ``www.``."""
+    """Return a parsed host without the trailing dot of the DNS root and without leading ``www.``."""
     host = without_last_dot(host)
     www = _LEADING_WWW.match(host)
     return host[www.end() :] if www else host
 
 
 def without_last_dot(host: str) -> str:
-    """Return a host without the dot that stands for the root of all names."""
+    """Return a host without the trailing dot of the DNS root."""
     return _LAST_DOT.sub("", host)
 
 
 def canonical_path(path: str) -> str:
-    """Return a parsed path as Dub's redirect reads it: no doubled slashes, and none at the end but the first.
+    """Return a parsed path as Dub's redirect reads it: without doubled and trailing slashes, "/" if empty.
 
-    Escapes are written in one way (RFC 3986, 6.2.2): ``%c3%a9`` as ``%C3%A9``, ``%61`` as ``a``.
+    Escapes are normalised (RFC 3986, 6.2.2): ``%c3%a9`` to ``%C3%A9``, ``%61`` to ``a``.
     """
     return canonical_escapes(collapse_slashes(path)).rstrip("/") or "/"
 
@@ -62,9 +62,9 @@ def collapse_slashes(path: str) -> str:
 
 
 def canonical_escapes(text: str) -> str:
-    """Return a text with its percent-escapes in upper case, and none of a character that needs none.
+    """Return a text with percent-escapes in upper case and unreserved characters decoded.
 
-    A ``%`` that begins no escape is escaped itself, or it might begin one afterwards.
+    A ``%`` that does not start an escape becomes ``%25``, because decoding could turn it into one.
     """
     return _LOOSE_ESCAPE.sub(_canonical_escape, text) if "%" in text else text
 
@@ -77,22 +77,22 @@ def _canonical_escape(escape: re.Match[str]) -> str:
 
 
 def without_dub_parameters(query: str) -> str:
-    """Return a short link's query without the parameters that are meant for Dub; the rest stays as written.
+    """Return a short link's query without the parameters that are meant for Dub; the rest is unchanged.
 
-    Dub does not hand these on to the destination either. Neither argument nor result has a leading ``?``.
+    Dub does not pass these to the destination either. Neither argument nor result has a leading ``?``.
     """
     if "%" not in query and not any(name in query for name in DUB_PARAMETERS):
-        return query  # no name of theirs, and none that is written with escapes
+        return query  # fast path: none of these names occurs, not even in escaped form
     pairs = query.split("&")
     names = names_of(pairs)
     return "&".join(pair for pair, name in zip(pairs, names, strict=True) if name not in DUB_PARAMETERS)
 
 
 def split_dub_id(url: str) -> tuple[str, str | None]:
-    """Return a URL without its ``dub_id``, and the click that this names.
+    """Return a URL without its ``dub_id``, and the click id in that parameter.
 
-    The click is "" if it is no clickId, ``None`` if there is no ``dub_id``. Dub adds one to the destinations
-    of links with conversion tracking. The rest of the URL stays as it is written.
+    The click id is "" if it is malformed, None if there is no ``dub_id``. Dub adds ``dub_id`` to the
+    destinations of links with conversion tracking. The rest of the URL is unchanged.
     """
     if DUB_ID not in url:
         return url, None
@@ -113,19 +113,19 @@ def split_dub_id(url: str) -> tuple[str, str | None]:
 
 
 def has_parameter(query: str, name: str) -> bool:
-    """Return True if a query names this parameter, with any value or none."""
+    """Return True if a query contains this parameter, with or without a value."""
     if "%" not in query and name not in query:
-        return False  # quickly: queries may be 32,000 characters long
+        return False  # fast path, because queries may be 32,000 characters long
     return name in names_of(query.split("&"))
 
 
 def merge(destination: str, carried: str) -> str:
-    """Lay what a clicked short link carried over its destination, as Dub and browsers do on the web.
+    """Merge a clicked short link's query and fragment into its destination, as Dub and browsers do.
 
-    ``carried`` is the link's query, and its fragment behind a ``#``. A parameter that both have takes the
-    link's last value, once, in its old place; others are appended. Values stay as they were written, but a
-    space is ``%20``: not everything that reads a URL in an app takes ``+`` for one. A destination that has
-    no fragment inherits the link's (Fetch, "HTTP-redirect fetch").
+    ``carried`` is the link's query, then ``#`` and its fragment. A parameter of both URLs gets the link's
+    last value, once, at its place in the destination; the link's other parameters are appended. Values are
+    unchanged, except that a space becomes ``%20``: not all URL parsers in apps decode ``+``. A destination
+    without a fragment gets the link's (Fetch, "HTTP-redirect fetch").
     """
     if not carried:
         return destination
@@ -154,10 +154,10 @@ def _merged(own: str, clicked: str) -> Iterator[str]:
 
 
 def names_of(pairs: Sequence[str]) -> list[str]:
-    """Return the names of a query's parameters (what ``&`` separates), decoded as in forms.
+    """Return the names of query parameters (``name=value`` texts), decoded as in HTML forms.
 
-    One of over 255 characters stays as it was written. The others are decoded together: one by one, 16,000
-    names of two characters would take a tenth of a second.
+    A name of more than 255 characters is not decoded. All others are decoded in one pass: decoded one by one,
+    16,000 names of two characters would take a tenth of a second.
     """
     names = [pair.partition("=")[0] for pair in pairs]
     text = "&".join([name if len(name) <= _NAME_MAX_CHARS else "" for name in names])

@@ -1,7 +1,7 @@
-"""Find an app's own short links in what it reports: chat apps, trackers and share sheets wrap links.
+"""Find an app's short links inside other texts and URLs: chat apps, trackers and share sheets wrap links.
 
-What can go wrong: somebody's private text, or a link that only looks like one of ours, taken for a link; a
-text that takes long to search (all of this is linear in its length, and looks one level deep).
+What can go wrong: private text, or a URL that only resembles one of the app's links, is taken for a link; a
+text takes long to search (the search is linear in the text's length, and unwraps one level only).
 """
 
 import re
@@ -15,13 +15,13 @@ import ada_url
 from service.domain.deep_links import ZERO_WIDTH, DeepLink, parse_deep_link, trimmed
 from service.domain.errors import InvalidField
 
-_SEARCHED_MAX_CHARS = 8192  # as long as an install referrer may be; a longer text is not looked into
-_PARAMETERS_MAX = 50  # of a wrapping URL: more are not looked into
-_FOUND_MAX = 10  # links in a text: more are not tried
+_SEARCHED_MAX_CHARS = 8192  # the maximum length of an install referrer; longer texts are not searched
+_PARAMETERS_MAX = 50  # of a wrapping URL; further ones are not searched
+_FOUND_MAX = 10  # links in a text; further ones are not tried
 _REMEMBERED_MAX = 4096  # parsed links
 _REMEMBERED_MAX_CHARS = 512
 
-_HOLDS_MORE = re.compile(":|%3A|%20")  # than a key: another URL, or words
+_HOLDS_MORE = re.compile(":|%3A|%20")  # in a link's key: it contains another URL, or words
 _WHITE_SPACE = re.compile(r"\s")
 _QUOTES = r"\"'`\u2018-\u201f\u00ab\u00bb\u2039\u203a\u300c\u300d"
 _BREAKS = rf"\s<>{_QUOTES}{ZERO_WIDTH}\u3001\u3002\uff0c"  # before or after a link in a text
@@ -29,13 +29,13 @@ _SENTENCE_ENDS = ".,;:!?)]*_~\u2026"
 
 
 def find_deep_link(text: str, domains: tuple[str, ...], field: str = "deepLink") -> DeepLink:
-    """Parse a deep link; a short link on one of ``domains`` that it wraps is taken in its place.
+    """Parse a deep link; if it wraps a short link on one of ``domains``, return the short link instead.
 
-    Found one level deep: an encoded link; one in a parameter (``https://l.facebook.com/l.php?u=…``,
-    ``acme://open?link=…``); one behind another scheme (``acme://acme.link/fb-promo``); one in a text of up to
-    8,192 characters. Takes time linear in the text's length.
+    Unwraps one level: a percent-encoded link; a link in a parameter (``https://l.facebook.com/l.php?u=…``,
+    ``acme://open?link=…``); a link after another scheme (``acme://acme.link/fb-promo``); a link in a text of
+    up to 8,192 characters. Takes time linear in the text's length.
 
-    Raises ``InvalidField`` if the text is no link and holds none of ours.
+    Raises ``InvalidField`` if the text is neither a link nor contains a short link on ``domains``.
     """
     link = _parsed(text)
     if link is not None and link.domain in domains and not _HOLDS_MORE.search(link.key):
@@ -44,7 +44,7 @@ def find_deep_link(text: str, domains: tuple[str, ...], field: str = "deepLink")
         for inner in map(_parsed, _inner_texts(trimmed(text), link, domains)):
             if inner is not None and inner.domain in domains:
                 return inner
-    return link or parse_deep_link(text, field)  # which says what is wrong with it
+    return link or parse_deep_link(text, field)  # raises InvalidField with the problem
 
 
 def _parsed(text: str) -> DeepLink | None:
@@ -55,11 +55,11 @@ def _parsed(text: str) -> DeepLink | None:
 
 
 def _inner_texts(text: str, link: DeepLink | None, domains: tuple[str, ...]) -> Iterator[str]:
-    """Yield what may be a link inside a text; ``link`` is the text itself as parsed, if it is one."""
+    """Yield the parts of a text that may be links; ``link`` is the text as parsed, if it is a link."""
     if _WHITE_SPACE.search(text):
         yield from _links_in_words(text, domains)
         return
-    if link is not None and link.domain in domains:  # Dub's SDKs append what they find to the domain
+    if link is not None and link.domain in domains:  # Dub's SDKs append the text that they find
         yield unquote(link.key)
         yield from _parameter_values(link.key)
         return
@@ -91,9 +91,9 @@ def _links_in_words(text: str, domains: tuple[str, ...]) -> Iterator[str]:
 
 @lru_cache(256)
 def _search_for(domains: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """Compile a search for links on these domains in a text: with a scheme, or with a path after the host.
+    """Return the domains in punycode and Unicode, and a pattern that finds links on them in a text.
 
-    Return the domains, in punycode and in Unicode, and the search.
+    The pattern finds links with a scheme, and links without a scheme that have a path after the host.
     """
     names = tuple(dict.fromkeys(name for each in domains for name in (each, ada_url.idna.decode(each))))
     host = rf"(?:www\.)?(?:{'|'.join(map(re.escape, names))})\.?(?::\d{{1,5}})?"
@@ -104,17 +104,17 @@ def _search_for(domains: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[s
 
 
 class ParsedLinks:
-    """How links that Dub knows are parsed: hot links are remembered, clipboard text that is none is not."""
+    """Caches the parsing of links that Dub knows. Clipboard text that is not a link is never cached."""
 
     def __init__(self) -> None:
         self._links: dict[tuple[tuple[str, ...], str], DeepLink] = {}
 
     def parse(self, text: str, domains: tuple[str, ...]) -> DeepLink:
-        """Find a deep link as ``find_deep_link`` does; raises ``InvalidField``."""
+        """Parse a deep link as ``find_deep_link`` does, using the cache; raises ``InvalidField``."""
         return self._links.get((domains, text)) or find_deep_link(text, domains)
 
     def remember(self, text: str | None, domains: tuple[str, ...], link: DeepLink | None) -> None:
-        """Remember how a link that Dub knows is parsed, if there is one, unless it is a long one."""
+        """Cache the parsed form of a link that Dub knows, unless the text is absent or long."""
         if text is not None and link is not None and len(text) <= _REMEMBERED_MAX_CHARS:
             if len(self._links) >= _REMEMBERED_MAX:
                 self._links.clear()

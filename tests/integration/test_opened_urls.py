@@ -158,7 +158,7 @@ async def test_a_launch_that_found_nothing_counts_as_well(world: World) -> None:
     assert (opened.match.type, opened.route.url) == ("none", APP_URL)
     trace = (await world.service.get(f"/v1/opens/{opened.open_id}/trace", headers=AS_SERVER)).json()
     (said,) = [item for item in trace["evidence"] if item["type"] == "ip"]
-    assert "no first launch" in said["detail"]
+    assert "not its first launch" in said["detail"]
     assert (await world.launch(BEN)).click_id
 
 

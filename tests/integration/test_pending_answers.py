@@ -119,6 +119,6 @@ async def test_an_open_that_is_looked_for_is_no_degraded_one(world: World) -> No
 async def test_the_schema_describes_it(service: Service) -> None:
     schema = (await service.get("/schema/openapi.json")).json()["components"]["schemas"]["Answer"]
     assert "final" in schema["properties"]["pending"]["description"]
-    assert schema["properties"]["retryAfterMs"]["description"].startswith("With pending only")
+    assert schema["properties"]["retryAfterMs"]["description"].startswith("Only if pending is true")
     assert "pending" in schema["required"]
     assert "retryAfterMs" not in schema["required"]

@@ -42,7 +42,7 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         (MINIMAL + 'leads = "nobody"', "apps.acme.leads: expected one of 'client', 'server'"),
         (
             MINIMAL + ROUTE.replace("/:x", "/("),
-            r"apps.acme.routes\[0\].pattern: 'https://acme.com/\(' is no URLPattern",
+            r"apps.acme.routes\[0\].pattern: 'https://acme.com/\(' is not a usable URLPattern",
         ),
         (
             MINIMAL + ROUTE + 'min_version = "two"',
@@ -54,7 +54,7 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
         ),
         (
             MINIMAL + ROUTE + 'query = ["x"]',
-            r"apps.acme.routes\[0\].query: .* names 'x', and so does the pattern",
+            r"apps.acme.routes\[0\].query: .* names 'x', which is also a group of the pattern",
         ),
         (
             MINIMAL + '[[apps.acme.route_tests]]\nurl = "https://acme.com/1"',
