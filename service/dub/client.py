@@ -1,7 +1,7 @@
-"""One small client for Dub's API; nothing of the caller's but its User-Agent goes out.
+"""The client of Dub's API. Of the caller's headers, only the User-Agent is sent to Dub.
 
-It calls the transport itself instead of going through ``httpx.AsyncClient``: cookies and redirects are not
-wanted here, and a call costs a third as much. A User-Agent is printable ASCII by the time it gets here.
+It calls the transport directly instead of ``httpx.AsyncClient``: cookies and redirects are not wanted here,
+and a call takes a third of the time. The User-Agent must be printable ASCII.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _NOT_FOUND = 404
 _THROTTLED = 429
 _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
-_SECONDS_MAX = 10_000_000_000  # larger numbers are milliseconds: as seconds they are the year 2286
+_SECONDS_MAX = 10_000_000_000  # larger numbers are milliseconds: as seconds, this is the year 2286
 _LONGEST_NUMBER = 18
 _JSON = "application/json"
 
@@ -47,12 +47,12 @@ T = TypeVar("T")
 
 
 class DubClient:
-    """Fills ``Dub``, ``DubConversions`` and ``DubEvents`` of ``resolve.ports``.
+    """Implements ``Dub``, ``DubConversions`` and ``DubEvents`` of ``ports``.
 
-    ``timeout_s`` bounds a whole call, from connecting to the last byte. It is no caller's budget: a
-    call outlives the budgets that wait for it, so that a late answer still settles the open.
-    Every call may raise its guard's ``CircuitOpen``, ``BulkheadFull`` or ``DubThrottled`` instead of asking;
-    ``queue_timeout_s`` is how long it waits for a place.
+    ``timeout_s`` limits a whole call, from connecting to the last byte. It does not depend on callers'
+    budgets: a call continues after their end, so that a late answer still completes the open. Every call may
+    raise its guard's ``CircuitOpen``, ``BulkheadFull`` or ``DubThrottled`` without calling Dub;
+    ``queue_timeout_s`` is the longest time to wait for a slot.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class DubClient:
         no_track: bool = False,
         replay: bool = False,
     ) -> OpenedLink:
-        """Report a deep-link open to Dub, as this device; with its address, for a Dub that believes it.
+        """Report an open with a deep link to Dub; ``ip`` only for a Dub that trusts forwarded addresses.
 
-        No key goes along: ``/track/open`` checks none. Raises ``DubLinkNotFound`` for Dub's own 404, else a
-        ``DubUnavailable`` for anything that is not a well-formed 200 within the client's timeout.
+        No key is sent: ``/track/open`` requires none. Raises ``DubLinkNotFound`` for Dub's own 404, and a
+        ``DubUnavailable`` for anything else than a valid 200 within the client's timeout.
         """
         headers = {"Content-Type": _JSON, "User-Agent": user_agent}
         if ip is not None:
@@ -104,7 +104,10 @@ class DubClient:
     async def track_first_open(
         self, app: str, domain: str, *, user_agent: str, ip: str, queue_timeout_s: float, no_track: bool
     ) -> OpenedLink:
-        """Report an open with no link, to a Dub that believes addresses; raises as ``track_open``."""
+        """Report an open without a link, for a Dub that trusts forwarded addresses.
+
+        Raises as ``track_open``.
+        """
         headers = {"Content-Type": _JSON, "User-Agent": user_agent, **_forwarding(ip)}
         if no_track:
             headers["dub-no-track"] = "true"
@@ -126,9 +129,9 @@ class DubClient:
         )
 
     async def events(self, app: App, query: str, *, queue_timeout_s: float) -> "Arriving":
-        """Ask for a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
+        """Request a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
 
-        The client's timeout bounds the time to the first byte, and then the time between pieces.
+        The client's timeout limits the time to the first byte, and then the time between chunks.
         """
         url = self._events_url.copy_with(query=query.encode("ascii"))
         request = httpx.Request("GET", url, headers=_key_of(app), stream=httpx.ByteStream(b""))
@@ -171,7 +174,7 @@ class DubClient:
         *,
         replay: bool = False,
     ) -> T:
-        """Post one request behind its guard, and read its whole answer."""
+        """Post one request through its guard, and return what ``read`` makes of the whole answer."""
         call = await guard.acquire(app, queue_timeout_s, replay=replay)
         answered = None
         try:
@@ -188,10 +191,10 @@ class DubClient:
             guard.release(call, answered=answered)
 
     def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
-        """Say what an error means for Dub's health, as ``Guard.leave`` takes it.
+        """Return what an error says about Dub's health, in the form of ``answered`` of ``Guard.release``.
 
-        A 429 holds back the app's calls. ``/track/open`` takes no key, so there it is our address that Dub
-        limits, and with it every app.
+        After a 429, the app's calls are refused for a while. As ``/track/open`` has no key, Dub limits it by
+        our address, for all apps together; so there a 429 counts as a failure.
         """
         if isinstance(exc, DubThrottled):
             guard.throttle(app, exc.retry_after_s)
@@ -223,7 +226,7 @@ class DubClient:
 
 
 class _Bounded:
-    """Ends what it holds when its time is over, and gives every failure its own name."""
+    """Cancels the block inside after a time, and translates the transport's exceptions."""
 
     def __init__(self, deadlines: Deadlines, timeout_s: float) -> None:
         self._deadlines = deadlines
@@ -233,7 +236,7 @@ class _Bounded:
         self._answered = False
 
     def on_head(self) -> None:
-        """Note that Dub has begun to answer."""
+        """Record that Dub has begun to answer."""
         self._answered = True
 
     def __enter__(self) -> Self:
@@ -243,17 +246,17 @@ class _Bounded:
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self._deadlines.cancel(self._ticket)
         if self._expired and not isinstance(exc, asyncio.CancelledError):
-            self._task.uncancel()  # our cancellation became another error: it is not the caller's
+            self._task.uncancel()  # our cancellation was replaced by another error
         match exc:
             case None:
                 return
             case asyncio.CancelledError() if self._expired:
-                if self._task.uncancel() > 0:  # somebody else wants it to stop, too
+                if self._task.uncancel() > 0:  # the task was also cancelled by another caller
                     raise exc
                 raise DubTimedOut(f"no answer within {self._timeout_s:g} s") from None
             case httpx.TransportError() | aiohttp.ClientError() | OSError():
                 raise _unavailable(exc, answered=self._answered) from exc
-            case ValueError():  # a head that aiohttp reads and httpx cannot
+            case ValueError():  # a head that aiohttp accepts and httpx does not
                 raise InvalidDubResponse(type(exc).__name__) from exc
 
     def _expire(self) -> None:
@@ -262,7 +265,7 @@ class _Bounded:
 
 
 class Arriving:
-    """A page of events on its way: fills ``resolve.ports.EventStream``."""
+    """A page of events that is being received: implements ``ports.EventStream``."""
 
     def __init__(self, response: httpx.Response, bounded: Callable[[], _Bounded]) -> None:
         self._response = response
@@ -278,7 +281,7 @@ class Arriving:
             yield piece
 
     async def aclose(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the pool."""
         await close(self._response)
 
 
@@ -291,15 +294,15 @@ def _key_of(app: App) -> dict[str, str]:
 
 
 def _forwarding(ip: str) -> dict[str, str]:
-    """Return the headers that tell a Dub whose address an open came from.
+    """Return the headers that tell Dub the device's address.
 
-    A self-hosted Dub reads ``X-Real-IP`` alone; ``X-Forwarded-For`` is for an edge in front of it.
+    A self-hosted Dub reads only ``X-Real-IP``; ``X-Forwarded-For`` is for a proxy in front of it.
     """
     return {"X-Real-IP": ip, "X-Forwarded-For": ip}
 
 
 def _refusal(answer: Answer, now: float) -> FirstopenError:
-    """Name what Dub says against a request."""
+    """Return the error for an answer other than 200."""
     status = answer.status
     if status == _THROTTLED:
         return DubThrottled(retry_after_s(answer.retry_after, now))
@@ -308,14 +311,14 @@ def _refusal(answer: Answer, now: float) -> FirstopenError:
     try:
         error = decode_error(answer.body).error
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        return InvalidDubResponse(f"a {status} that does not read as Dub's")
+        return InvalidDubResponse(f"a {status} without Dub's error body")
     return DubRefused(status, error.code, error.message)
 
 
 def retry_after_s(text: str, now: float) -> float:
-    """Read a Retry-After: Dub's is Unix milliseconds, a proxy's may be seconds or an HTTP date.
+    """Parse a Retry-After header: Dub's is in Unix milliseconds, a proxy's in seconds or an HTTP date.
 
-    ``now`` is Unix seconds. Returns seconds, from 0 to ``RETRY_AFTER_MAX_S``; 1 for what cannot be read.
+    ``now`` is in Unix seconds. Return seconds, from 0 to ``RETRY_AFTER_MAX_S``; 1 for an invalid header.
     """
     text = text.strip()
     if text.isdecimal() and len(text) <= _LONGEST_NUMBER:
@@ -330,14 +333,14 @@ def retry_after_s(text: str, now: float) -> float:
 
 
 def _unavailable(exc: Exception, *, answered: bool) -> DubUnavailable:
-    """Name what a transport raised; ``answered``: after the head of an answer had been read."""
+    """Translate a transport's exception; ``answered``: it was raised after the head of the answer."""
     name = type(exc).__name__
     match exc:
         case httpx.TimeoutException() | aiohttp.ServerTimeoutError():
             return DubTimedOut(name)
-        case aiohttp.ClientHttpProxyError():  # the proxy does not connect us: Dub was not asked
+        case aiohttp.ClientHttpProxyError():  # the proxy did not connect to Dub
             return DubUnreachable(f"{name}, status {exc.status}")
-        case aiohttp.ClientResponseError():  # the head of an answer is no HTTP, or over aiohttp's bounds
+        case aiohttp.ClientResponseError():  # the head is not HTTP, or exceeds aiohttp's limits
             return InvalidDubResponse(name)
         case _:
             return DubUnreachable(name, answered=answered)
@@ -347,4 +350,4 @@ def _read(decode: Callable[[bytes], T], answer: bytes) -> T:
     try:
         return decode(answer)
     except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidDubResponse("an answer that does not read as Dub's") from exc
+        raise InvalidDubResponse("an answer that is not as Dub documents it") from exc

@@ -1,19 +1,19 @@
-"""Carry calls to Dub over aiohttp, behind httpx's transport interface.
+"""Send calls to Dub over aiohttp, behind httpx's transport interface.
 
-aiohttp brings keep-alive, proxies, TLS, happy eyeballs, and name resolution in a thread. The interface of
-httpx is the seam where tests put a scripted Dub, and tracing a span. A POST to the API uses neither httpx's
+aiohttp provides keep-alive, proxies, TLS, happy eyeballs, and name resolution in a thread. Tests replace the
+httpx interface with a scripted Dub, and tracing wraps it in a span. A POST to the API uses neither httpx's
 request and response objects nor aiohttp's: it writes its head and body to a connection of aiohttp's pool in
-one piece, and reads from aiohttp's parser. That takes 40 % of the CPU of ``ClientSession.post`` (measured:
-65 µs instead of 165), a tenth of a whole open. Errors are aiohttp's own, which tell a refused connection from
-a timeout; ``DubClient`` translates them.
+one piece, and reads from aiohttp's parser. That takes 40 % of the CPU time of ``ClientSession.post``
+(measured: 65 µs instead of 165), which is a tenth of a whole open. Errors are aiohttp's own, which
+distinguish a refused connection from a timeout; ``DubClient`` translates them.
 
 What can go wrong:
-- An answer without an end: a body is bounded here, a head by aiohttp (128 headers, 8190 bytes each), the
-  time of a call by ``DubClient``.
-- A proxy or a certificate authority that the environment names and calls do not use: ``HTTPS_PROXY``,
-  ``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are read once, at the start, and a
-  value that cannot be used stops it.
-- A password in a proxy's URL: no message repeats the URL.
+- An answer never ends: the body's size is limited here, the head's by aiohttp (128 headers, 8190 bytes each),
+  and the time of a call by ``DubClient``.
+- Calls ignore the proxy or the certificate authority of the environment: ``HTTPS_PROXY``, ``HTTP_PROXY``,
+  ``NO_PROXY``, ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are read once, at the start, and an invalid value stops
+  the start.
+- A log shows the password in a proxy's URL: no message contains the URL.
 - An aiohttp that parses or pools differently (``pyproject.toml`` bounds its version, the tests of this
   module's behaviour run over real sockets): through a proxy, and for reads, its public session is used.
 """
@@ -40,36 +40,36 @@ ANSWER_MAX_BYTES = 256 * 1024
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # headers that aiohttp would add
 _SET_BY_AIOHTTP = frozenset({"host", "content-length", "accept-encoding"})
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # DubClient bounds a whole call
-_FINAL = 200  # a smaller status says that the answer is still to come, but for 101
+_FINAL = 200  # smaller statuses, except 101, precede the final answer
 _SWITCHING_PROTOCOLS = 101
 _KEEPALIVE_S = 30  # below the idle limit of common load balancers
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """A whole answer, and its Retry-After as it came (empty if there is none)."""
+    """A complete answer, with its raw Retry-After header (empty if there is none)."""
 
     status: int
     retry_after: str
     body: bytes
 
 
-# Post a body; the callable is called once Dub has begun to answer. Raises ``InvalidDubResponse`` for an
-# answer over ``ANSWER_MAX_BYTES``, else what the transport raises.
+# Takes URL, headers, body, and a function to call when Dub has begun to answer. Raises ``InvalidDubResponse``
+# for an answer over ``ANSWER_MAX_BYTES``, and the errors of the transport.
 Post = Callable[[str, Mapping[str, str], bytes, Callable[[], None]], Awaitable[Answer]]
 
 
 class _Target(Struct, frozen=True, eq=False):
-    """What every POST to one URL has in common."""
+    """What all POSTs to one URL share."""
 
-    route: aiohttp.ClientRequest  # tells the pool where to connect to; it is never sent
+    route: aiohttp.ClientRequest  # tells the connection pool where to connect; never sent
     head: str
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """A pool of kept-alive connections for calls to ``base_url``; it opens with the first request.
+    """A pool of keep-alive connections to ``base_url``, opened with the first request.
 
-    The guards bound how many calls are in flight, and so how many connections there are. Raises
-    ``ValueError`` or ``OSError`` if the environment names a proxy or certificates that cannot be used.
+    The guards limit the calls in flight, and so the number of connections. Raises ``ValueError`` or
+    ``OSError`` if the environment's proxy or certificates are invalid.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -81,7 +81,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]
     ) -> Answer:
-        """Fill ``Post``; raises ``aiohttp.ClientError``, ``OSError``, or ``ValueError`` for a bad header."""
+        """Implement ``Post``; raises ``aiohttp.ClientError``, ``OSError``, or ``ValueError`` for a header."""
         if self._proxy is None:
             return await self._post_directly(url, headers, body, on_head)
         async with await self._send("POST", url, headers, body) as response:
@@ -109,7 +109,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             connection.close()
             raise InvalidDubResponse(type(exc).__name__) from exc
         except BaseException:
-            connection.close()  # it may still have an answer, or part of one, under way
+            connection.close()  # an answer, or a part of it, may still arrive on it
             raise
         connection.release()
         return Answer(message.code, message.headers.get("Retry-After", ""), answer)
@@ -120,11 +120,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise ConnectionError("the transport is closed")
         try:
             return await connector.connect(target.route, [], _NO_TIMEOUT)
-        except RuntimeError as exc:  # uvloop's for a failed connection
+        except RuntimeError as exc:  # uvloop raises it for a failed connection
             raise ConnectionError(str(exc)) from exc
 
     def _target(self, url: str) -> _Target:
-        """Remember what the POSTs to a URL have in common; there are as many as Dub's endpoints."""
+        """Build and cache what the POSTs to a URL share; there is one URL per endpoint."""
         parsed = URL(url)
         route = aiohttp.ClientRequest("POST", parsed, loop=asyncio.get_running_loop())
         head = f"POST {parsed.raw_path_qs} HTTP/1.1\r\nHost: {parsed.host_port_subcomponent}\r\n"
@@ -149,7 +149,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             return await self._session().request(
                 method, url, data=body, headers=headers, allow_redirects=False
             )
-        except RuntimeError as exc:  # uvloop's for a failed connection, aiohttp's for a closed session
+        except RuntimeError as exc:  # uvloop raises it for a failed connection, aiohttp for a closed session
             raise ConnectionError(str(exc)) from exc
 
     def _session(self) -> aiohttp.ClientSession:
@@ -162,7 +162,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=self._tls),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},  # so that the bound on a body holds for what it says
+            headers={"Accept-Encoding": "identity"},  # so that the size limit applies to the content
             proxy=self._proxy,
             skip_auto_headers=_NOT_ADDED,
             timeout=_NO_TIMEOUT,
@@ -178,12 +178,12 @@ class _Body(httpx.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
-        """Give the connection back to the pool, or drop it if the body was not read to its end."""
+        """Return the connection to the pool, or close it if the body was not read completely."""
         self._response.release()
 
 
 def _request(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """Write a whole request; raises ``ValueError`` for a header with a line break in it."""
+    """Return a complete request as bytes; raises ``ValueError`` for a header with a line break."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header has a line break in it")
@@ -191,9 +191,9 @@ def _request(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL; ``None`` for none, and for loopback addresses.
+    """Return the environment's proxy for a URL; None if there is none, and for loopback addresses.
 
-    Raises ``ValueError``, which names the variable, for a proxy that is not an HTTP one.
+    Raises ``ValueError``, which names the variable, for a proxy that is not an HTTP proxy.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -212,7 +212,7 @@ def _is_http_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or a bracket that is not closed
+    except ValueError:  # an invalid port, or an unclosed bracket
         return False
 
 
@@ -224,7 +224,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _trusted() -> ssl.SSLContext:
-    """Trust the authorities in ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, else certifi's; raises ``OSError``."""
+    """Return a TLS context that trusts the authorities of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
+
+    Raises ``OSError``.
+    """
     try:
         return httpx.create_ssl_context()
     except OSError as exc:
@@ -232,13 +235,13 @@ def _trusted() -> ssl.SSLContext:
 
 
 def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
-    """Return how to post over a transport."""
+    """Return a function that posts over a transport."""
     if isinstance(transport, AiohttpTransport):
         return transport.post
 
     async def post(url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]) -> Answer:
         request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
-        request.read()  # as content= would, without guessing headers
+        request.read()  # as with content=, but without adding headers
         response = await transport.handle_async_request(request)
         on_head()
         try:
@@ -251,12 +254,12 @@ def posting_over(transport: httpx.AsyncBaseTransport) -> Post:
 
 
 async def read_bounded(response: httpx.Response) -> bytes:
-    """Read a whole answer; raises ``InvalidDubResponse`` for one over ``ANSWER_MAX_BYTES``."""
+    """Return a whole answer; raises ``InvalidDubResponse`` above ``ANSWER_MAX_BYTES``."""
     return await _bounded(cast("httpx.AsyncByteStream", response.stream))
 
 
 async def close(response: httpx.Response) -> None:
-    """Give the connection back, or drop it if the answer was not read to its end."""
+    """Return the connection to the pool, or close it if the answer was not read completely."""
     await cast("httpx.AsyncByteStream", response.stream).aclose()
 
 

@@ -1,1 +1,1 @@
-"""What must still reach Dub: written down before it is first sent, sent until Dub has it or refuses it."""
+"""Deliver opens, leads and sales to Dub: stored first, then sent until Dub accepts or refuses them."""

@@ -1,23 +1,23 @@
-"""How hard the outbox tries."""
+"""Concurrency, backoff and expiry of the outbox."""
 
 from msgspec import Struct
 
 from service.domain.errors import DubThrottled
 from service.domain.outbox_entries import DELAY_MAX_S, Entry, RetryLater
 
-BACKOFF_MIN_S = 0.5  # the longest pause after a first failure; then doubled, up to
-BACKOFF_MAX_S = 10.0  # this: an outage of a minute delays no lead by more than some seconds
+BACKOFF_MIN_S = 0.5  # the longest pause after the first failure; doubled after each further one
+BACKOFF_MAX_S = 10.0  # short, so that a lead is sent within seconds after an outage
 
 
 class OutboxPolicy(Struct, frozen=True, kw_only=True):
-    """How hard to try. Times in seconds."""
+    """How many entries are sent at the same time, and for how many seconds an entry is retried."""
 
-    in_flight_max: int  # leads, and as many sales
-    replays_max: int  # opens
+    in_flight_max: int  # of leads, and also of sales
+    replays_max: int  # of opens
     expiry_s: float
 
     def delay_s(self, entry: Entry, later: RetryLater, jitter: float) -> float:
-        """Return after how many seconds to try again: Dub's own time, or full jitter under a doubling bound.
+        """Return the seconds until the next attempt: as Dub asks, or exponential backoff with full jitter.
 
         ``jitter`` is a random number from 0 to 1.
         """

@@ -1,12 +1,12 @@
-"""Delivers what must still reach Dub, one attempt at a time for each ordering key.
+"""Deliver outbox entries to Dub, one attempt at a time for each ordering key.
 
-What can go wrong: an entry is sent twice at once, or overtakes an earlier one of its key (the store leases
-entries, and only the first of a key); a thousand entries try at once while Dub is down (nothing is sent while
-Dub's circuit breaker is open, and what failed comes back spread over time); an entry that always fails stands
-in the way of others, or one app's storm in the way of other apps (each attempt has a time of its own, each
-app a share of every look); an entry is dropped although its caller was told that it is queued (it is dropped
-only while its caller waits to be told so); an unforeseen exception ends the loop (it is logged and counted,
-and the loop goes on).
+What can go wrong: an entry is sent twice at the same time, or overtakes an earlier one of its key (the store
+leases entries, and only the first of a key); a thousand entries are sent at the same time while Dub is down
+(nothing is sent while Dub's circuit breaker is open, and retries are spread over time); an entry that always
+fails blocks others, or one app's entries block other apps (each attempt has a time limit, and each app has a
+share of every page); an entry is dropped after its caller was answered that it is queued (it is dropped only
+while its caller still waits); an unexpected exception stops the loop (it is logged and counted, and the loop
+continues).
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _SOON_S = 0.01
 _EXPIRE_EVERY_S = 60.0
 _SPREAD_S: Mapping[Kind, float] = {"lead": 2.0, "sale": 2.0, "open": 15.0}  # once Dub is back
 _ORDERED: tuple[Kind, ...] = ("lead", "sale")  # kinds that share ordering keys
-_CROWDED_AGAIN_S = 0.5
+_BULKHEAD_RETRY_S = 0.5
 _AWAITED_MAX = 10_000
 _encode = msgspec.json.Encoder().encode
 
@@ -55,7 +55,7 @@ Drops = Callable[[FirstopenError], bool]
 
 @dataclass(slots=True)
 class _Waiter:
-    """A caller that waits for the first attempt, and which errors make it take its entry back."""
+    """A caller that waits for the first attempt; for errors where ``drops`` is True, the entry is deleted."""
 
     first_result: asyncio.Future[DeliveryResult]
     drops: Drops
@@ -70,14 +70,17 @@ class _Attempt:
 
 
 class OutboxWorker:
-    """Fills ``Outbox``. ``unix_time`` is wall clock seconds; ``held``: for how long calls are held back."""
+    """Implements ``Outbox``. ``unix_time`` returns Unix seconds.
+
+    ``retry_in_s`` returns for how many seconds entries of a kind and app must not be sent.
+    """
 
     def __init__(
         self,
         store: OutboxStore,
         *,
         apps: Sequence[str],
-        held: Callable[[Kind, str], float],
+        retry_in_s: Callable[[Kind, str], float],
         policy: OutboxPolicy,
         unix_time: Callable[[], float],
         log: Log,
@@ -85,7 +88,7 @@ class OutboxWorker:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
-        self._held = held
+        self._retry_in_s = retry_in_s
         self._policy = policy
         self._unix_time = unix_time
         self._log = log
@@ -95,8 +98,9 @@ class OutboxWorker:
         self._deliver: Mapping[Kind, Deliver] = {}
         self._running: dict[str, _Attempt] = {}
         self._waiters: dict[str, _Waiter] = {}
-        self._followed: set[str] = set()  # ordering keys in which a caller of this process waits for its turn
-        # What entries of this process wait for: a hint to look at once. The next look would find them, too.
+        self._keys_with_caller: set[str] = set()  # where a caller here waits behind an earlier entry
+        # Opens and installs that entries of this process wait for: a hint to check immediately. Without it,
+        # the next regular check finds them.
         self._awaited: LRUCache[str, bool] = LRUCache(_AWAITED_MAX)
         self._drains = {
             kind: Drain(
@@ -105,9 +109,9 @@ class OutboxWorker:
                 apps=apps,
                 at_a_time=policy.replays_max if kind == "open" else policy.in_flight_max,
                 spread_s=spread_s,
-                held=partial(held, kind),
+                retry_in_s=partial(retry_in_s, kind),
                 start=partial(self._launch, has_caller=False),
-                undecryptable=self._note_undecryptable,
+                undecryptable=self._report_undecryptable,
                 unix_time=unix_time,
             )
             for kind, spread_s in _SPREAD_S.items()
@@ -116,7 +120,7 @@ class OutboxWorker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, deliver: Mapping[Kind, Deliver]) -> None:
-        """Begin to send what is queued."""
+        """Start sending queued entries."""
         self._deliver = deliver
         with contextlib.suppress(StoreFailed):
             await self._store.take_over()
@@ -124,7 +128,7 @@ class OutboxWorker:
         self._tasks = [self._background.spawn(self._forever(each), "outbox") for each in work]
 
     async def close(self) -> None:
-        """Stop sending. What is under way stays queued, and another replica may send it at once."""
+        """Stop sending. Unfinished entries stay queued, and another replica may send them immediately."""
         leased = [each.entry for each in self._running.values()]
         for each in self._drains.values():
             leased += each.stop()
@@ -133,29 +137,34 @@ class OutboxWorker:
             self._store.give_back(entry.id, entry.next_try)
 
     def dub_is_back(self) -> None:
-        """Try what failed again, spread over some seconds: Dub answers again."""
+        """Retry entries that failed, spread over some seconds, because Dub answers again."""
         for each in self._drains.values():
             each.dub_is_back()
 
     async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> DeliveryResult | Repeat | None:
-        """Commit an entry, send it, and wait for its first attempt; raises ``StoreFailed``."""
-        held = self._held(entry.kind, entry.app) > 0
-        added = await self._store.add(entry, leased=not (held or entry.depends_on_open))
+        """Commit an entry, send it, and return the result of its first attempt.
+
+        Return None if there is no result after ``wait_s`` seconds, and a ``Repeat`` for a lead that was
+        reported before. If ``drops`` is True for the error of the attempt, the entry is deleted. Raises
+        ``StoreFailed``.
+        """
+        is_refused = self._retry_in_s(entry.kind, entry.app) > 0
+        added = await self._store.add(entry, leased=not (is_refused or entry.depends_on_open))
         if isinstance(added, Repeat):
-            self._look_by(entry.kind, self._unix_time())  # the first may have taken over this one's click
+            self._check_by(entry.kind, self._unix_time())  # the earlier entry may have got this one's click
             return added
         first_result: asyncio.Future[DeliveryResult] = asyncio.get_running_loop().create_future()
         self._waiters[entry.id] = _Waiter(first_result, drops)
         try:
             if entry.depends_on_open:
                 self._awaited[entry.depends_on_open] = True
-            if held:
+            if is_refused:
                 error = CircuitOpen("circuit breaker open")
                 if drops(error):
                     await self._store.remove(entry.id)
                 return RetryLater(error)
             if added.behind_another and not entry.depends_on_open:
-                self._followed.add(entry.ordering_key)
+                self._keys_with_caller.add(entry.ordering_key)
                 self._give_back(entry, entry.next_try)
             elif not entry.depends_on_open:
                 self._launch(entry, has_caller=True)
@@ -167,7 +176,7 @@ class OutboxWorker:
             del self._waiters[entry.id]
 
     async def abandon(self, entry_id: str) -> None:
-        """Forget an entry; an attempt under way is given up."""
+        """Delete an entry; cancel its attempt if it is being sent."""
         attempt = self._running.get(entry_id)
         if attempt is not None:
             await cancel_all([attempt.task])
@@ -176,7 +185,7 @@ class OutboxWorker:
         await self._store.remove(entry_id)
 
     async def status(self, entry_id: str) -> Status | None:
-        """Say where a lead or sale stands; raises ``StoreFailed``."""
+        """Return the status of a lead or sale, or None; raises ``StoreFailed``."""
         return await self._store.status(entry_id)
 
     async def waiting(self, app: str) -> int:
@@ -188,7 +197,7 @@ class OutboxWorker:
         return await self._store.has_waiting_in(ordering_key)
 
     async def depths(self) -> tuple[Mapping[tuple[Kind, State], int], float]:
-        """Count what is queued and what is dead, and say how old the oldest queued is, in seconds.
+        """Return the numbers of queued and dead entries, and the age of the oldest queued one in seconds.
 
         Raises ``StoreFailed``.
         """
@@ -196,10 +205,10 @@ class OutboxWorker:
         return await self._store.depths("queued", "dead"), 0 if oldest is None else self._unix_time() - oldest
 
     def enqueue_open(self, queued: QueuedOpen, *, not_before_s: float = 0) -> None:
-        """Keep an open, soon, to be reported to Dub later. An openId is queued once.
+        """Queue an open, to be reported to Dub later; an openId is queued only once.
 
-        One device may owe one link under two openIds (it asked before a restart and after): both are sent,
-        for each has a caller that waits for its click, and Dub gives them the same one.
+        Two opens of one link by one device may be queued (from before and after a restart). Both are sent,
+        because a caller waits for the click of each, and Dub returns the same click for both.
         """
         self._store.enqueue_open(
             Entry(
@@ -215,36 +224,37 @@ class OutboxWorker:
         )
 
     def confirm_open(self, open_id: str) -> None:
-        """Forget the open's entry: Dub has it; and send what waited for its click."""
+        """Delete the entry of an open that Dub has recorded, and send entries that wait for its click."""
         self._store.confirm_open(open_id)
         self.release_dependents(open_id)
 
     def release_dependents(self, name: str, *, after_s: float = 0) -> None:
-        """Send what waits for this open or install, so many seconds from now.
+        """Send the entries that wait for this open or install, ``after_s`` seconds from now.
 
-        Any replica may have taken it. While the database fails, only what this one has taken is let go:
-        it must not crowd out opens that wait to be written; the rest is found when it is next tried.
+        Any replica may have added them. While the database fails, this is done only for entries of this
+        process, to leave room in the queue for opens that wait to be written; other entries are sent at their
+        next scheduled attempt.
         """
         awaited = self._awaited.pop(name, False)
         if awaited or not self._store.is_failing:
             at = self._unix_time() + after_s
             self._store.release_dependents(name, at)
             if awaited:
-                self._look_at_ordered(at)
+                self._check_ordered(at)
 
     def _give_back(self, entry: Entry, next_attempt_at: float) -> None:
         """End the lease of an entry that was not attempted."""
         self._store.give_back(entry.id, next_attempt_at)
-        self._look_by(entry.kind, next_attempt_at, written=True)
+        self._check_by(entry.kind, next_attempt_at, written=True)
 
-    def _look_by(self, kind: Kind, when: float, *, written: bool = False) -> None:
-        """Look for due entries of a kind at this time (Unix seconds), but not at every turn of the loop."""
-        self._drains[kind].look_by(max(when, self._unix_time() + _SOON_S), written=written)
+    def _check_by(self, kind: Kind, when: float, *, written: bool = False) -> None:
+        """Check for due entries of a kind at this time (Unix seconds), but not in every loop iteration."""
+        self._drains[kind].check_by(max(when, self._unix_time() + _SOON_S), written=written)
 
-    def _look_at_ordered(self, when: float) -> None:
-        """Look for the next entries of an ordering key."""
+    def _check_ordered(self, when: float) -> None:
+        """Check for the next entries of ordering keys."""
         for kind in _ORDERED:
-            self._look_by(kind, when, written=True)
+            self._check_by(kind, when, written=True)
 
     async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -252,18 +262,18 @@ class OutboxWorker:
                 await work()
             except StoreFailed:
                 await asyncio.sleep(drain.POLL_S)
-            except Exception as exc:  # noqa: BLE001  the loop must go on; the log names our mistake
+            except Exception as exc:  # noqa: BLE001  reported, and the loop must continue
                 self._background.report(exc, "outbox")
                 await asyncio.sleep(drain.POLL_S)
 
     async def _renew(self) -> None:
-        """Keep the leases of entries in hand."""
+        """Renew the leases of this process's entries."""
         await asyncio.sleep(RENEW_EVERY_S)
         waiting = (entry_id for each in self._drains.values() for entry_id in each.waiting)
         await self._store.renew([*self._running, *waiting])
 
     async def _expire(self) -> None:
-        """Bury what is too old, every minute, also if the clock is set back."""
+        """Turn expired entries into dead letters, every minute, also if the clock is set back."""
         now = self._unix_time()
         if not self._next_expiry - _EXPIRE_EVERY_S <= now < self._next_expiry:
             expired = await self._store.expire(now - self._policy.expiry_s)
@@ -272,7 +282,7 @@ class OutboxWorker:
                 self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
         await asyncio.sleep(drain.POLL_S)
 
-    def _note_undecryptable(self, count: int) -> None:
+    def _report_undecryptable(self, count: int) -> None:
         self._metrics.outbox_undecryptable.inc(count)
         self._log.error(Event.ENTRY_UNDECRYPTABLE, entries=count)
 
@@ -281,38 +291,38 @@ class OutboxWorker:
         self._running[entry.id] = _Attempt(entry, task)
 
     async def _attempt(self, entry: Entry, *, has_caller: bool) -> None:
-        """Send an entry once. One that no caller ``brought`` may have others behind it."""
-        follow = not has_caller
+        """Send an entry once. An entry without a caller comes from the queue; its key may have a next one."""
+        check_next = not has_caller
         try:
             result = await self._result(entry)
-            if self._tell_caller(entry, result):
+            if self._answer_caller(entry, result):
                 with contextlib.suppress(StoreFailed):  # it is still queued then
                     await self._store.remove(entry.id)
             else:
                 self._settle(entry, result)
-            follow = not has_caller and not isinstance(result, RetryLater)
+            check_next = not has_caller and not isinstance(result, RetryLater)
         finally:
             del self._running[entry.id]
             if not has_caller:
                 self._drains[entry.kind].ended(entry)
-            followed = entry.ordering_key in self._followed
-            self._followed.discard(entry.ordering_key)
-            if entry.kind in _ORDERED and (follow or followed):
-                self._look_at_ordered(self._unix_time())
+            has_next_caller = entry.ordering_key in self._keys_with_caller
+            self._keys_with_caller.discard(entry.ordering_key)
+            if entry.kind in _ORDERED and (check_next or has_next_caller):
+                self._check_ordered(self._unix_time())
 
     async def _result(self, entry: Entry) -> DeliveryResult:
         try:
             return await self._deliver[entry.kind](entry)
         except StoreFailed as exc:
             return RetryLater(exc)
-        except Exception as exc:  # noqa: BLE001  nothing is lost by a mistake of ours: it is tried again
+        except Exception as exc:  # noqa: BLE001  the entry must not be lost by a bug: it is retried
             self._log.error(
                 Event.OUTBOX_FAILED, kind=entry.kind, error=type(exc).__name__, where=where(exc), id=entry.id
             )
             return RetryLater(FirstopenError(type(exc).__name__))
 
-    def _tell_caller(self, entry: Entry, result: DeliveryResult) -> bool:
-        """Tell the caller, if it still waits; return whether it takes the entry back with an error."""
+    def _answer_caller(self, entry: Entry, result: DeliveryResult) -> bool:
+        """Pass the result to the caller, if it still waits; return True if the entry must be deleted."""
         waiter = self._waiters.get(entry.id)
         if waiter is None or waiter.first_result.done():
             return False
@@ -329,11 +339,11 @@ class OutboxWorker:
                 if entry.kind != "open":
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
             case RetryLater(error=CircuitOpen() | BulkheadFull()):
-                self._give_back(entry, now + _CROWDED_AGAIN_S)  # it never left: no attempt
+                self._give_back(entry, now + _BULKHEAD_RETRY_S)  # not sent, so not counted as an attempt
             case RetryLater():
                 next_attempt_at = now + self._policy.delay_s(entry, result, self._jitter())
                 self._store.reschedule(entry.id, next_attempt_at, _reason(result.error))
-                self._look_by(entry.kind, next_attempt_at)
+                self._check_by(entry.kind, next_attempt_at)
             case DeadLetter():
                 self._store.finish(entry, "dead", result.reason)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
@@ -343,5 +353,5 @@ class OutboxWorker:
 
 
 def _reason(error: FirstopenError) -> str:
-    """Name an error for an operator; these messages hold statuses and codes, and nothing personal."""
+    """Return an error for operators; these messages contain statuses and codes, no personal data."""
     return f"{type(error).__name__}: {error}"

@@ -1,12 +1,12 @@
-"""The in-process cache: bounded by bytes, and nothing in it survives the process.
+"""The in-process cache of answers and links, bounded by bytes.
 
-The bytes of an entry are estimated: what the objects of a usual one take, and the characters of its strings.
-A full cache forgets what was used longest ago. Ages are kept in the values, not by the caches: half
-the memory, and little for the garbage collector to walk over.
+The size of an entry is estimated from the size of typical objects and the characters of its strings. A full
+cache drops the least recently used entries. Times of expiry are in the values, not in the cache, which halves
+the memory and leaves few objects for the garbage collector.
 
-What can go wrong: somebody with a publishable key fills memory with 32,000-character links, or pushes
-everybody else's opens out with them (opens with long URLs have a small cache of their own; long keys are
-hashed); an erased install is remembered (what is older than its erasure is recalled by nobody).
+What can go wrong: a caller with a publishable key fills the memory with 32,000-character links, or displaces
+all other opens with them (opens with long URLs have a separate, small cache; long keys are hashed); opens of
+an erased install are repeated (opens that are older than the erasure are never returned).
 """
 
 from collections import OrderedDict
@@ -21,12 +21,12 @@ from service.domain.models import Link, Open
 from service.domain.ports import AnswerKey
 
 _LONG_URL_CHARS = 1024
-_LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes: for opens with long URLs, and for links
-_OPEN_BYTES = 900  # of an open, beside the characters of its strings
+_LONG_SHARE, _LINKS_SHARE = 0.1, 0.1  # of all bytes, for opens with long URLs and for links
+_OPEN_BYTES = 900  # of an open, without the characters of its strings
 _LINK_BYTES = 500
 _UNKNOWN_LINKS_MAX = 10_000  # names of a few hundred bytes
-_USUAL_KEYS = 2  # of an open: what was opened, and its device
-_HOT_S = 1  # a link described again within this time needs no new date
+_USUAL_KEYS = 2  # per open: for what was opened, and for its device
+_HOT_S = 1  # a link's date is not updated more often
 
 
 K = TypeVar("K")
@@ -34,7 +34,7 @@ V = TypeVar("V")
 
 
 class MemoryLimits(Struct, frozen=True, kw_only=True):
-    """Ages in seconds."""
+    """The size of the cache in bytes, and lifetimes in seconds."""
 
     bytes_max: int
     open_ttl_s: float
@@ -43,14 +43,14 @@ class MemoryLimits(Struct, frozen=True, kw_only=True):
 
 
 class Known(Struct, frozen=True, gc=False):
-    """A link, and when Dub last described it."""
+    """A link, and the time of Dub's last answer with it."""
 
     described: float
     link: Link
 
 
 class MemoryOpenCache:
-    """Fills ``resolve.ports.Memory``. ``clock`` counts seconds and never goes back."""
+    """Implements ``ports.OpenCache``. ``clock`` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class MemoryOpenCache:
         erased: Callable[[str, float], bool] = lambda _device, _at: False,
     ) -> None:
         self._limits = limits
-        self._erased = erased  # whether a device was erased at a time (Unix seconds) or later
+        self._erased = erased  # returns True if a device was erased at a time (Unix seconds) or later
         self._clock = clock
         total = limits.bytes_max
         self._usual = _Opens(int(total * (1 - _LONG_SHARE - _LINKS_SHARE)))
@@ -69,23 +69,23 @@ class MemoryOpenCache:
 
     @property
     def size_bytes(self) -> int:
-        """Return about how many bytes are remembered."""
+        """Return the estimated size of all entries."""
         return self._usual.size_bytes + self._long.size_bytes + self._links.size_bytes
 
     def answer(self, key: AnswerKey) -> Open | None:
-        """Recall the open last answered under this key; it says until when it may be repeated."""
+        """Return the latest open with this key, or None; its ``repeat_until`` limits repeats."""
         opened = self._usual.latest(key) or self._long.latest(key)
         return None if opened is None or self._erased(opened.device, opened.opened_at) else opened
 
     def opened(self, open_id: str) -> Open | None:
-        """Recall an open by its id while it is what would be answered, and for an hour or so after."""
+        """Return an open by its id, or None; it expires ``open_ttl_s`` after its last repeat."""
         opened = self._usual.by_id.get(open_id) or self._long.by_id.get(open_id)
         if opened is None or opened.repeat_until + self._limits.open_ttl_s < self._clock():
             return None
         return None if self._erased(opened.device, opened.opened_at) else opened
 
     def keep(self, key: AnswerKey, opened: Open) -> None:
-        """Remember an open, by its id and as the answer under its key, in place of what was there."""
+        """Store an open by its id and as the answer of its key, which replaces an earlier one."""
         is_long = len(opened.destination or "") + len(opened.carried) > _LONG_URL_CHARS
         here, elsewhere = (self._long, self._usual) if is_long else (self._usual, self._long)
         here.put(key, opened)
@@ -94,21 +94,21 @@ class MemoryOpenCache:
             elsewhere.forget(opened.open_id)
 
     def revise(self, opened: Open) -> None:
-        """Remember a new version of an open, under every key that it answers, and for as long."""
+        """Replace an open with a new version under all of its keys; its expiry stays."""
         for opens in (self._usual, self._long):
             known = opens.by_id.get(opened.open_id)
             if known is not None:
                 opens.by_id[opened.open_id] = structs.replace(opened, repeat_until=known.repeat_until)
 
     def link(self, domain: str, key: str) -> Link | None:
-        """Recall a link that Dub described, days past its freshness."""
+        """Return a link that Dub has described in the last ``link_ttl_s`` seconds, or None."""
         known = self._links.get(link_name(domain, key))
         if known is None or known.described + self._limits.link_ttl_s < self._clock():
             return None
         return known.link
 
     def keep_link(self, domain: str, key: str, link: Link) -> Link:
-        """Remember what Dub said a link is, until it says otherwise; return the one object of it."""
+        """Store a link as Dub describes it; return the stored object, so that equal links share memory."""
         name = link_name(domain, key)
         now = self._clock()
         known = self._links.get(name)
@@ -121,12 +121,12 @@ class MemoryOpenCache:
         return link
 
     def unknown_for_s(self, domain: str, key: str) -> float:
-        """Return for how many seconds more Dub's "no such link" stands; 0 if it does not."""
+        """Return for how many more seconds Dub's "no such link" is repeated; 0 if there is none."""
         until = self._unknown.get(link_name(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 
     def keep_unknown(self, domain: str, key: str, asked: float) -> None:
-        """Remember that Dub knows no such link, unless it described one since ``asked`` (clock seconds)."""
+        """Store that Dub knows no such link, unless it has described one since ``asked`` (clock seconds)."""
         name = link_name(domain, key)
         known = self._links.get(name)
         if known is not None and known.described >= asked:
@@ -136,9 +136,9 @@ class MemoryOpenCache:
 
 
 class _ByBytes(Generic[K, V]):
-    """A cache bounded by the bytes of its values, which never change: nothing is kept of their sizes.
+    """A least-recently-used cache, bounded by the bytes of its values, which must be immutable.
 
-    cachetools has a dictionary beside its ``OrderedDict``, which takes half as much memory again.
+    Sizes are computed again instead of stored: the dictionary of sizes in cachetools takes 50 % more memory.
     """
 
     def __init__(self, bytes_max: int, size_of: Callable[[V], int]) -> None:
@@ -151,7 +151,7 @@ class _ByBytes(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Return a value, which then is the latest to be forgotten; ``None`` if there is none."""
+        """Return a value, and mark it as the most recently used; None if there is none."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
@@ -162,7 +162,7 @@ class _ByBytes(Generic[K, V]):
         return self._entries.values()
 
     def put(self, key: K, value: V) -> None:
-        """Remember a value in place of what was there, and forget what was used longest ago."""
+        """Store a value, and drop the least recently used values above the limit."""
         before = self.get(key)
         self._entries[key] = value
         self.size_bytes += self._size_of(value) - (0 if before is None else self._size_of(before))
@@ -170,7 +170,7 @@ class _ByBytes(Generic[K, V]):
             self.remove(next(iter(self._entries)))
 
     def remove(self, key: K) -> V | None:
-        """Forget a value, if there is one; return it."""
+        """Remove and return a value, or return None."""
         value = self._entries.pop(key, None)
         if value is not None:
             self.size_bytes -= self._size_of(value)
@@ -185,15 +185,15 @@ class _Links(_ByBytes[str, Known]):
 
 
 class _Opens(_ByBytes[AnswerKey, Open]):
-    """Opens by the keys that they answer; and by their ids, as long as they are any key's answer.
+    """Opens by the keys that they answer, and by their ids as long as they answer any key.
 
-    What is known by the id is the latest version of an open, whatever its other keys hold.
+    The latest version of an open is the one in ``by_id``; the entries of its keys may be older.
     """
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(bytes_max, _open_bytes)
         self.by_id: dict[str, Open] = {}
-        self._keys: dict[str, int] = {}  # how many an open answers, but for nearly all, which have two
+        self._keys: dict[str, int] = {}  # number of an open's keys, unless it is ``_USUAL_KEYS``
 
     def latest(self, key: AnswerKey) -> Open | None:
         """Return the latest version of the open that answers a key."""
@@ -201,7 +201,7 @@ class _Opens(_ByBytes[AnswerKey, Open]):
         return None if opened is None else self.by_id.get(opened.open_id, opened)
 
     def put(self, key: AnswerKey, value: Open) -> None:
-        """Remember an open as the answer to a key."""
+        """Store an open as the answer of a key."""
         name, before = value.open_id, self._entries.get(key)
         if before is None or before.open_id != name:
             self._count(name, 1)
@@ -211,19 +211,19 @@ class _Opens(_ByBytes[AnswerKey, Open]):
         super().put(key, value)
 
     def remove(self, key: AnswerKey) -> Open | None:
-        """Forget an open as the answer to a key, and by its id if it answers no other key."""
+        """Remove an open as the answer of a key, and by its id if it answers no other key."""
         opened = super().remove(key)
         if opened is not None:
             self._count(opened.open_id, -1)
         return opened
 
     def forget(self, name: str) -> None:
-        """Forget an open by its id, whatever keys it answers."""
+        """Remove an open from ``by_id``, also if it still answers keys."""
         self.by_id.pop(name, None)
         self._keys.pop(name, None)
 
     def _count(self, name: str, change: int) -> None:
-        """Count the keys of an open; one without any is forgotten."""
+        """Change the number of an open's keys; remove the open from ``by_id`` at zero."""
         if name not in self.by_id and change < 0:
             return
         keys = (self._keys.pop(name, _USUAL_KEYS) if name in self.by_id else 0) + change

@@ -1,10 +1,10 @@
-"""The one way to the database: reads that share a round trip, writes that share a commit.
+"""Run all reads and writes of the database; reads share a round trip, and writes share a commit.
 
-What can go wrong: the database is down, slow, full or read-only (callers wait as long as they say, and no
-longer; what is written behind waits, bounded, and the oldest is dropped and counted); a fault that nobody
-foresaw ends the writer (any exception fails the batch at hand, is logged, and the writer goes on); one faulty
-statement takes its neighbours down (the engine leaves it out); a write that is reported as failed is
-committed after all (callers only make writes that may be repeated).
+What can go wrong: the database is down, slow, full or read-only (callers wait no longer than their timeouts;
+rows that are written behind wait in a bounded queue, whose oldest rows are dropped and counted); an
+unexpected exception stops the writer (any exception fails the current batch and is logged, and the writer
+continues); one invalid statement makes others fail (the engine leaves it out); a write that is reported as
+failed is committed all the same (callers only make writes that may be repeated).
 """
 
 import asyncio
@@ -31,9 +31,9 @@ WRITES_PER_COMMIT = 2_000
 
 _RETRY_S = 0.5
 _SIZED = (bytes, str)
-_WRITE_BYTES = 500  # of one that waits, beside its texts and blobs
+_WRITE_BYTES = 500  # of a queued row, without its texts and blobs
 _READS_PER_ROUND_TRIP = 64
-_ROUND_TRIP_S = 0.005  # one that takes longer is not waited for
+_ROUND_TRIP_S = 0.005  # if a round trip takes longer, another one is started
 
 T = TypeVar("T")
 
@@ -60,10 +60,10 @@ class _Read:
 class Database:
     """Reads and writes through one ``Engine``.
 
-    ``check`` runs once, after migration and before anything is read or written; it raises ``StartRefused``.
-    ``committed`` is called after every durable commit. ``failing`` names what is wrong while the database
-    cannot be used. Every method that waits raises ``StoreFailed`` if the database does not answer as it
-    should, or in time.
+    ``check`` runs once, after migration and before the first read or write; it raises ``StartRefused``.
+    ``committed`` is called after every durable commit. ``failing`` describes the problem while the database
+    cannot be used. Every awaited method raises ``StoreFailed`` if the database fails or does not answer in
+    time.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Database:
         self._reads_at_once = engine.reads_at_once
 
     async def open(self) -> None:
-        """Connect, migrate, and begin to write. A database that cannot be reached is tried again and again.
+        """Connect, migrate, and start the writer, which retries while the database cannot be reached.
 
         Raises ``StartRefused``.
         """
@@ -111,7 +111,7 @@ class Database:
         self._writer = asyncio.create_task(self._write())
 
     async def close(self) -> None:
-        """Write what is waiting, if the database takes it, and disconnect."""
+        """Write queued rows, if the database is available, and disconnect."""
         self._closing = True
         self._wanted.set()
         self._urgent.set()
@@ -124,29 +124,29 @@ class Database:
         await self._engine.close()
 
     async def read(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
-        """Return a query's rows as of the last commit; reads of one moment share a round trip."""
+        """Return a query's rows as of the last commit; concurrent reads share a round trip."""
         return (await self.read_all(Statement(sql, values), timeout_s=timeout_s))[0]
 
     async def read_all(self, *queries: Statement, timeout_s: float | None = None) -> list[list[Row]]:
-        """Return the rows of several queries, in one round trip; otherwise as ``read``."""
+        """Return the rows of several queries in one round trip; otherwise as ``read``."""
         if not self._migrated:
             raise StoreFailed(self.failing or "the database is not ready")
         done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
         self._reads.append(_Read(queries, done))
         if len(self._reads) == 1:
             asyncio.get_running_loop().call_soon(self._start_reading)
-        return await self._within(done, timeout_s)
+        return await self._wait_for(done, timeout_s)
 
     async def read_written(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
-        """Return a query's rows with everything that was written behind so far."""
+        """Return a query's rows after committing the rows that were written behind before this call."""
         if not self._behind and not self._committing:
             return await self.read(sql, *values, timeout_s=timeout_s)
         return (await self.write(Statement(sql, values), timeout_s=timeout_s))[-1]
 
     async def write(self, *unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
-        """Commit statements together, durably, and return the rows of each.
+        """Commit statements in one durable transaction, and return the rows of each.
 
-        After a ``StoreFailed`` they may have been committed all the same.
+        After a ``StoreFailed``, they may have been committed all the same.
         """
         if self._closing:
             raise StoreFailed("the database is closed")
@@ -154,22 +154,22 @@ class Database:
         self._waiting.append(_Write(unit, done))
         self._wanted.set()
         self._urgent.set()
-        return await self._within(done, timeout_s)
+        return await self._wait_for(done, timeout_s)
 
     def write_behind(self, *unit: Statement) -> None:
-        """Commit statements within ``WRITE_BEHIND_S``, in order; while the database fails they wait."""
+        """Queue statements, to be committed within ``WRITE_BEHIND_S``, or when the database works again."""
         self._push_behind(unit)
 
     def write_row_behind(self, rows: RowStatement, values: Values) -> None:
-        """Commit a row as ``write_behind`` does, in one statement with others of its kind."""
+        """Queue a row as ``write_behind`` does; rows of one kind share a statement."""
         self._push_behind(_BehindRow(rows, values, _WRITE_BYTES + _sizes(values)))
 
     async def erased(self) -> None:
-        """Remove what was just erased from the database's own files."""
+        """Remove copies of rows that were just erased from the database's files."""
         with contextlib.suppress(EngineUnavailable):
             await self._engine.after_erasure()
 
-    async def _within(
+    async def _wait_for(
         self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None
     ) -> list[list[Row]]:
         if timeout_s is None:
@@ -193,9 +193,9 @@ class Database:
             self.dropped += 1
 
     def _start_reading(self) -> None:
-        """Ask for what is wanted, or wait a moment for a round trip under way and ask for more at once.
+        """Start a round trip, or wait for the current one up to ``_ROUND_TRIP_S``, to collect more reads.
 
-        A read that shares a round trip takes a fifth of the CPU of one that is alone.
+        A read that shares a round trip takes a fifth of the CPU time of a separate one.
         """
         if not self._readers:
             self._start_round_trip()
@@ -204,7 +204,7 @@ class Database:
             self._deadlines.add(_ROUND_TRIP_S, self._start_another)
 
     def _start_another(self) -> None:
-        """Ask over another connection, as those under way take long."""
+        """Start a round trip over another connection, because the current ones are slow."""
         self._waits_for_round_trip = False
         self._start_round_trip()
         if self._reads:
@@ -216,7 +216,7 @@ class Database:
         batch: list[_Read] = []
         while self._reads and len(batch) < _READS_PER_ROUND_TRIP:
             read = self._reads.popleft()
-            if not read.done.done():  # else its caller gave up
+            if not read.done.done():  # else its caller timed out
                 batch.append(read)
         if batch:
             task = asyncio.create_task(self._fetch(batch))
@@ -228,7 +228,7 @@ class Database:
         self._start_round_trip()
 
     async def _fetch(self, batch: Sequence[_Read]) -> None:
-        """Answer reads; each of a batch with a faulty query is asked alone. Never raises."""
+        """Answer reads; if the batch has an invalid query, run each read separately. Never raises."""
         try:
             found = await self._engine.fetch([query for each in batch for query in each.queries])
         except StatementRejected as exc:
@@ -238,7 +238,7 @@ class Database:
             else:
                 for each in batch:
                     await self._fetch([each])
-        except Exception as exc:  # noqa: BLE001  whoever waits is answered, whatever it is
+        except Exception as exc:  # noqa: BLE001  callers must get an answer after any error
             self._fail(exc)
             for each in batch:
                 _fail(each.done, StoreFailed(_named(exc)))
@@ -250,7 +250,7 @@ class Database:
                     each.done.set_result(rows)
 
     async def _write(self) -> None:
-        """Commit batches until closed; no exception ends it."""
+        """Commit batches until the database is closed; exceptions do not end it."""
         while True:
             await self._wanted.wait()
             if not self._closing and not self._waiting:
@@ -273,10 +273,10 @@ class Database:
         behind = [self._behind.popleft() for _ in range(min(len(self._behind), WRITES_PER_COMMIT))]
         self._behind_bytes -= sum(map(_bytes_of, behind))
         waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), WRITES_PER_COMMIT))]
-        return behind, [each for each in waiting if not each.done.done()]  # its caller gave up
+        return behind, [each for each in waiting if not each.done.done()]  # without timed-out callers
 
     async def _linger(self, seconds: float) -> None:
-        """Let writes gather, unless a caller waits for one."""
+        """Wait for more writes to collect, unless a caller waits for one."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._urgent.wait()
@@ -288,7 +288,7 @@ class Database:
             grouped = _grouped(behind)
             units = [*(unit for unit, _ in grouped), *(each.unit for each in waiting)]
             results = await self._engine.commit(units) if units else []
-        except Exception as exc:  # noqa: BLE001  the writer must go on, whatever it is
+        except Exception as exc:  # noqa: BLE001  the writer must continue after any error
             if not isinstance(exc, EngineUnavailable | StartRefused):
                 self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
             self._fail(exc)
@@ -303,11 +303,11 @@ class Database:
             _end(each.done, result)
         for (_, singles), result in zip(grouped, results, strict=False):
             if isinstance(result, StatementRejected) and len(singles) > 1:
-                self._put_back(list(singles))  # one row is at fault: find out which
+                self._put_back(list(singles))  # one row is invalid: retry them one by one
         self._log_rejected(grouped, results)
 
     async def _prepare(self) -> None:
-        """Connect, and the first time migrate and check. Raises ``EngineUnavailable`` or ``StartRefused``."""
+        """Connect, and migrate and check once; raises ``EngineUnavailable`` or ``StartRefused``."""
         await self._engine.connect()
         if not self._migrated:
             log_migrations(self._log, await migrate(self._engine))
@@ -325,7 +325,7 @@ class Database:
         if self.failing is None or (isinstance(exc, StartRefused) and self.failing != problem):
             self._log.error(Event.STORE_FAILING, detail=problem)
         self.failing = problem
-        self._wanted.set()  # the writer finds out when that is over
+        self._wanted.set()  # the writer checks when the database works again
 
     def _log_rejected(self, grouped: Sequence["_Group"], results: Sequence[UnitResult]) -> None:
         for number, result in enumerate(results):
@@ -339,11 +339,11 @@ class Database:
             self._log.info(Event.STORE_RECOVERED, lost=self.dropped)
 
 
-_Group: TypeAlias = tuple[Unit, list[Unit]]  # what to commit, and the same row by row
+_Group: TypeAlias = tuple[Unit, list[Unit]]  # a unit to commit, and the same rows as one unit each
 
 
 def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
-    """Group rows of one kind into statements. Writes to one table stay in their order."""
+    """Group rows of one kind into statements; writes to one table keep their order."""
     groups: list[_Group] = []
     gathered: dict[str, tuple[RowStatement, list[Values]]] = {}
 
@@ -368,7 +368,7 @@ def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
 
 
 def _bytes_of(item: _BehindRow | Unit) -> int:
-    """Estimate what a write that waits takes."""
+    """Estimate the memory that a queued write takes."""
     if isinstance(item, _BehindRow):
         return item.size_bytes
     return sum(_WRITE_BYTES + _sizes(statement.values) for statement in item)

@@ -1,10 +1,10 @@
-"""Every open, durable: whoever asks for an openId later, or reports a sign-up, finds how it was decided.
+"""Store every open with how it was decided, for later requests by openId and for leads.
 
 Opens are written behind: an answer does not wait for the database. What can go wrong: an open that was
-decided while its install was being erased is written after the erasure (no query returns it, and it is
-deleted later); two replicas decide one open, and the one that Dub did not answer is written last (it never
-replaces an answer that is final); a URL or a query says who somebody is (it is encrypted; the columns that
-SQL can read hold nothing personal).
+decided during its install's erasure is written after the erasure (no query returns it, and it is deleted
+later); two replicas decide the same open, and the one without Dub's answer is written last (it never replaces
+a final answer); a URL or a query contains personal data (it is encrypted; columns that SQL can read contain
+no personal data).
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from service.storage.known_devices import KnownDevices
 from service.storage.network_activity import encode_traits
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
-LOOKUP_TIMEOUT_S = 0.05  # an open waits no longer for what is remembered of it
+LOOKUP_TIMEOUT_S = 0.05  # for the earlier opens of a device, while an open is answered
 
 _EXPIRED_AT_A_TIME = 1000
-_LOOKED_FOR_S = 60.0  # no look for the click of a first launch is later than this
-_REPORTED_S = 7 * 86_400.0  # no open is reported to Dub later than this
+_LOOKED_FOR_S = 60.0  # after this time, no match attempt is made for a first launch
+_REPORTED_S = 7 * 86_400.0  # after this time, no open is reported to Dub
 
-Role = Literal["first_launch", "click", "other"]  # what an open tells of its install
-_NEWEST: dict[Role, int] = {"first_launch": 10, "click": 10, "other": 10}  # of an install: so many of each
+Role = Literal["first_launch", "click", "other"]  # what an open says about its install
+_NEWEST: dict[Role, int] = {"first_launch": 10, "click": 10, "other": 10}  # how many are read per install
 
 _COLUMNS = """open_id, app, device, answer_key, network, opened_at, updated_at, match_type, match_reason,
     guaranteed, confidence, source, pending, role, click_id, link_id, link_domain, link_key, app_version,
@@ -64,7 +64,7 @@ _BY_ID = f"SELECT {_READ} FROM opens AS o WHERE o.open_id = ? AND {_NOT_ERASED}"
 _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ? AND o.role = ?
     AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
 _DEVICES = "SELECT DISTINCT device FROM opens WHERE device > ? ORDER BY device LIMIT ?"
-_DEVICES_AT_A_TIME = 1000  # 2 ms of the event loop
+_DEVICES_AT_A_TIME = 1000  # takes 2 ms of the event loop
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
     (SELECT open_id FROM opens WHERE opened_at < ? AND (device_traits IS NULL OR opened_at < ?)
     ORDER BY opened_at LIMIT ?) RETURNING 1"""
@@ -75,7 +75,7 @@ _DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
 
 
 class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What SQL does not read. Evidence is named, because ``EVIDENCE_PRIORITY`` may change with the code."""
+    """The fields without a column. Evidence is stored by name, as ``EVIDENCE_PRIORITY`` may change."""
 
     link_url: str | None = None
     url: str | None = None
@@ -95,16 +95,16 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
 class Recalled(Struct, frozen=True):
-    """What the database knows of a device: the answer under one key, and its telling opens, newest first."""
+    """The stored opens of a device, newest first, and the one that answers a given key."""
 
     answer: Open | None
     opens: list[Open]
 
 
 class SqlOpenStore:
-    """Fills ``resolve.ports.Journal``. ``clock`` is monotonic, ``unix_time`` wall clock seconds.
+    """Implements ``ports.OpenStore``. ``clock`` returns monotonic seconds, ``unix_time`` Unix seconds.
 
-    What is awaited raises ``StoreFailed``.
+    Methods that are awaited raise ``StoreFailed``.
     """
 
     def __init__(
@@ -124,25 +124,25 @@ class SqlOpenStore:
         self._devices_are_read = False
 
     async def read_devices(self) -> None:
-        """Read which devices there are opens of, if this process alone writes them.
+        """Load the devices with stored opens, if no other process writes to the database.
 
-        From then on nothing is looked up for a device that is new. Raises ``StoreFailed``.
+        After that, new devices are not looked up in the database. Raises ``StoreFailed``.
         """
         known = self._devices
         if known is None:
             return
         last = to_signed(0)
-        known.add(last)  # the queries begin behind it
+        known.add(last)  # the first query begins after this number
         while rows := await self._database.read(_DEVICES, last, _DEVICES_AT_A_TIME):
             for (last,) in rows:
                 known.add(last)
         self._devices_are_read = True
 
     def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
-        """Write an open behind, under the key of its answer; the same openId replaces it. Never raises.
+        """Queue an open to be written, with the key of its answer; the same openId replaces it. Never raises.
 
-        ``network`` is its address's network as a keyed hash; ``traits`` of its device, where another install
-        on that network must not be given the click that brought this one.
+        ``network`` is the hashed network of its address. ``traits`` are those of its device, if its click
+        must not be matched to another install on that network.
         """
         device = device_number(opened.device)
         if self._devices is not None:
@@ -156,7 +156,7 @@ class SqlOpenStore:
         self._database.write_row_behind(_KEEP, row)
 
     def revise(self, opened: Open) -> None:
-        """Write a new version of an open that was kept, whatever that says. Never raises."""
+        """Queue a new version of a stored open, which replaces the stored one in any case. Never raises."""
         values = (
             *(_ms(self._unix_time()), *_decision(opened), self._record(opened)),
             bytes.fromhex(opened.open_id),
@@ -164,14 +164,14 @@ class SqlOpenStore:
         self._database.write_behind(Statement(_REVISE, values))
 
     async def opened(self, open_id: str) -> Open | None:
-        """Return an open by its id."""
+        """Return an open by its id, or None."""
         try:
             short = bytes.fromhex(open_id)
         except ValueError:
             return None
         rows = await self._database.read_written(_BY_ID, short)
         if not rows and self._database.is_shared:
-            await asyncio.sleep(2 * WRITE_BEHIND_S)  # another replica may have answered it a moment ago
+            await asyncio.sleep(2 * WRITE_BEHIND_S)  # another replica may be about to write it
             rows = await self._database.read(_BY_ID, short)
         if not rows:
             self._doubt()
@@ -179,9 +179,9 @@ class SqlOpenStore:
         return self._opened(rows[0])
 
     async def recall(self, devices: Sequence[str], key: bytes) -> Recalled:
-        """Return what is known of a device under any of its names, and the answer under this key.
+        """Return the opens of a device under any of its names, and the one that answers this key.
 
-        What was kept in the last moment may be missing. Raises ``StoreFailed`` also if that takes longer than
+        Opens that are not written yet may be missing. Raises ``StoreFailed``, also after
         ``LOOKUP_TIMEOUT_S``.
         """
         numbers = self._maybe_known(devices)
@@ -198,9 +198,9 @@ class SqlOpenStore:
         )
 
     async def of_device(self, devices: Sequence[str]) -> list[Open]:
-        """Return a device's telling opens, under any of its names, newest first.
+        """Return a device's relevant opens, under any of its names, newest first.
 
-        Those that first-launch evidence decided, those with a click, and others: the newest of each.
+        These are the newest of those decided by first-launch evidence, of those with a click, and of others.
         """
         rows = await self._database.read_written(*_of_device([device_number(each) for each in devices]))
         if not rows:
@@ -215,30 +215,30 @@ class SqlOpenStore:
         return [bytes(open_id).hex() for (open_id,) in rows]
 
     async def forget(self, devices: Sequence[str]) -> int:
-        """Delete a device's opens; return how many."""
+        """Delete the opens of these devices; return how many."""
         sql = f"DELETE FROM opens WHERE device IN ({placeholders(len(devices))}) RETURNING 1"  # noqa: S608
         (rows,) = await self._database.write(Statement(sql, tuple(map(device_number, devices))))
         return len(rows)
 
     async def expire(self, before_ms: int, unmatchable_ms: int) -> int:
-        """Delete some opens from before a time, oldest first; return how many.
+        """Delete a batch of opens from before a time, oldest first; return how many.
 
-        No click from before ``unmatchable_ms`` can be matched any more: until then an open stays that uses
-        up the clicks of its network.
+        Clicks from before ``unmatchable_ms`` cannot be matched any more. An open that uses up clicks of its
+        network is stored at least until then.
         """
         values = (before_ms, unmatchable_ms, _EXPIRED_AT_A_TIME)
         (rows,) = await self._database.write(Statement(_EXPIRE, values))
         return len(rows)
 
     def _maybe_known(self, devices: Sequence[str]) -> list[int]:
-        """Return those of the devices that there may be opens of."""
+        """Return the devices that may have stored opens."""
         numbers = [device_number(each) for each in devices]
         if self._devices is None or not self._devices_are_read:
             return numbers
         return [number for number in numbers if number in self._devices]
 
     def _doubt(self) -> None:
-        """Raise ``StoreFailed`` while the database fails: what is not there may be waiting to be written."""
+        """Raise ``StoreFailed`` while the database fails, because the open may be waiting to be written."""
         if self._database.failing is not None:
             raise StoreFailed(self._database.failing)
 
@@ -265,9 +265,9 @@ class SqlOpenStore:
         )
 
     def _opened(self, row: Row) -> Open | None:
-        """Read a row. None if it was encrypted under a secret that is not listed any more, or is damaged.
+        """Decode a row; None if its secret is no longer listed, or if it is damaged.
 
-        An open that was pending, or looked for, for longer than it is worked on is final.
+        An open is returned as final when the time for completing it is over.
         """
         (open_id, app, device, _, opened_at, updated_at) = row[:6]
         (match_type, reason, guaranteed, confidence, source, pending) = row[6:12]
@@ -317,14 +317,14 @@ def _of_device(devices: Sequence[int]) -> tuple[str, *tuple[object, ...]]:
 
 
 def _role(opened: Open) -> Role:
-    """Say what an open tells of its install: how it came, a click (or one to come), or neither."""
+    """Return what an open says about its install: its first launch, a click (perhaps pending), or neither."""
     if opened.offered in FIRST_LAUNCH:
         return "first_launch"
     return "click" if opened.click_id is not None or opened.pending else "other"
 
 
 def _decision(opened: Open) -> tuple[object, ...]:
-    """Return what SQL can read of how an open was decided, in the order of the columns."""
+    """Return the values of the columns about how an open was decided, in their order."""
     match, link = opened.match, opened.link
     return (
         *(match.type, _text(match.reason), match.guaranteed, _number(match.confidence), opened.source),

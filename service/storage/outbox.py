@@ -1,14 +1,14 @@
-"""What must still reach Dub: entries that workers take under a lease.
+"""Store the outbox: opens, leads and sales that Dub must still get, which workers take under a lease.
 
-What can go wrong: an entry is sent by two replicas (a lease, renewed while one works on it); a replica dies
-with entries in hand (the lease ends, and another takes them); an entry overtakes an earlier one of its
-ordering key (only the first of a key is taken, and none while another of the key is being sent; two that
-reach two replicas within one commit have no order); a lead is reported to two replicas at once (a unique
-index: one of them is kept); a lead that waits for its open holds its customer's other entries back, or one
-that cannot be decrypted does (neither does); the clock is set back, or a database is restored (an attempt
-that is further ahead than any delay is due now).
+What can go wrong: two replicas send the same entry (a lease prevents it, which a replica renews while it
+works on the entry); a replica dies with leased entries (the leases expire, and another replica takes them);
+an entry overtakes an earlier one of its ordering key (only the first entry of a key is taken, and none while
+another of the key is being sent; two that reach two replicas during one commit have no order); a lead is
+reported to two replicas at the same time (a unique index keeps one of them); an entry that waits for its
+open, or that cannot be decrypted, blocks other entries of its customer (it does not); the clock is set back,
+or a database is restored (an attempt that is scheduled further ahead than any delay is due now).
 
-Leases are measured on the database's clock, everything else on ``unix_time``.
+Leases use the database's clock, everything else uses ``unix_time``.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ from service.storage.encryption import Cipher, Undecryptable
 from service.storage.statements import Row, RowStatement, Statement, placeholders
 
 LEASE_S = 10.0
-DEAD_KEPT_S = 90 * 86_400  # after they died
-WRITE_TIMEOUT_S = 0.25  # a lead is refused, not kept waiting, while the database is this slow
-READ_TIMEOUT_S = 2.0  # a question about a lead waits longer
+DEAD_KEPT_S = 90 * 86_400  # after an entry became a dead letter
+WRITE_TIMEOUT_S = 0.25  # a lead is refused if the database is slower
+READ_TIMEOUT_S = 2.0  # for the status of a lead
 
-_AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # what is due later than this was scheduled by a wrong clock
-_LEASE_MAX_MS = 60_000  # a longer one was taken on a database whose clock was wrong
-_AT_A_TIME = 500  # of what is changed in bulk, so that no commit takes long
+_AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # an entry that is due later was scheduled by a wrong clock
+_LEASE_MAX_MS = 60_000  # a longer lease was taken when the database's clock was wrong
+_AT_A_TIME = 500  # rows per bulk change, so that commits stay short
 _ADD_TRIES = 3
 _TAKEN = "id, app, kind, ordering_key, depends_on, subject, created_at, next_attempt_at, attempts, payload"
 _SUMMARY = "id, app, kind, state, created_at, next_attempt_at, attempts, depends_on, reason"
@@ -60,8 +60,8 @@ _ENQUEUE_OPEN = RowStatement(
     row="(?, ?, 'open', 'queued', ?, ?, '', ?, ?, ?, 0, '', 0, ?)",
     after=" ON CONFLICT (id) DO NOTHING",
 )
-# For rows that are named by id: SQLite keeps no statistics here, and given ``state = 'queued'`` it prefers an
-# index that begins with the state to the primary key, and walks the whole queue.
+# For rows selected by id: SQLite has no statistics here, so with ``state = 'queued'`` it would use an index
+# that begins with the state instead of the primary key, and scan the whole queue.
 _STILL_QUEUED = "state NOT IN ('delivered', 'dead')"
 _REMOVE_OPEN = RowStatement(
     table="outbox",
@@ -70,7 +70,7 @@ _REMOVE_OPEN = RowStatement(
     after=")",
 )
 _RELEASE = RowStatement(
-    table="outbox dependents",  # leads and sales, whose order among what is written of opens does not matter
+    table="outbox dependents",  # leads and sales; their order relative to rows of opens does not matter
     before="UPDATE outbox SET depends_on = '', next_attempt_at = released.column2 FROM (VALUES ",
     row="(?, ?)",
     after=""") AS released WHERE outbox.state = 'queued' AND outbox.depends_on <> ''
@@ -108,7 +108,7 @@ _DIED = """UPDATE outbox SET state = 'dead', reason = ?, next_attempt_at = ?, le
     WHERE id = ? AND state = 'queued'"""
 _FAILED_BEFORE = """SELECT id, next_attempt_at FROM outbox WHERE state = 'queued' AND kind = ? AND app = ?
     AND next_attempt_at > ? AND attempts > 0 AND depends_on = ''
-    AND reason NOT LIKE 'DubThrottled%' ORDER BY next_attempt_at LIMIT ?"""  # Dub's own time is kept
+    AND reason NOT LIKE 'DubThrottled%' ORDER BY next_attempt_at LIMIT ?"""  # Dub chose their time
 _DUE_SOON = f"""UPDATE outbox SET next_attempt_at = ? + sequence % ?
     WHERE {_STILL_QUEUED} AND next_attempt_at > ? AND id IN ({{ids}})"""  # noqa: S608
 _REPORTED = """SELECT id, state, created_at, depends_on, body_key FROM outbox
@@ -134,7 +134,7 @@ _STATUS = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
 _OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = ''"
 _DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
 _DEAD = "SELECT id FROM outbox WHERE state = 'dead' AND payload IS NOT NULL{which} ORDER BY created_at"
-# one that was reported anew since keeps no keys: they are the new one's
+# If the lead was reported again since, the keys belong to the new entry.
 _REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', created_at = ?,
     next_attempt_at = ?, depends_on = CASE WHEN depends_on LIKE '{INSTALL}%' THEN depends_on ELSE '' END,
     event_key = CASE WHEN EXISTS (SELECT 1 FROM outbox AS other WHERE other.event_key = outbox.event_key
@@ -146,7 +146,11 @@ _REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', cre
 
 
 class SqlOutboxStore:
-    """The outbox's entries. ``unix_time`` is wall clock seconds. What is awaited raises ``StoreFailed``."""
+    """Implements ``ports.OutboxStore``. ``unix_time`` returns Unix seconds.
+
+    Methods that are awaited raise ``StoreFailed``. The others write behind: their rows are committed soon
+    after they return.
+    """
 
     def __init__(self, database: Database, cipher: Cipher, unix_time: Callable[[], float]) -> None:
         self._database = database
@@ -161,11 +165,11 @@ class SqlOutboxStore:
         return self._database.failing is not None
 
     async def add(self, entry: Entry, *, leased: bool) -> Added | Repeat:
-        """Commit an entry, under this replica's lease if it is to send it now.
+        """Commit an entry; ``leased`` if this replica sends it now.
 
-        A lead that was reported before (see ``Entry.keys``), within ``REPEAT_S`` and as an entry that is not
-        dead, is not kept: then this returns a ``Repeat``. Where the earlier entry waits for an install and
-        this one waits for nothing, the earlier entry takes over what this one carries, and is due.
+        A lead with the keys of an earlier entry (see ``Entry.keys``) of the last ``REPEAT_S`` seconds, unless
+        that is a dead letter, is not stored, and this returns a ``Repeat``. If the earlier entry waits for an
+        install and this one does not, the earlier entry gets this one's payload, and becomes due.
         """
         unit = self._addition(entry, leased=leased)
         for _ in range(_ADD_TRIES):
@@ -173,8 +177,8 @@ class SqlOutboxStore:
                 added, behind = await self._database.write(*unit, timeout_s=WRITE_TIMEOUT_S)
             except StoreFailed:
                 if not (entry.keys.event or entry.keys.idempotency):
-                    # Its caller is told that it failed: if it arrives after all, it is not sent. One with
-                    # keys may be: when it is reported again, maybe to another replica, it is recognised.
+                    # The caller gets an error, so an entry that was committed all the same must not be sent.
+                    # An entry with keys may be sent: it is recognised when the caller reports it again.
                     self._database.write_behind(Statement("DELETE FROM outbox WHERE id = ?", (entry.id,)))
                 raise
             if added:
@@ -185,7 +189,7 @@ class SqlOutboxStore:
         raise StoreFailed("the earlier report of this lead changes at the moment")
 
     def enqueue_open(self, entry: Entry) -> None:
-        """Keep an open, soon, to be reported later; an openId is queued once."""
+        """Queue an open, to be reported later; an openId is queued only once."""
         self._database.write_row_behind(
             _ENQUEUE_OPEN,
             (
@@ -195,20 +199,20 @@ class SqlOutboxStore:
         )
 
     def confirm_open(self, open_id: str) -> None:
-        """Forget, soon, an open's entry: Dub has it."""
+        """Delete an open's entry, because Dub has recorded the open."""
         self._database.write_row_behind(_REMOVE_OPEN, (open_id,))
 
     def release_dependents(self, name: str, at: float) -> None:
-        """Make what waits for this open or install due at a time (Unix seconds), soon."""
+        """Make the entries that wait for this open or install due at a time (Unix seconds)."""
         self._database.write_row_behind(_RELEASE, (name, _ms(at)))
 
     async def take_due(
         self, kind: Kind, apps: Sequence[str], limit: int, *, written: bool = False
     ) -> list[TakenEntry]:
-        """Lease entries of these apps that may be tried now, each the first of its ordering key.
+        """Lease due entries of these apps, each the first of its ordering key.
 
-        Every app gets the same share of ``limit`` first, and what some do not need goes to the others.
-        A look that finds nothing costs no commit, unless ``written``: then it sees what was written behind.
+        Every app first gets the same share of ``limit``; unused shares go to other apps. If nothing is due,
+        nothing is committed, unless ``written``: then rows that were written behind are committed and found.
         """
         first = [] if written else await self._before_taking(kind, apps)
         if first is None:
@@ -216,14 +220,14 @@ class SqlOutboxStore:
         share = -(-limit // len(apps))
         found = await self._take(kind, [(app, share) for app in apps[:limit]], first)
         counts = Counter(each[2] for each in found)
-        hungry = [app for app in apps if counts[app] == share]
+        have_more = [app for app in apps if counts[app] == share]
         left = limit - len(found)
-        if hungry and len(apps) > 1 and left > 0:
-            found += await self._take(kind, [(hungry[0], left)], [])
+        if have_more and len(apps) > 1 and left > 0:
+            found += await self._take(kind, [(have_more[0], left)], [])
         return [self._taken(row) for row in sorted(found, key=_by_time)]
 
     async def _before_taking(self, kind: Kind, apps: Sequence[str]) -> list[Statement] | None:
-        """Return what to write before entries are taken; None if there is nothing to take."""
+        """Return the statements to run before entries are taken; None if no entry is due."""
         now_ms = self._now_ms()
         sql = _HAS_DUE.replace("%s", placeholders(len(apps)))
         far_ms = now_ms + _AHEAD_MAX_MS
@@ -241,7 +245,7 @@ class SqlOutboxStore:
         return [row for rows in results[len(first) :] for row in rows]
 
     async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
-        """Make what failed before due within ``spread_s`` seconds: not all of it at once."""
+        """Make entries that failed before due at different times within ``spread_s`` seconds."""
         spread_ms = _ms(spread_s)
         for app in apps:
             after_ms = self._now_ms() + spread_ms
@@ -253,7 +257,7 @@ class SqlOutboxStore:
                 after_ms = rows[-1][1]
 
     async def renew(self, entry_ids: Sequence[str]) -> None:
-        """Keep the leases of entries that are being worked on."""
+        """Renew the leases of entries that this replica works on."""
         unit = []
         for start in range(0, len(entry_ids), _AT_A_TIME):
             ids = entry_ids[start : start + _AT_A_TIME]
@@ -263,28 +267,28 @@ class SqlOutboxStore:
             await self._database.write(*unit)
 
     async def take_over(self) -> None:
-        """End the leases that an earlier process left in a file which this one has locked."""
+        """End the leases of an earlier process, if no other process uses the database."""
         if not self._database.is_shared:
             await self._database.write(Statement(_END_LEASES))
 
     def give_back(self, entry_id: str, next_attempt_at: float) -> None:
-        """End, soon, the lease of an entry that was not attempted; it is due at a time (Unix seconds)."""
+        """End the lease of an entry that was not attempted, and schedule it (Unix seconds)."""
         values = (_ms(next_attempt_at), entry_id, self._owner)
         self._database.write_behind(Statement(_GIVE_BACK, values))
 
     def reschedule(
         self, entry_id: str, next_attempt_at: float, reason: str, *, attempted: bool = True
     ) -> None:
-        """Note, soon, when an entry is tried again (Unix seconds), and why not before.
+        """Schedule the next attempt of an entry (Unix seconds), with the reason why the last one failed.
 
-        An entry that has expired meanwhile stays dead.
+        An entry that has expired since remains a dead letter.
         """
         at_ms = min(_ms(next_attempt_at), self._now_ms() + _ms(DELAY_MAX_S))
         values = (at_ms, int(attempted), reason, entry_id, self._owner)
         self._database.write_behind(Statement(_RESCHEDULE, values))
 
     def finish(self, entry: Entry, state: State, reason: str) -> None:
-        """Note, soon, that an entry is delivered (its payload goes) or dead (it stays, encrypted)."""
+        """Mark an entry as delivered, which deletes its payload, or as dead, which keeps it encrypted."""
         if state == "delivered" and entry.kind == "open":
             self.confirm_open(entry.id)
         elif state == "delivered":
@@ -293,11 +297,11 @@ class SqlOutboxStore:
             self._database.write_behind(Statement(_DIED, (reason, self._now_ms(), entry.id)))
 
     async def remove(self, entry_id: str) -> None:
-        """Forget an entry."""
+        """Delete an entry."""
         await self._database.write(Statement("DELETE FROM outbox WHERE id = ?", (entry_id,)))
 
     async def forget(self, subjects: Collection[str]) -> int:
-        """Forget what is kept for these devices and openIds, whatever its state; return how many."""
+        """Delete all entries of these devices and openIds, in any state; return how many."""
         names, forgotten = list(subjects), 0
         for start in range(0, len(names), _AT_A_TIME):
             some = names[start : start + _AT_A_TIME]
@@ -310,10 +314,9 @@ class SqlOutboxStore:
         return forgotten
 
     async def expire(self, before: float) -> int:
-        """Make dead letters of what was queued before a time (Unix seconds).
+        """Turn entries that were queued before a time (Unix seconds) into dead letters; return how many.
 
-        Deletes what was delivered longer ago than it is recognised, and very old dead letters. Returns how
-        many entries died.
+        Also deletes entries that were delivered more than ``REPEAT_S`` seconds ago, and old dead letters.
         """
         now_ms, before_ms, died = self._now_ms(), _ms(before), 0
         old = (
@@ -328,9 +331,9 @@ class SqlOutboxStore:
                 return died
 
     async def status(self, entry_id: str) -> Status | None:
-        """Say where an entry stands."""
+        """Return the status of an entry, or None if it is unknown."""
         rows = await self._database.read(_STATUS, entry_id, timeout_s=READ_TIMEOUT_S)
-        if not rows or rows[0][2] == "queued":  # its end may have been written behind
+        if not rows or rows[0][2] == "queued":  # a later state may be waiting to be written
             rows = await self._database.read_written(_STATUS, entry_id, timeout_s=READ_TIMEOUT_S)
         return Status(*rows[0]) if rows else None
 
@@ -350,17 +353,17 @@ class SqlOutboxStore:
         return {(kind, state): count for kind, state, count in rows}
 
     async def oldest(self) -> float | None:
-        """Return when the oldest queued entry that waits for no open was made, in Unix seconds."""
+        """Return when the oldest queued entry was made that does not wait for an open, in Unix seconds."""
         ((oldest,),) = await self._database.read(_OLDEST)
         return None if oldest is None else oldest / 1000
 
     async def listed(self, state: State, limit: int) -> list[Summary]:
-        """List entries of a state, oldest first."""
+        """Return entries of a state, oldest first."""
         sql = f"SELECT {_SUMMARY} FROM outbox WHERE state = ? ORDER BY created_at, sequence LIMIT ?"  # noqa: S608
         return [_summary(row) for row in await self._database.read(sql, state, limit)]
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
-        """Return an entry with its payload, still encrypted (None if that is gone)."""
+        """Return an entry with its encrypted payload, which is None after delivery; None if it is unknown."""
         sql = f"SELECT {_SUMMARY}, payload FROM outbox WHERE id = ?"  # noqa: S608
         rows = await self._database.read(sql, entry_id)
         if not rows:
@@ -373,7 +376,7 @@ class SqlOutboxStore:
         return self._cipher.decrypt(payload)
 
     async def retry_now(self, entry_id: str | None) -> int:
-        """Queue a dead letter again, or all of them; return how many."""
+        """Queue a dead letter again, or all if ``entry_id`` is None; return how many."""
         which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
         dead = await self._database.read(_DEAD.format(which=which), *values)
         now_ms, revived = self._now_ms(), 0
@@ -406,7 +409,7 @@ class SqlOutboxStore:
         return insert, Statement(_BEHIND_ANOTHER, (entry.ordering_key, entry.id))
 
     async def _reported(self, entry: Entry) -> Repeat | None:
-        """Find the entry as which a lead was reported before; None if there is none any more."""
+        """Return the earlier entry with the same keys as a ``Repeat``; None if it is deleted or too old."""
         keys, since_ms = entry.keys, _ms(entry.created - REPEAT_S)
         by_key, by_event = await asyncio.gather(
             self._database.read(_REPORTED.format(key="idempotency_key"), keys.idempotency),
@@ -448,7 +451,7 @@ class SqlOutboxStore:
         return TakenEntry(entry_id, entry)
 
     def _next_sequence(self) -> int:
-        """Return a number that grows with time, and with every entry of this process."""
+        """Return a number that grows with time and with every entry of this process."""
         self._sequence = max(self._sequence + 1, int(self._unix_time() * 1_000_000))
         return self._sequence
 

@@ -144,7 +144,7 @@ class Parts:
         outbox = OutboxWorker(
             self.stores.outbox,
             apps=apps,
-            held=self._retry_in_s,
+            retry_in_s=self._retry_in_s,
             policy=outbox_policy(self._settings),
             unix_time=self._unix_time,
             log=self._log,

@@ -74,7 +74,7 @@ class Lab:
         outbox = OutboxWorker(
             self.store,
             apps=("acme",),
-            held=lambda kind, _: self.held.get(kind, 0),
+            retry_in_s=lambda kind, _: self.held.get(kind, 0),
             policy=POLICY,
             unix_time=self.clock.unix_time,
             log=self.log,
@@ -161,7 +161,7 @@ class Lab:
     def look(self) -> None:
         """Let the loop look at the store."""
         for drain in self.outbox._drains.values():
-            drain.look_by(0.0)
+            drain.check_by(0.0)
 
     async def state(self, name: str) -> State | None:
         status = await self.store.status(name)
