@@ -1,4 +1,4 @@
-"""Ends tasks."""
+"""Cancel tasks."""
 
 import asyncio
 from collections.abc import Iterable

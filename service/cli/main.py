@@ -30,7 +30,7 @@ class LazyGroup(click.RichGroup):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        gc.disable()  # modules stay: collecting garbage meanwhile takes a tenth of a start
+        gc.disable()  # imports leave no garbage, but collecting takes a tenth of the start
         try:
             command: click.Command = import_module(f"service.cli.{module}").command
         finally:

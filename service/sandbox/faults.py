@@ -180,7 +180,7 @@ class FaultBook:
             reset_ms = self._clock.now_ms() + int(fault.retry_after_s * 1_000)
             return throttled(THROTTLE_LIMIT, reset_ms).as_reply()
         if fault.status is not None:
-            return error_reply(fault.status, code_of(fault.status), "the sandbox was told to fail")
+            return error_reply(fault.status, code_of(fault.status), "a fault of the sandbox")
         return None
 
     def _deformed(self, fault: Fault, reply: Reply) -> Reply:

@@ -50,7 +50,7 @@ class Wire:
     async def drop(self) -> None:
         """Reset the connection without an answer."""
         if self._transport is None:
-            raise ConnectionResetError("the sandbox was told to reset this connection")
+            raise ConnectionResetError("a fault of the sandbox reset this connection")
         # A duplicate of the descriptor, because event loops return sockets that cannot be configured.
         descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
         with socket.socket(fileno=descriptor) as own:
@@ -63,7 +63,7 @@ class Wire:
         await self._begin(reply)
         await self._piece(reply.body[: len(reply.body) // 2])
         if self._transport is None:
-            raise ConnectionResetError("the sandbox was told to break this answer off")
+            raise ConnectionResetError("a fault of the sandbox cut this answer off")
         self._transport.close()
         await self._client_left()
 

@@ -230,9 +230,10 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Response:
-    """Sends a request's response: the usual one as one write, any other as uvicorn does.
+    """Sends a request's response: a simple one in one write, any other through uvicorn.
 
-    uvicorn searches each header for characters that would end it. Here the head's are counted at once.
+    uvicorn checks each header separately for control characters. Here they are counted once for the whole
+    head.
     """
 
     __slots__ = ("_cycle", "_start")
@@ -242,7 +243,7 @@ class _Response:
         self._start: HTTPResponseStartEvent | None = None
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Take an ASGI message; the start of a response waits for its body."""
+        """Handle an ASGI message; the start of a response is sent together with its body."""
         cycle = self._cycle
         if message["type"] == "http.response.start" and self._start is None and not cycle.response_started:
             self._start = message
@@ -264,9 +265,9 @@ class _Response:
 def _whole_response(
     cycle: RequestResponseCycle, start: HTTPResponseStartEvent, message: ASGISendEvent
 ) -> bytes | None:
-    """Return the bytes of a response; ``None`` if it is not a usual one.
+    """Return the bytes of a simple response, or None for any other.
 
-    That has one body of a known length, on a connection that takes it and stays open.
+    A simple response has one body of a known length, on a connection that accepts writes and stays open.
     """
     if (
         message["type"] != "http.response.body"

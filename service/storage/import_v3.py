@@ -1,12 +1,13 @@
-"""Takes over the file that firstopen wrote before its schema had migrations.
+"""Import the database file of a firstopen version before migrations.
 
-Such a ``firstopen.sqlite`` is renamed, copied into the new database before anything is served, and kept as
-``firstopen-v3.sqlite``. What was encrypted is decrypted and encrypted anew. What cannot be decrypted is
-counted, and stays in the old file; if nothing can be, FIRSTOPEN_SECRET is another one: the start is refused.
+Such a ``firstopen.sqlite`` is renamed, copied into the new database before the service accepts requests, and
+kept as ``firstopen-v3.sqlite``. Encrypted data is decrypted and encrypted again. Rows that cannot be
+decrypted are counted, and remain only in the old file; if no row can be decrypted, FIRSTOPEN_SECRET is a
+different one, and the process does not start.
 
-What can go wrong: the process dies half-way (the file keeps the name ``firstopen-v3-importing.sqlite`` until
-everything is committed, and each row is added once, however often it is copied); an earlier firstopen still
-writes to the file (both lock the folder).
+What can go wrong: the process dies during the import (the file is named ``firstopen-v3-importing.sqlite``
+until everything is committed, and a row that is copied again is not added again); an earlier firstopen still
+writes to the file (both versions lock the folder).
 """
 
 import os
