@@ -80,7 +80,7 @@ def test_the_demos_routes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["https://acme.com/invite/a", "--app-version", "2.1"], ["update_required", "2.1 is older"]),
         (["https://acme.com/invite/a", "--app-version", "2.10"], ["matched", "2.10 is new enough for 2.3"]),
         (["https://acme.com/invite/a", "--app-version", "2.2.9.RELEASE"], ["update_required"]),
-        (["https://acme.com/invite/a", "--app-version", "x"], ["matched", "'x' is no version"]),
+        (["https://acme.com/invite/a", "--app-version", "x"], ["matched", "'x' is not a version"]),
         (["https://acme.com/nowhere"], ["home", "unlisted", "no pattern matches"]),
         (["https://acme.link/press"], ["unlisted", "only Dub knows its destination"]),
         (
@@ -113,7 +113,7 @@ def test_an_expected_screen(config: Path) -> None:
     [
         (["--app", "nobody"], "configured: acme, globex"),
         (["--expect", "home"], "--expect: needs a URL"),
-        (["https://acme.com/", "--expect", "home"], "and --app where there are several apps"),
+        (["https://acme.com/", "--expect", "home"], "and --app if there are several apps"),
     ],
 )
 def test_what_cannot_be_asked(config: Path, args: list[str], problem: str) -> None:
