@@ -9,7 +9,7 @@ from service.domain.evidence import EvidenceItem, EvidenceType
 from service.domain.match_rules import CandidateTrace
 from service.domain.models import Link, Match, Source
 
-_TRACES_MAX = 10_000  # about 1 KB each
+_TRACES_MAX = 5_000  # about 1 KB each
 
 Outcome = Literal["resolved", "unknown", "skipped", "unavailable", "matched", "none", "pending"]
 
