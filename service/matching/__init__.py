@@ -1,1 +1,1 @@
-"""IP matching: sync the clicks of an app from Dub, and find the one that brought an install."""
+"""IP matching: sync an app's clicks from Dub, and find the click that led to an install."""

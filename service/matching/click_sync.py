@@ -1,22 +1,22 @@
-"""The clicks of an app's matching window, brought up to date from Dub's ``/events`` whenever an open asks.
+"""Sync the clicks of an app's matching window from Dub's ``/events``, on demand by an open.
 
-Dub widens ``start`` and ``end`` to whole days, so a sync asks for the newest events first and stops at the
-first one that is older than what earlier syncs have seen: one call, however busy the day was.
+Dub widens ``start`` and ``end`` to whole days. So a sync reads the newest events first and stops at the first
+event that is older than those of earlier syncs: usually one call, even on a busy day.
 
-What can go wrong with that:
+What can go wrong when pages are read:
 
-- Pages shift while they are read: each new click moves all older ones by one place towards later pages. So
-  some events are read twice (their ids tell), and none is skipped.
-- A sync that fails half-way has read the newest events only and leaves a gap below them. Nothing new counts
-  as known until a later sync has closed the gap; that sync skips the pages that were read before.
-- Something else than an older event ends a sync: a short page, from which Dub left out events of deleted
-  links (only an empty page is the end); a page in ascending order (refused); a page on which no time can be
-  read (no "none" is final then).
+- Pages shift: each new click moves all older events one place towards later pages. So some events are read
+  twice, which their ids show, but none is skipped.
+- A sync that fails half-way has read only the newest events and leaves a gap below them. ``synced_to_ms``
+  does not advance until a later sync has closed the gap; that sync skips the pages that were read before.
+- A sync ends too early: at a short page, from which Dub omitted events of deleted links (only an empty page
+  is the end); at a page in ascending order (refused); at a page without any readable time (a "none" is not
+  final then).
 
-And with syncs in general: a final "none" from a sync that began before the open arrived (such a sync is
-waited out, and another one made); events that show up late (each sync reads an overlap again); opens that
-wait for each other's syncs until Dub's budget is gone (all that wait share one, on all replicas); a sync
-that cannot store what it read (it has failed, as if Dub had not answered).
+What can go wrong with any sync: a "none" becomes final by a sync that began before the open arrived (the open
+waits for such a sync and then starts another); events appear late (each sync reads an overlap again); the
+syncs of many opens use up the budget of Dub calls (all waiting opens share one sync, on all replicas); a sync
+cannot store what it read (it fails, as if Dub had not answered).
 """
 
 import asyncio
@@ -47,13 +47,13 @@ from service.domain.ports import ClickEvent, ClickPage, ClickSource, WindowClick
 from service.telemetry import Event, FastCounter, Log, where
 from service.telemetry.background import Background
 
-PAGE_EVENTS = 1000  # Dub's most
-FEW_EVENTS = 100  # of a sync's first page, where few are new: an event is some 2 KB
-OVERLAP_S = 120  # how late an event may show up and still be seen
+PAGE_EVENTS = 1000  # Dub's maximum
+FEW_EVENTS = 100  # size of the first page if few events are expected, because an event is about 2 KB
+OVERLAP_S = 120  # how late an event may appear at Dub and still be read
 
-_PAGES_MAX = 2000  # two million clicks: a Dub that ignores ``page`` must end, too
+_PAGES_MAX = 2000  # two million clicks; a sync must also end if Dub ignores ``page``
 _PAUSE_MIN_S = 0.01
-_STORED_MAX = 50_000  # ids of clicks that are known to be stored, so that the overlap is not stored again
+_STORED_MAX = 50_000  # remembered ids of stored clicks, so that the overlap is not stored again
 _KEY = b"clicks"
 _FORBIDDEN = 403
 _OVERLAP_MS = OVERLAP_S * 1000
@@ -75,7 +75,7 @@ Problem = Literal[
 ]
 
 _REFUSALS: dict[int, Problem] = {401: "key", _FORBIDDEN: "plan"}
-# A 403 is for the plan, or for the month's clicks; nothing documents that the code always tells which.
+# A 403 means that the plan lacks /events or that the month's clicks are used up; the code may not say which.
 _OVER_USAGE = re.compile(r"\b(?:limit|usage)\b", re.IGNORECASE)
 _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (DubThrottled, "throttled"),
@@ -85,13 +85,13 @@ _PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (StoreFailed, "database"),
 )
 
-# How long Dub is left alone after it said no, in seconds; a 429 says itself.
+# Seconds without calls to Dub after a refusal. A 429 has its own Retry-After.
 HOLD_S: dict[Problem, float] = {"plan": 60, "usage": 60, "key": 60, "refused": 60, "not_configured": 60}
 HOLD_ELSE_S = 1.0
 
 
 class Outcome(Struct, frozen=True):
-    """What came of waiting for a sync. Only ``synced`` makes a "none" final."""
+    """The result of waiting for a sync. A "none" is final only with the status ``synced``."""
 
     status: Status
     problem: Problem | None = None
@@ -99,50 +99,50 @@ class Outcome(Struct, frozen=True):
 
     @property
     def allows_match(self) -> bool:
-        """Whether every click is stored that Dub showed when the open arrived and that can be read."""
+        """Return True if all readable clicks that Dub had when the open arrived are stored."""
         return self.status in ("synced", "unreadable")
 
     @property
     def is_final(self) -> bool:
-        """Whether that is every click that Dub showed when the open arrived: then a "none" is final, too."""
+        """Return True if all clicks that Dub had when the open arrived are stored: then a "none" is final."""
         return self.status == "synced"
 
 
 SYNCED = Outcome("synced")
 UNREADABLE = Outcome("unreadable")
 LATE = Outcome("late")
-SPENT = Outcome("over_budget")
+OVER_BUDGET = Outcome("over_budget")
 
 
 @dataclass
 class _Reading:
-    """One sync under way. Times are Unix milliseconds, those of events by Dub's clock."""
+    """The progress of one sync. Times are Unix milliseconds; those of events are by Dub's clock."""
 
-    began_ms: int  # by our clock: when its first page was asked for
-    stop_ms: int  # what is older is known, or too old to be matched
+    began_ms: int  # by our clock: when the first page was requested
+    stop_ms: int  # events before this time are already stored, or too old to be matched
     pages: int = 0  # read so far
-    events: int = 0  # of a known time, and no older than ``stop_ms``
+    events: int = 0  # read so far, with a readable time not before ``stop_ms``
     newest_ms: int = 0
     oldest_ms: int = 0
-    is_complete: bool = False  # everything newer than ``stop_ms`` was read
+    is_complete: bool = False  # all events from ``stop_ms`` on were read
     unread: Counter[Fault] = field(default_factory=Counter)
 
     @property
     def known_to_ms(self) -> int:
-        """Return the time up to which Dub has shown this sync every event, but for those that come late."""
+        """Return the time before which this sync has read all events, except those that appear late."""
         newest_ms = min(self.newest_ms, self.began_ms + _CLOCK_DIFFERENCE_MS)
         return max(newest_ms, self.began_ms - _CLOCK_DIFFERENCE_MS)
 
     def forget(self) -> None:
-        """Reset the counts, since the same events are about to be read again."""
+        """Reset the counts, because the same events are read again."""
         self.events = 0
         self.unread.clear()
 
 
 class _Unfinished(Struct, frozen=True):
-    """What a sync that failed half-way has read: every event up to ``known_to_ms`` on so many pages.
+    """The pages that a failed sync has read: all events up to ``known_to_ms`` on the first ``pages`` pages.
 
-    Events only move to later pages, so these pages still hold only events that were read, and new ones.
+    Events only move to later pages, so these pages now contain only events that were read, and new ones.
     """
 
     known_to_ms: int
@@ -150,10 +150,10 @@ class _Unfinished(Struct, frozen=True):
 
 
 class ClickSync:
-    """Syncs the clicks of one app: those of the last ``window_s`` seconds.
+    """Syncs the clicks of one app from the last ``window_s`` seconds.
 
-    ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds; ``unreadable`` counts, by
-    fault, each time that an event could not be read.
+    ``clock`` returns monotonic seconds, ``unix_time`` wall clock seconds. ``unreadable`` counts events that
+    could not be decoded, by fault; an event that is read again is counted again.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ClickSync:
         background: Background,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.unread: Mapping[Fault, int] = {}  # of the last sync's events, by what was wrong with them
+        self.unread: Mapping[Fault, int] = {}  # events of the last sync that could not be decoded
         self._app = app
         self._clicks_of_dub = source
         self._clicks = clicks
@@ -183,27 +183,27 @@ class ClickSync:
         self._unix_time = unix_time
         self._sleep = sleep
         self._flights: SingleFlight[Outcome] = SingleFlight(partial(background.spawn, name="clicks_sync"))
-        self._began = float("-inf")  # the fetch under way, or the last one, on the clock
-        self._synced = float("-inf")  # when the last complete one began
-        self._found: dict[str, tuple[int, Click]] = {}  # read from Dub, and not stored yet
-        self._stored: OrderedDict[str, int] = OrderedDict()  # clicks of the overlap, and when they were made
-        self._known_to_ms = 0  # by Dub's clock: everything older was seen, but for what shows up late
-        self._reading = _Reading(0, 0)  # the fetch under way, or the last one
-        self._last_events = 0  # that the last sync took
+        self._began = float("-inf")  # start of the current or last fetch, in monotonic seconds
+        self._synced = float("-inf")  # start of the last successful fetch
+        self._found: dict[str, tuple[int, Click]] = {}  # read from Dub and not stored yet
+        self._stored: OrderedDict[str, int] = OrderedDict()  # times of the overlap's clicks, by click id
+        self._known_to_ms = 0  # all clicks before this time are stored, except those that appear late
+        self._reading = _Reading(0, 0)  # progress of the current or last fetch
+        self._last_events = 0  # number of events of the last sync
         self._unfinished: _Unfinished | None = None
-        self._spent = False  # waiting for Dub's budget just now
+        self._over_budget = False  # True while the sync waits for the budget of Dub calls
         self._held_until = float("-inf")
         self._problem: Outcome | None = None
 
     @property
     def problem(self) -> Problem | None:
-        """Return why clicks cannot be had at the moment; ``None`` while they can."""
+        """Return why clicks cannot be synced at the moment, or None if they can."""
         return self._problem.problem if self._problem else None
 
     async def sync(self, arrived: float, timeout_s: float) -> Outcome:
-        """Bring the clicks up to an open that ``arrived`` (on the clock), within ``timeout_s`` seconds.
+        """Wait up to ``timeout_s`` seconds for a sync that began at ``arrived`` (monotonic seconds) or later.
 
-        Never raises. Whoever gives up early costs the others nothing: the sync goes on.
+        Starts a sync if none is in progress. Never raises. A caller that times out does not stop the sync.
         """
         deadline = self._clock() + timeout_s
         while self._synced < arrived:
@@ -214,14 +214,14 @@ class ClickSync:
                 flight = self._launch()
             outcome = await flight.wait(max(deadline - self._clock(), 0))
             if outcome is None:
-                return SPENT if self._spent else LATE
+                return OVER_BUDGET if self._over_budget else LATE
             if not outcome.allows_match and self._began >= arrived:
                 return outcome
-            await asyncio.sleep(0)  # a fetch that just ended is still on the list: let it go from there
+            await asyncio.sleep(0)  # lets the fetch that just ended be removed from the single flight
         return self._outcome()
 
     async def close(self, grace_s: float = 0) -> None:
-        """Give up what is under way."""
+        """Cancel the sync in progress after ``grace_s`` seconds."""
         await self._flights.close(grace_s)
 
     def _launch(self) -> Flight[Outcome]:
@@ -229,13 +229,13 @@ class ClickSync:
         return self._flights.launch(_KEY, self._app.name, self._run())
 
     async def _run(self) -> Outcome:
-        """Sync once, and remember whether Dub let us. Never raises."""
+        """Sync once, and record whether it succeeded. Never raises."""
         try:
             await self._fetch()
-        except Exception as exc:  # noqa: BLE001  whoever waits is answered, whatever it is
+        except Exception as exc:  # noqa: BLE001  waiting opens must get an outcome after any error
             return self._failed(exc)
         finally:
-            self._spent = False
+            self._over_budget = False
         if self._problem is not None:
             self._problem = None
             self._log.info(Event.CLICKS_AVAILABLE, app=self._app.name)
@@ -245,7 +245,7 @@ class ClickSync:
         return UNREADABLE if self.unread else SYNCED
 
     def _failed(self, exc: Exception) -> Outcome:
-        """Leave Dub alone for a while; one log line until the problem is another, or over."""
+        """Suspend syncs for a while. The problem is logged once, until it changes or ends."""
         problem = _problem_of(exc)
         hold_s = exc.retry_after_s if isinstance(exc, DubThrottled) else HOLD_S.get(problem, HOLD_ELSE_S)
         if self.problem != problem:
@@ -256,13 +256,13 @@ class ClickSync:
         return self._problem
 
     async def _fetch(self) -> None:
-        """Bring the stored clicks up to now: with Dub, if no other replica does so at the moment."""
+        """Sync from Dub, or wait for another replica that holds the lease to do so."""
         began = self._began
         self._found.clear()
         async with self._clicks.sync_round() as sync_round:
             if sync_round.synced_to_ms != self._known_to_ms:
                 self._known_to_ms = sync_round.synced_to_ms
-                self._unfinished = None  # another replica has read on from somewhere else
+                self._unfinished = None  # another replica has synced, so this progress is outdated
             if sync_round.mine:
                 await self._fetch_pages(sync_round)
         self._known_to_ms = sync_round.synced_to_ms
@@ -275,7 +275,7 @@ class ClickSync:
         self._synced = began
 
     async def _fetch_pages(self, sync_round: SyncRound) -> None:
-        """Read from the newest event down to what is known, and say in the turn what is known then."""
+        """Read events down to the last sync's, and set the results in ``sync_round``."""
         self._reading = _Reading(0, 0)
         await self._read_down()
         reading = self._reading
@@ -286,15 +286,15 @@ class ClickSync:
         self._last_events = reading.events
 
     async def _read_down(self) -> None:
-        """Read pages, newest first, until one shows something known, or is empty, or has no times."""
+        """Read pages, newest first, until one has an event before ``stop_ms``, is empty, or has no times."""
         limit = FEW_EVENTS if self._expects_few() else PAGE_EVENTS
         before, number = self._unfinished, 1
         while events := await self._read_page(number, limit):
             await self._store()
             if limit == FEW_EVENTS:
                 if number == 1 and events < FEW_EVENTS:
-                    number = 2  # likely to be empty, and so to say that this was all
-                else:  # more is new than was expected: read it again, in large pages
+                    number = 2  # probably empty, which confirms that there are no more events
+                else:  # more new events than expected: start again with large pages
                     limit, number = PAGE_EVENTS, 1
                     self._reading.forget()
                 continue
@@ -307,22 +307,22 @@ class ClickSync:
             number += 1
 
     def _expects_few(self) -> bool:
-        """Return whether a small page is likely to hold all that is new since the last sync."""
+        """Return True if a small page probably contains all events since the last sync."""
         return self._clock() - self._synced < OVERLAP_S and self._last_events <= FEW_EVENTS // 2
 
     def _note_unread(self, unread: Mapping[Fault, int]) -> None:
-        """Remember what the last sync could not read; one log line for each fault until it is over."""
+        """Record which events the last sync could not decode. Each fault is logged once, until it ends."""
         for fault in unread.keys() - self.unread.keys():
             self._log.warning(Event.CLICKS_UNREADABLE, app=self._app.name, fault=fault, events=unread[fault])
         self.unread = dict(unread)
 
     async def _store(self) -> None:
-        """Store what was read so far."""
+        """Store the clicks that were read so far."""
         await self._clicks.add(list(self._found.values()))
         self._note_stored()
 
     def _note_stored(self) -> None:
-        """Remember which clicks are stored, for as long as later syncs read them again."""
+        """Remember the ids of stored clicks for as long as later syncs read them again."""
         self._stored.update((each, click.at_ms) for each, (_, click) in self._found.items())
         self._found.clear()
         oldest_ms = self._known_to_ms - _OVERLAP_MS
@@ -333,12 +333,12 @@ class ClickSync:
             del self._stored[click_id]
 
     async def _read_page(self, number: int, limit: int) -> int:
-        """Read a page; return how many events it had, or 0 if nothing older is to be read."""
+        """Read a page; return the number of its events, or 0 if no further page is needed."""
         events = await self._page(number, limit)
         reading = self._reading
         reading.pages += 1
         if reading.pages > _PAGES_MAX:
-            raise InvalidDubResponse("pages of events without end")
+            raise InvalidDubResponse("too many pages of events")
         if not events:
             reading.is_complete = True
             return 0
@@ -347,7 +347,7 @@ class ClickSync:
         return len(events) if has_times and not reading.is_complete else 0
 
     async def _page(self, number: int, limit: int) -> ClickPage:
-        """Ask for a page as soon as the budget allows; a sync begins when its first page is asked for."""
+        """Request a page as soon as the budget allows; a sync begins when it requests its first page."""
         while True:
             if not self._reading.pages:
                 self._begin()
@@ -361,9 +361,9 @@ class ClickSync:
                     limit=limit,
                 )
             except OverBudget as exc:
-                self._spent = True
+                self._over_budget = True
                 await self._sleep(max(exc.retry_after_s, _PAUSE_MIN_S))
-                self._spent = False
+                self._over_budget = False
 
     def _begin(self) -> None:
         """Set the time range of this sync."""
@@ -374,10 +374,10 @@ class ClickSync:
         self._reading = _Reading(now_ms, max(oldest_wanted_ms, known_ms))
 
     async def _take(self, page: ClickPage) -> bool:
-        """Find the clicks of a page, with a turn of the loop between slices of it.
+        """Collect the clicks of a page in slices, and yield to the event loop between them.
 
-        Stops at the first event that is older than this sync reads. Returns False if no event on the page has
-        a readable time: nobody can tell then how old the next page is.
+        Stops at the first event before ``stop_ms``. Returns False if no event on the page has a readable
+        time, because then the age of the next page is unknown.
         """
         reading = self._reading
         before = reading.events
@@ -407,10 +407,10 @@ class ClickSync:
 
 
 def _refuse_oldest_first(page: ClickPage) -> None:
-    """Raise ``InvalidDubResponse`` for a page in ascending order: a sync would stop at its first event."""
+    """Raise ``InvalidDubResponse`` if a page is in ascending order: a sync would stop at its first event."""
     first_ms, last_ms = page.ends_ms()
     if first_ms is not None and last_ms is not None and last_ms > first_ms + _TIE_MS:
-        raise InvalidDubResponse("a page of events that is not newest first")
+        raise InvalidDubResponse("a page of events is not sorted newest first")
 
 
 def _problem_of(exc: Exception) -> Problem:

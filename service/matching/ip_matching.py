@@ -1,9 +1,10 @@
-"""The click of an install that opens with no link: found by its address, among Dub's own click events.
+"""Find the click of an install that opens without a link, by its IP address, among Dub's click events.
 
-What can go wrong: a final "none" that a slow Dub made (it is pending then, and looked for again), or one
-that a change of Dub's events made (pending for as long as some cannot be read, and named by readiness); an
-address that is nobody's alone; an ``/events`` that the plan does not include (said once, and named by
-readiness). The rules are in ``matching``, the clicks in ``click_feed``; here they meet an open.
+This module connects the rules (``domain.match_rules``), the clicks (``click_sync``) and an open. What can go
+wrong: a "none" becomes final because Dub was slow (the answer is pending then, and further attempts follow),
+or because Dub's event format changed (the answer is pending while events cannot be decoded, and readiness
+reports it); many people share the IP address (no match); Dub's plan does not include ``/events`` (logged once
+and reported by readiness).
 """
 
 import asyncio
@@ -35,18 +36,18 @@ from service.matching.matcher import Matcher
 
 _CLICK_MAY_SHOW: frozenset[NoMatch] = frozenset({"no_click", "no_candidate"})
 _MORE_CLICKS_MAY_HELP: frozenset[NoMatch] = _CLICK_MAY_SHOW | {"several_links", "unlikely"}
-_FOR_GOOD: frozenset[Problem] = frozenset({"plan", "usage", "key", "refused", "not_configured"})
+_PERMANENT: frozenset[Problem] = frozenset({"plan", "usage", "key", "refused", "not_configured"})
 _PROBLEMS: Mapping[Problem, str] = {
     "plan": "Dub's plan of this workspace does not include /events",
     "usage": "this month's clicks are over the limit of Dub's plan, so /events is refused",
     "key": "Dub refuses this app's Dub API key",
-    "refused": "Dub refuses the question",
-    "throttled": "Dub takes no more analytics calls for now",
+    "refused": "Dub refuses the events query",
+    "throttled": "Dub's rate limit for analytics calls is reached",
     "down": "Dub's /events does not answer",
-    "garbled": "Dub's /events does not read as Dub's",
+    "garbled": "Dub's /events does not have the documented format",
     "not_configured": "this app has no Dub API key",
     "database": "the database cannot be used",
-    "failed": "a mistake of firstopen's, which its log names",
+    "failed": "a bug in firstopen; see the log",
 }
 _FAULTS: Mapping[Fault, str] = {
     "timestamp": "no readable timestamp",
@@ -54,15 +55,15 @@ _FAULTS: Mapping[Fault, str] = {
 }
 _WAITS = {
     "late": "Dub's clicks did not arrive within the budget",
-    "over_budget": "the analytics calls of this second are spent",
+    "over_budget": "the analytics calls of this second are used up",
 }
 
 
-_SUPERSEDED = MatchAttempt(SUPERSEDED, "stronger evidence has found this install's click meanwhile")
+_SUPERSEDED = MatchAttempt(SUPERSEDED, "stronger evidence has found this install's click in the meantime")
 
 
 class AppMatching(Struct, frozen=True):
-    """What matching one app's opens takes."""
+    """The parts that match the opens of one app."""
 
     networks: Networks
     activity: NetworkActivity
@@ -72,37 +73,37 @@ class AppMatching(Struct, frozen=True):
 
 
 class IpMatching:
-    """Fills ``resolve.ports.FirstLaunch``."""
+    """Implements ``domain.ports.IpMatcher``."""
 
     def __init__(self, apps: Mapping[str, AppMatching], dub: FirstOpenProvider) -> None:
         self._apps = apps
         self._dub = dub
 
     def problems(self) -> list[str]:
-        """Name the apps whose clicks cannot be had or read, and why."""
+        """Return one message for each problem with an app's click events."""
         found = []
         for name, app in self._apps.items():
             if app.feed.problem:
-                found.append(f"apps.{name}: no matching by address: {_PROBLEMS[app.feed.problem]}")
+                found.append(f"apps.{name}: no matching by IP address: {_PROBLEMS[app.feed.problem]}")
             for fault, events in app.feed.unread.items():
                 unread = f"{events} of the last sync's events could not be read"
                 found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
         return found
 
     def record_open(self, context: OpenContext) -> None:
-        """Note an open: it counts towards how crowded its network is."""
+        """Record an open: it counts towards the crowd limit of its network."""
         app = self._apps.get(context.app.name)
         if app is not None:
-            self._saw(app, context)
+            self._record_open(app, context)
 
     def record_install(self, context: OpenContext, link: Link) -> None:
-        """Use up the web clicks of an install that came by this link."""
+        """Record that certain evidence led an install to this link: its web clicks are used up."""
         app = self._apps.get(context.app.name)
         if app is None:
             return
         traits = traits_of_open(context.report.platform, context.report.caller.user_agent)
-        if not traits.system:
-            self._saw(app, context)
+        if not traits.system:  # no click can be compared with it
+            self._record_open(app, context)
             return
         context.network = app.networks.of(context.ip).key
         if context.network is not None:
@@ -119,10 +120,10 @@ class IpMatching:
         claim: bool,
         certain: Callable[[], Open | None],
     ) -> MatchAttempt:
-        """Look for the click within ``timeout_s`` seconds, and claim it. Never raises."""
+        """Search the click for up to ``timeout_s`` seconds and, with ``claim``, claim it. Never raises."""
         app = self._apps.get(context.app.name)
         if app is None:
-            return MatchAttempt(_none("off"), "matching by address is off for this app")
+            return MatchAttempt(_none("off"), "matching by IP address is off for this app")
         network = app.networks.of(context.ip)
         if network.key is None:
             reason = network.unmatchable or "no_address"
@@ -132,7 +133,7 @@ class IpMatching:
         from_dub = None
         if context.app.trusts_forwarded_ip:
             from_dub, outcome = await asyncio.gather(
-                self._told_by_dub(app, context, opened, timeout_s, no_track=not claim),
+                self._click_from_dub(app, context, opened, timeout_s, no_track=not claim),
                 app.feed.sync(since, timeout_s),
             )
         else:
@@ -142,10 +143,10 @@ class IpMatching:
         try:
             if claim and outcome.allows_match:
                 decision = await app.matcher.match(network.key, opened, from_dub)
-            else:  # nothing is claimed while the right click may be missing
+            else:  # claim no click while the right one may be missing
                 decision = await app.matcher.preview(network.key, opened, from_dub)
         except StoreFailed:
-            why = "the database does not answer in time, so no click is given"
+            why = "the database does not answer in time, so no click can be claimed"
             return MatchAttempt(_none("not_recorded"), why, pending=True, retry=True)
         click = decision.click
         if claim and click is not None and (found := certain()) is not None:
@@ -154,14 +155,14 @@ class IpMatching:
             return _SUPERSEDED
         if claim and not outcome.allows_match:
             app.activity.record_open(network.key, context.device, opened.at_ms)
-        return _looked(decision, outcome)
+        return _attempt(decision, outcome)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the syncs in progress."""
         for app in self._apps.values():
             await app.feed.close()
 
-    def _saw(self, app: AppMatching, context: OpenContext) -> None:
+    def _record_open(self, app: AppMatching, context: OpenContext) -> None:
         context.network = app.networks.of(context.ip).key
         if context.network is not None:
             app.activity.record_open(context.network, context.device, int(context.opened_at * 1000))
@@ -170,12 +171,12 @@ class IpMatching:
         try:
             await matcher.release(click_id, install)
         except StoreFailed:
-            return  # nobody is given this click, then
+            return  # the claim stays, and no other install gets this click
 
-    async def _told_by_dub(
+    async def _click_from_dub(
         self, app: AppMatching, context: OpenContext, opened: FirstOpen, timeout_s: float, *, no_track: bool
     ) -> Click | None:
-        """Ask a Dub that honours forwarded addresses; its answer is one more candidate."""
+        """Return the click that Dub itself matches by the forwarded IP address, as a further candidate."""
         caller = context.report.caller
         if context.ip is None:
             return None
@@ -203,7 +204,8 @@ class IpMatching:
         return FirstOpen(context.device, int(context.opened_at * 1000), traits, installed_ms, domain)
 
 
-def _looked(decision: Decision, outcome: Outcome) -> MatchAttempt:
+def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
+    """Return the result of an attempt. A "none" is pending if the sync may have missed the right click."""
     considered = decision.considered
     click = decision.click
     if click is not None and outcome.allows_match:
@@ -227,13 +229,13 @@ def _looked(decision: Decision, outcome: Outcome) -> MatchAttempt:
         retry = reason in _CLICK_MAY_SHOW
         return MatchAttempt(_none(reason), detail, candidates=considered, retry=retry)
     if outcome.problem is not None:
-        for_good = outcome.problem in _FOR_GOOD
+        is_permanent = outcome.problem in _PERMANENT
         return MatchAttempt(
             _none("not_recorded" if outcome.problem == "database" else "no_events"),
             _PROBLEMS[outcome.problem],
-            pending=not for_good,
+            pending=not is_permanent,
             candidates=considered,
-            retry=not for_good,
+            retry=not is_permanent,
         )
     return MatchAttempt(
         _none(reason), _WAITS[outcome.status], pending=True, candidates=considered, retry=True

@@ -1,8 +1,8 @@
-"""From an open with no link to a click that is claimed, by what is known of the open's network.
+"""Match an open without a link to a click of its network, and claim the click.
 
-What can go wrong: one click given to two installs that open in the same instant (the claim decides, and
-the loser looks again); the same install asking twice and losing its own click (its claim is no obstacle);
-a dry run that uses a click up (``preview`` claims nothing).
+What can go wrong: two installs that open at the same moment get one click (only one claim succeeds, and the
+other install decides again); an install that reports twice loses its click (its own claim does not count
+against it); a dry run uses up a click (``preview`` claims nothing).
 """
 
 from collections.abc import Callable, Mapping
@@ -27,12 +27,12 @@ class Matcher:
         self._activity = activity
         self._claims = claims
         self._rules = rules
-        self._refused = refused  # called for each open that came too late for a click
+        self._refused = refused  # called for each open whose click another install has
 
     async def match(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
-        """Decide and claim; ``told`` is one more candidate, from Dub. The open itself counts from now on.
+        """Record the open, choose a click and claim it; raises ``StoreFailed``.
 
-        Raises ``StoreFailed``.
+        ``from_dub`` is a further candidate, which Dub matched itself.
         """
         self._activity.record_open(network, opened.install, opened.at_ms)
         lost: dict[str, str] = {}
@@ -45,14 +45,14 @@ class Matcher:
                 return decision
             if await self._claims.claim(click.id, opened.install):
                 return decision
-            lost[click.id] = ""  # another install's, by now
+            lost[click.id] = ""  # another install has claimed it in the meantime
 
     async def preview(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
-        """Decide as ``match`` would, and change nothing; raises ``StoreFailed``."""
+        """Choose a click as ``match`` does, without recording or claiming; raises ``StoreFailed``."""
         return await self._decide(network, opened, from_dub, {})
 
     async def release(self, click_id: str, install: str) -> None:
-        """Give back a click that was claimed for an install; raises ``StoreFailed``."""
+        """Release an install's claim on a click; raises ``StoreFailed``."""
         await self._claims.release(click_id, install)
 
     async def _decide(

@@ -1,4 +1,4 @@
-"""Log events, metrics and traces: every name in one place."""
+"""Log events, metrics and traces: all names are defined here."""
 
 from service.telemetry.events import Event
 from service.telemetry.logs import Log, configure_logs, flush_logs, lost_log_lines, where

@@ -1,7 +1,7 @@
-"""Tasks that run beside requests: an exception that none of them expects is logged and counted.
+"""Start background tasks, and log and count their unexpected exceptions.
 
-Every task of the service is started here, or awaited by the code that starts it:
-``tests/unit/test_architecture.py`` lists those. Python itself reports a failed task only when it is
+Every task of the service is started here or awaited by the code that starts it;
+``tests/unit/test_architecture.py`` lists the latter. Python itself reports a failed task only when it is
 garbage-collected, and without a name.
 """
 
@@ -23,7 +23,7 @@ class Background:
     def __init__(self, log: Log, failures: Counter) -> None:
         self._log = log
         self._failures = failures
-        self._running: set[asyncio.Task[Any]] = set()  # the loop itself keeps no task alive
+        self._running: set[asyncio.Task[Any]] = set()  # the event loop keeps only weak references to tasks
 
     def spawn(
         self,
@@ -32,9 +32,9 @@ class Background:
         *,
         expected: type[Exception] | tuple[type[Exception], ...] = (),
     ) -> asyncio.Task[T]:
-        """Start a task; exceptions are reported under this name, unless its caller ``expected`` them.
+        """Start a task. Exceptions that are not ``expected`` are reported under this name.
 
-        Its caller cancels it, or waits for it, before what it uses is closed.
+        The caller must cancel or await the task before it closes what the task uses.
         """
         task = asyncio.create_task(work)
         self._running.add(task)
@@ -42,7 +42,7 @@ class Background:
         return task
 
     def report(self, exc: BaseException, name: str) -> None:
-        """Log and count an exception that a task has survived."""
+        """Log and count an exception of a background task."""
         self._failures.labels(name).inc()
         self._log.error(Event.BACKGROUND_FAILED, task=name, error=type(exc).__name__, where=where(exc))
 

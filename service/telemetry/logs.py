@@ -20,13 +20,13 @@ from structlog.typing import FilteringBoundLogger as Log
 __all__ = ["Log", "Sink", "configure_logs", "flush_logs", "lost_log_lines", "where"]
 
 _LOG_RETRY_S = 0.1
-LOG_BUFFER_MAX_BYTES = 4 * 1024 * 1024  # a few seconds of lines, at full load
+LOG_BUFFER_MAX_BYTES = 4 * 1024 * 1024  # a few seconds of lines at full load
 
 _encode = msgspec.json.Encoder().encode
 
 
 def where(exc: BaseException) -> str:
-    """Name the line that raised, without the message: messages may quote what a person sent."""
+    """Return the file and line that raised. The message is omitted, because it may contain personal data."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -36,33 +36,33 @@ def where(exc: BaseException) -> str:
 
 
 class Sink:
-    """A stream for log lines that never fails and never makes the service wait.
+    """A stream for log lines that never raises and never blocks.
 
-    A full disk, a closed pipe or a reader that has stopped reading costs lines, not answers: what the stream
-    does not take is kept, up to ``LOG_BUFFER_MAX_BYTES``, and then dropped and counted in ``lost``.
+    A full disk, a closed pipe or a reader that stops reading must not delay answers: lines that cannot be
+    written are buffered up to ``LOG_BUFFER_MAX_BYTES``, then dropped and counted in ``lost``.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._text = stream
         self._lines: list[bytes] = []
-        self._kept = b""  # what the stream did not take yet
+        self._kept = b""  # bytes that could not be written yet
         self._flushed_by: asyncio.AbstractEventLoop | None = None
         self._stream = _DescriptorStream.of(stream)
         self.lost = 0
         _sinks.add(self)
 
     def write(self, text: str) -> None:
-        """Write text of a library, or count it as lost."""
+        """Write a library's text, or count it as lost."""
         if text != "\n":
             self.write_line(text.rstrip("\n").encode())
 
     def flush(self) -> None:
-        """Do nothing: lines are flushed at the end of a turn of the loop."""
+        """Do nothing, because lines are flushed once per event loop iteration."""
 
     def write_line(self, line: bytes) -> None:
-        """Write a line with the others of this turn of the loop; outside a loop, immediately.
+        """Write a line together with the others of this event loop iteration; without a loop, immediately.
 
-        A process that is killed in that very turn takes its lines along.
+        If the process is killed within the iteration, these lines are lost.
         """
         self._lines.append(line)
         try:
@@ -75,7 +75,7 @@ class Sink:
             loop.call_soon(self.flush_lines)
 
     def flush_lines(self) -> None:
-        """Write what was gathered, as far as the stream takes it without waiting."""
+        """Write the collected lines as far as the stream accepts them without blocking."""
         self._flushed_by = None
         lines, self._lines = self._lines, []
         if not lines and not self._kept:
@@ -90,15 +90,15 @@ class Sink:
             self.lost += left.count(b"\n")
             self._kept = b""
         if self._kept:
-            with contextlib.suppress(RuntimeError):  # no loop
+            with contextlib.suppress(RuntimeError):  # no event loop is running
                 asyncio.get_running_loop().call_later(_LOG_RETRY_S, self.flush_lines)
 
 
 class _DescriptorStream:
-    """Writes to a file descriptor in pieces that it takes without blocking.
+    """Writes to a file descriptor in pieces that do not block.
 
-    A pipe that polls as writable takes ``PIPE_BUF`` bytes. Making it non-blocking instead would change it for
-    every other process that shares it, such as a shell.
+    A pipe that polls as writable accepts ``PIPE_BUF`` bytes. Making it non-blocking instead would change it
+    for every other process that shares it, such as a shell.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -108,14 +108,14 @@ class _DescriptorStream:
 
     @staticmethod
     def of(stream: TextIO) -> "_DescriptorStream | _BufferStream":
-        """Return how to write to a stream."""
+        """Return a non-blocking writer for a stream."""
         try:
             return _DescriptorStream(stream.fileno())
         except (OSError, ValueError):
             return _BufferStream(stream)
 
     def write(self, data: bytes) -> int:
-        """Write as much as is taken without waiting; return how many bytes."""
+        """Write as many bytes as possible without blocking; return the number."""
         written = 0
         while written < len(data) and self._poll.poll(0):
             written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
@@ -123,13 +123,13 @@ class _DescriptorStream:
 
 
 class _BufferStream:
-    """Writes to a stream without a file descriptor, such as a test's."""
+    """Writes to a stream without a file descriptor, such as those of tests."""
 
     def __init__(self, stream: TextIO) -> None:
         self._bytes = stream.buffer
 
     def write(self, data: bytes) -> int:
-        """Write as much as is taken; return how many bytes."""
+        """Write as many bytes as the stream accepts; return the number."""
         written = 0
         while written < len(data) and (some := self._bytes.write(data[written:])):
             written += some
@@ -141,19 +141,19 @@ _sinks: WeakSet[Sink] = WeakSet()
 
 
 def lost_log_lines() -> int:
-    """Return how many lines were dropped: the stream did not take them."""
+    """Return how many log lines were dropped because they could not be written."""
     return sum(sink.lost for sink in _sinks)
 
 
 def flush_logs() -> None:
-    """Write what waits for the end of a turn of the loop."""
+    """Write the lines that wait for the end of the event loop iteration."""
     for sink in _sinks:
         sink.flush_lines()
 
 
 @atexit.register
-def _leave_quietly() -> None:
-    """Write what is left; what nobody takes any more must not become the exit code, as Python has it."""
+def _flush_at_exit() -> None:
+    """Flush at exit; ignore a closed stdout so the exit code stays 0."""
     flush_logs()
     try:
         sys.stdout.flush()
@@ -163,9 +163,9 @@ def _leave_quietly() -> None:
 
 
 def configure_logs(level: str, stream: TextIO | None = None) -> Log:
-    """Set up logs once, at start: JSON lines, or coloured text on a terminal. Returns the root logger.
+    """Configure logging once, at start, and return the root logger.
 
-    Lines of libraries (warnings and worse) take the same way.
+    Writes JSON lines, or coloured text on a terminal. Warnings and errors of libraries have the same format.
     """
     stream = stream or sys.stdout
     sink: Any = Sink(stream)
@@ -201,7 +201,7 @@ def configure_logs(level: str, stream: TextIO | None = None) -> Log:
 
 
 def _json_log(least: int, sink: Sink) -> type:
-    """Return a structlog logger that writes JSON in one step: every open that reaches Dub leaves a line."""
+    """Return a structlog logger class that encodes JSON directly, because every open at Dub logs a line."""
 
     def writer(level: str) -> Any:
         def write(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
@@ -211,7 +211,7 @@ def _json_log(least: int, sink: Sink) -> type:
         return write
 
     def nothing(_self: structlog.BoundLoggerBase, _event: str, **_fields: Any) -> None:
-        """Leave out what is below the level."""
+        """Ignore a line below the level."""
 
     levels = ("debug", "info", "warning", "error", "critical")
     numbers = logging.getLevelNamesMapping()
@@ -220,7 +220,7 @@ def _json_log(least: int, sink: Sink) -> type:
 
 
 def _name_the_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name where a library's exception came from, instead of printing what it says."""
+    """Replace a library's exception by its type and line, because messages may contain personal data."""
     record: logging.LogRecord = event["_record"]
     if record.exc_info and record.exc_info[1] is not None:
         event["error"] = type(record.exc_info[1]).__name__

@@ -1,4 +1,4 @@
-"""Every metric. Labels hold nothing personal: app names, endpoints, outcomes."""
+"""All metrics. Labels contain no personal data, only app names, endpoints, outcomes and the like."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2
 
 
 class FastCounter:
-    """A counter by labels: plain numbers, for one event loop; a lock a request costs more than the count."""
+    """A counter without locks, for one event loop: a lock per request would cost more than the counting."""
 
     def __init__(self, name: str, meaning: str, *labels: str) -> None:
         self._family = (f"firstopen_{name}", meaning, labels)
         self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, *labels: str) -> None:
-        """Count one."""
+        """Add one to the counter of these label values."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield what Prometheus reads."""
+        """Yield the samples for Prometheus."""
         name, meaning, labels = self._family
         family = CounterMetricFamily(name, meaning, labels=labels)
         for values, count in self._counts.items():
@@ -34,18 +34,18 @@ class FastCounter:
 
 
 class FastHistogram:
-    """A histogram of seconds by at most one label: plain numbers, for one event loop."""
+    """A histogram of seconds without locks, for one event loop, with at most one label."""
 
     def __init__(self, name: str, meaning: str, *labels: str) -> None:
         self._family = (f"firstopen_{name}", meaning, labels)
         self._children: dict[tuple[str, ...], FastHistogramChild] = {}
 
     def labels(self, *values: str) -> "FastHistogramChild":
-        """Return the histogram of these labels."""
+        """Return the histogram of these label values."""
         return self._children.setdefault(values, FastHistogramChild())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield what Prometheus reads."""
+        """Yield the samples for Prometheus."""
         name, meaning, labels = self._family
         family = HistogramMetricFamily(name, meaning, labels=labels)
         for values, child in self._children.items():
@@ -54,14 +54,14 @@ class FastHistogram:
 
 
 class FastHistogramChild:
-    """One histogram."""
+    """The histogram of one combination of label values."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(_SECONDS) + 1)
         self.total_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Record one duration."""
         self._counts[bisect_left(_SECONDS, seconds)] += 1
         self.total_s += seconds
 
@@ -72,32 +72,32 @@ class FastHistogramChild:
 
 
 class LostLogLines:
-    """Counts log lines that were dropped."""
+    """Reports the number of dropped log lines."""
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield what Prometheus reads."""
-        meaning = "Log lines dropped: the reader of stdout has stopped, or the disk is full."
+        """Yield the sample for Prometheus."""
+        meaning = "Log lines dropped because the reader of stdout has stopped or the disk is full."
         yield CounterMetricFamily("firstopen_log_lines_lost", meaning, value=lost_log_lines())
 
 
 class Metrics:
-    """The metrics of one process; labels have few values each, and none is a person's."""
+    """The metrics of one process. Each label has few values, none of them personal."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asked for or lists
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each metric
         self.registry = CollectorRegistry()
         self.opens = FastCounter("opens", "Opens answered.", "app", "match", "source", "outcome")
-        spread = FastHistogram("open_seconds", "From an open's head to its answer.")
-        self.open_seconds = spread.labels()
-        self.dub_seconds = FastHistogram("dub_seconds", "A call to Dub, whatever came of it.", "endpoint")
-        self.cache = FastCounter("cache", "Answers looked for, by tier and result.", "tier", "result")
+        open_seconds = FastHistogram("open_seconds", "Time from an open's request head to its answer.")
+        self.open_seconds = open_seconds.labels()
+        self.dub_seconds = FastHistogram("dub_seconds", "Duration of calls to Dub.", "endpoint")
+        self.cache = FastCounter("cache", "Lookups of answers, by tier and result.", "tier", "result")
         self.matching_refused = FastCounter(
-            "matching_refused", "Opens with no link that got no click by address, by reason.", "reason"
+            "matching_refused", "Opens without a link for which no click matched, by reason.", "reason"
         )
         self.events_unreadable = FastCounter(
-            "events_unreadable", "Times an event of Dub's could not be read, by what was wrong.", "fault"
+            "events_unreadable", "Dub's events that could not be decoded, by fault; repeats count.", "fault"
         )
-        self.rate_limited = FastCounter("rate_limited", "Requests refused with 429: a limit of ours.", "by")
+        self.rate_limited = FastCounter("rate_limited", "Requests refused by our rate limits (429).", "by")
         self.requests = FastCounter("requests", "Responses, by route template and status.", "route", "status")
         self.requests_unread = partial(self.requests.add, "unrouted", "400")
         self.ignored_fields = FastCounter(
@@ -107,7 +107,7 @@ class Metrics:
             self.requests,
             self.ignored_fields,
             self.opens,
-            spread,
+            open_seconds,
             self.dub_seconds,
             self.cache,
             self.matching_refused,
@@ -116,25 +116,29 @@ class Metrics:
             LostLogLines(),
         ):
             self.registry.register(each)
-        self.breaker_open = self._gauge("breaker_open", "1 while Dub's endpoint is not asked.", "endpoint")
+        self.breaker_open = self._gauge(
+            "breaker_open", "1 while the circuit breaker of Dub's endpoint is open.", "endpoint"
+        )
         self.in_flight = self._gauge("in_flight", "Opens being answered.")
-        self.dub_in_flight = self._gauge("dub_in_flight", "Calls to Dub under way.", "endpoint")
-        self.shed = self._counter("shed", "Opens answered without Dub, because too many came.")
-        self.outbox_entries = self._gauge("outbox_entries", "What Dub has not taken yet.", "kind")
+        self.dub_in_flight = self._gauge("dub_in_flight", "Calls to Dub in flight.", "endpoint")
+        self.shed = self._counter("shed", "Opens answered without Dub because too many came.")
+        self.outbox_entries = self._gauge(
+            "outbox_entries", "Queued entries, not accepted by Dub yet.", "kind"
+        )
         self.outbox_dead_entries = self._gauge("outbox_dead_entries", "Dead letters kept.", "kind")
         self.outbox_oldest_seconds = self._gauge(
             "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open."
         )
-        self.outbox_delivered = self._counter("outbox_delivered", "Entries that reached Dub.", "kind")
+        self.outbox_delivered = self._counter("outbox_delivered", "Entries that Dub accepted.", "kind")
         self.outbox_undecryptable = self._counter(
-            "outbox_undecryptable", "Looks at entries of a FIRSTOPEN_SECRET that is not listed."
+            "outbox_undecryptable", "Attempts at entries under a FIRSTOPEN_SECRET that is not listed."
         )
         self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
         self.claims_refused = self._counter(
-            "claims_refused", "Opens that wanted a click which another install has."
+            "claims_refused", "Opens whose click another install had claimed."
         )
         self.background_failures = self._counter(
-            "background_failures", "Unexpected exceptions in tasks that run beside requests.", "task"
+            "background_failures", "Unexpected exceptions in background tasks.", "task"
         )
         self.database_failing = self._gauge("database_failing", "1 while the database cannot be used.")
         self.store_commits = self._counter("store_commits", "Durable commits.")

@@ -1,8 +1,8 @@
-"""Traces, for whoever sets the standard OTEL_* variables and has installed ``firstopen[otel]``.
+"""OpenTelemetry traces, enabled by the standard OTEL_* variables if ``firstopen[otel]`` is installed.
 
-A span for each request, by its route's template, and one for each call to Dub, as its child. They say which
-route, which endpoint, what status: no address, key, installId, URL, query or body. The libraries'
-own middleware puts addresses and whole URLs into attributes; so this one is ours, over their SDK.
+Each request has a span named by the route's template, and each call to Dub a child span. Attributes are the
+route, the endpoint and the status, but no IP address, key, installId, URL, query or body. The instrumentation
+of OpenTelemetry records addresses and whole URLs, so this module has its own, based on the SDK.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 _TRACED = ("/v1/", "/track/", "/events")
 _SERVER_ERROR = 500
 _THROTTLED = 429
-_REST_S = 2  # at a stop
+_FLUSH_S = 2  # longest wait for unsent spans at a stop
 _propagator = TraceContextTextMapPropagator()
 
 _EXPORTERS: Mapping[str, Callable[[], SpanExporter]] = {
@@ -44,19 +44,21 @@ _EXPORTERS: Mapping[str, Callable[[], SpanExporter]] = {
 
 
 class Tracing:
-    """Makes spans, and hands them to exporters in a thread of the SDK's."""
+    """Creates spans; the SDK sends them to the exporters in its own thread."""
 
     def __init__(self, exporters: list[SpanExporter]) -> None:
-        ours = {"service.name": "firstopen", "service.version": version("firstopen")}
-        said = OTELResourceDetector().detect().attributes
-        # ``close`` waits for what has not left yet; the end of the process should not do so again.
-        self._provider = TracerProvider(resource=Resource.create({**ours, **said}), shutdown_on_exit=False)
+        defaults = {"service.name": "firstopen", "service.version": version("firstopen")}
+        configured = OTELResourceDetector().detect().attributes
+        # ``close`` waits for unsent spans; the end of the process must not wait a second time.
+        self._provider = TracerProvider(
+            resource=Resource.create({**defaults, **configured}), shutdown_on_exit=False
+        )
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("firstopen", version("firstopen"))
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Wrap a route: each of its requests gets a span, whose parent is the caller's ``traceparent``."""
+        """Wrap a route so that each request gets a span, with the caller's ``traceparent`` as parent."""
         tracer = self._tracer
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +72,7 @@ class Tracing:
                 context=_parent_of(scope),
                 kind=SpanKind.SERVER,
                 attributes={"http.request.method": method, "http.route": template},
-                record_exception=False,  # messages may quote what a person sent
+                record_exception=False,  # messages may contain personal data
                 set_status_on_exception=False,
             ) as span:
 
@@ -84,25 +86,25 @@ class Tracing:
         return traced
 
     def transport(self, inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-        """Wrap a way to Dub: each call gets a span, and takes its ``traceparent`` along."""
+        """Wrap a transport to Dub so that each call gets a span and sends its ``traceparent``."""
         return _TracedTransport(inner, self._tracer)
 
     async def close(self) -> None:
-        """Send what is left, if somebody takes it soon; a collector that is away delays no stop."""
-        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        """Send unsent spans, for at most two seconds: an unreachable collector must not delay the stop."""
+        loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
-        def send_the_rest() -> None:
+        def shut_down() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # nobody waits any more
-                loop.call_soon_threadsafe(gone.set)
+            with contextlib.suppress(RuntimeError):  # the event loop is closed already
+                loop.call_soon_threadsafe(sent.set)
 
-        threading.Thread(target=send_the_rest, daemon=True).start()
+        threading.Thread(target=shut_down, daemon=True).start()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gone.wait(), _REST_S)
+            await asyncio.wait_for(sent.wait(), _FLUSH_S)
 
 
 def tracing_of_environment() -> Tracing:
-    """Build what the OTEL_* variables ask for; raises ``ValueError``, which names the variable."""
+    """Configure tracing by the OTEL_* variables; raises ``ValueError`` with the name of an invalid one."""
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
         "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
     )
@@ -115,9 +117,9 @@ def tracing_of_environment() -> Tracing:
 
 
 class _TracedTransport(httpx.AsyncBaseTransport):
-    """A call's span ends with Dub's answer (a page of events: its head), or with what came instead.
+    """Adds a span to each call. The span ends with the response (for a page of events, its head) or error.
 
-    Traced calls go through httpx's objects, which cost more than ``AiohttpTransport.post`` without them.
+    Traced calls use httpx's objects, which cost more time than untraced calls by ``AiohttpTransport.post``.
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, tracer: Tracer) -> None:
@@ -127,13 +129,13 @@ class _TracedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; raises as the transport does."""
         caller = get_current_span()
-        over = isinstance(caller, ReadableSpan) and caller.end_time is not None
+        has_ended = isinstance(caller, ReadableSpan) and caller.end_time is not None
         path = request.url.path
         span = self._tracer.start_span(
             f"{request.method} {path}",
-            context=Context() if over else None,  # begun by a request that was answered since: no part of it
+            context=Context() if has_ended else None,  # no child of a request that was answered already
             kind=SpanKind.CLIENT,
-            links=[Link(caller.get_span_context())] if over else None,
+            links=[Link(caller.get_span_context())] if has_ended else None,
             attributes={
                 "http.request.method": request.method,
                 "url.path": path,
@@ -164,13 +166,13 @@ class _TracedTransport(httpx.AsyncBaseTransport):
 
 
 def _parent_of(scope: Scope) -> Context:
-    """Read ``traceparent``, and no ``tracestate`` or baggage: anybody may write anything into those."""
+    """Read ``traceparent``, but not ``tracestate`` and baggage, into which any caller can write any text."""
     headers = cast("dict[str, Any]", scope)["headers"]
     given = next((value for name, value in headers if name == b"traceparent"), b"")
     return _propagator.extract({"traceparent": given.decode("latin-1")}, Context())
 
 
-def _note_status(span: Span, status: int, failed: bool) -> None:  # noqa: FBT001  what it says of the span
+def _note_status(span: Span, status: int, failed: bool) -> None:  # noqa: FBT001  private, with two call sites
     span.set_attribute("http.response.status_code", status)
     if failed:
         span.set_status(StatusCode.ERROR)

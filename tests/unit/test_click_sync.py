@@ -27,9 +27,9 @@ from service.matching.click_sync import (
     FEW_EVENTS,
     HOLD_ELSE_S,
     LATE,
+    OVER_BUDGET,
     OVERLAP_S,
     PAGE_EVENTS,
-    SPENT,
     SYNCED,
     UNREADABLE,
     Problem,
@@ -106,7 +106,7 @@ async def test_a_fetch_that_waits_for_the_budget_has_not_begun(database: Databas
     world.budget.spend(APP.dub_api_key, 1)
     world.sleeping = asyncio.Event()
     first = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
-    await until(lambda: world.feed._spent)
+    await until(lambda: world.feed._over_budget)
     world.clock.advance(0.5)
     world.dub.click("just now")
     second = asyncio.create_task(world.feed.sync(world.clock(), LONG_S))
@@ -287,8 +287,8 @@ async def test_a_spent_budget_is_told_from_a_slow_dub(database: Database) -> Non
     world.sleeping = asyncio.Event()
     arrived = world.clock()
     waiting = asyncio.create_task(world.feed.sync(arrived, LONG_S))
-    await until(lambda: world.feed._spent)
-    assert await world.feed.sync(arrived, 0) == SPENT
+    await until(lambda: world.feed._over_budget)
+    assert await world.feed.sync(arrived, 0) == OVER_BUDGET
     assert world.dub.queries == []
     world.sleeping.set()
     assert await waiting == SYNCED
