@@ -138,10 +138,14 @@ class Database:
         return await self._wait_for(done, timeout_s)
 
     async def read_written(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
-        """Return a query's rows after committing the rows that were written behind before this call."""
-        if not self._behind and not self._committing:
-            return await self.read(sql, *values, timeout_s=timeout_s)
-        return (await self.write(Statement(sql, values), timeout_s=timeout_s))[-1]
+        """Return a query's rows after committing the rows that were written behind before this call.
+
+        Of two processes that write and then read at the same time, at least one sees the other's rows: a read
+        within the commit would not.
+        """
+        if self._behind or self._committing:
+            await self.write(timeout_s=timeout_s)
+        return await self.read(sql, *values, timeout_s=timeout_s)
 
     async def write(self, *unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
         """Commit statements in one durable transaction, and return the rows of each.

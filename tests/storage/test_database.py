@@ -133,6 +133,22 @@ async def test_reads_do_not_wait_for_a_round_trip_that_takes_long(
     await database.close()
 
 
+async def test_of_two_processes_that_write_at_once_one_sees_the_other(make_engine: MakeEngine) -> None:
+    """What is read with all that was written is read after the commit, not within it."""
+    databases = [Database(make_engine(), structlog.get_logger()) for _ in range(2)]
+    for database in databases:
+        await database.open()
+    for turn in range(30):
+
+        async def seen(number: int, turn: int = turn) -> int:
+            databases[number].write_row_behind(CLAIM, (f"{turn}-{number}", number, 1))
+            return len(await databases[number].read_written(f"{OWNERS} LIMIT 100"))
+
+        assert max(await asyncio.gather(seen(0), seen(1))) == 2 * (turn + 1)
+    for database in databases:
+        await database.close()
+
+
 class Faulty:
     """An engine that fails when it is told to, with whatever it is told to."""
 
