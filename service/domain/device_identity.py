@@ -18,9 +18,9 @@ Platform = Literal["ios", "android"]
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
-_OPEN_ID_HEX_CHARS = 32
 _LEAD_KEY_HEX_CHARS = 32  # long enough to rule out collisions, which would drop a lead as a duplicate
 _ID_BYTES = 16
+_ANSWER_KEY_BYTES = 15  # with one more, Python would allot 16 bytes more for each cached key
 _IDS_AT_A_TIME = 64
 _FORWARDED_MAX_CHARS = 1024  # of the right end: anybody can write the left part
 _FORWARDED_MAX_HOPS = 16
@@ -71,7 +71,7 @@ class Identity:
         """
         digest = self._keyed[0].copy()
         digest.update(b"o\0%b\0%b" % (key, before.encode()))
-        return digest.hexdigest()[:_OPEN_ID_HEX_CHARS]
+        return digest.hexdigest()[: _ID_BYTES * 2]
 
     def customer(self, app: str, customer_id: str) -> str:
         """Return a customer's hash: 16 hex characters, specific to the app."""
@@ -120,8 +120,10 @@ def platform_of(user_agent: str) -> Platform | None:
 
 
 def answer_key(app: str, device: str, target: str) -> bytes:
-    """Return the answer's cache key for a device and a target: a hash of 16 bytes."""
-    return blake2b(f"{app}\0{device}\0{target}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """Return the answer's cache key for a device and a target: a hash of 15 bytes."""
+    return blake2b(
+        f"{app}\0{device}\0{target}".encode("utf-8", "surrogatepass"), digest_size=_ID_BYTES
+    ).digest()
 
 
 def upstream_user_agent(user_agent: str, device: str) -> str:

@@ -9,7 +9,7 @@ that no other process uses); erased and expired devices remain until the next st
 than planned, many new devices are queried (a "maybe" costs a query, but never changes an answer).
 """
 
-_BYTES = 4 * 1024 * 1024  # for 2.5 million devices with 4 positions each, 1 new device in 200 is queried
+_BYTES = 2 * 1024 * 1024  # for 1.25 million devices with 4 positions each, 1 new device in 200 is queried
 _POSITIONS = 4
 _MASK = _BYTES * 8 - 1
 
