@@ -119,7 +119,9 @@ def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_
                 running.send_signal(signal.SIGINT)  # wrk then says what it has seen so far
                 break
             time.sleep(_ASKED_EVERY_S)
-        return _result(running, at_most_s)
+        run = _result(running, at_most_s)
+    _used[url, opens] += run.requests + CONNECTIONS
+    return run
 
 
 @contextmanager
