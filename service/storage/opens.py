@@ -206,10 +206,12 @@ class SqlOpenStore:
         """Read all opens of devices, or of one that has many the newest of each role."""
         sql = " UNION ALL ".join([_FEW_OF_DEVICE] * len(devices))
         values = [value for device in devices for value in (device, _FEW + 1)]
-        rows = await self._database.read(sql, *values, timeout_s=LOOKUP_TIMEOUT_S / 2)
+        began = self._clock()
+        rows = await self._database.read(sql, *values, timeout_s=LOOKUP_TIMEOUT_S)
         if len(rows) <= _FEW:
             return rows
-        return await self._database.read(*_of_device(devices), timeout_s=LOOKUP_TIMEOUT_S / 2)
+        left_s = max(began + LOOKUP_TIMEOUT_S - self._clock(), 0)
+        return await self._database.read(*_of_device(devices), timeout_s=left_s)
 
     async def of_device(self, devices: Sequence[str]) -> list[Open]:
         """Return a device's relevant opens, under any of its names, newest first.
