@@ -1,1 +1,1 @@
-"""The use cases: resolve an open, send leads, erase an install, replay what Dub missed."""
+"""The use cases: resolve an open, send leads, erase an install, report queued opens to Dub."""

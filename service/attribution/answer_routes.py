@@ -1,4 +1,4 @@
-"""From a decided open to the answer that leaves: routes are laid on per report, because builds differ."""
+"""Build the answer of a decided open. The route is computed per report: it depends on the app version."""
 
 from itertools import accumulate
 
@@ -9,20 +9,20 @@ from service.domain.models import Answer, App, Link, Open, Source
 from service.domain.routing import Route
 from service.telemetry import Event, Log, where
 
-_AGAIN_S = 2.0  # for Dub to answer, or to come back
-_LOOK_TAKES_S = 0.5
+_RETRY_AFTER_S = 2.0  # time for Dub to answer or to recover
+_ATTEMPT_TAKES_S = 0.5
 
 
 def build_answer(
     app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool, now: float, log: Log
 ) -> Answer:
-    """Route an open for the build that asks at ``now``, in Unix seconds.
+    """Return the answer to an open for the app version that reports it; ``now`` is in Unix seconds.
 
-    Never raises: our own mistakes land on the default screen.
+    Never raises: if routing fails because of a bug, the route is the default screen.
     """
     try:
         route = app.router.route(opened.destination, opened.carried, app_version)
-    except Exception as exc:  # noqa: BLE001  a route always: the default screen, and the log names our mistake
+    except Exception as exc:  # noqa: BLE001  every answer needs a route; the bug is logged
         subject = {"app": app.name, "open_id": opened.open_id}
         log.error(Event.OPEN_FAILED, error=type(exc).__name__, where=where(exc), **subject)
         route = app.router.nowhere
@@ -40,16 +40,16 @@ def build_answer(
 
 
 def _retry_after_ms(opened: Open, now: float) -> int:
-    """Return when it is worthwhile to ask for a pending answer again: after the next look, or soon."""
-    after_s = _AGAIN_S
+    """Return after how many ms to ask for a pending answer again: after the next match attempt, else 2 s."""
+    after_s = _RETRY_AFTER_S
     if opened.looking:
-        looks_s = (look_s + _LOOK_TAKES_S - (now - opened.opened_at) for look_s in accumulate(AFTER_S))
-        after_s = next((left_s for left_s in looks_s if left_s > 0), _AGAIN_S)
+        attempts_s = (at_s + _ATTEMPT_TAKES_S - (now - opened.opened_at) for at_s in accumulate(AFTER_S))
+        after_s = next((left_s for left_s in attempts_s if left_s > 0), _RETRY_AFTER_S)
     return max(round(after_s * 1000), 1)
 
 
 def _safe_link(app: App, opened: Open, route: Route) -> Link | None:
-    """Blank a destination that must not be handed out (``javascript:``, say)."""
+    """Return the link, without its destination if clients must not get that (such as ``javascript:``)."""
     link = opened.link
     if link is None or (route if opened.url is None else app.router.route(link.url)).url is not None:
         return link

@@ -1,4 +1,4 @@
-"""Builds what is remembered of an open, for each way in which it can be decided."""
+"""Build the ``Open`` to cache and store, for each way in which an open can be decided."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -27,8 +27,8 @@ from service.domain.trace import MatchAttempt
 
 _MATCHED_BY = {"deep_link": BY_DEEP_LINK, "install_referrer": BY_REFERRER, "clipboard": BY_CLIPBOARD}
 _NO_CLICK = (None, None, "")
-_PENDING_TTL_S = 1.0  # of a degraded answer: a retry should get its click as soon as Dub is back
-_ADDRESS_TTL_S = 60.0  # of an answer by address to nobody in particular
+_PENDING_TTL_S = 1.0  # of a degraded answer: a retry should get its click as soon as Dub is available
+_ADDRESS_TTL_S = 60.0  # of an answer by IP address without an installId: the next open may be another phone
 
 
 def _matched_by(item: EvidenceItem) -> Match:
@@ -60,7 +60,7 @@ class AnswerBuilder:
         *,
         remember: bool,
     ) -> Open:
-        """Build the open of a link that Dub described, and remember the link: one object for all opens."""
+        """Build the open of a link that Dub described. The link is cached, so that opens share one object."""
         described = found.link
         if described is not None and remember:
             described = self._cache.keep_link(link.domain, link.key, described)
@@ -74,7 +74,7 @@ class AnswerBuilder:
         )
 
     def clicked(self, open_id: str, context: OpenContext, item: EvidenceItem) -> Open:
-        """Build the open of a URL that names its click; it is routed as it is, also if it is a short link."""
+        """Build the open of a URL with a ``dub_id``. The URL is routed unchanged, even a short link."""
         offered = EVIDENCE_PRIORITY[item.type]
         url = None if context.link is None else context.link.url
         click = (item.click_id, None, "")
@@ -83,7 +83,7 @@ class AnswerBuilder:
         )
 
     def degraded(self, open_id: str, context: OpenContext, item: EvidenceItem | None) -> Open:
-        """Answer without Dub: from what it once said of the link, else from the URL itself."""
+        """Build the open without Dub: from the cached link, else from the URL itself."""
         link = None if item is None else item.link
         known = None if link is None else self._cache.link(link.domain, link.key)
         ttl_s = _PENDING_TTL_S
@@ -109,7 +109,7 @@ class AnswerBuilder:
         *,
         provisional: bool = False,
     ) -> Open:
-        """Route a URL as it is: the one that was opened, else ``url``; with none, to the default screen."""
+        """Build an open without a click, to route the opened URL, else ``url``, else the default screen."""
         return self._open(
             open_id,
             context,
@@ -130,9 +130,9 @@ class AnswerBuilder:
         ttl_s: float | None = None,
         strongest: Open | None = None,
     ) -> Open:
-        """Build an open without a click; the install may have another that has one: its ``strongest``.
+        """Build an open without a click. ``strongest`` is the install's open that has a click, if any.
 
-        A short link that Dub does not know may be somebody's clipboard: it lands on the default screen.
+        A short link that Dub does not know is not routed, because it may come from the clipboard.
         """
         match = OLD_INSTALL if context.chain.old_install else NO_MATCH
         return self._open(
@@ -146,7 +146,7 @@ class AnswerBuilder:
         )
 
     def retry(self, earlier: Open, context: OpenContext) -> Open:
-        """Repeat what an install was told at its first launch."""
+        """Repeat the answer of an install's first launch."""
         return structs.replace(
             earlier,
             app_version=shared(context.report.app_version),
@@ -162,10 +162,10 @@ class AnswerBuilder:
         source: Source,
         strongest: Open | None,
     ) -> Open:
-        """Build another open of an install that has had its ``first`` launch, or opened a link before.
+        """Build a later open of an install that has had its ``first`` launch, or opened a link before.
 
-        It shares the first launch's click for as long as Dub repeats one; after that, evidence of the first
-        launch says nothing about it.
+        It shares the first launch's click for as long as Dub repeats a click; after that, first-launch
+        evidence does not count for it.
         """
         ended = context.opened_at - self.lifetimes.answer_ttl_s
         if first is not None and first.click_id is not None and first.opened_at >= ended:
@@ -182,7 +182,7 @@ class AnswerBuilder:
         )
 
     def no_longer(self, opened: Open, ttl_s: float) -> Open:
-        """Repeat an answer without a click for as long as "no such link" stands, and no longer."""
+        """Limit how long an answer without a click is repeated to the TTL of the cached "no such link"."""
         if opened.click_id is not None:
             return opened
         return structs.replace(opened, repeat_until=min(opened.repeat_until, self._clock() + ttl_s))
@@ -195,7 +195,7 @@ class AnswerBuilder:
         source: Source,
         strongest: Open | None,
     ) -> Open:
-        """Build the open of an install that was looked for by its address."""
+        """Build the open of an install from an attempt to match its IP address."""
         ttl_s = None
         if attempt.pending:
             ttl_s = _PENDING_TTL_S
@@ -229,10 +229,10 @@ class AnswerBuilder:
         ttl_s: float | None = None,
         strongest: Open | None = None,
     ) -> Open:
-        """Build an open that is repeated for ``ttl_s`` seconds, or for as long as answers usually are.
+        """Build an open that is repeated for ``ttl_s`` seconds, by default ``answer_ttl_s``.
 
-        ``click`` is its id, its link and what that carried. ``url`` is routed as it is, and
-        the URL that was opened goes before it.
+        ``click`` is the click id, the link, and the link's query and fragment. ``url`` is routed unchanged;
+        the URL that opened the app takes precedence over it.
         """
         click_id, link, carried = click
         if context.url is not None:
@@ -261,5 +261,5 @@ class AnswerBuilder:
 
 @lru_cache(1024)
 def shared(version: str | None) -> str | None:
-    """Return one string for all the remembered opens of a build."""
+    """Return one string object for all cached opens of an app version, to save memory."""
     return version

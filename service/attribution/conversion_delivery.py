@@ -1,9 +1,9 @@
-"""Leads and sales on their way to Dub.
+"""Deliver leads and sales to Dub.
 
-Dub sets a lead's deduplication key before it looks the click up (``/track/lead``): a lead answered 404
-would be swallowed when it is sent again. So a lead is asked for as ``deferred`` first, which checks the
-click and burns nothing; only then is it sent for good, and a null link means that it was recorded before.
-A click that a deep-link open of ours got a moment ago is known for certain: such a lead goes in one step.
+Dub (``/track/lead``) sets a lead's deduplication key before it looks up the click: a lead answered with 404
+would be dropped as a duplicate when it is sent again. So a lead is first sent as ``deferred``, which checks
+the click without setting the key, and only then for real. A null link then means that Dub recorded the lead
+before. If Dub returned the click to one of our opens a moment ago, Dub knows it: the first step is skipped.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,48 +25,46 @@ from service.domain.models import App, Open
 from service.domain.outbox_entries import DeadLetter, Delivered, DeliveryResult, Entry, LeadKeys, RetryLater
 from service.domain.ports import ConversionProvider, Outbox
 
-# When Dub is asked again for what it does not know yet, in seconds after the report. The click of a web
-# redirect may take some seconds to be found, an open's is known at once: a click that is still unknown after
-# 22 s was invented, and has cost four calls. A customer may be reported a moment after the first sale.
-_CLICK_LOOKS_AT_S = (2.0, 7.0, 22.0)
-_CUSTOMER_LOOKS_AT_S = (2.0, 10.0, 35.0, 60.0)
-_LOOK_AFTER_OPEN_EVERY_S = (
-    30.0  # an open that is settled lets its leads go; this is for what a crash swallows
-)
-_LOOK_FOR_OPEN_MAX_S = 900.0  # there may be many leads whose install never reports an open
+# When to retry for a click or customer that Dub does not know yet, in seconds after the report. Dub may need
+# some seconds to find the click of a web redirect, but knows an open's click immediately: a click that is
+# unknown after 22 s does not exist, and has cost four calls. A customer may be reported just after a sale.
+_CLICK_RETRIES_AT_S = (2.0, 7.0, 22.0)
+_CUSTOMER_RETRIES_AT_S = (2.0, 10.0, 35.0, 60.0)
+_RETRY_FOR_OPEN_S = 30.0  # a settled open releases its leads; this covers a release that a crash prevented
+_RETRY_FOR_OPEN_MAX_S = 900.0  # there may be many leads whose install never reports an open
 _QUEUE_TIMEOUT_S = 10.0
-_OURS_TO_MEND = frozenset({401, 403})  # Dub's word on our key or plan: an operator mends it, nothing is lost
+_OPERATOR_ERRORS = frozenset({401, 403})  # wrong key or plan: retried until an operator corrects it
 _NOT_FOUND = 404
 _NO_KEYS = LeadKeys()
-_ORGANIC = "organic: the open turned out to have no click"
+_ORGANIC = "organic: the open has no click"
 
 _encode = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
 
 class Conversion(Struct, frozen=True, kw_only=True):
-    """A lead or sale as it is written down: Dub's fields, and whose click it is."""
+    """The payload of a lead's or sale's outbox entry: Dub's fields, and how to find the click."""
 
     kind: Literal["lead", "sale"]
     body: dict[str, Any]
-    open_id: str = ""  # the open whose click goes in
-    install_id: str = ""  # or the install whose click goes in
-    one_step_until: float = 0  # Unix seconds
+    open_id: str = ""  # credit the click of this open
+    install_id: str = ""  # credit the click of this install
+    one_step_until: float = 0  # Unix seconds: until then Dub certainly knows the click
 
 
 _decode = msgspec.json.Decoder(Conversion).decode
 
 
 class UnknownCustomer(FirstopenError):
-    """Dub knows no such customer, and was given no click: it records nothing."""
+    """Dub does not know the customer of a sale, and recorded nothing."""
 
 
 class ConversionDelivery:
-    """Sends what an app or its backend reports, with the app's own Dub API key.
+    """Sends leads and sales of an app or its backend, with the app's own Dub API key.
 
-    ``find_open`` recalls an open by its id, ``credit`` finds an install's,
-    ``known_for_s`` for how many seconds more Dub knows a click at once; ``ordering_key`` hashes whose it is;
-    ``unix_time`` is Unix seconds.
+    ``find_open`` returns an open by its id; ``credit`` finds the open to credit of an install.
+    ``known_for_s`` returns for how many more seconds Dub certainly knows a click. ``ordering_key`` hashes app
+    and customer. ``unix_time`` returns Unix seconds.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class ConversionDelivery:
         self._find_open = find_open
         self._credit = credit
         self._known_for_s = known_for_s
-        self._lane = ordering_key
+        self._ordering_key = ordering_key
         self._new_id = new_id
         self._unix_time = unix_time
         self._timeout_s = timeout_s
@@ -103,7 +101,7 @@ class ConversionDelivery:
         subject: str = "",
         keys: LeadKeys = _NO_KEYS,
     ) -> Entry:
-        """Write a conversion as an entry of the outbox; raises ``NotConfigured``."""
+        """Return the outbox entry of a conversion; raises ``NotConfigured``."""
         if not app.dub_api_key:
             raise NotConfigured(f"apps.{app.name}.dub_api_key_env: no Dub API key is set for this app")
         now = self._unix_time()
@@ -114,27 +112,27 @@ class ConversionDelivery:
             id=self._new_id(),
             app=app.name,
             kind=conversion.kind,
-            ordering_key=self._lane(app.name, conversion.body["customerExternalId"]),
+            ordering_key=self._ordering_key(app.name, conversion.body["customerExternalId"]),
             depends_on_open=depends_on_open,
             subject=subject,
             keys=keys,
             created=now,
-            next_try=now + _LOOK_AFTER_OPEN_EVERY_S if depends_on_open else now,
+            next_try=now + _RETRY_FOR_OPEN_S if depends_on_open else now,
             payload=_encode(conversion),
         )
 
     async def report(
         self, app: App, kind: Literal["lead", "sale"], body: dict[str, Any], budget_s: float
     ) -> tuple[bytes, bool]:
-        """Take a lead or sale on Dub's own wire; return Dub's JSON, and whether it is only queued yet.
+        """Accept a lead or sale at the Dub-compatible API; return Dub's JSON, and True if it is only queued.
 
         Raises ``NotConfigured``, ``StoreFailed``, ``DubRefused`` (nothing is queued then), and with
-        ``mode: "wait"`` a ``DubUnavailable``, since its caller asked to hear of it.
+        ``mode: "wait"`` a ``DubUnavailable``, because the caller asked for the result.
         """
         waits = body.get("mode") == "wait"
 
         def drops(error: FirstopenError) -> bool:
-            return waits or (isinstance(error, DubRefused) and error.status != 401)  # noqa: PLR2004  our key
+            return waits or (isinstance(error, DubRefused) and error.status != 401)  # noqa: PLR2004  401: our key
 
         entry = self.entry(app, Conversion(kind=kind, body=body))
         wait_s = self._timeout_s if waits else budget_s
@@ -152,7 +150,7 @@ class ConversionDelivery:
         return _queued(kind, body), True
 
     async def deliver(self, entry: Entry) -> DeliveryResult:
-        """Send an entry once, and say what became of it."""
+        """Send an entry once, and return the result."""
         conversion = _decode(entry.payload)
         app = self._apps.get(entry.app)
         if app is None or not app.dub_api_key:
@@ -173,28 +171,28 @@ class ConversionDelivery:
     async def _credited(
         self, app: App, entry: Entry, conversion: Conversion
     ) -> str | RetryLater | DeadLetter:
-        """Return the click of the open or install that a lead names, or what that means for the lead."""
+        """Return the click of the open or install that a lead names, or the result if it has no click."""
         if conversion.open_id:
             opened = await self._find_open(conversion.open_id)
             if opened is None:
                 known: str | None = conversion.body.get("clickId")
-                return known or DeadLetter("the open that it names is forgotten")
+                return known or DeadLetter("the open that it names was deleted")
         else:
             opened = await self._credit.open_of(app, conversion.install_id)
             if opened is None:
-                return RetryLater(NoOpen("no open of its install has arrived yet"), _next_look_s(entry))
+                return RetryLater(NoOpen("no open of its install has arrived yet"), _next_retry_s(entry))
         if opened.click_id is not None:
             return opened.click_id
         if may_get_click(opened):
-            missing = DubUnavailable("the open it belongs to has no answer of Dub's yet")
-            return RetryLater(missing, _LOOK_AFTER_OPEN_EVERY_S)
+            missing = DubUnavailable("Dub has not answered its open yet")
+            return RetryLater(missing, _RETRY_FOR_OPEN_S)
         return DeadLetter(_ORGANIC, organic=True)
 
     async def _send(
         self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]
     ) -> DeliveryResult:
         if conversion.kind == "sale":
-            return await self._sell(app, entry, body)
+            return await self._sale(app, entry, body)
         one_step = entry.attempts == 0 and self._unix_time() < conversion.one_step_until
         return Delivered(await self._lead(app, body, one_step=one_step))
 
@@ -204,20 +202,20 @@ class ConversionDelivery:
             await self._dub.track_lead(app, deferred, queue_timeout_s=_QUEUE_TIMEOUT_S)
         return await self._dub.track_lead(app, _encode(body), queue_timeout_s=_QUEUE_TIMEOUT_S)
 
-    async def _sell(self, app: App, entry: Entry, body: dict[str, Any]) -> DeliveryResult:
-        """Send a sale; without an invoiceId it gets the entry's, so that sending it twice counts once.
+    async def _sale(self, app: App, entry: Entry, body: dict[str, Any]) -> DeliveryResult:
+        """Send a sale. A missing invoiceId is set to the entry's id, so that a repeated send counts once.
 
-        A repeated invoiceId gets Dub's first answer again, so an answer without a customer has two reasons:
-        an amount of 0, which Dub never records, and a customer whom Dub does not know, or not yet.
+        Dub repeats its first answer for a repeated invoiceId. So an answer without a customer has one of two
+        reasons: an amount of 0, which Dub never records, or a customer that Dub does not know (yet).
         """
         sale = {"invoiceId": entry.id, **body}
         answer = await self._dub.track_sale(app, _encode(sale), queue_timeout_s=_QUEUE_TIMEOUT_S)
         if body["amount"] <= 0 or _decode_json(answer)["customer"] is not None:
             return Delivered(answer)
         error = UnknownCustomer("Dub knows no such customer yet")
-        after_s = self._look_again_s(entry)
+        after_s = self._retry_unknown_s(entry)
         if after_s is None and await self._outbox.has_waiting_in(entry.ordering_key):
-            after_s = _next_look_s(entry)  # the customer's lead waits for an open
+            after_s = _next_retry_s(entry)  # the customer's lead waits for an open
         return (
             DeadLetter("Dub knows no such customer", error)
             if after_s is None
@@ -225,28 +223,29 @@ class ConversionDelivery:
         )
 
     def _refused(self, entry: Entry, exc: DubRefused) -> DeliveryResult:
-        if exc.status in _OURS_TO_MEND:
+        if exc.status in _OPERATOR_ERRORS:
             return RetryLater(exc)
-        after_s = self._look_again_s(entry) if exc.status == _NOT_FOUND else None
+        after_s = self._retry_unknown_s(entry) if exc.status == _NOT_FOUND else None
         return DeadLetter(f"Dub refused it: {exc}", exc) if after_s is None else RetryLater(exc, after_s)
 
-    def _look_again_s(self, entry: Entry) -> float | None:
-        """Return in how many seconds to ask again for a click or customer that Dub does not know.
+    def _retry_unknown_s(self, entry: Entry) -> float | None:
+        """Return the delay (seconds) before a retry for a click or customer that Dub does not know.
 
-        ``None``: not any more. What is sent late, after an outage, has waited long enough.
+        Returns None after the last retry. The times count from the report, so an entry that is sent late,
+        after an outage, is not retried.
         """
         age_s = self._unix_time() - entry.created
-        attempts_s = _CUSTOMER_LOOKS_AT_S if entry.kind == "sale" else _CLICK_LOOKS_AT_S
+        attempts_s = _CUSTOMER_RETRIES_AT_S if entry.kind == "sale" else _CLICK_RETRIES_AT_S
         return next((at_s - age_s for at_s in attempts_s if at_s > age_s), None)
 
 
-def _next_look_s(entry: Entry) -> float:
-    """Return in how many seconds to look again for an open that has not arrived."""
-    return min(_LOOK_AFTER_OPEN_EVERY_S * 2.0 ** min(entry.attempts, 16), _LOOK_FOR_OPEN_MAX_S)
+def _next_retry_s(entry: Entry) -> float:
+    """Return the delay (seconds) before the next try for an open that has not arrived."""
+    return min(_RETRY_FOR_OPEN_S * 2.0 ** min(entry.attempts, 16), _RETRY_FOR_OPEN_MAX_S)
 
 
 def _without_our_invoice(answer: bytes, body: dict[str, Any], entry_id: str) -> bytes:
-    """Show no invoiceId that the caller did not give."""
+    """Return Dub's answer without an invoiceId that the caller did not send."""
     if "invoiceId" in body or entry_id.encode() not in answer:
         return answer
     shown = _decode_json(answer)
@@ -255,7 +254,7 @@ def _without_our_invoice(answer: bytes, body: dict[str, Any], entry_id: str) -> 
 
 
 def _queued(kind: str, body: Mapping[str, Any]) -> bytes:
-    """Answer in Dub's shape for what Dub has not seen yet."""
+    """Return an answer in Dub's format for a lead or sale that Dub has not received yet."""
     if kind == "sale":
         return _encode({"eventName": body["eventName"], "customer": None, "sale": None})
     customer = {

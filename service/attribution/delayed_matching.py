@@ -1,10 +1,9 @@
-"""Looks again for a click that Dub shows late: after 2, 10 and 30 seconds.
+"""Repeat the match attempt for a click that may appear late at Dub: after 2, 10 and 30 seconds.
 
-What can go wrong: an open that is pending for ever (the last look is final, unless Dub showed events that
-could not be read: then the open is looked for anew when it is reported again); looks that use up the calls
-that new opens need (a look takes a recent sync of another open); a flood of opens that are all looked for
-again (bounded: beyond it, the newest are final at once); a look that outlives a stop, or an install that is
-to be forgotten.
+What can go wrong: an open stays pending for ever (the last attempt is final, unless Dub's events could not be
+decoded: then the next report of the open starts new attempts); attempts use up the calls that new opens need
+(an attempt uses the recent sync of another open); too many opens wait for attempts (their memory is bounded;
+further opens become final immediately); an attempt runs after a stop, or after its install was erased.
 """
 
 import asyncio
@@ -19,17 +18,17 @@ from service.domain.ports import IpMatcher
 from service.domain.trace import MatchAttempt
 from service.telemetry.background import Background
 
-AFTER_S = (2.0, 8.0, 20.0)  # one after the other: 2, 10 and 30 s after the open
-_LOOK_S = 5.0
-_WAITING_MAX_BYTES = 32 * 1024 * 1024  # some 10,000 opens
-_CASE_BYTES = 2500  # of one that waits, beside the characters of its report
-_TOO_MANY = MatchAttempt(NO_MATCH, "too many opens are looked for again already")
+AFTER_S = (2.0, 8.0, 20.0)  # pauses before the attempts, which start 2, 10 and 30 s after the open
+_ATTEMPT_S = 5.0
+_WAITING_MAX_BYTES = 32 * 1024 * 1024  # about 10,000 opens
+_CONTEXT_BYTES = 2500  # memory of one waiting open, without the texts of its report
+_TOO_MANY = MatchAttempt(NO_MATCH, "too many opens wait for further match attempts")
 
 Settle = Callable[[OpenContext, Open, MatchAttempt], None]
 
 
 class DelayedMatching:
-    """Runs looks in the background; ``clock`` is monotonic seconds, ``sleep`` waits for some."""
+    """Runs further match attempts in the background. ``clock`` is monotonic seconds."""
 
     def __init__(
         self,
@@ -50,9 +49,9 @@ class DelayedMatching:
         self._waiting_bytes = 0
 
     def start(self, context: OpenContext, opened: Open, settle: Settle) -> Open:
-        """Look again for this open's click; ``settle`` hears of one that is found, or of the end of it.
+        """Schedule further attempts to match an open, and call ``settle`` with the final result.
 
-        Returns the open, final if too many are looked for already.
+        Returns the open; if too many opens wait for attempts, it is final, and ``settle`` was called.
         """
         open_id = opened.open_id
         if open_id in self._tasks:
@@ -63,7 +62,7 @@ class DelayedMatching:
             settle(context, final, _TOO_MANY)
             return final
         task = self._tasks[open_id] = self._background.spawn(
-            self._look(context, opened, settle), "second_look"
+            self._run(context, opened, settle), "second_look"
         )
         self._waiting_bytes += size
 
@@ -75,25 +74,25 @@ class DelayedMatching:
         return opened
 
     async def forget(self, open_ids: Iterable[str]) -> None:
-        """Look for the clicks of these opens no more."""
+        """Cancel the attempts for these opens."""
         await cancel_all([self._tasks[open_id] for open_id in open_ids if open_id in self._tasks])
 
     async def close(self) -> None:
-        """Give up what is under way; what was pending is none a minute later, for whoever asks."""
+        """Cancel all attempts. Their opens have no click, and stay pending for at most a minute."""
         await cancel_all(self._tasks.values())
 
-    async def _look(self, context: OpenContext, opened: Open, settle: Settle) -> None:
+    async def _run(self, context: OpenContext, opened: Open, settle: Settle) -> None:
         certain = partial(self._certain, context)
         attempt = _TOO_MANY
         for after_s in AFTER_S:
             await self._sleep(after_s)
-            since = self._clock() - after_s / 2  # a sync made in the second half of the wait will do
+            since = self._clock() - after_s / 2  # a sync from the second half of the pause is recent enough
             attempt = await self._ip_matching.match(
-                context, _LOOK_S, since=since, claim=True, certain=certain
+                context, _ATTEMPT_S, since=since, claim=True, certain=certain
             )
             if attempt.click is not None or not attempt.retry:
                 break
-        del self._tasks[opened.open_id]  # it is settled now, and nobody's to wait for
+        del self._tasks[opened.open_id]  # settled: ``forget`` must not cancel it any more
         settle(context, self._final(context, opened, attempt), attempt)
 
     def _final(self, context: OpenContext, opened: Open, attempt: MatchAttempt) -> Open:
@@ -111,4 +110,4 @@ class DelayedMatching:
 def _size_of(context: OpenContext) -> int:
     report = context.report
     texts = (report.deep_link, report.install_referrer, report.clipboard, report.caller.user_agent)
-    return _CASE_BYTES + sum(len(text) for text in texts if text)
+    return _CONTEXT_BYTES + sum(len(text) for text in texts if text)

@@ -1,4 +1,4 @@
-"""Forgets an install, everywhere: a person may ask for it."""
+"""Erase an install from all stores, at the person's request."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,7 @@ from service.domain.ports import Erasable, ErasableOpens
 
 
 class ErasedCounts(Struct, frozen=True):
-    """How much was removed: remembered answers, claimed clicks, outbox entries."""
+    """The numbers of deleted answers, claims and outbox entries."""
 
     answers: int
     claims: int
@@ -22,13 +22,13 @@ class ErasedCounts(Struct, frozen=True):
 
 
 class InstallErasure:
-    """Forgets installs under every name that they have had."""
+    """Erases installs under their hashes of all secrets."""
 
     def __init__(
         self,
         *,
         identity: Identity,
-        attempts_s: DelayedMatching,
+        delayed_matching: DelayedMatching,
         opens: ErasableOpens,
         claims: Erasable,
         entries: Erasable,
@@ -40,30 +40,30 @@ class InstallErasure:
         self._unix_time = unix_time
         self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
-        self._looks = attempts_s
+        self._delayed_matching = delayed_matching
         self._opens = opens
         self._claims = claims
         self._entries = entries
 
     async def forget(self, app: App, install_id: str) -> ErasedCounts:
-        """Forget an install of this app; an unknown one is nothing to forget. Raises ``StoreFailed``.
+        """Delete all data of an install of this app; an unknown install has none. Raises ``StoreFailed``.
 
-        Its opens go last: if this fails half-way, a retry still finds the outbox entries by their ids.
+        Opens are deleted last: if the erasure fails half-way, a retry needs their ids to find outbox entries.
         """
         devices = self._identity.devices(app.name, install_id)
         await self._erasures.add(devices, self._unix_time())
-        forgotten = await self._forget(devices)
+        erased = await self._forget(devices)
         await self._scrub()
-        return forgotten
+        return erased
 
     async def sweep(self, device: str) -> None:
-        """Delete what an open that was under way left behind; never raises: a later erasure finds it, too."""
+        """Delete what an open wrote during an erasure. Never raises: a later erasure deletes it, too."""
         with contextlib.suppress(StoreFailed):
             await self._forget([device])
 
     async def _forget(self, devices: Sequence[str]) -> ErasedCounts:
         open_ids = await self._opens.ids(devices)
-        await self._looks.forget(open_ids)
+        await self._delayed_matching.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
         answers = await self._opens.forget(devices)

@@ -1,8 +1,8 @@
-"""Resolve an open: ask about each piece of evidence, strongest first, until one resolves.
+"""Resolve the evidence of an open, strongest first, until one item decides the open.
 
-What can go wrong: weaker evidence is answered although stronger evidence is only delayed (an unavailable Dub
-ends the resolution; it does not fall through); an install gets a second click for a first launch that it
-already had; a dry run leaves something behind.
+What can go wrong: weaker evidence decides although stronger evidence is only delayed (if Dub is unavailable,
+the resolution ends instead of trying weaker evidence); an install gets a second click for a first launch that
+it already had; a dry run changes state.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ from service.domain.open_context import OpenContext
 from service.domain.ports import Claims, IpMatcher, LinkProvider, OpenCache, OpenStore
 from service.domain.trace import Outcome, TraceRecorder
 
-_RETRY_PAUSE_S = (0.03, 0.1)  # spread, so that a crowd does not come back as one
+_RETRY_PAUSE_S = (0.03, 0.1)  # random, so that many callers do not retry at the same moment
 
 
 class EvidenceResolver:
-    """Asks about evidence. One per process; its parts are handed in."""
+    """Resolves the evidence of opens: at Dub, by claims, or by IP address."""
 
     def __init__(
         self,
@@ -75,20 +75,21 @@ class EvidenceResolver:
         *,
         dry: bool = False,
     ) -> Open:
-        """Decide an open, within ``timeout_s`` seconds where that depends on us; raises ``DubUnavailable``.
+        """Decide an open by its evidence; raises ``DubUnavailable`` or ``StoreFailed``.
 
-        The outcome of each piece of evidence goes to ``recorder``.
+        Calls get at most ``timeout_s`` seconds, which Dub's client does not guarantee. ``recorder`` gets the
+        outcome of each piece of evidence. A ``dry`` run changes no state.
         """
         until = self._clock() + timeout_s
         context.trace_skipped(recorder)
-        earlier: list[Open] | None = [] if dry else None  # not recalled yet
+        earlier: list[Open] | None = [] if dry else None  # None: not loaded yet
         unknown_s: float | None = None
         for item in context.chain.items:
             recorder.at(item, self._clock())
             if earlier is None and EVIDENCE_PRIORITY[item.type] in FIRST_LAUNCH:
                 earlier = await self._earlier(context)
-            opened = None if earlier is None else self._known(open_id, context, item, earlier, recorder)
-            found = opened or await self._asked(open_id, context, item, until, recorder, dry=dry)
+            opened = None if earlier is None else self._by_earlier(open_id, context, item, earlier, recorder)
+            found = opened or await self._by_item(open_id, context, item, until, recorder, dry=dry)
             if isinstance(found, Open):
                 return found if unknown_s is None else self._answers.no_longer(found, unknown_s)
             if found is not None:
@@ -100,7 +101,7 @@ class EvidenceResolver:
             open_id, context, source=recorder.source, ttl_s=unknown_s, strongest=strongest
         )
 
-    async def _asked(
+    async def _by_item(
         self,
         open_id: str,
         context: OpenContext,
@@ -110,9 +111,9 @@ class EvidenceResolver:
         *,
         dry: bool,
     ) -> Open | float | None:
-        """Ask about one piece of evidence.
+        """Resolve one piece of evidence.
 
-        Returns the open that it decides; for how many seconds Dub's "no such link" stands; or ``None``.
+        Returns the open that it decides; or for how many seconds Dub's "no such link" is cached; or None.
         """
         match item.type:
             case "dub_id":
@@ -126,17 +127,17 @@ class EvidenceResolver:
                 self._ip_matching.record_open(context)
             raise
 
-    def known_at_once(self, open_id: str, context: OpenContext, recorder: TraceRecorder) -> Open | None:
-        """Decide an open by what this process remembers of its install, if nothing need be asked."""
+    def from_cache(self, open_id: str, context: OpenContext, recorder: TraceRecorder) -> Open | None:
+        """Decide an open by the install's cached first launch, or return None if that does not decide it."""
         if context.url is None or not context.is_install:
             return None
         latest = self._cache.answer(context.first_launch_key)
         if latest is None:
             return None
         context.trace_skipped(recorder)
-        return self._known(open_id, context, context.chain.items[0], [latest], recorder)
+        return self._by_earlier(open_id, context, context.chain.items[0], [latest], recorder)
 
-    def _known(
+    def _by_earlier(
         self,
         open_id: str,
         context: OpenContext,
@@ -144,11 +145,11 @@ class EvidenceResolver:
         earlier: list[Open],
         recorder: TraceRecorder,
     ) -> Open | None:
-        """Decide a first launch that this install has had already, by evidence as strong as this.
+        """Decide an open by the install's earlier opens, if its first launch had evidence as strong as this.
 
-        Evidence of a first launch counts once. An open with no link (or none that Dub knows) is that same
-        open again. One with a URL of its own is another; as long as the first launch is not over, it came by
-        the same click.
+        First-launch evidence counts once per install. An open without a link (or with one that Dub does not
+        know) repeats the first launch. An open with another URL is a later open; it shares the first launch's
+        click while that click is recent.
         """
         priority = EVIDENCE_PRIORITY[item.type]
         if priority not in FIRST_LAUNCH or not earlier:
@@ -159,7 +160,7 @@ class EvidenceResolver:
         self._ip_matching.record_open(context)
         if had is not None and context.link is None and context.url is None:
             return self._answers.retry(had, context)
-        recorder.add(item.type, "skipped", "this install was answered before: it is no first launch")
+        recorder.add(item.type, "skipped", "this install was answered before: this is not its first launch")
         return self._answers.later(open_id, context, had, source=recorder.source, strongest=strongest)
 
     def refused(self, context: OpenContext, recorder: TraceRecorder) -> bool:
@@ -176,9 +177,10 @@ class EvidenceResolver:
         return True
 
     async def look_up(self, context: OpenContext, link: DeepLink, timeout_s: float) -> Link | None:
-        """Ask Dub for a link without a trace; while Dub is away, what it once said stands in.
+        """Look up a link at Dub without recording a click; if Dub is unavailable, use the cached link.
 
-        Raises ``DubLinkNotFound``, or ``DubUnavailable`` if Dub says nothing within ``timeout_s`` seconds.
+        Raises ``DubLinkNotFound``, or ``DubUnavailable`` if Dub does not answer within ``timeout_s`` seconds
+        and the link is not cached.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -199,26 +201,26 @@ class EvidenceResolver:
         *,
         dry: bool,
     ) -> Open | float:
-        """Ask Dub about a link; for one it does not know, return for how many seconds that stands."""
+        """Report a link to Dub. If Dub does not know it, return for how many seconds that is cached."""
         link = item.link
-        assert link is not None  # noqa: S101  the caller's loop
+        assert link is not None  # noqa: S101  ensured by the caller
         unknown_s = self._cache.unknown_for_s(link.domain, link.key)
         if unknown_s > 0:
             recorder.source = "cache"
-            recorder.add(item.type, "unknown", "Dub said a moment ago that it knows no such link")
+            recorder.add(item.type, "unknown", "Dub did not know this link a moment ago")
             return unknown_s
         began = self._clock()
         try:
             found = await self._track(context, link, timeout_s, no_track=dry or link.no_track)
         except DubLinkNotFound:
             recorder.source = "dub"
-            recorder.add(item.type, "unknown", "Dub knows no such link", self._clock() - began)
+            recorder.add(item.type, "unknown", "Dub does not know this link", self._clock() - began)
             if not dry:
                 self._cache.keep_unknown(link.domain, link.key, began)
             return self._cache.unknown_for_s(link.domain, link.key)
         opened = self._answers.resolved(open_id, context, item, link, found, remember=not dry)
         if found.link is None:
-            recorder.add(item.type, "resolved", "Dub answered with no link", self._clock() - began)
+            recorder.add(item.type, "resolved", "Dub answered without a link", self._clock() - began)
             return opened
         detail = f"link {found.link.id}" + (f"; not guaranteed: {item.doubt}" if item.doubt else "")
         recorder.add(item.type, "resolved", detail, self._clock() - began)
@@ -232,7 +234,7 @@ class EvidenceResolver:
     async def _by_click(
         self, open_id: str, context: OpenContext, item: EvidenceItem, recorder: TraceRecorder, *, dry: bool
     ) -> Open | None:
-        """Claim the click that the opened URL names; raises ``StoreFailed``."""
+        """Claim the click in the opened URL for this install; raises ``StoreFailed``."""
         click_id, began = item.click_id, self._clock()
         if dry:
             is_own = (await self._claims.owners([click_id])).get(click_id, context.device) == context.device
@@ -250,7 +252,8 @@ class EvidenceResolver:
     async def _by_address(
         self, open_id: str, context: OpenContext, until: float, recorder: TraceRecorder, *, dry: bool
     ) -> Open:
-        began, certain = self._clock(), _nothing if dry else partial(self._precedence.certain, context)
+        began = self._clock()
+        certain = _no_certain_open if dry else partial(self._precedence.certain, context)
         attempt = await self._ip_matching.match(
             context,
             max(until - began, 0),
@@ -268,7 +271,7 @@ class EvidenceResolver:
         return self._answers.by_address(open_id, context, attempt, recorder.source, strongest)
 
     async def _earlier(self, context: OpenContext) -> list[Open]:
-        """Recall what this install was told before: nothing without an installId, or a database."""
+        """Return the install's earlier opens; none without an installId, or if the database fails."""
         if not context.is_install:
             return []
         latest = self._cache.answer(context.first_launch_key)
@@ -285,10 +288,13 @@ class EvidenceResolver:
     async def _track(
         self, context: OpenContext, link: DeepLink, timeout_s: float, *, no_track: bool = False
     ) -> OpenedLink:
-        """Ask Dub about a link that it did not answer badly a moment ago; raises as ``_track_twice``."""
+        """Report a link to Dub, unless it is paused after failures; raises ``LinkFailing`` then.
+
+        Raises ``DubLinkNotFound`` or a ``DubUnavailable`` as well.
+        """
         pause_s = self._failing.pause_s(link.domain, link.key)
         if pause_s > 0:
-            raise LinkFailing(f"Dub answers badly for this link: not asked for {pause_s:.0f} s")
+            raise LinkFailing(f"Dub failed for this link repeatedly: not called for {pause_s:.0f} s")
         try:
             found = await self._track_twice(context, link, timeout_s, no_track=no_track)
         except (DubFailed, InvalidDubResponse) as exc:
@@ -304,7 +310,7 @@ class EvidenceResolver:
     async def _track_twice(
         self, context: OpenContext, link: DeepLink, timeout_s: float, *, no_track: bool
     ) -> OpenedLink:
-        """Ask Dub about the link as this device; once more where that is safe and there is time for it."""
+        """Report a link to Dub as this device; retry once if that is safe and time is left."""
         caller = context.report.caller
         until = self._clock() + timeout_s
         user_agent = upstream_user_agent(caller.user_agent, context.device)
@@ -330,17 +336,17 @@ class EvidenceResolver:
         return await ask(queue_timeout_s=max(until - self._clock(), 0))
 
 
-def _nothing() -> None:
-    """Know of no certain open: a dry run is decided as if nothing was remembered."""
+def _no_certain_open() -> None:
+    """Return None: a dry run is decided as if no earlier opens were known."""
 
 
 def _strongest(earlier: list[Open]) -> Open | None:
-    """Return the open with a click that the install is credited to."""
+    """Return the open with a click to which the install is credited."""
     return open_to_credit([opened for opened in earlier if opened.click_id])
 
 
 def _first_launch_again(earlier: list[Open], offered: int) -> Open | None:
-    """Find the first launch that this install already had, by evidence as strong as is offered now."""
+    """Return the install's first launch if its evidence was at least as strong as ``offered``."""
     for opened in earlier:
         if opened.offered in FIRST_LAUNCH and not opened.provisional:
             priority = EVIDENCE_PRIORITY[opened.match.type] if opened.click_id else opened.offered

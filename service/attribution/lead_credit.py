@@ -1,4 +1,4 @@
-"""Which of an install's opens its leads are credited to."""
+"""Choose the open to which an install's leads are credited."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,30 @@ from service.domain.ports import OpenStore
 
 
 class LeadCredit:
-    """Finds the open that an install's leads are credited to."""
+    """Finds the open to which an install's leads are credited."""
 
     def __init__(self, open_store: OpenStore, identity: Identity) -> None:
         self._open_store = open_store
         self._identity = identity
 
     async def open_of(self, app: App, install_id: str) -> Open | None:
-        """Return the open to credit, as ``open_to_credit`` does; raises ``StoreFailed``."""
+        """Return the install's open to credit, see ``open_to_credit``; raises ``StoreFailed``."""
         opens = await self._open_store.of_device(self._identity.devices(app.name, install_id))
         return open_to_credit([each for each in opens if each.app == app.name])
 
 
 def may_get_click(opened: Open) -> bool:
-    """Return True while an open without a click may still get one."""
+    """Return True if an open has no click but may still get one."""
     return opened.click_id is None and opened.pending
 
 
 def open_to_credit(opens: Sequence[Open]) -> Open | None:
-    """Return the open that an install's leads are credited to; ``None`` if there are no opens.
+    """Return the open to which an install's leads are credited, or None if there are no opens.
 
-    ``opens`` are the install's, newest first. The strongest evidence wins, the newest among equals. The open
-    that is returned may still be waiting for its click (see ``may_get_click``): then its evidence is
-    stronger than that of every click found so far, and the lead should wait for it. If it has no click and
-    does not wait for one, the install is organic.
+    ``opens`` are the install's opens, newest first. The strongest evidence wins, the newest among equals. The
+    result may still wait for its click (see ``may_get_click``): then its evidence is stronger than that of
+    all clicks found so far, and the lead should wait for it. If it has no click and does not wait for one,
+    the install is organic.
     """
     found = max((each for each in opens if each.click_id), key=priority_of, default=None)
     awaited = max((each for each in opens if may_get_click(each)), key=priority_of, default=None)
@@ -42,5 +42,5 @@ def open_to_credit(opens: Sequence[Open]) -> Open | None:
 
 
 def priority_of(opened: Open) -> int:
-    """Return how strong the evidence is that found the click, or that may still find it."""
+    """Return the priority of the evidence that found the open's click, or may still find it."""
     return EVIDENCE_PRIORITY[opened.match.type] if opened.click_id else opened.offered

@@ -1,4 +1,4 @@
-"""A sign-up, credited to the click of the open or install that it names."""
+"""Accept leads and credit them to the click of the open or install that they name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class LeadReport(Struct, frozen=True, kw_only=True):
-    """A lead by Dub's field names, and exactly one of whose it is."""
+    """A reported lead: Dub's fields, and exactly one of ``click_id``, ``open_id`` and ``install_id``."""
 
     body: dict[str, Any]
     click_id: str | None
     open_id: str | None
     install_id: str | None
     idempotency_key: str | None = None
-    ignored: tuple[str, ...] = ()  # fields that were given and left out
+    ignored: tuple[str, ...] = ()  # fields that were sent and cannot be used
 
 
 class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """How far a lead got. ``click``, ``link`` and ``customer`` are Dub's, once it is delivered.
+    """The answer to a lead. ``click``, ``link`` and ``customer`` are Dub's, present if it is delivered.
 
-    A lead that was reported before is answered with the first ``lead_id`` and where that one stands now.
+    A repeated lead is answered with the ``lead_id`` and present status of the first report.
     """
 
     lead_id: str | None
@@ -49,7 +49,7 @@ class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
 
 
 class LeadStatus(Struct, frozen=True, rename="camel"):
-    """Where a lead stands."""
+    """The present status of a lead."""
 
     lead_id: str
     status: Literal["queued", "delivered", "dead"]
@@ -58,18 +58,18 @@ class LeadStatus(Struct, frozen=True, rename="camel"):
 
 @dataclass(slots=True)
 class _Count:
-    """How many leads wait, as far as is known until then (clock seconds)."""
+    """A cached number of waiting leads, valid until a time in monotonic seconds."""
 
     leads: int
     until: float
 
 
 class Leads:
-    """Takes leads of our own API: written down before anything is sent.
+    """Accepts leads of our own API. Each is stored in the outbox before it is sent.
 
-    What can go wrong: a lead arrives before the open of its install, which was reported while the phone was
-    offline (it waits, and a full waiting room is refused in words); an open is settled in the moment in which
-    its lead is written down (it is looked for once more after that).
+    What can go wrong: a lead arrives before the open of its install, because the phone was offline (the lead
+    waits; if too many wait, it is refused with an explanation); an open is settled while its lead is being
+    stored, so that its release misses the lead (the open is checked again afterwards).
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Leads:
         self._waiting: dict[str, _Count] = {}
 
     async def report(self, app: App, lead: LeadReport, budget_s: float) -> LeadAnswer:
-        """Take a lead, and wait for Dub as long as the budget lasts.
+        """Store a lead, send it, and wait for Dub for up to ``budget_s`` seconds.
 
-        A lead that was reported before is not sent again. Raises ``InvalidField``, ``NotFound``,
-        ``TooManyWaiting``, ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` for what Dub refuses for
-        good (it is among the dead letters then).
+        A repeated lead is not sent again. Raises ``InvalidField``, ``NotFound``, ``TooManyWaiting``,
+        ``NotConfigured``, ``StoreFailed``, or ``DubRefused`` if Dub refuses the lead permanently (it is then
+        a dead letter).
         """
         opened = await self._open_of(app, lead)
         click_id = lead.click_id if opened is None else opened.click_id
@@ -105,12 +105,12 @@ class Leads:
             await self._count_waiting(app)
             budget_s = 0  # its open may be hours away
         conversion = _conversion(lead, opened, click_id)
-        depends_on_open = self._name(app, lead) if click_id is None else ""
+        depends_on_open = self._dependency(app, lead) if click_id is None else ""
         subject, keys = self._subject(app, lead), self._keys(app, lead)
         entry = self._conversions.entry(
             app, conversion, depends_on_open=depends_on_open, subject=subject, keys=keys
         )
-        result = await self._outbox.submit(entry, wait_s=budget_s, drops=_nothing)
+        result = await self._outbox.submit(entry, wait_s=budget_s, drops=_drops_none)
         match result:
             case Delivered(answer=answer):
                 dubs = _decode(answer)
@@ -128,39 +128,39 @@ class Leads:
             case Repeat(entry_id=entry_id, state="delivered" | "queued" as state):
                 return LeadAnswer(lead_id=entry_id, status=state)
         if depends_on_open:
-            await self._look_again(app, lead, depends_on_open)
+            await self._release_if_settled(app, lead, depends_on_open)
         return LeadAnswer(lead_id=entry.id, status="queued")
 
     async def status(self, app: App, lead_id: str) -> LeadStatus:
-        """Say where a lead stands; raises ``NotFound`` or ``StoreFailed``."""
+        """Return a lead's status; raises ``NotFound`` or ``StoreFailed``."""
         status = await self._outbox.status(lead_id)
         if status is None or status.app != app.name or status.kind != "lead":
-            raise NotFound("leadId: no such lead of this app, or it is forgotten by now")
+            raise NotFound("leadId: this app has no such lead, or it was deleted")
         return LeadStatus(lead_id, status.state, status.reason or None)
 
     async def _open_of(self, app: App, lead: LeadReport) -> Open | None:
-        """Find the open that a lead names.
+        """Return the open that a lead names; None if it names a click, or an install without an open yet.
 
-        Returns ``None`` if the lead names a click, or an install that has reported no open yet.
+        Raises ``NotFound``, ``InvalidField`` or ``StoreFailed``.
         """
         if lead.click_id is not None:
             return None
         if lead.open_id is not None:
             opened = await self._resolver.find_credited(lead.open_id)
             if opened is None or opened.app != app.name:
-                raise NotFound("openId: no such open of this app, or it is forgotten by now")
+                raise NotFound("openId: this app has no such open, or it was deleted")
             return opened
         if lead.install_id is None:
             raise InvalidField("clickId", "is required (or one of openId and installId)")
         return await self._credit.open_of(app, lead.install_id)
 
-    def _name(self, app: App, lead: LeadReport) -> str:
-        """Return what the lead waits for: its install if it names that, else its open."""
+    def _dependency(self, app: App, lead: LeadReport) -> str:
+        """Return the entry's ``depends_on_open``: the install if the lead names one, else the open."""
         subject = self._subject(app, lead)
         return subject if lead.install_id is None else install_name(subject)
 
     def _keys(self, app: App, lead: LeadReport) -> LeadKeys:
-        """Return what the lead is recognised by. A deferred one is no event: as at Dub, by its customer."""
+        """Return the deduplication keys. A deferred lead has no event key, because Dub records no event."""
         hashed, event, idempotency, body = partial(self._identity.lead_key, app.name), "", "", ""
         if lead.body["mode"] != "deferred":
             folded = lead.body["eventName"].lower().replace(" ", "-")  # Dub's own rule
@@ -171,13 +171,13 @@ class Leads:
         return LeadKeys(event, idempotency, body)
 
     def _subject(self, app: App, lead: LeadReport) -> str:
-        """Return what the lead is erased by, where its install or open is known."""
+        """Return the device hash or openId by which an erasure finds the lead, or ""."""
         if lead.install_id is not None:
             return self._identity.devices(app.name, lead.install_id)[0]
         return lead.open_id or ""
 
-    async def _look_again(self, app: App, lead: LeadReport, depends_on_open: str) -> None:
-        """Let a lead go whose open was settled while the lead was written down."""
+    async def _release_if_settled(self, app: App, lead: LeadReport, depends_on_open: str) -> None:
+        """Release a lead if its open was settled while the lead was being stored."""
         opened = await self._open_of(app, lead)
         if opened is not None and not may_get_click(opened):
             self._outbox.release_dependents(depends_on_open)
@@ -185,7 +185,7 @@ class Leads:
     async def _count_waiting(self, app: App) -> None:
         """Count a lead that waits for its install's first open; raises ``TooManyWaiting``.
 
-        The store is asked now and then only; in between those that were let go are counted, too.
+        The number is read from the database every 10 seconds; in between, released leads still count.
         """
         known = self._waiting.get(app.name)
         if known is None or known.until <= self._clock():
@@ -197,17 +197,16 @@ class Leads:
 
 
 def _conversion(lead: LeadReport, opened: Open | None, click_id: str | None) -> Conversion:
-    """Return what is written down: the click, or what to find it by when the lead is sent."""
+    """Return the payload to store: the click, or the open or install to find it by when it is sent."""
     if click_id is not None:
-        guess = (
-            opened is not None and not opened.match.guaranteed
-        )  # superseded, maybe, before Dub has the lead
-        open_id = opened.open_id if opened is not None and guess else ""
+        # A match that is not guaranteed may be superseded before the lead is sent: check the open again then.
+        may_change = opened is not None and not opened.match.guaranteed
+        open_id = opened.open_id if opened is not None and may_change else ""
         return Conversion(kind="lead", body={**lead.body, "clickId": click_id}, open_id=open_id)
     if lead.install_id is not None:
         return Conversion(kind="lead", body=lead.body, install_id=lead.install_id)
     return Conversion(kind="lead", body=lead.body, open_id=lead.open_id or "")
 
 
-def _nothing(_: FirstopenError) -> bool:
+def _drops_none(_: FirstopenError) -> bool:
     return False

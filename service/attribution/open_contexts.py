@@ -1,4 +1,4 @@
-"""Builds the context of an open: from a report, or from an open that is queued for Dub."""
+"""Build the context of an open from a report, or from an open in the outbox."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from service.domain.wrapped_links import ParsedLinks
 
 
 class OpenContextFactory:
-    """Builds cases. ``clock`` is monotonic, ``unix_time`` Unix time, both in seconds."""
+    """Builds open contexts. ``clock`` is monotonic, ``unix_time`` Unix time, both in seconds."""
 
     def __init__(
         self,
@@ -35,24 +35,24 @@ class OpenContextFactory:
         self.parse_link = self._links.parse
 
     def is_erased(self, context: OpenContext) -> bool:
-        """Return True if the case's install was erased since its open began."""
+        """Return True if the install was erased after its open began."""
         return self._erasures.covers(context.device, context.opened_at)
 
     def devices(self, context: OpenContext) -> list[str]:
-        """Return what the case's device was called under each secret, as far as that is known."""
+        """Return the device's hashes, see ``devices_of``."""
         return devices_of(context, self._identity)
 
     def open_id_after(self, context: OpenContext, known: Open | None) -> str:
-        """Return the id of the case's open: the one after ``known``, its key's answer before."""
+        """Return the openId of the context's open; ``known`` is the previous answer under its key."""
         before = known.open_id if known is not None else str(self._erasures.erased_at(context.device) or "")
         return self._identity.open_id(context.key, before)
 
     def sweep(self, context: OpenContext) -> None:
-        """Delete, soon, what an open of an erased install has left behind."""
+        """Delete in the background what the open of an erased install has written."""
         self._erasures.sweep(context.device)
 
     def of(self, report: OpenReport) -> OpenContext:
-        """Build the case of a report; raises ``ForeignDomain``."""
+        """Build the context of a report; raises ``ForeignDomain``."""
         caller = report.caller
         app = caller.app
         domain = own_domain(app, report.domain)
@@ -87,7 +87,7 @@ class OpenContextFactory:
         )
 
     def of_queued(self, report: OpenReport, queued: QueuedOpen) -> OpenContext:
-        """Build the context of a queued open, with the evidence that Dub has not answered yet."""
+        """Build the context of an open in the outbox, with the evidence that Dub has not answered yet."""
         app = report.caller.app
         link = None
         if queued.deep_link:
@@ -110,13 +110,13 @@ class OpenContextFactory:
         )
 
     def remember(self, context: OpenContext) -> None:
-        """Remember how a short link is parsed that Dub knows."""
+        """Cache the parsed form of a short link that Dub knows."""
         if context.own:
             self._links.remember(context.report.deep_link, context.app.domains, context.link)
 
 
 def own_domain(app: App, domain: str | None) -> str:
-    """Return the domain asked for, or the app's first; raises ``ForeignDomain`` for any other."""
+    """Return the requested domain, by default the app's first; raises ``ForeignDomain`` for other domains."""
     if domain is None:
         return app.domains[0]
     if domain in app.domains:

@@ -1,9 +1,9 @@
-"""Opens that were answered without Dub, reported to it once it answers again.
+"""Report opens to Dub that were answered without Dub.
 
-What can go wrong: an open whose link Dub never answers well is tried for six days (it becomes a dead letter:
-at once for a status that says no, else after ``TRIES``, but only if Dub has answered another open well
-meanwhile: during an outage no try counts); replays crowd out live opens (``dub.guard`` gives them few
-places).
+What can go wrong: an open whose link always fails at Dub is tried for six days (it becomes a dead letter:
+immediately for a permanent status, else after ``TRIES``, but only if Dub has answered another open well in
+the meantime, because tries during an outage do not count); replays delay live opens (``dub.guard`` allows
+only few of them at a time).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,18 +22,18 @@ from service.domain.errors import (
 from service.domain.models import App
 from service.domain.outbox_entries import DeadLetter, Delivered, DeliveryResult, Entry, QueuedOpen, RetryLater
 
-TRIES = 6  # the first within half a minute, see ``backoff_s``
+TRIES = 6  # in about half a minute, see ``backoff_s``
 
 _BACKOFF_MIN_S = 1.0
 _BACKOFF_MAX_S = 300.0
 _CROWDED_AGAIN_S = 0.5
-_PERMANENT = range(300, 500)  # but for a 429, which is an outage
+_PERMANENT = range(300, 500)  # except 429, which counts as an outage
 
 _decode = msgspec.json.Decoder(QueuedOpen).decode
 
 
 class OpenReplay:
-    """Delivers the outbox's opens. ``answered_ago_s``: how long ago Dub gave a good answer to any open."""
+    """Delivers the outbox's opens. ``answered_ago_s`` returns the seconds since Dub's last good answer."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class OpenReplay:
         self._unix_time = unix_time
 
     async def deliver(self, entry: Entry) -> DeliveryResult:
-        """Report an open once; Dub's 404 is an answer like any other."""
+        """Report an open once, and return the result. Dub's 404 also completes the delivery."""
         app = self._apps.get(entry.app)
         if app is None:
-            return RetryLater(NotConfigured(f"apps.{entry.app} is not configured any more"))
+            return RetryLater(NotConfigured(f"apps.{entry.app} is no longer configured"))
         try:
             await self._resolver.replay(app, _decode(entry.payload))
         except BulkheadFull as exc:
@@ -74,5 +74,5 @@ class OpenReplay:
 
 
 def backoff_s(attempts: int) -> float:
-    """Return after how many seconds an open is tried again: doubled each time, to five minutes."""
+    """Return the delay (seconds) before the next try: doubled each time, up to five minutes."""
     return float(min(_BACKOFF_MIN_S * 2.0 ** min(attempts, 16), _BACKOFF_MAX_S))

@@ -1,9 +1,10 @@
-"""An install's strongest evidence wins, whatever arrives first.
+"""Let an install's strongest evidence win, regardless of the order in which its opens arrive.
 
-What can go wrong: an app reports one cold start twice, and the guess by its address is answered before (or,
-on another replica, at the same time as) the link that is certain. Then the guess gives way: its open has no
-click any more, leads that name it are credited to the certain open, and its click is free for the install
-that made it. A claim that cannot be given back while the store fails is lost to others, and to nobody else.
+What can go wrong: an app reports one cold start twice, and the match by IP address is answered before (or,
+on another replica, at the same time as) the certain link. Then the match is superseded: its open loses its
+click, leads that name it are credited to the certain open, and its claim is released, so that the install
+which made the click can get it. If the database fails, the claim stays, and no other install can get the
+click.
 """
 
 import asyncio
@@ -24,11 +25,11 @@ from service.telemetry import Event, Log
 from service.telemetry.background import Background
 
 _GUESS = EVIDENCE_PRIORITY["ip"]
-_NO_INSTALL_ID_S = 60.0  # for so long, an address and User-Agent are one device
+_NO_INSTALL_ID_S = 60.0  # how long equal IP address and User-Agent count as one device
 
 
 class EvidencePrecedence:
-    """Remembers the open with each install's strongest evidence, and supersedes what it outranks."""
+    """Caches the open with each install's strongest evidence, and supersedes weaker opens."""
 
     def __init__(
         self,
@@ -51,21 +52,21 @@ class EvidencePrecedence:
         self._running: set[asyncio.Task[None]] = set()
 
     def strongest(self, context: OpenContext) -> Open | None:
-        """Return the open whose click this install is credited to, as far as this process knows."""
+        """Return the cached open whose click this install is credited to, if any."""
         known = self._cache.answer(context.first_launch_key)
         return known if known is not None and known.click_id and _is_same_device(context, known) else None
 
     def certain(self, context: OpenContext) -> Open | None:
-        """Return the same if its click is certain: no match by address may go before it."""
+        """Return the ``strongest`` open if its click does not come from a match by IP address, else None."""
         known = self.strongest(context)
         return known if known is not None and priority_of(known) > _GUESS else None
 
     def settle(self, context: OpenContext, opened: Open) -> None:
-        """Note an open that is decided; supersede the install's guess that it outranks."""
+        """Record a decided open, and supersede the install's match by IP address if this open is certain."""
         if opened.offered in FIRST_LAUNCH:
             self._keep_without_link(context, opened)
         elif _rank(opened) <= _GUESS or context.app.ip_matching == "off":
-            return  # no click, one that a first launch shares, or no guess that it could outrank
+            return  # it has no click of its own, or there is no match that it could supersede
         known = self._cache.answer(context.first_launch_key)
         if known is not None and known.open_id != opened.open_id and _is_same_device(context, known):
             if _rank(known) > _rank(opened) or _rank(known) == _rank(opened) > _GUESS:
@@ -77,26 +78,26 @@ class EvidencePrecedence:
             self._start(self._compare_with_others(context, opened), "compare_replicas")
 
     def learn(self, context: OpenContext, opens: Sequence[Open]) -> None:
-        """Remember the strongest open of an install, as the database knows it, if none is remembered."""
+        """Cache the strongest of an install's stored opens, unless one is cached."""
         if opens and self._cache.answer(context.first_launch_key) is None:
             strongest = open_to_credit([opened for opened in opens if opened.click_id])
             if strongest is not None:
                 self._cache.keep(context.first_launch_key, strongest)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the background tasks."""
         await cancel_all(self._running)
 
     def _keep_without_link(self, context: OpenContext, opened: Open) -> None:
-        """Repeat a first launch that has its click when the app is launched without a link."""
+        """Cache a first launch with a click as the answer to launches without a link."""
         if opened.click_id is not None and context.is_install:
             for domain in context.app.domains:
                 self._cache.keep(answer_key(context.app.name, context.device, f"first:{domain}"), opened)
 
     async def _compare_with_others(self, context: OpenContext, opened: Open) -> None:
-        """Compare an open, once it is written down, with those that other replicas decided meanwhile.
+        """Compare an open with those that other replicas have stored in the meantime.
 
-        Of two opens the one that is written last finds the other, whichever replica that is.
+        Each replica stores its open before it compares, so the later one always finds the other.
         """
         try:
             others = await self._open_store.of_device(devices_of(context, self._identity))
@@ -112,14 +113,14 @@ class EvidencePrecedence:
                 self._supersede(context, opened, other)
 
     def _supersede(self, context: OpenContext, guess: Open, certain: Open) -> None:
-        """Take a guess back; one that is still looked for ends by itself."""
+        """Supersede a match by IP address. A pending one ends by itself, at its next attempt."""
         if guess.pending or guess.open_id == certain.open_id:
             return
         self._revise(context, guess, certain)
         if guess.click_id is not None:
             by = certain.open_id
             self._log.info(Event.OPEN_SUPERSEDED, app=context.app.name, open_id=guess.open_id, by=by)
-            self._start(self._give_back(context, guess, certain), "claim_release")
+            self._start(self._release_click(context, guess, certain), "claim_release")
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         task = self._background.spawn(work, name)
@@ -135,9 +136,9 @@ class EvidencePrecedence:
         self._cache.revise(revised)
         self._open_store.revise(revised)
 
-    async def _give_back(self, context: OpenContext, guess: Open, certain: Open) -> None:
-        """Release a guess's click, and revise the install's other opens that shared it."""
-        assert guess.click_id is not None  # noqa: S101  the caller's
+    async def _release_click(self, context: OpenContext, guess: Open, certain: Open) -> None:
+        """Release a superseded match's click, and revise the install's other opens that share it."""
+        assert guess.click_id is not None  # noqa: S101  ensured by the caller
         try:
             if not uses_up(certain, guess.click_id, guess.link):
                 await self._claims.release(guess.click_id, context.device)
@@ -150,7 +151,7 @@ class EvidencePrecedence:
 
 
 def devices_of(context: OpenContext, identity: Identity) -> list[str]:
-    """Return what the case's install was called under each secret, as far as that is known."""
+    """Return the device's hashes under all secrets; without an installId, only the current one is known."""
     install_id = context.report.install_id
     earlier = [] if install_id is None else identity.earlier_devices(context.app.name, install_id)
     return [context.device, *earlier]
@@ -161,7 +162,7 @@ def _rank(opened: Open) -> int:
 
 
 def _outranks(opened: Open, other: Open) -> bool:
-    """Return True if an open is certain and the other one a guess, or without a click."""
+    """Return True if ``opened`` is certain, and ``other`` is a match by IP address or has no click."""
     return _rank(opened) > _GUESS >= _rank(other)
 
 

@@ -1,9 +1,9 @@
-"""Which installs were erased: what was under way for one then is neither kept nor answered.
+"""Remember erased installs, so that opens in flight during an erasure are neither stored nor answered.
 
-What can go wrong: an open that began before its install's erasure ends after it, and is written down, claims
-a click or is answered with one (every open is compared with its install's erasure before it is kept, and
-what it left behind is deleted); a later open under the same id is taken for the erased install (it began
-later).
+What can go wrong: an open that began before the erasure of its install ends after it, and is stored, claims a
+click or is answered with one (each open is checked against erasures before it is stored, and what it has
+written is deleted); a new open under the same id is treated as erased (only opens that began before the
+erasure are).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from service.telemetry.background import Background
 
 
 class RecentErasures:
-    """Remembers erasures, and deletes what an open under way has left behind."""
+    """Remembers erasures, and deletes what opens in flight wrote during an erasure."""
 
     def __init__(self, kept: KeptErasures, background: Background) -> None:
         self._kept = kept
@@ -26,21 +26,21 @@ class RecentErasures:
         self._sweeping: set[asyncio.Task[None]] = set()
 
     def sweep_with(self, sweep: Callable[[str], Coroutine[None, None, None]]) -> None:
-        """Set what deletes everything that is kept of a device; it never raises."""
+        """Set the function that deletes all data of a device; it must not raise."""
         self._sweep = sweep
 
     async def load(self) -> None:
-        """Learn what was erased before a restart, as far as the database says so."""
+        """Load earlier erasures from the database, if it is available."""
         with contextlib.suppress(StoreFailed):
             self.learn(await self._kept.load())
 
     def learn(self, erased_at: Mapping[str, float]) -> None:
-        """Take note of erasures: when each device was erased, in Unix seconds."""
+        """Add erasures: the time of each device's erasure, in Unix seconds."""
         for device, at in erased_at.items():
             self._erased_at[device] = max(at, self._erased_at.get(device, 0))
 
     async def add(self, devices: Sequence[str], at: float) -> None:
-        """Erase devices as of a time (Unix seconds); raises ``StoreFailed``."""
+        """Record and store that devices were erased at a time (Unix seconds); raises ``StoreFailed``."""
         self._erased_at.update(dict.fromkeys(devices, at))
         await self._kept.add(devices, at)
 
@@ -54,15 +54,15 @@ class RecentErasures:
         return self._erased_at.get(device, 0)
 
     def sweep(self, device: str) -> None:
-        """Delete, soon, what an open that was under way has left behind."""
+        """Delete in the background what an open in flight has written."""
         task = self._background.spawn(self._sweep(device), "erasure")
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
 
     async def close(self) -> None:
-        """Wait for what is being deleted."""
+        """Wait until the deletions in progress are done."""
         await asyncio.gather(*self._sweeping, return_exceptions=True)
 
 
 async def _nothing(_: str) -> None:
-    """Delete nothing, until ``sweep_with`` says how."""
+    """Do nothing; the default until ``sweep_with`` is called."""

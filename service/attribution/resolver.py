@@ -1,7 +1,7 @@
-"""Resolve an open: cache, then evidence (strongest first), then what is remembered, then the URL itself.
+"""Resolve an open: from the cache, by its evidence (strongest first), by a cached link, or by the URL itself.
 
-A valid open always gets an answer inside its budget. It is decided by a task per open that no request
-owns: callers wait for it as long as their own budgets last, and a late success still settles the open.
+A valid open always gets an answer within its budget. Each open is decided in a task that is independent of
+requests: callers wait for it as long as their budgets last, and a result that comes later is still stored.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ from service.domain.trace import MatchAttempt, Trace, TraceRecorder, Traces
 from service.telemetry import Event, Log, Metrics, where
 from service.telemetry.background import Background
 
-_REPLY_MARGIN_S = 0.02  # the answer leaves before the budget does
-# A cold start may report twice, with the link that opened the app in the second report only: leads that have
-# waited for the install's first open wait that much longer before they are called organic.
+_REPLY_MARGIN_S = 0.02  # reserved to send the answer within the budget
+# A cold start may report twice, with the link only in the second report. So leads that waited for the
+# install's first open wait for this long after it before they count as organic.
 _ANOTHER_OPEN_S = 5.0
-_CREDITED_STEPS = 3  # from a guess to a certain link to a stronger one
+_CREDITED_STEPS = 3  # from a match by IP address to a certain link to a stronger one
 _NO_PROXIES = TrustedProxies(())
 
 
 class Settled(Struct, frozen=True, gc=False):
-    """An open as decided: now or before (``repeat``), by us or from memory (``remembered``)."""
+    """A decided open. ``repeat``: it was reported before. ``remembered``: it was not decided now."""
 
     open: Open
     repeat: bool
@@ -57,7 +57,7 @@ class Settled(Struct, frozen=True, gc=False):
 
 
 class Resolver:
-    """Decides where an open lands. One per process; its parts are handed in."""
+    """Decides which screen an open shows and which click is credited."""
 
     def __init__(
         self,
@@ -98,15 +98,15 @@ class Resolver:
         self.parse_link = contexts.parse_link
 
     async def resolve(self, report: OpenReport) -> Answer:
-        """Answer an open inside its budget; raises ``ForeignDomain`` or ``RateLimited``."""
+        """Answer an open within its budget; raises ``ForeignDomain`` or ``RateLimited``."""
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
         app, version = report.caller.app, report.app_version
-        return self._laid_out(app, opened, version, source, repeat=settled.repeat)
+        return self._build_answer(app, opened, version, source, repeat=settled.repeat)
 
     async def settle(self, report: OpenReport) -> Settled:
-        """Decide an open, without its route; raises as ``resolve``."""
+        """Decide an open, without its route; raises like ``resolve``."""
         self.in_flight += 1
         try:
             settled = await self._settle(report)
@@ -126,7 +126,7 @@ class Resolver:
             opened = await self._wait(flight, context)
             if not context.has_stronger_evidence_than(opened):
                 return Settled(opened, repeat=True)
-            await asyncio.sleep(0)  # what has just been decided is still under way: let it land
+            await asyncio.sleep(0)  # lets the flight that has just ended be removed
         known = self._cache.answer(context.key)
         if known is not None and self._may_repeat(context, known) and not self._may_be_revised(known):
             self._metrics.cache.add("memory", "hit")
@@ -139,14 +139,10 @@ class Resolver:
         if (known is None or self._open_store.is_shared) and self._left_s(report) > 0:
             work = self._decide_anew(open_id, context, known)
         else:
-            await (
-                report.caller.check_rate_limit()
-            )  # counted in process, or nobody waits: nothing else happens meanwhile
+            await report.caller.check_rate_limit()  # does not yield to other tasks: it is counted in process
             recorder = TraceRecorder(self._clock())
-            settled = self._settle_at_once(open_id, context)
-            if settled is None and self._evidence_resolver.refused(
-                context, recorder
-            ):  # nobody to ask: nothing to wait for
+            settled = self._settle_without_calls(open_id, context)
+            if settled is None and self._evidence_resolver.refused(context, recorder):
                 settled = self._degraded(open_id, context, recorder, CircuitOpen("circuit breaker open"))
             if settled is not None:
                 return Settled(settled, repeat=queued)
@@ -157,9 +153,9 @@ class Resolver:
         return Settled(opened, repeat=context.was_pending or earlier, remembered=earlier)
 
     async def look_up(self, report: OpenReport) -> Link | None:
-        """Ask Dub for a deep link without a trace, there or here.
+        """Look up a deep link at Dub, without recording anything at Dub or here.
 
-        Raises ``DubLinkNotFound`` if there is none, ``RateLimited``, or ``DubUnavailable`` if nobody says so.
+        Raises ``DubLinkNotFound``, ``RateLimited`` or a ``DubUnavailable``.
         """
         context = self._contexts.of(report)
         link = context.link
@@ -169,13 +165,13 @@ class Resolver:
         return await self._evidence_resolver.look_up(context, link, self._left_s(report))
 
     async def dry_run(self, report: OpenReport) -> tuple[Answer, Trace]:
-        """Answer as ``resolve`` would if nothing were remembered of this open; records and claims nothing.
+        """Answer as ``resolve`` would for an open that was never reported, without recording or claiming.
 
         Raises ``ForeignDomain``.
         """
         context = self._contexts.of(report)
         recorder = TraceRecorder(self._clock())
-        opened = self._at_once("dry-run", context, dry=True)
+        opened = self._without_calls("dry-run", context, dry=True)
         if opened is not None:
             context.trace_unresolved(opened, recorder)
         else:
@@ -188,26 +184,26 @@ class Resolver:
             except (DubUnavailable, StoreFailed, TimeoutError) as exc:
                 recorder.fail(str(exc), self._clock())
                 opened = self._answers.degraded("dry-run", context, recorder.item)
-        self._end(context, recorder, "not asked: a dry run")
+        self._end_trace(context, recorder, "not used in a dry run")
         trace = recorder.trace(opened.open_id)
         version = report.app_version
-        return self._laid_out(context.app, opened, version, opened.source), trace
+        return self._build_answer(context.app, opened, version, opened.source), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
-        """Answer an earlier open again, with what is known by now; raises as ``find``, or ``NotFound``."""
+        """Return the present answer of an earlier open; raises ``NotFound`` or ``StoreFailed``."""
         opened = await self._of_app(app, open_id)
-        return self._laid_out(app, opened, opened.app_version, opened.source)
+        return self._build_answer(app, opened, opened.app_version, opened.source)
 
     async def trace(self, app: App, open_id: str) -> tuple[Answer, Trace]:
-        """Say how an open came to its answer, for an hour or so; raises ``NotFound``."""
+        """Return an open's answer and trace. Only recent traces are kept. Raises ``NotFound``."""
         answer = await self.recall(app, open_id)
         trace = self._traces.get(open_id)
         if trace is None:
-            raise NotFound("openId: its trace is forgotten by now")
+            raise NotFound("openId: the trace of this open is no longer kept")
         return answer, trace
 
     async def find(self, open_id: str) -> Open | None:
-        """Find an open, however long ago it was; raises ``StoreFailed``."""
+        """Return an open from the cache or the database, or None; raises ``StoreFailed``."""
         opened = self._cache.opened(open_id)
         if opened is None:
             return await self._open_store.opened(open_id)
@@ -217,7 +213,7 @@ class Resolver:
         return opened
 
     async def find_credited(self, open_id: str) -> Open | None:
-        """Find an open, or the one of the same install that it is credited to; raises ``StoreFailed``."""
+        """Return the open to which an open is credited, or the open itself; raises ``StoreFailed``."""
         opened = await self.find(open_id)
         for _ in range(_CREDITED_STEPS):
             if opened is None or opened.credited_to is None:
@@ -226,7 +222,7 @@ class Resolver:
         return opened
 
     async def replay(self, app: App, queued: QueuedOpen) -> None:
-        """Report an open that Dub has not confirmed, as the device that it was; raises ``DubUnavailable``."""
+        """Report an open from the outbox to Dub, as the same device; raises ``DubUnavailable``."""
         arrived = self._clock() - max(self._unix_time() - queued.arrived, 0)
         caller = Caller(app, queued.ip, "", queued.user_agent, arrived, _NO_PROXIES)
         report = OpenReport(
@@ -242,7 +238,7 @@ class Resolver:
             queued.open_id, context, self._answers.lifetimes.call_s, recorder
         )
         self._keep(context, opened)
-        self._explain(queued.open_id, context, recorder, "replayed by the outbox")
+        self._keep_trace(queued.open_id, context, recorder, "replayed by the outbox")
         if recorder.click_may_be_late:
             self._delayed_matching.start(context, opened, self._found_late)
         self._outbox.release_dependents(queued.open_id)  # its entry ends with this delivery
@@ -250,34 +246,34 @@ class Resolver:
         self._log.info(Event.OPEN_REPLAYED, app=app.name, open_id=queued.open_id, click=found)
 
     async def close(self, grace_s: float) -> None:
-        """Let opens under way settle for up to ``grace_s`` seconds, then give them up."""
+        """Wait up to ``grace_s`` seconds for the opens in flight, then cancel them."""
         await self._flights.close(grace_s)
 
-    def _at_once(self, open_id: str, context: OpenContext, *, dry: bool = False) -> Open | None:
-        """Decide what needs nobody else, and what there is no time for."""
+    def _without_calls(self, open_id: str, context: OpenContext, *, dry: bool = False) -> Open | None:
+        """Decide an open without evidence to resolve, or without time left for it; None for others."""
         if not context.chain.items:
             return self._answers.parsed(open_id, context, None)
         if dry or self._left_s(context.report) > 0:
             return None
         self._metrics.shed.inc()
         self._log.info(Event.OPEN_SHED, app=context.app.name, open_id=open_id)
-        return self._degraded_and_queued(open_id, context, context.strongest_reportable)
+        return self._degrade_and_enqueue(open_id, context, context.strongest_reportable)
 
-    def _settle_at_once(self, open_id: str, context: OpenContext) -> Open | None:
-        """Decide and remember what needs nobody else."""
+    def _settle_without_calls(self, open_id: str, context: OpenContext) -> Open | None:
+        """Decide and store an open that needs no call to Dub or the database; None for others."""
         recorder = TraceRecorder(context.report.caller.arrived)
-        opened = self._at_once(open_id, context)
+        opened = self._without_calls(open_id, context)
         if opened is not None:
             context.trace_unresolved(opened, recorder)
         else:
-            opened = self._evidence_resolver.known_at_once(open_id, context, recorder)
+            opened = self._evidence_resolver.from_cache(open_id, context, recorder)
         if opened is not None:
             self._keep(context, opened)
-            self._explain(open_id, context, recorder)
+            self._keep_trace(open_id, context, recorder)
         return opened
 
     def _repeat(self, context: OpenContext, known: Open) -> Settled:
-        """Answer from memory, at once; the route will be that of the build that asks now."""
+        """Answer with a cached open, for the app version of this report."""
         self._log.debug(Event.OPEN_REPEATED, app=context.app.name, open_id=known.open_id)
         if context.report.app_version != known.app_version:
             known = structs.replace(known, app_version=shared(context.report.app_version))
@@ -285,18 +281,18 @@ class Resolver:
         return Settled(known, repeat=True, remembered=True)
 
     async def _recalled(self, context: OpenContext) -> Recalled | None:
-        """Return what the database knows of a device; ``None`` if it does not say. Never raises."""
+        """Return the device's stored opens, or None if the database fails. Never raises."""
         try:
             return await self._open_store.recall(self._contexts.devices(context), context.key)
         except StoreFailed:
             return None
-        except Exception as exc:  # noqa: BLE001  an open is decided without it, and the log names our mistake
+        except Exception as exc:  # noqa: BLE001  the open is decided without it; the bug is logged
             about = {"error": type(exc).__name__, "where": where(exc)}
             self._log.error(Event.OPEN_FAILED, app=context.app.name, **about)
             return None
 
     def _repeat_recalled(self, context: OpenContext, known: Open) -> Open:
-        """Answer again what this process, or another replica, has answered before."""
+        """Cache and return an earlier answer of this process or another replica."""
         context.repeats = True
         self._cache.keep(context.key, known)
         if known.link is not None:
@@ -304,14 +300,14 @@ class Resolver:
         return known
 
     async def _wait(self, flight: Flight[Open], context: OpenContext) -> Open:
-        """Wait for the decision as long as this report's budget lasts, then degrade."""
+        """Wait for the decision within this report's budget; after that, return a degraded open."""
         if (settled := await flight.wait(self._left_s(context.report))) is not None:
             return settled
         if flight.late:
             late = self._answers.degraded(flight.open_id, context, context.strongest_reportable)
         else:
             flight.late = True
-            late = self._degraded_and_queued(
+            late = self._degrade_and_enqueue(
                 flight.open_id,
                 context,
                 context.strongest_reportable,
@@ -323,10 +319,10 @@ class Resolver:
         return late
 
     async def _decide_anew(self, open_id: str, context: OpenContext, known: Open | None) -> Open:
-        """Repeat what the database knows to be answered already; decide what it does not, if admitted.
+        """Repeat the stored answer if there is one; else check the rate limit and decide the open.
 
-        ``known`` is what this process remembers to have answered. Replicas that decide one open at the same
-        moment give it one id; while the database cannot say what was answered before, it has a random one.
+        ``known`` is the cached answer, if any. Replicas that decide an open at the same moment derive the
+        same id for it; if the database fails, the id is random.
         """
         recalled = await self._recalled(context)
         if recalled is not None:
@@ -345,15 +341,13 @@ class Resolver:
                     open_id = flight.open_id = self._contexts.open_id_after(context, known)
         await context.report.caller.check_rate_limit()
         recorder = TraceRecorder(self._clock())
-        settled = self._settle_at_once(open_id, context)
-        if settled is None and self._evidence_resolver.refused(
-            context, recorder
-        ):  # nobody to ask: nothing to wait for
+        settled = self._settle_without_calls(open_id, context)
+        if settled is None and self._evidence_resolver.refused(context, recorder):
             settled = self._degraded(open_id, context, recorder, CircuitOpen("circuit breaker open"))
         return settled or await self._decide(open_id, context, recorder)
 
     async def _decide(self, open_id: str, context: OpenContext, recorder: TraceRecorder) -> Open:
-        """Resolve the evidence and remember the result. Never raises: any failure gives a degraded answer."""
+        """Resolve the evidence and store the result. Never raises: after a failure the answer is degraded."""
         subject = context.log_fields(open_id)
         try:
             opened = await self._evidence_resolver.resolve(
@@ -361,9 +355,9 @@ class Resolver:
             )
         except (DubUnavailable, StoreFailed) as exc:
             return self._degraded(open_id, context, recorder, exc)
-        except Exception as exc:  # noqa: BLE001  a launch screen waits: answer first, the log names our mistake
-            recorder.fail(f"a mistake of firstopen's ({type(exc).__name__})", self._clock())
-            opened = self._degraded_and_queued(open_id, context, recorder.item)
+        except Exception as exc:  # noqa: BLE001  the app waits for an answer; the bug is logged
+            recorder.fail(f"a bug in firstopen ({type(exc).__name__})", self._clock())
+            opened = self._degrade_and_enqueue(open_id, context, recorder.item)
             about = {"error": type(exc).__name__, "where": where(exc)}
             self._log.error(Event.OPEN_FAILED, took_ms=self._took_ms(recorder), **subject, **about)
         else:
@@ -371,11 +365,11 @@ class Resolver:
             if recorder.click_may_be_late:
                 opened = self._delayed_matching.start(context, opened, self._found_late)
         if opened.open_id == open_id:
-            self._explain(open_id, context, recorder)
+            self._keep_trace(open_id, context, recorder)
         return self._unless_erased(context, opened)
 
     def _unless_erased(self, context: OpenContext, opened: Open) -> Open:
-        """Return an open, or one without a click if its install was erased while it was decided."""
+        """Return the open; if its install was erased in the meantime, return one without a click."""
         if not self._contexts.is_erased(context):
             return opened
         return self._answers.unmatched(opened.open_id, context, source="parsed")
@@ -383,22 +377,22 @@ class Resolver:
     def _degraded(
         self, open_id: str, context: OpenContext, recorder: TraceRecorder, exc: DubUnavailable | StoreFailed
     ) -> Open:
-        """Degrade an open for which Dub gave no answer, or whose click cannot be claimed."""
+        """Answer without Dub because of ``exc``: Dub gave no answer, or the click cannot be claimed."""
         if isinstance(exc, BulkheadFull):
             self._metrics.shed.inc()
         recorder.fail(str(exc), self._clock())
-        opened = self._degraded_and_queued(open_id, context, recorder.item)
+        opened = self._degrade_and_enqueue(open_id, context, recorder.item)
         about = {"error": type(exc).__name__, "detail": str(exc), "source": opened.source}
         self._log.warning(
             Event.OPEN_DEGRADED, took_ms=self._took_ms(recorder), **context.log_fields(open_id), **about
         )
-        self._explain(open_id, context, recorder)
+        self._keep_trace(open_id, context, recorder)
         return opened
 
     def _note_decided(
         self, context: OpenContext, opened: Open, took_ms: float, subject: dict[str, str | None]
     ) -> None:
-        """Remember a decision, and confirm its queued open."""
+        """Store and log a decision, and delete the open's outbox entry if Dub has the open now."""
         self._keep(context, opened)
         flight = self._flights.under_way(context.key)
         if (context.was_pending or (flight is not None and flight.late)) and not opened.provisional:
@@ -410,20 +404,20 @@ class Resolver:
         link_id = opened.link and opened.link.id
         self._log.info(event, took_ms=took_ms, match=opened.match.type, link=link_id, **subject)
 
-    def _found_late(self, context: OpenContext, opened: Open, look: MatchAttempt) -> None:
-        """Remember what a later look has found, or that there is nothing to be found."""
+    def _found_late(self, context: OpenContext, opened: Open, attempt: MatchAttempt) -> None:
+        """Store the result of the later match attempts: a click, or finally none."""
         self._keep(context, opened)
-        self._traces.add(opened.open_id, look)
+        self._traces.add(opened.open_id, attempt)
         if opened.pending:
-            return  # Dub showed what cannot be read: the next report of this open is looked for anew
+            return  # Dub's events could not be decoded: the next report of this open starts new attempts
         self._outbox.confirm_open(opened.open_id)
         match = opened.match.type
         self._log.info(Event.OPEN_FOUND_LATE, app=context.app.name, open_id=opened.open_id, match=match)
 
-    def _degraded_and_queued(
+    def _degrade_and_enqueue(
         self, open_id: str, context: OpenContext, item: EvidenceItem | None, *, not_before_s: float = 0
     ) -> Open:
-        """Degrade an open, and see to it that Dub hears of it later."""
+        """Answer an open without Dub, and queue it in the outbox to be reported later."""
         opened = self._answers.degraded(open_id, context, item)
         self._keep(context, opened)
         if item is not None and item.type != "ip" and not self._contexts.is_erased(context):
@@ -433,7 +427,7 @@ class Resolver:
         return opened
 
     def _keep(self, context: OpenContext, opened: Open) -> None:
-        """Remember an open, unless its install was erased while it was decided."""
+        """Cache and store an open, unless its install was erased while it was decided."""
         if self._contexts.is_erased(context):
             self._contexts.sweep(context)
             return
@@ -444,23 +438,23 @@ class Resolver:
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
             self._outbox.release_dependents(install_name(context.device), after_s=after_s)
 
-    def _explain(
+    def _keep_trace(
         self,
         open_id: str,
         context: OpenContext,
         recorder: TraceRecorder,
         cache: str = "no answer was remembered",
     ) -> None:
-        """Remember how an open came to its answer."""
-        self._end(context, recorder, cache)
+        """Finish and keep the trace of an open."""
+        self._end_trace(context, recorder, cache)
         self._traces.keep(open_id, recorder)
 
-    def _end(self, context: OpenContext, recorder: TraceRecorder, cache: str) -> None:
+    def _end_trace(self, context: OpenContext, recorder: TraceRecorder, cache: str) -> None:
         breaker, budget_ms = self._evidence_resolver.breaker(), context.report.budget_ms
         ignored = context.report.ignored
         recorder.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
 
-    def _laid_out(
+    def _build_answer(
         self, app: App, opened: Open, app_version: str | None, source: Source, *, repeat: bool = False
     ) -> Answer:
         now = self._unix_time()
@@ -469,19 +463,19 @@ class Resolver:
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)
         if opened is None or opened.app != app.name:
-            raise NotFound("openId: no such open of this app, or it is forgotten by now")
+            raise NotFound("openId: this app has no such open, or it was deleted")
         return opened
 
     def _may_repeat(self, context: OpenContext, known: Open) -> bool:
-        """Return True if an answer stands, and the report has no better evidence than it was found by."""
+        """Return True if an answer is still valid, and the report has no stronger evidence."""
         return known.repeat_until > self._clock() and not context.has_stronger_evidence_than(known)
 
     def _may_be_revised(self, known: Open) -> bool:
-        """Return True if another replica may have given an open another answer than is remembered here."""
+        """Return True if another replica may have changed the answer of a cached open."""
         return self._open_store.is_shared and (known.pending or known.match.type == "ip")
 
     def _is_unconfirmed(self, known: Open) -> bool:
-        """Whether an open reported again is the one that Dub has not confirmed yet: then it keeps its id."""
+        """Return True if a repeated open is one that Dub has not confirmed yet: then it keeps its id."""
         return known.provisional and known.repeat_until + self._answers.lifetimes.answer_ttl_s > self._clock()
 
     def _note_unreadable_version(self, context: OpenContext) -> None:

@@ -104,7 +104,7 @@ class Parts:
         )
         self.install_erasure = InstallErasure(
             identity=identity,
-            attempts_s=self._delayed_matching,
+            delayed_matching=self._delayed_matching,
             opens=self.stores.opens,
             claims=self.stores.claims,
             entries=self.stores.outbox,
