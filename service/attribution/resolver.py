@@ -233,6 +233,8 @@ class Resolver:
             installed_at=queued.installed_at,
         )
         context = self._contexts.of_queued(report, queued)
+        if self._contexts.is_erased(context):
+            return  # the install was erased while its open waited: nothing is reported of it
         recorder = TraceRecorder(self._clock())
         opened = await self._evidence_resolver.resolve(
             queued.open_id, context, self._answers.lifetimes.call_s, recorder

@@ -9,8 +9,10 @@ from service.storage.statements import Statement, placeholders
 CLAIM_TIMEOUT_S = 0.25  # after this time, an open is answered as pending
 
 _EXPIRED_AT_A_TIME = 1000
+# An existing claim is written again. PostgreSQL shows rows of a commit that has given up waiting for its
+# synchronous standby, and only another commit that writes waits until the standby has them.
 _CLAIM = """INSERT INTO claims (click_id, device, claimed_at) VALUES (?, ?, ?)
-    ON CONFLICT (click_id) DO NOTHING"""
+    ON CONFLICT (click_id) DO UPDATE SET device = excluded.device WHERE claims.device = excluded.device"""
 _OWNER = "SELECT device FROM claims WHERE click_id = ?"
 _OWNERS = "SELECT click_id, device FROM claims WHERE click_id IN ({ids})"
 _RELEASE = "DELETE FROM claims WHERE click_id = ? AND device = ?"

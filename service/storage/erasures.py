@@ -2,7 +2,8 @@
 
 What can go wrong: an open that was answered before the erasure is written after it, by this replica or by
 another that has not read the erasure yet (``expire`` deletes the row, and until then no query returns it); a
-replica repeats an open from its cache (each replica reads the erasures of the others every second).
+replica repeats an open from its cache, or has queued it for Dub (each replica reads the erasures of the
+others every second, and deletes such entries).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from service.telemetry.background import Background
 KEPT_S = 8 * 86_400.0  # longer than an outbox entry may wait
 
 _POLL_S = 1.0
+_SWEPT_AT_A_TIME = 100
 _OVERLAP_MS = 60_000  # replicas' clocks differ, and commits may finish out of order
 _ADD = """INSERT INTO erasures (device, erased_at) VALUES (?, ?)
     ON CONFLICT (device) DO UPDATE SET erased_at = excluded.erased_at"""
@@ -27,6 +29,7 @@ _LATE_OPENS = """DELETE FROM opens WHERE device IN (SELECT device FROM erasures)
     AND opened_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = opens.device) RETURNING 1"""
 _LATE_CLAIMS = """DELETE FROM claims WHERE device IN (SELECT device FROM erasures)
     AND claimed_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = claims.device) RETURNING 1"""
+_LATE_ENTRIES = "DELETE FROM outbox WHERE kind = 'open' AND subject = ? AND created_at <= ?"
 _EXPIRE = "DELETE FROM erasures WHERE erased_at < ?"
 
 
@@ -37,6 +40,9 @@ class ErasureStore:
         self._database = database
         self._unix_time = unix_time
         self._seen_to_ms = 0
+        self._swept: dict[
+            str, float
+        ] = {}  # erasures of the last minute whose late outbox entries are deleted
         self._following: asyncio.Task[None] | None = None
 
     async def load(self) -> Mapping[str, float]:
@@ -79,4 +85,14 @@ class ErasureStore:
         while True:
             await asyncio.sleep(_POLL_S)
             with contextlib.suppress(StoreFailed):
-                learn(await self.load())
+                erased = await self.load()
+                learn(erased)
+                await self._delete_late_entries(erased)
+
+    async def _delete_late_entries(self, erased: Mapping[str, float]) -> None:
+        """Delete opens that this replica queued before it knew of their install's erasure."""
+        new = [(device, int(at * 1000)) for device, at in erased.items() if self._swept.get(device) != at]
+        for first in range(0, len(new), _SWEPT_AT_A_TIME):
+            some = new[first : first + _SWEPT_AT_A_TIME]
+            await self._database.write(*(Statement(_LATE_ENTRIES, each) for each in some))
+        self._swept = dict(erased)

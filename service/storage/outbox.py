@@ -130,6 +130,7 @@ _WAITING = f"""SELECT count(*) FROM outbox WHERE state = 'queued' AND depends_on
     AND depends_on LIKE '{INSTALL}%'"""  # noqa: S608
 _WAITS_IN = """SELECT 1 FROM outbox WHERE ordering_key = ? AND state = 'queued' AND kind <> 'open'
     AND depends_on <> '' LIMIT 1"""
+_WRITE_AGAIN = "UPDATE outbox SET state = state WHERE id = ?"
 _STATUS = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
 _OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = ''"
 _DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
@@ -423,6 +424,9 @@ class SqlOutboxStore:
                 await self._database.write(Statement(_FORGET_KEYS, (entry_id, since_ms)))
                 continue
             repeat = Repeat(entry_id, state, same_body=is_event or body_key == keys.body)
+            if self._database.is_shared:
+                # It may be a commit that no standby has yet (see ``claims``): acknowledge it by another one.
+                await self._database.write(Statement(_WRITE_AGAIN, (entry_id,)), timeout_s=WRITE_TIMEOUT_S)
             if repeat.same_body and depends_on.startswith(INSTALL) and not entry.depends_on_open:
                 payload = self._cipher.encrypt(entry.payload)
                 values = (_ms(entry.next_try), payload, entry.subject, entry.subject, entry_id)

@@ -26,8 +26,8 @@ class Statement(Struct, frozen=True, gc=False):
 class RowStatement(Struct, frozen=True):
     """A statement for many rows: ``before``, then ``row`` for each, separated by commas, then ``after``.
 
-    ``key`` is the position of the value that identifies a row. If a batch has two rows with the same key,
-    only the later one is written, because PostgreSQL refuses an upsert that changes a row twice.
+    ``key`` is the position of the value that identifies a row. Rows with the same key go into separate
+    statements, in their order, because PostgreSQL refuses an upsert that changes a row twice.
     """
 
     table: str
@@ -38,11 +38,17 @@ class RowStatement(Struct, frozen=True):
 
     def over(self, rows: Sequence[Values]) -> Iterator[tuple[Statement, Sequence[Values]]]:
         """Yield statements that write the rows, each with the rows that it writes."""
-        latest = list({values[self.key]: values for values in rows}.values())
+        while rows:
+            distinct: dict[object, Values] = {}
+            again = [each for each in rows if distinct.setdefault(each[self.key], each) is not each]
+            yield from self._over_distinct(list(distinct.values()))
+            rows = again
+
+    def _over_distinct(self, rows: Sequence[Values]) -> Iterator[tuple[Statement, Sequence[Values]]]:
         at = 0
         for count in _ROWS_PER_STATEMENT:
-            while len(latest) - at >= count:
-                some = latest[at : at + count]
+            while len(rows) - at >= count:
+                some = rows[at : at + count]
                 at += count
                 sql = f"{self.before}{', '.join([self.row] * count)}{self.after}"
                 yield Statement(sql, tuple(value for each in some for value in each)), some

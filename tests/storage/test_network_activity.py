@@ -128,6 +128,14 @@ async def test_certain_opens_are_retirements(opens: Opens) -> None:
     assert view.installs == 3
 
 
+async def test_a_second_report_in_the_same_batch_keeps_the_traits(opens: Opens) -> None:
+    """An open by a referrer, reported again without a link before it is written, still uses up its click."""
+    opens.keep(4, traits=IOS, open_id=7)
+    opens.keep(4, traits=None, open_id=7, link=LINK)
+    view = await opens.view()
+    assert [(each.install, each.device) for each in view.retirements] == [(install(4), IOS)]
+
+
 async def test_a_retirement_stays_where_it_was_made(opens: Opens) -> None:
     """Also if the install opens again elsewhere."""
     opens.keep(1, traits=IOS, open_id=99)

@@ -1,0 +1,76 @@
+"""While the synchronous standby is away, nothing is acknowledged that only the primary has."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from service.domain.errors import StoreFailed
+from service.domain.outbox_entries import Entry, LeadKeys, Repeat
+from service.storage.claims import ClaimStore
+from service.storage.database import Database
+from service.storage.encryption import Cipher
+from service.storage.engines.postgres import PostgresEngine
+from service.storage.outbox import SqlOutboxStore
+from tests.postgres import Postgres, serving
+from tests.support import until
+
+INSTALL = "00000000000000a1"
+
+
+@pytest.fixture
+def alone() -> Iterator[Postgres]:
+    with serving() as server:
+        yield server
+
+
+def lead(name: str) -> Entry:
+    now = time.time()
+    keys = LeadKeys(event="anna signed up")
+    return Entry(
+        id=name,
+        app="acme",
+        kind="lead",
+        ordering_key="anna",
+        created=now,
+        next_try=now,
+        payload=b"{}",
+        keys=keys,
+    )
+
+
+async def test_what_no_standby_has_is_not_acknowledged_by_a_retry(alone: Postgres) -> None:
+    """A retry finds the row that the first attempt left on the primary; it is refused all the same."""
+    url = alone.database()
+    database = Database(PostgresEngine(url), structlog.get_logger())
+    await database.open()
+    outbox, claims = SqlOutboxStore(database, Cipher(["s" * 32]), time.time), ClaimStore(database, time.time)
+    try:
+        standby(alone, "'gone'")
+        with pytest.raises(StoreFailed):
+            await outbox.add(lead("first"), leased=True)
+        with pytest.raises(StoreFailed):
+            await claims.claim("d0UtZqE0BZuBPrJS", INSTALL)
+        name = url.rpartition("/")[2]
+        await until(lambda: alone.query("SELECT id FROM outbox", name) == [("first",)])
+        for _ in range(3):
+            with pytest.raises(StoreFailed):
+                await outbox.add(lead("again"), leased=True)
+            with pytest.raises(StoreFailed):
+                await claims.claim("d0UtZqE0BZuBPrJS", INSTALL)
+            await asyncio.sleep(1)
+        standby(alone, "''")
+        await until(lambda: database.failing is None)
+        found = await outbox.add(lead("later"), leased=True)
+        assert isinstance(found, Repeat)
+        assert await claims.claim("d0UtZqE0BZuBPrJS", INSTALL)
+    finally:
+        standby(alone, "''")
+        await database.close()
+
+
+def standby(server: Postgres, names: str) -> None:
+    server.query(f"ALTER SYSTEM SET synchronous_standby_names = {names}")
+    server.query("SELECT pg_reload_conf()")
