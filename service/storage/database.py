@@ -308,7 +308,7 @@ class Database:
         for (_, singles), result in zip(grouped, results, strict=False):
             if isinstance(result, StatementRejected) and len(singles) > 1:
                 self._put_back(list(singles))  # one row is invalid: retry them one by one
-        self._log_rejected(grouped, results)
+        self._count_rejected(grouped, results)
 
     async def _prepare(self) -> None:
         """Connect, and migrate and check once; raises ``EngineUnavailable`` or ``StartRefused``."""
@@ -331,10 +331,11 @@ class Database:
         self.failing = problem
         self._wanted.set()  # the writer checks when the database works again
 
-    def _log_rejected(self, grouped: Sequence["_Group"], results: Sequence[UnitResult]) -> None:
+    def _count_rejected(self, grouped: Sequence["_Group"], results: Sequence[UnitResult]) -> None:
         for number, result in enumerate(results):
             will_be_retried = number < len(grouped) and len(grouped[number][1]) > 1
             if isinstance(result, StatementRejected) and not will_be_retried:
+                self.dropped += number < len(grouped)
                 self._log.error(Event.STORE_REFUSED, error=str(result))
 
     def _recovered(self) -> None:

@@ -17,7 +17,7 @@ class EngineError(Exception):
 
 
 class EngineUnavailable(EngineError):
-    """The database cannot be reached or used now: down, locked, full, read-only or damaged."""
+    """The database cannot be reached or used: down, full, read-only, damaged, or lacking a table or right."""
 
 
 class StatementRejected(EngineError):

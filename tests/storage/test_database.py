@@ -10,8 +10,10 @@ import structlog
 from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.engines.port import Engine, Unit, UnitResult
+from service.storage.engines.postgres import PostgresEngine
 from service.storage.errors import EngineUnavailable
 from service.storage.statements import Row, RowStatement, Statement
+from tests.postgres import Postgres
 from tests.storage.conftest import MakeEngine
 
 CLAIM = RowStatement(
@@ -57,6 +59,63 @@ async def test_a_rejected_row_leaves_its_neighbours(database: Database) -> None:
     await database.read_written(OWNERS)
     await database.write()
     assert len(await database.read(OWNERS)) == 99
+
+
+async def test_a_rejected_row_is_counted(database: Database) -> None:
+    database.write_row_behind(CLAIM, ("a", {}, 1))
+    database.write_row_behind(CLAIM, ("b", 2, 1))
+    await database.write()
+    await database.write()
+    assert database.dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("taken", "given"),
+    [
+        ("ALTER TABLE claims RENAME TO away", "ALTER TABLE away RENAME TO claims"),
+        ("ALTER TABLE claims RENAME device TO away", "ALTER TABLE claims RENAME away TO device"),
+    ],
+)
+async def test_rows_wait_for_a_missing_table_or_column(
+    database: Database, make_engine: MakeEngine, taken: str, given: str
+) -> None:
+    """The schema is at fault, not the row: none is dropped."""
+    administrator = make_engine()
+    await administrator.connect()
+    await administrator.commit_alone([Statement(taken)])
+    database.write_row_behind(CLAIM, ("a", 1, 1))
+    with pytest.raises(StoreFailed):
+        await database.write(claim("b", 2))
+    assert database.failing
+    await administrator.commit_alone([Statement(given)])
+    await administrator.close()
+    await database.write()
+    assert await database.read(OWNERS) == [("a", 1)]
+    assert database.dropped == 0
+
+
+async def test_rows_wait_for_a_missing_right(postgres: Postgres) -> None:
+    url = postgres.database()
+    name = url.rpartition("/")[2]
+    owner = Database(PostgresEngine(url), structlog.get_logger())
+    await owner.open()
+    postgres.query(f"CREATE ROLE {name}_user LOGIN", name)
+    grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}_user"
+    postgres.query(grant, name)
+    url = url.replace("//firstopen@", f"//{name}_user@")
+    database = Database(PostgresEngine(url), structlog.get_logger())
+    await database.open()
+    postgres.query(f"REVOKE INSERT ON claims FROM {name}_user", name)
+    database.write_row_behind(CLAIM, ("a", 1, 1))
+    with pytest.raises(StoreFailed):
+        await database.write()
+    assert database.failing == "InsufficientPrivilege (42501)"
+    postgres.query(grant, name)
+    await database.write()
+    assert await database.read(OWNERS) == [("a", 1)]
+    assert database.dropped == 0
+    await database.close()
+    await owner.close()
 
 
 async def test_the_later_of_two_rows_wins(database: Database) -> None:

@@ -26,7 +26,10 @@ class Engine(Protocol):
         ...
 
     async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
-        """Run the units in one durable transaction, without those that are rejected."""
+        """Run the units in one durable transaction, without those that are rejected.
+
+        A missing table, column or right is the database's state: it raises ``EngineUnavailable``.
+        """
         ...
 
     async def commit_alone(self, unit: Unit) -> list[list[Row]]:

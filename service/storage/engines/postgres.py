@@ -30,6 +30,11 @@ _READERS = 4
 CONNECTIONS = _READERS + 1  # per process: the server must allow so many for each replica
 _PROBLEM_MAX_CHARS = 300
 _REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+_NOT_THE_STATEMENT = (  # ProgrammingErrors that an administrator or a migration causes, and ends
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+)
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _CONFLICT_TRIES = 5
 _TOKENS = {
@@ -86,6 +91,8 @@ class PostgresEngine:
         async with self._writing:
             try:
                 return await self._committed(units)
+            except _NOT_THE_STATEMENT as exc:
+                raise EngineUnavailable(_kind(exc)) from exc
             except (*_REJECTIONS, *_CONFLICTS):
                 return [await self._committed_alone(unit) for unit in units]
 
@@ -132,6 +139,8 @@ class PostgresEngine:
                 return (await self._committed([unit]))[0]
             except _CONFLICTS:
                 continue
+            except _NOT_THE_STATEMENT as exc:
+                raise EngineUnavailable(_kind(exc)) from exc
             except _REJECTIONS as exc:
                 return StatementRejected(_kind(exc))
         raise EngineUnavailable("other replicas keep locking the same rows")

@@ -41,6 +41,7 @@ _REJECTIONS = (
     sqlite3.InterfaceError,
     sqlite3.DataError,
 )
+_MISSING = ("no such table", "no such column", "has no column named")
 _MAGIC = b"SQLite format 3\0"
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _TOKENS = {
@@ -217,7 +218,7 @@ def _run(connection: sqlite3.Connection, unit: Unit) -> UnitResult:
         if several:
             connection.execute("RELEASE unit")
     except (sqlite3.Error, OverflowError, ValueError, TypeError) as exc:
-        if isinstance(exc, sqlite3.Error) and not _is_rejection(exc):
+        if isinstance(exc, sqlite3.Error) and (not _is_rejection(exc) or _is_missing(exc)):
             raise
         if several:
             connection.execute("ROLLBACK TO unit")
@@ -231,6 +232,11 @@ def _is_rejection(exc: sqlite3.Error) -> bool:
     if isinstance(exc, sqlite3.OperationalError):
         return exc.sqlite_errorcode == sqlite3.SQLITE_ERROR
     return isinstance(exc, _REJECTIONS)
+
+
+def _is_missing(exc: sqlite3.Error) -> bool:
+    """Return True if a table or column is missing: the schema, not the values of the statement."""
+    return any(problem in str(exc) for problem in _MISSING)
 
 
 def _log_head(path: Path) -> bytes:
