@@ -1,1 +1,1 @@
-"""HTTP in: a handler decodes, makes one call, and returns a Struct."""
+"""The HTTP API: each handler decodes a request, calls one use case, and returns a Struct."""

@@ -1,4 +1,4 @@
-"""Whose key this is. Keys are compared in constant time, by their hashes under a key of this process."""
+"""Authenticate requests by API key. Keys are compared by hashes with a random salt: no timing leak."""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,21 +27,21 @@ class AppKeys(Struct, frozen=True):
     server: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
-        """Show no secret."""
+        """Return the app's name only, so that no key is printed."""
         return f"AppKeys({self.app!r})"
 
 
 class _Known(NamedTuple):
     app: App
     server: bool
-    name: bytes  # what the key is counted under
+    name: bytes  # the key's name for the rate limiter
 
 
 class Callers:
-    """Finds the app that a request speaks for, and the device's address behind trusted proxies.
+    """Finds the app of a request by its key, and the device's IP address behind trusted proxies.
 
-    A lookup costs the same however much of a key is right: keys are found by a hash that no caller
-    can compute. With a ``gate``, requests are counted.
+    The time of a lookup does not depend on how much of a key is right, because keys are found by a hash that
+    callers cannot compute. With a ``rate_limiter``, requests are counted.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Callers:
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
-    # The next five are for a handler's ``before_request``: they run before anything of the body is read. Each
-    # sets the request's caller, or raises ``MissingKey``, ``WrongKey``, ``WrongKind`` for a key of the other
-    # kind, or ``RateLimited`` for too many requests, or failed authentications, from the address.
+    # The next five methods are ``before_request`` hooks of handlers: they run before the body is read. Each
+    # sets the request's caller, or raises ``MissingKey``, ``WrongKey``, ``WrongKind``, or ``RateLimited``
+    # after too many requests or failed authentications.
 
     async def publishable(self, request: AnyRequest) -> None:
         """Identify the caller by its publishable key, and count the request."""
         await (await self._identify(request, self._with_publishable_key)).check_rate_limit()
 
     async def publishable_uncounted(self, request: AnyRequest) -> None:
-        """Identify the caller by its publishable key; the resolver counts what it does not know yet."""
+        """Identify the caller by its publishable key. The resolver counts the request if it is not cached."""
         await self._identify(request, self._with_publishable_key)
 
     async def server(self, request: AnyRequest) -> None:
@@ -70,11 +70,11 @@ class Callers:
         await (await self._identify(request, self._with_server_key)).check_rate_limit()
 
     async def leads(self, request: AnyRequest) -> None:
-        """Identify who reports a lead: a backend, or the app itself where its settings let it; count it."""
+        """Identify a backend, or an app that may report leads by its settings; count the request."""
         await (await self._identify(request, self._with_any_key)).check_rate_limit()
 
     async def client_leads(self, request: AnyRequest) -> None:
-        """Identify an app that reports leads or sales itself, where its settings let it; count it."""
+        """Identify an app that reports leads or sales itself, if its settings allow it; count the request."""
         await (await self._identify(request, self._with_leads_key)).check_rate_limit()
 
     async def _identify(self, request: AnyRequest, find: Callable[[LeanRequest], "_Known"]) -> Caller:
@@ -88,7 +88,7 @@ class Callers:
         return lean.caller
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Stay one: Litestar copies its handlers, with the methods that they have from here."""
+        """Return self: Litestar deep-copies handlers, whose hooks are bound to this object."""
         return self
 
     def _with_publishable_key(self, request: LeanRequest) -> _Known:
@@ -105,7 +105,7 @@ class Callers:
         if known is not None:
             return known
         if digest in other:
-            raise WrongKind(f"Authorization: this takes a {kind} key of the app, not one of the other kind")
+            raise WrongKind(f"Authorization: this request needs a {kind} key of the app")
         raise WrongKey(f"Authorization: no app has this {kind} key")
 
     def _with_any_key(self, request: LeanRequest) -> _Known:
@@ -113,16 +113,16 @@ class Callers:
         known = self._server.get(digest) or self._publishable.get(digest)
         if known is None:
             raise WrongKey("Authorization: no app has this key")
-        return known if known.server else _reporting_leads(known)
+        return known if known.server else _allowed_to_report_leads(known)
 
     def _with_leads_key(self, request: LeanRequest) -> _Known:
-        return _reporting_leads(self._with_publishable_key(request))
+        return _allowed_to_report_leads(self._with_publishable_key(request))
 
     def _caller(self, known: _Known, request: LeanRequest) -> Caller:
         app, server, name = known
         peer = request.scope["client"]
         rate_limit = None
-        if self._rate_limiter is not None:  # a backend's address is that of all its customers
+        if self._rate_limiter is not None:  # not by a backend's address, which all its customers share
             rate_limit = self._rate_limiter.rate_limit(app.name, name, by_address=not server)
         caller = Caller(
             app,
@@ -152,8 +152,8 @@ class Callers:
         return blake2b(key, key=self._salt, digest_size=16).digest()
 
 
-def _reporting_leads(known: _Known) -> _Known:
-    """Return the owner of a publishable key; raises ``WrongKind`` if its backend reports its leads."""
+def _allowed_to_report_leads(known: _Known) -> _Known:
+    """Return a publishable key; raises ``WrongKind`` if only the app's backend may report leads."""
     if not known.app.clients_report_leads:
         raise WrongKind('Authorization: leads and sales of this app need a server key (leads = "server")')
     return known

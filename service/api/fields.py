@@ -1,8 +1,8 @@
-"""Reads the fields of an open, which arrive as phones' many stacks write them.
+"""Read the fields of an open leniently, because clients' HTTP and JSON stacks differ.
 
-What can go wrong: numbers as text or as floats, text with a line end, ``iOS`` for ``ios``, placeholders for
-ids, half of an emoji, a referrer that is longer than any. What can be used is used; a field that cannot is
-dropped and named, because an open must not be lost for it.
+What can go wrong: numbers arrive as text or floats, text ends with a line break, ``iOS`` is sent for ``ios``,
+an id is a placeholder, a text has half of an emoji, a referrer is too long. Usable values are used. A field
+that cannot be used is dropped and its name reported, so that no open is lost because of it.
 """
 
 import re
@@ -15,7 +15,7 @@ from service.domain.errors import InvalidField
 from service.domain.models import App
 
 _DOMAIN_MAX_CHARS = 253
-_MILLISECONDS_ABOVE = 1e11  # as seconds these would lie beyond the year 5000
+_MILLISECONDS_ABOVE = 1e11  # as seconds, such a time would be after the year 5000
 _NUMBER_MAX = 1e18
 _NUMBERS = (int, float)
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:\.\d{0,18})?", re.ASCII)
@@ -26,10 +26,10 @@ ParseLink = Callable[[str, tuple[str, ...]], DeepLink]
 
 
 class FieldReader:
-    """Reads one request's fields: each method takes a field's name and value, and returns what can be used.
+    """Reads one request's fields. Each method takes a field's name and value, and returns the usable value.
 
-    Null, and text that is empty or blank, is absent: ``None``. So is what cannot be used, but its name is
-    added to ``ignored``. Values may be of any type that JSON has.
+    Values may have any JSON type. The result is None for null, for empty or blank text, and for a value that
+    cannot be used; the name of the latter is added to ``ignored``.
     """
 
     __slots__ = ("ignored",)
@@ -38,8 +38,8 @@ class FieldReader:
         self.ignored: list[str] = []
 
     def text(self, name: str, value: Any, max_chars: int) -> str | None:
-        """Read text without control characters, but for white space at its ends."""
-        if value is None:  # which most fields are: here, as in the other methods, it takes no further call
+        """Read text without control characters, and remove white space around it."""
+        if value is None:  # fast path, here and in the other methods: most fields are absent
             return None
         value = _given(value)
         if value is None or (isinstance(value, str) and len(value) <= max_chars and control_free(value)):
@@ -48,7 +48,7 @@ class FieldReader:
         return None
 
     def any_text(self, name: str, value: Any, max_chars: int) -> str | None:
-        """Read text that may hold anything, such as a clipboard's: lines, half of an emoji."""
+        """Read text with any characters, such as a clipboard's line breaks; replace lone surrogates."""
         if value is None:
             return None
         value = _given(value)
@@ -62,7 +62,7 @@ class FieldReader:
     def link(
         self, name: str, value: Any, max_chars: int, app: App, parse: ParseLink
     ) -> tuple[str | None, DeepLink | None]:
-        """Read a URL; return it as text, and as parsed."""
+        """Read a URL; return its text and its parsed form."""
         text = _given(value)
         if text is None:
             return None, None
@@ -75,7 +75,7 @@ class FieldReader:
         return None, None
 
     def domain(self, name: str, value: Any, app: App) -> str | None:
-        """Read a domain name; it may be another app's."""
+        """Read a domain name in canonical form. It may belong to another app."""
         if value is None:
             return None
         if value in app.domains:
@@ -90,7 +90,7 @@ class FieldReader:
         return None
 
     def install_id(self, name: str, value: Any) -> str | None:
-        """Read an installId, in its one form."""
+        """Read an installId in canonical form."""
         value = _given(_number_as_text(value))
         if value is None:
             return None
@@ -100,9 +100,9 @@ class FieldReader:
         return install_id
 
     def platform(self, name: str, value: Any, user_agent: str) -> Platform | None:
-        """Read a platform's name in any case; any other name is a platform that we do not know: ``None``.
+        """Read a platform's name, ignoring case; return None for a platform that is not supported.
 
-        If there is none, the User-Agent says it.
+        If the field is absent, the platform is read from the User-Agent.
         """
         value = _given(value)
         if isinstance(value, str):
@@ -112,20 +112,20 @@ class FieldReader:
         return platform_of(user_agent)
 
     def version(self, name: str, value: Any, max_chars: int) -> str | None:
-        """Read a version; ``12`` is "12"."""
+        """Read a version as text; the number ``12`` becomes "12"."""
         return self.text(name, _number_as_text(value), max_chars)
 
     def bounded(self, name: str, value: Any, low: int, high: int) -> int | None:
-        """Read a number; one out of bounds is the bound."""
+        """Read a number, and clamp it to the bounds."""
         if value is None:
             return None
         number = self._number(name, value)
         return None if number is None else int(min(max(number, low), high))
 
     def timestamp(self, name: str, value: Any) -> float | None:
-        """Read Unix seconds; values above 1e11 are milliseconds.
+        """Read Unix seconds; values above 1e11 are taken as milliseconds.
 
-        Zero and less are absent: Google Play's API returns 0 where it does not know.
+        Values of 0 and below count as absent: Google Play's API returns 0 for an unknown time.
         """
         if value is None:
             return None
@@ -139,7 +139,7 @@ class FieldReader:
         return None
 
     def boolean(self, name: str, value: Any) -> bool | None:
-        """Read true or false; nothing else is either, since this is a person's consent."""
+        """Read true or false. No other value is converted, because consent must be explicit."""
         if value is None:
             return None
         value = _given(value)
@@ -153,7 +153,7 @@ class FieldReader:
         if value is None:
             return None
         if isinstance(value, _NUMBERS) and not isinstance(value, bool):
-            return max(min(value, _NUMBER_MAX), -_NUMBER_MAX)  # an integer may be beyond any float
+            return max(min(value, _NUMBER_MAX), -_NUMBER_MAX)  # an integer may be too large for a float
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             return float(value)
         self.ignored.append(name)
@@ -161,12 +161,12 @@ class FieldReader:
 
 
 def _given(value: Any) -> Any:
-    """Return text without white space at its ends, ``None`` if nothing is left; other values as they are."""
+    """Return text without white space around it, None if nothing is left; other values unchanged."""
     return (value.strip() or None) if isinstance(value, str) else value
 
 
 def _number_as_text(value: Any) -> Any:
-    """Return a number as text: ``12`` and ``12.0`` as "12". Other values stay as they are."""
+    """Return a number as text, ``12`` and ``12.0`` as "12"; other values unchanged."""
     if not isinstance(value, _NUMBERS) or isinstance(value, bool):
         return value
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

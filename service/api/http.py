@@ -1,8 +1,8 @@
-"""Litestar's request and response, made lean: what each request needs is read once, as bytes.
+"""Faster request and response classes for Litestar, and the decoding of JSON bodies.
 
-A request is authenticated before its body is read: see ``Callers``. A body is decoded straight into its
-Struct by one call of msgspec. Only a body that msgspec refuses is parsed a second time, by Python's parser,
-to find out what is wrong with it; both are linear in its length.
+A request is authenticated before its body is read: see ``Callers``. A body is decoded directly into its
+Struct by msgspec. Only a body that msgspec rejects is parsed again, by Python's parser, to find the problem;
+both take time linear in its length.
 """
 
 import json
@@ -27,7 +27,7 @@ from service.domain.rate_limit_status import RateLimitStatus
 from service.domain.type_descriptions import explain
 
 BODY_MAX_BYTES = 64 * 1024
-CALLER = "firstopen.caller"  # in a request's scope: who is counted, if anybody is
+CALLER = "firstopen.caller"  # key in a request's scope: the caller whose rate limits apply, if any
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -36,10 +36,10 @@ S = TypeVar("S", bound=Struct)
 
 
 class LeanRequest(Request[Any, Any, State]):
-    """A request whose few interesting headers are read in one pass, and whose body is bounded.
+    """A request that reads the headers it needs in one pass, and limits the size of its body.
 
-    ``arrived`` is the clock when the headers were complete: budgets count from there. ``caller`` is set
-    by the handler's ``before_request``.
+    ``arrived`` is when the headers were complete, in monotonic seconds: budgets start then. ``caller`` is set
+    by the handler's ``before_request`` hook.
     """
 
     __slots__ = ("arrived", "authorization", "caller", "content_type_bytes", "forwarded_for", "user_agent")
@@ -49,13 +49,13 @@ class LeanRequest(Request[Any, Any, State]):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
-        arrived = cast("dict[str, Any]", scope).get("arrived")  # our protocol notes it; tests have none
+        arrived = cast("dict[str, Any]", scope).get("arrived")  # set by our server protocol, but not in tests
         self.arrived: float = type(self).clock() if arrived is None else arrived
         self.authorization = self.user_agent = self.forwarded_for = self.content_type_bytes = b""
         authorizations = 0
         for name, value in scope["headers"]:
             if name == b"authorization":
-                self.authorization = b"" if authorizations else value  # two keys or more are none
+                self.authorization = b"" if authorizations else value  # several keys count as no key
                 authorizations += 1
             elif name == b"user-agent":
                 self.user_agent = value
@@ -65,11 +65,11 @@ class LeanRequest(Request[Any, Any, State]):
                 self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
 
     def counted_for(self, caller: Caller) -> None:
-        """Attach who is counted: the response gets RateLimit-* headers, an error is counted, too."""
+        """Attach the caller: the response gets RateLimit-* headers, and a failed request is counted, too."""
         cast("dict[str, Any]", self.scope)[CALLER] = caller
 
     async def body(self) -> bytes:
-        """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge``, or ``MalformedBody`` if empty."""
+        """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge`` or ``MalformedBody``."""
         if isinstance(self._body, bytes):
             return self._body
         if not _says_json(self.content_type_bytes):
@@ -79,7 +79,7 @@ class LeanRequest(Request[Any, Any, State]):
         while more and len(body) <= BODY_MAX_BYTES:
             message = cast("dict[str, Any]", await self.receive())
             if message["type"] == "http.disconnect":
-                raise MalformedBody("body: did not arrive whole")
+                raise MalformedBody("body: did not arrive completely")
             body += message.get("body", b"")
             more = message.get("more_body", False)
         if len(body) > BODY_MAX_BYTES:
@@ -91,7 +91,7 @@ class LeanRequest(Request[Any, Any, State]):
 
 
 def request_class(clock: Callable[[], float]) -> type[LeanRequest]:
-    """Return the request class that reads this clock (monotonic, seconds)."""
+    """Return a request class with this clock (monotonic seconds)."""
     return cast(
         "type[LeanRequest]",
         type("ClockedRequest", (LeanRequest,), {"clock": staticmethod(clock), "__slots__": ()}),
@@ -99,12 +99,12 @@ def request_class(clock: Callable[[], float]) -> type[LeanRequest]:
 
 
 class JSONReply(Response[Any]):
-    """A response that is one JSON body with no cookies, background tasks or negotiation."""
+    """A response with a JSON body, without cookies, background tasks and content negotiation."""
 
     def __init__(
         self, content: Any, *, status_code: int | None = None, headers: dict[str, str] | None = None, **_: Any
     ) -> None:
-        """Take what a reply here has; Litestar's own constructor looks at twelve things more."""
+        """Set the few values needed here; Litestar's constructor processes twelve more."""
         self.content = content
         self.status_code = status_code
         self.headers = headers or {}
@@ -142,7 +142,7 @@ class _Sent(ASGIResponse):
 
 
 def rate_limit_headers(rate_limit_status: RateLimitStatus) -> dict[str, str]:
-    """Return the headers that say how much of a rate limit is left."""
+    """Return the RateLimit-* headers."""
     return {
         "RateLimit-Limit": str(rate_limit_status.limit),
         "RateLimit-Remaining": str(rate_limit_status.remaining),
@@ -151,7 +151,7 @@ def rate_limit_headers(rate_limit_status: RateLimitStatus) -> dict[str, str]:
 
 
 class BodyDTO(MsgspecDTO[Any]):
-    """Decodes a body straight into its Struct: see ``strict_body`` and ``lenient_body``."""
+    """Decodes a body directly into its Struct: see ``strict_body`` and ``lenient_body``."""
 
     decode: Callable[[bytes], Struct]
 
@@ -161,7 +161,7 @@ class BodyDTO(MsgspecDTO[Any]):
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
-        """Build no transfer model: the Struct is its own."""
+        """Do nothing: bodies are decoded into the Struct itself, without a transfer model."""
 
     @classmethod
     def create_openapi_schema(
@@ -175,7 +175,7 @@ class BodyDTO(MsgspecDTO[Any]):
 
 
 def strict_body(model: type[Struct]) -> type[BodyDTO]:
-    """Return the DTO that decodes this model, and refuses what does not fit it with ``InvalidField``."""
+    """Return a DTO that decodes this model, and raises ``InvalidField`` for a body that does not fit it."""
     decode = msgspec.json.Decoder(model).decode
 
     def decode_strictly(body: bytes) -> Struct:
@@ -188,10 +188,10 @@ def strict_body(model: type[Struct]) -> type[BodyDTO]:
 
 
 def lenient_body(model: type[Struct]) -> type[BodyDTO]:
-    """Return the DTO that decodes any JSON object: a field that does not fit the model is kept as it is.
+    """Return a DTO that decodes any JSON object: a field that does not fit the model keeps its value.
 
-    The Struct's annotations are no promise then: each field is checked where it is read. Raises
-    ``MalformedBody``.
+    So the values may violate the Struct's annotations, and each must be checked where it is read. The DTO
+    raises ``MalformedBody``.
     """
     decode = msgspec.json.Decoder(model).decode
     names = {field.encode_name: field.name for field in msgspec.structs.fields(model)}
@@ -213,7 +213,7 @@ def _body_dto(model: type[Struct], decode: Callable[[bytes], Struct]) -> type[Bo
 
 
 def _refuse(body: bytes, model: type[Struct], exc: Exception) -> NoReturn:
-    """Raise what is wrong with a body. A body that is not JSON has no fields that could be wrong."""
+    """Raise ``InvalidField`` with the problem of a body, or ``MalformedBody`` if it is not JSON."""
     raw = parse_json(body)
     if isinstance(exc, msgspec.ValidationError):
         field, problem = explain(exc, model)
@@ -224,7 +224,7 @@ def _refuse(body: bytes, model: type[Struct], exc: Exception) -> NoReturn:
 def parse_json(body: bytes) -> Any:
     """Parse JSON with Python's parser; raises ``MalformedBody``.
 
-    It takes what msgspec refuses although it is JSON: lone surrogates (half of an emoji) and huge numbers.
+    It accepts valid JSON that msgspec rejects: lone surrogates (half of an emoji) and huge numbers.
     """
     try:
         text = body.decode()
@@ -237,22 +237,22 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError as exc:
         raise MalformedBody("body: is not UTF-8") from exc
     except RecursionError as exc:
-        raise MalformedBody("body: is nested too deep") from exc
+        raise MalformedBody("body: is nested too deeply") from exc
     except json.JSONDecodeError as exc:
         raise MalformedBody(f"body: is not JSON: {exc}") from exc
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise json.JSONDecodeError(f"{name} is no number", "", 0)
+    raise json.JSONDecodeError(f"{name} is not a JSON number", "", 0)
 
 
 _parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
-# Python refuses an integer of thousands of digits, which would take quadratic time: it is infinity then.
+# Python rejects integers of thousands of digits, which take quadratic time. As floats they become infinity.
 _parse_huge_numbers = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant).decode
 
 
 def _says_json(content_type: bytes) -> bool:
-    """Accept JSON types, and no type at all: some HTTP stacks leave it out."""
+    """Return True for JSON content types, and if there is none, because some HTTP stacks omit it."""
     if content_type == b"application/json" or not content_type:
         return True
     essence = content_type.partition(b";")[0].strip().lower()
@@ -262,7 +262,7 @@ def _says_json(content_type: bytes) -> bool:
 
 
 def _field_with_lone_surrogate(raw: Any) -> str:
-    """Name the field that made a body undecodable for msgspec."""
+    """Return the name of the first field with a lone surrogate, which msgspec cannot decode, or "body"."""
     for name, value in raw.items() if isinstance(raw, dict) else ():
         if _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
             return name if name.isascii() and name.isidentifier() else "body"

@@ -1,4 +1,4 @@
-"""``/v1/installs``: what is known of an install."""
+"""``/v1/installs``: erase an install."""
 
 from typing import Annotated
 
@@ -16,13 +16,13 @@ from service.attribution.erasure import ErasedCounts, InstallErasure
 
 
 class ForgetRequest(Struct, frozen=True, rename="camel"):
-    """An install to be forgotten."""
+    """The install to erase."""
 
     install_id: Annotated[str, Meta(min_length=8, max_length=128, description="As the app reports it.")]
 
 
 def installs_routes(callers: Callers, install_erasure: InstallErasure) -> list[HTTPRouteHandler]:
-    """Build the handlers over the parts they need."""
+    """Build the handlers of ``/v1/installs``."""
 
     @post(
         "/v1/installs/forget",
@@ -38,7 +38,7 @@ def installs_routes(callers: Callers, install_erasure: InstallErasure) -> list[H
         tags=["Opens"],
     )
     async def forget_install(request: LeanRequest, data: JSONBody[ForgetRequest]) -> ErasedCounts:
-        """Erase an install's answers, claims and outbox entries, and return how many there were."""
+        """Erase an install's answers, claims and outbox entries, and return how many were deleted."""
         return await install_erasure.forget(request.caller.app, required_install_id(data.install_id))
 
     return [forget_install]

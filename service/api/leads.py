@@ -1,4 +1,4 @@
-"""``/v1/leads``: somebody signed up."""
+"""``/v1/leads``: report sign-ups and other leads, and ask for their status."""
 
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ IdempotencyKey = Annotated[
 
 
 class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
-    """Somebody signed up. Exactly one of clickId, openId and installId says whose click it is."""
+    """A sign-up. Exactly one of clickId, openId and installId is required: it names the click to credit."""
 
     customer_external_id: Annotated[
         str, Meta(min_length=1, max_length=100, description="The customer's id in your system.")
@@ -52,7 +52,7 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
     ) = None
 
     def to_report(self, idempotency_key: str | None) -> LeadReport:
-        """Check what a type cannot say, and hand over; raises ``InvalidField``."""
+        """Validate what types cannot express, and return the report; raises ``InvalidField``."""
         given = [name for name in (self.click_id, self.open_id, self.install_id) if name is not None]
         if len(given) != 1:
             problem = "is required (or one of openId and installId)" if not given else "expected only one of"
@@ -75,7 +75,7 @@ class LeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
 
 
 def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRouteHandler]:
-    """Build the handlers of ``/v1/leads`` over the parts they need."""
+    """Build the handlers of ``/v1/leads``."""
 
     @post(
         "/v1/leads",
@@ -93,16 +93,16 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
     async def report_lead(
         request: LeanRequest, data: JSONBody[LeadRequest], idempotency_key: IdempotencyKey = None
     ) -> Response[LeadAnswer]:
-        """Credit a sign-up to a click. It is written down first: 200 once Dub has it, else 202.
+        """Credit a sign-up to a click. It is stored first: 200 if Dub has accepted it already, else 202.
 
-        The same `customerExternalId` and `eventName` again, within 7 days, is the same lead: the answer has
-        the first `leadId`, where that one stands, and nothing else. A lead that ended as a dead letter may
-        be reported anew.
+        A report with the same `customerExternalId` and `eventName` within 7 days is a repeat: the answer has
+        only the `leadId` of the first report and its present status. A lead that became a dead letter may be
+        reported again.
 
-        A `customerEmail` that Dub would refuse is left out, and named in the header `Firstopen-Ignored`: it
-        never costs the lead.
+        A `customerEmail` that Dub would refuse is dropped and named in the header `Firstopen-Ignored`; the
+        lead is still accepted.
 
-        A publishable key may do this only where the app's settings say `leads = "client"`.
+        A publishable key is allowed only if the app's settings have `leads = "client"`.
         """
         report = data.to_report(idempotency_key)
         answer = await leads.report(request.caller.app, report, budget_ms / 1000)
@@ -116,7 +116,7 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         before_request=callers.leads,
         operation_class=CountedOperation,
         operation_id="getLead",
-        summary="Ask where a lead stands",
+        summary="Get the status of a lead",
         security=[{"publishableKey": []}, {"serverKey": []}],
         responses=documented(401, 403, 404, 429, 503),
         tags=["Leads"],
@@ -124,14 +124,14 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
     async def get_lead(
         request: LeanRequest, lead_id: Annotated[str, PathParameter(name="leadId")]
     ) -> LeadStatus:
-        """Say whether a lead is queued, delivered or dead, and why."""
+        """Return whether a lead is queued, delivered or dead, and why."""
         return await leads.status(request.caller.app, lead_id)
 
     return [report_lead, get_lead]
 
 
 def _checked_key(key: str | None) -> str | None:
-    """Return an Idempotency-Key, ``None`` for a blank one; raises ``InvalidField`` if it is too long."""
+    """Return an Idempotency-Key, or None if it is blank; raises ``InvalidField`` if it is too long."""
     key = (key or "").strip()
     if len(key) > _IDEMPOTENCY_KEY_MAX_CHARS:
         raise InvalidField("Idempotency-Key", f"expected at most {_IDEMPOTENCY_KEY_MAX_CHARS} characters")
@@ -141,6 +141,6 @@ def _checked_key(key: str | None) -> str | None:
 def _accepted() -> dict[int, Any]:
     return {
         _ACCEPTED: ResponseSpec(
-            LeadAnswer, generate_examples=False, description="Written down; Dub will hear of it."
+            LeadAnswer, generate_examples=False, description="Stored; it will be sent to Dub."
         )
     }

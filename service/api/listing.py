@@ -1,4 +1,4 @@
-"""``GET /v1/opens``: opens in order, page by page, for a backend that exports them."""
+"""``GET /v1/opens``: list opens in time order, page by page, for a backend that exports them."""
 
 from typing import Annotated
 
@@ -20,26 +20,26 @@ Since = Annotated[
     str | None,
     QueryParameter(
         name="since",
-        description="The earliest time an open may have: RFC 3339, a date (in UTC), or Unix seconds.",
+        description="Only opens from this time on: RFC 3339, a date (in UTC), or Unix seconds.",
         schema_extra={"examples": ["2026-11-01", "2026-11-01T09:30:00Z", "1793525400"]},
     ),
 ]
 After = Annotated[
     str | None,
-    QueryParameter(name="after", description="The `next` of an earlier answer: goes on where that ended."),
+    QueryParameter(name="after", description="The `next` of an earlier answer, to continue after it."),
 ]
 Limit = Annotated[
     str | None,
     QueryParameter(
         name="limit",
-        description="How many opens to answer at most.",
+        description="The maximum number of opens in the answer.",
         schema_extra={"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": _LIMIT},
     ),
 ]
 
 
 def listing_routes(callers: Callers, pages: OpenPages) -> list[HTTPRouteHandler]:
-    """Build the handler over the parts it needs."""
+    """Build the handler of ``GET /v1/opens``."""
 
     @get(
         "/v1/opens",
@@ -54,13 +54,13 @@ def listing_routes(callers: Callers, pages: OpenPages) -> list[HTTPRouteHandler]
     async def list_opens(
         request: LeanRequest, since: Since = None, after: After = None, limit: Limit = None
     ) -> OpenPage:
-        """Return the app's opens in the order in which they came. Nothing in them is personal.
+        """Return the app's opens in time order, without personal data.
 
-        Ask with `since` first, then with `after` and each answer's `next`, while `hasMore`. Keep the last
-        `next`: it goes on from there at any later time. Opens of the last 5 seconds are not listed yet, so
-        that no page skips one that is still being written.
+        Send `since` in the first request, then `after` with each answer's `next`, while `hasMore` is true.
+        Keep the last `next` to continue at any later time. Opens of the last 5 seconds are not listed yet, so
+        that no page skips an open that is still being written.
 
-        An open that was `pending` may have another answer later (`updatedAt`), within seven days at most.
+        The answer of a `pending` open may change later (see `updatedAt`), within seven days at most.
         """
         start = max(_since(since), _after(after))
         return await pages.page(request.caller.app.name, start, _limit(limit))

@@ -1,4 +1,4 @@
-"""``/v1/opens``: an app was just opened."""
+"""``/v1/opens``: report that an app was opened, and get the screen to show and the click to credit."""
 
 from typing import Annotated
 
@@ -27,11 +27,11 @@ def opens_routes(
     metrics: Metrics,
     request_class: type[LeanRequest],
 ) -> list[HTTPRouteHandler]:
-    """Build the handlers of ``/v1/opens`` over the parts they need."""
+    """Build the handlers of ``/v1/opens``."""
     body = lenient_body(OpenRequest)
 
     async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Response[Answer]:
-        """Answer where this open should land, and which click brought it."""
+        """Return the screen to show and the click to credit."""
         report = data.to_report(request.caller, default_budget_ms, resolver.parse_link)
         reply = JSONReply(await resolver.resolve(report))
         if report.ignored:
@@ -45,13 +45,13 @@ def opens_routes(
         before_request=callers.publishable,
         operation_class=CountedOperation,
         operation_id="getOpen",
-        summary="Ask for an open's answer again",
+        summary="Get an open's answer again",
         security=[{"publishableKey": []}],
         responses={**_answered(), **documented(400, 401, 404, 429)},
         tags=["Opens"],
     )
     async def get_open(request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]) -> Answer:
-        """Answer an earlier open again; ``clickId`` is filled in once a pending open has reached Dub."""
+        """Return the present answer of an earlier open. A pending open may have a ``clickId`` by now."""
         return await resolver.recall(request.caller.app, open_id)
 
     documented_post = post(
@@ -83,6 +83,6 @@ def _answered() -> dict[int, ResponseSpec]:
     example = Example(value=msgspec.to_builtins(EXAMPLE_ANSWER))
     return {
         200: ResponseSpec(
-            Answer, generate_examples=False, description="Where to land, and why.", examples=[example]
+            Answer, generate_examples=False, description="The screen to show, and why.", examples=[example]
         )
     }

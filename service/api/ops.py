@@ -1,4 +1,4 @@
-"""Health and metrics for operators and orchestrators, and the port that keeps them apart from the apps."""
+"""Health and metrics for operators and orchestrators, optionally on a port of their own."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,14 +19,14 @@ _NO_SUCH_PATH = "/404"
 
 
 class Health(Struct, frozen=True):
-    """``degraded`` names what does not work; opens are answered all the same."""
+    """The service's health. ``degraded`` lists what does not work; opens are still answered."""
 
     status: str
     degraded: tuple[str, ...] = ()
 
 
 class Readiness:
-    """Whether new opens may be sent here. The server turns it off when it is told to stop."""
+    """Holds whether this process accepts new opens. The server sets ``stopping`` when it must stop."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -37,7 +37,7 @@ def ops_routes(
     degraded: Callable[[], tuple[str, ...]],
     scrape: Callable[[], Awaitable[bytes]],
 ) -> list[HTTPRouteHandler]:
-    """Build the health handlers; ``degraded`` names, at any moment, what does not work."""
+    """Build the handlers for health and metrics; ``degraded`` returns what does not work at the moment."""
 
     @route(
         "/health/live",
@@ -47,7 +47,7 @@ def ops_routes(
         tags=["Ops"],
     )
     async def live() -> Health:
-        """Answer as long as the event loop turns."""
+        """Return 200 while the event loop is running."""
         return Health("alive")
 
     @route(
@@ -59,9 +59,9 @@ def ops_routes(
         tags=["Ops"],
     )
     async def ready() -> Response[Health]:
-        """Answer 200 as long as opens can be answered, naming what is degraded; 503 while stopping."""
+        """Return 200 and what is degraded while opens can be answered; 503 while stopping."""
         if readiness.stopping:
-            return problem_reply(503, "stopping: no new requests, please")
+            return problem_reply(503, "the service is stopping: send no new requests")
         return JSONReply(Health("ready", degraded()))
 
     @get(
@@ -80,11 +80,10 @@ def ops_routes(
 
 
 class OpsPort:
-    """Serve the apps' paths on the public port only, everything else on ``port`` only, health on both.
+    """Serves the apps' paths only on the public port, all others only on ``port``, and health on both.
 
-    A request on the wrong port is routed to a path that does not exist, so the app answers and counts
-    it like any other unknown path: whatever the method, a caller cannot tell that the path exists
-    elsewhere.
+    A request on the wrong port is routed to a path that does not exist, so that it is answered and counted
+    like any unknown path. Callers cannot detect that the path exists on the other port.
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -95,7 +94,7 @@ class OpsPort:
         """Handle one ASGI connection."""
         if scope["type"] == ScopeType.HTTP:
             segment = scope["path"].lstrip("/").partition("/")[0]  # the router ignores doubled slashes
-            server = scope["server"]  # the socket's own address: no header has a say in it
+            server = scope["server"]  # the socket's address, which headers cannot change
             on_ops_port = server is not None and server[1] == self._port
             if segment not in _FOR_BOTH and (segment in _FOR_APPS) == on_ops_port:
                 scope["path"] = _NO_SUCH_PATH

@@ -1,7 +1,7 @@
-"""What every response has in common: CORS headers, rate-limit headers, and a count.
+"""Add CORS and rate-limit headers to every response, and count it.
 
-It is Litestar's ``before_send`` hook, so it sees each response: answers, errors, preflights, 404s of paths
-that do not exist. Preflights are answered by Litestar's own ``OPTIONS`` handlers, which need no key.
+This is Litestar's ``before_send`` hook, which runs for each response: answers, errors, preflights, and 404s
+of unknown paths. Litestar's own ``OPTIONS`` handlers answer preflights; they need no key.
 """
 
 from typing import Any, cast
@@ -19,7 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def _cors(methods: bytes, headers: bytes) -> Headers:
-    """Let any web page ask, without cookies: keys are sent in a header, by scripts that know them."""
+    """Return headers that allow any web page, without cookies: scripts send their key in a header."""
     return [
         (b"access-control-allow-origin", b"*"),
         (b"access-control-allow-methods", methods),
@@ -34,13 +34,13 @@ _DUBS_EVENTS = _cors(b"GET, OPTIONS", b"Content-Type, Authorization")
 
 
 class Outgoing:
-    """The hook; one per app."""
+    """The ``before_send`` hook."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._requests = metrics.requests
 
     async def __call__(self, message: Message, scope: Scope) -> None:
-        """Complete the headers of a response that is about to be sent, and count it."""
+        """Add the headers to a response before it is sent, and count it."""
         if message["type"] != "http.response.start":
             return
         context = cast("dict[str, Any]", scope)
@@ -65,9 +65,9 @@ class Outgoing:
 
 
 def cors_headers(path: str, *, is_preflight: bool) -> Headers:
-    """Return the CORS headers of a path; none where web pages have no business.
+    """Return the CORS headers of a path; none for paths that are not for web pages.
 
-    Browsers read the methods and headers of a preflight only. Dub sends its own with every response.
+    Browsers read the allowed methods and headers only in preflights; Dub sends them with every response.
     """
     if path.startswith("/v1/"):
         return _OUR_PREFLIGHTS if is_preflight else _OURS

@@ -1,4 +1,4 @@
-"""From an error to a status, a code and Dub's error shape: one table."""
+"""Map errors to HTTP statuses and codes, and build error responses in Dub's format."""
 
 import math
 from typing import Any, cast
@@ -68,20 +68,20 @@ CODE_OF = {
 
 _EXAMPLES = {
     400: (
-        "Not JSON, or nested too deep.",
+        "The body is not JSON, or is nested too deeply.",
         "body: is not JSON: JSON is malformed: invalid character (byte 0)",
     ),
-    401: ("No key, or one that no app has.", "Authorization: no app has this publishable key"),
-    403: ("Not this app's.", "dubDomain: is not one of this app's domains"),
-    404: ("Not known to this app.", "openId: no such open of this app, or it is forgotten by now"),
+    401: ("The key is missing, or belongs to no app.", "Authorization: no app has this publishable key"),
+    403: ("Not allowed for this app or key.", "dubDomain: is not one of this app's domains"),
+    404: ("This app has no such record.", "openId: this app has no such open, or it was deleted"),
     413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
     415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
     429: ("Too many calls, here or at Dub.", "rate limit: 20 requests per second from this address"),
     422: ("A field is missing or out of bounds.", "customerExternalId: expected text of 1 to 100 characters"),
-    503: ("Not ready.", "stopping: no new requests, please"),
+    503: ("The service is not available.", "the service is stopping: send no new requests"),
 }
 
-REFUSED = "firstopen.refused"  # in a request's scope: the limit that a request is over which failed
+REFUSED = "firstopen.refused"  # key in a request's scope: the ``RateLimited`` to answer a failed request with
 
 _DOCS = "https://dub.co/docs/api-reference/errors#"
 _OURS = 500
@@ -89,7 +89,7 @@ _KEY_REFUSED = 401
 
 
 def problem(status: int, message: str) -> Problem:
-    """Build an error body; ``doc_url`` follows Dub's rule (the code, with its first ``_`` as ``-``)."""
+    """Build an error body; ``doc_url`` has Dub's format (the code, with its first ``_`` as ``-``)."""
     code = CODE_OF[status]
     return Problem(ProblemDetail(code, message, _doc_url(code)))
 
@@ -117,7 +117,7 @@ def _headers(exc: CallerError) -> dict[str, str] | None:
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """Describe these errors in the OpenAPI document, each with an example."""
+    """Return OpenAPI descriptions of these error statuses, each with an example."""
     return {
         status: ResponseSpec(
             Problem,
@@ -130,9 +130,9 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 async def count_failed(exc: Exception, scope: Scope) -> None:
-    """Count a request that failed before it was counted, such as one whose body cannot be read.
+    """Count a request that failed before it was counted, such as one with an unreadable body.
 
-    It is Litestar's ``after_exception`` hook. Beyond a limit the answer is that of the limit.
+    This is Litestar's ``after_exception`` hook. If the rate limit is exceeded, the answer is a 429 instead.
     """
     context = cast("dict[str, Any]", scope)
     caller: Caller | None = context.get(CALLER)
@@ -146,13 +146,13 @@ async def count_failed(exc: Exception, scope: Scope) -> None:
 
 
 class Problems:
-    """The exception handler of the whole app; ``log`` hears of our own mistakes."""
+    """The exception handler of the whole app. Bugs are logged."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def __call__(self, request: Request[Any, Any, Any], exc: Exception) -> JSONReply:
-        """Answer any exception in Dub's shape. Messages name fields; those of Litestar are not repeated."""
+        """Return an error response in Dub's format. Litestar's messages are replaced by our own."""
         exc = cast("dict[str, Any]", request.scope).get(REFUSED, exc)
         if isinstance(exc, CallerError):
             return problem_reply(STATUS_OF[type(exc)], str(exc), _headers(exc))
@@ -163,23 +163,23 @@ class Problems:
         self._log.error(
             Event.REQUEST_FAILED, path=_template(request), error=type(exc).__name__, where=where(exc)
         )
-        return problem_reply(500, "firstopen made a mistake; its log says where")
+        return problem_reply(500, "internal error; see the log of firstopen")
 
     def _upstream(self, exc: FirstopenError) -> JSONReply:
-        """Answer for what Dub said, or did not say, about a lead, a sale or events."""
+        """Return the response for an error from Dub or the database, for a lead, a sale or events."""
         match exc:
             case DubRefused(status=status) if status != _KEY_REFUSED:
                 return JSONReply(
                     Problem(ProblemDetail(exc.code, exc.message, _doc_url(exc.code))), status_code=status
                 )
             case DubThrottled():
-                return problem_reply(429, "Dub takes no more calls for now", _retry_after(exc.retry_after_s))
+                return problem_reply(429, "Dub's rate limit is reached", _retry_after(exc.retry_after_s))
             case DubRefused():
                 message = "Dub refuses this app's Dub API key"
             case NotConfigured():
                 message = "this app has no Dub API key"
             case StoreFailed():
-                message = "the database cannot be used right now: nothing was accepted"
+                message = "the database is not available: nothing was accepted"
             case _:
                 message = "Dub cannot be reached"
         self._log.warning(Event.UPSTREAM_FAILED, error=type(exc).__name__, detail=str(exc))
@@ -189,10 +189,10 @@ class Problems:
         status = exc.status_code
         match status:
             case 404:
-                return problem_reply(404, "there is nothing at this path")
+                return problem_reply(404, "this path does not exist")
             case 405:
                 allow = ", ".join(sorted((exc.headers or {}).get("allow", "").split(", ")))
-                return problem_reply(405, f"this path does not take {request.method}", {"Allow": allow})
+                return problem_reply(405, f"this path does not accept {request.method}", {"Allow": allow})
             case 413:
                 return problem_reply(413, "body: is too large")
             case 400 if "host" in exc.detail.lower():
@@ -203,5 +203,5 @@ class Problems:
 
 
 def _template(request: Request[Any, Any, Any]) -> str:
-    """Name the route without what the caller put into it."""
+    """Return the route's template, which contains no values of the caller."""
     return str(request.scope.get("path_template") or "unrouted")

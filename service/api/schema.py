@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it is called, whose keys it names, how it groups."""
+"""The OpenAPI document: its title, tags, security schemes, and common response headers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +23,15 @@ _NOT_FOUND = 404
 
 
 _COUNTED = {
-    "RateLimit-Limit": "Requests per window, where rate limits are set.",
-    "RateLimit-Remaining": "How many are left in this window.",
-    "RateLimit-Reset": "Seconds until the window is over.",
+    "RateLimit-Limit": "Requests per window, if rate limits are set.",
+    "RateLimit-Remaining": "Requests left in this window.",
+    "RateLimit-Reset": "Seconds until the window ends.",
 }
 
 
 @dataclass
 class CountedOperation(Operation):
-    """An operation whose requests are counted where rate limits are set: its answers say how that stands."""
+    """An operation with rate limits: its responses have RateLimit-* headers if limits are set."""
 
     def __post_init__(self) -> None:
         """Describe the headers."""
@@ -41,22 +41,20 @@ class CountedOperation(Operation):
                     name: _whole_number(meaning) for name, meaning in _COUNTED.items()
                 }
                 if status == "429":
-                    headers["Retry-After"] = _whole_number("After how many seconds to ask again.")
+                    headers["Retry-After"] = _whole_number("Seconds to wait before the next request.")
                 response.headers = {**(response.headers or {}), **headers}
 
 
 @dataclass
 class OpenOperation(CountedOperation):
-    """An operation that drops the fields it cannot use, and names them in a header."""
+    """An operation that ignores unusable fields, and names them in a response header."""
 
     def __post_init__(self) -> None:
         """Describe the headers."""
         super().__post_init__()
         answer = (self.responses or {}).get("200")
         if isinstance(answer, OpenAPIResponse):
-            meaning = (
-                "Fields that were given and cannot be used, comma-separated: the open is answered without."
-            )
+            meaning = "Fields that cannot be used, comma-separated; the open is answered without them."
             ignored = OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=meaning)
             answer.headers = {**(answer.headers or {}), "Firstopen-Ignored": ignored}
 
@@ -65,25 +63,25 @@ def _whole_number(meaning: str) -> OpenAPIHeader:
     return OpenAPIHeader(schema=Schema(type=OpenAPIType.INTEGER), description=meaning)
 
 
-async def _nothing_here(response: Response[Any]) -> Response[Any]:
-    """Give the schema's own 404 page the house's error shape."""
+async def _replace_not_found(response: Response[Any]) -> Response[Any]:
+    """Replace the 404 page of Litestar's schema router by an error in Dub's format."""
     if response.status_code == _NOT_FOUND:
-        return problem_reply(404, "there is nothing at this path")
+        return problem_reply(404, "this path does not exist")
     return response
 
 
 def openapi(version: str) -> OpenAPIConfig:
-    """Describe the document, and serve it and its pages at /schema."""
+    """Return the configuration of the OpenAPI document, which is served at /schema."""
     return OpenAPIConfig(
         title="firstopen",
         version=version,
         summary="An app was just opened: where should this person land, and which click brought them?",
-        openapi_router=Router("/schema", route_handlers=[], after_request=_nothing_here),
+        openapi_router=Router("/schema", route_handlers=[], after_request=_replace_not_found),
         use_handler_docstrings=True,
         tags=[
-            Tag("Opens", "What an app asks at its first screen."),
+            Tag("Opens", "What an app sends when it is opened."),
             Tag("Dub's own wire", "For Dub's own SDKs: change their base URL."),
-            Tag("Ops", "What an operator asks."),
+            Tag("Ops", "Health and metrics, for operators."),
         ],
         components=Components(
             security_schemes={

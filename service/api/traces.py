@@ -1,4 +1,4 @@
-"""Why an open was answered as it was, and how one would be: for a backend engineer, with a server key."""
+"""Explain how an open was decided, and decide an open in a dry run. Both need a server key."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ _NO_PROXIES = TrustedProxies(())
 
 
 class DryRunRequest(OpenRequest, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """An open as it might be reported, and from where. Nothing is recorded or claimed, here or at Dub."""
+    """An open to decide in a dry run, with the device's IP address and User-Agent."""
 
     ip: Annotated[str, Meta(max_length=IP_MAX_CHARS, description="The device's address.")] | None = None
     user_agent: (
@@ -35,7 +35,7 @@ class DryRunRequest(OpenRequest, frozen=True, gc=False, kw_only=True, rename="ca
     ) = None
 
     def to_dry_report(self, caller: Caller, default_budget_ms: int, parse_link: ParseLink) -> OpenReport:
-        """Read each field as if the device itself had asked; raises ``InvalidField`` for ``ip``."""
+        """Return the report that the device itself would make; raises ``InvalidField`` for a bad ``ip``."""
         read = FieldReader()
         ip = read.text("ip", self.ip, IP_MAX_CHARS)
         normal = None if ip is None else normal_ip(ip)
@@ -64,21 +64,21 @@ class TraceReply(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class DryRunReply(Struct, frozen=True):
-    """What an open would be answered, and why."""
+    """The answer that an open would get, and its trace."""
 
     answer: Answer
     trace: TraceReply
 
 
 def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -> list[HTTPRouteHandler]:
-    """Build the handlers over the parts they need."""
+    """Build the handlers of traces and dry runs."""
 
     @get(
         "/v1/opens/{openId:str}/trace",
         before_request=callers.server,
         operation_class=CountedOperation,
         operation_id="getTrace",
-        summary="Ask why an open was answered as it was",
+        summary="Get the trace of an open",
         security=[{"serverKey": []}],
         responses=documented(401, 403, 404, 429),
         tags=["Opens"],
@@ -86,7 +86,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
     async def get_trace(
         request: LeanRequest, open_id: Annotated[str, PathParameter(name="openId")]
     ) -> TraceReply:
-        """Say what each piece of evidence said; remembered for the latest opens."""
+        """Return the outcome of each piece of evidence. Traces are kept for the latest opens only."""
         answer, trace = await resolver.trace(request.caller.app, open_id)
         return _reply(answer, trace)
 
@@ -98,7 +98,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         return_dto=None,
         operation_class=CountedOperation,
         operation_id="dryRunOpen",
-        summary="Ask how an open would be answered",
+        summary="Decide an open in a dry run",
         security=[{"serverKey": []}],
         responses=documented(400, 401, 403, 413, 415, 422, 429),
         tags=["Opens"],

@@ -2,7 +2,7 @@
 
 FirstopenError
 ├── CallerError              a mistake of the caller: a 4xx whose message says what to change
-│   ├── MalformedBody        not JSON, or nested too deep
+│   ├── MalformedBody        not JSON, or nested too deeply
 │   ├── BodyTooLarge
 │   ├── UnsupportedBody      a content type that is not JSON
 │   ├── InvalidField         a field is missing, of the wrong type or out of bounds

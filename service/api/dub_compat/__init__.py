@@ -1,1 +1,1 @@
-"""Dub's own wire, for Dub's own SDKs."""
+"""The Dub-compatible API, for Dub's SDKs."""

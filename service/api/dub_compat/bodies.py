@@ -1,7 +1,7 @@
-"""The bodies of Dub's own wire, by its published pages; older field names are accepted, as at Dub.
+"""The bodies of the Dub-compatible API, by Dub's published pages; older field names are accepted, as at Dub.
 
-Checked here as Dub checks them, so that a wrong field costs no call and burns no key. What goes on to
-Dub has its current names, and only the fields that were given.
+They are validated here as Dub validates them, so that a wrong field costs no call and no deduplication key.
+Dub gets the present field names, and only the fields that were sent.
 """
 
 import json
@@ -23,7 +23,7 @@ _EMAIL_MAX_CHARS = 100
 _EVENT_NAME_MAX_CHARS = 255
 _METADATA_MAX_CHARS = 10_000
 _QUANTITY_MAX = 100
-_SAFE_INTEGER_MAX = 2**53 - 1  # beyond it JavaScript, and so Dub, cannot count
+_SAFE_INTEGER_MAX = 2**53 - 1  # larger integers are not exact in JavaScript, and so at Dub
 
 Name = Annotated[str, Meta(max_length=100)]
 Url = Annotated[str, Meta(max_length=32_000)]
@@ -40,7 +40,7 @@ class TrackOpenRequest(Struct, frozen=True, rename="camel"):
     dub_domain: Annotated[str, Meta(min_length=1, max_length=253)] | UnsetType = UNSET
 
     def to_report(self, caller: Caller, budget_ms: int, parse_link: ParseLink) -> OpenReport:
-        """Hand over; raises ``InvalidField`` if there is nothing to go by, or no URL in ``deepLink``."""
+        """Return the report; raises ``InvalidField`` if both fields are absent, or for a bad URL."""
         deep_link, domain = self.deep_link or None, self.dub_domain or None
         if deep_link is None and domain is None:
             raise InvalidField("deepLink", "is required (or dubDomain)")
@@ -62,7 +62,7 @@ class TrackOpenReply(Struct, frozen=True, rename="camel"):
 
 
 class LeadFields(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a lead says, on Dub's wire and on our own."""
+    """The common fields of leads in the Dub-compatible API and our own."""
 
     event_name: str
     customer_name: Name | None = None
@@ -90,7 +90,7 @@ class LeadFields(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TrackLeadRequest(LeadFields, frozen=True, kw_only=True, rename="camel"):
-    """A lead on Dub's wire. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
+    """A lead. ``externalId`` and ``customerId`` are older names of ``customerExternalId``."""
 
     click_id: str | None = None
     customer_external_id: CustomerId | None = None
@@ -151,7 +151,7 @@ def _customer(*names: str | None) -> str:
 
 
 def is_email(address: str) -> bool:
-    """Return True for an e-mail address that Dub takes."""
+    """Return True for an e-mail address that Dub accepts."""
     return len(address) <= _EMAIL_MAX_CHARS and _EMAIL.fullmatch(address) is not None
 
 
@@ -164,7 +164,7 @@ def _email(address: str | None) -> str | None:
 
 
 def _whole(field: str, number: float | None, low: int, high: int) -> int | None:
-    """Hold a number to an integer in bounds; 1.0 is one, as in JavaScript."""
+    """Return a number as an integer; raises ``InvalidField`` if it is out of bounds or not whole (1.0 is)."""
     if number is None:
         return None
     if not low <= number <= high or number != int(number):
@@ -173,12 +173,15 @@ def _whole(field: str, number: float | None, low: int, high: int) -> int | None:
 
 
 def _metadata(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Hold metadata to Dub's length: its JSON as JavaScript writes it, in UTF-16 units (an emoji has two)."""
+    """Return metadata; raises ``InvalidField`` if its JSON, as JavaScript writes it, is too long for Dub.
+
+    The length counts UTF-16 units: an emoji has two.
+    """
     if metadata is not None:
         try:
             text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
         except RecursionError as exc:
-            raise InvalidField("metadata", "is nested too deep") from exc
+            raise InvalidField("metadata", "is nested too deeply") from exc
         if len(text.encode("utf-16-le", "surrogatepass")) // 2 > _METADATA_MAX_CHARS:
             raise InvalidField("metadata", f"expected at most {_METADATA_MAX_CHARS} characters as JSON")
     return metadata

@@ -1,8 +1,8 @@
-"""The query of ``GET /events``: which parameters go on to Dub, and how it is held to the app's own domains.
+"""Filter the query of ``GET /events``: allow known parameters only, and restrict it to the app's domains.
 
-Dub checks the values itself, and its 404 or 422 passes on. What can go wrong here: a query that shows another
-app's events. So ``domain`` always goes along, with nothing in it but the app's own domains, and only the
-parameters of ``PARAMETERS`` are passed on: a parameter that nobody looked at may choose links in another way.
+Dub validates the values, and its 404 or 422 is passed on. What can go wrong here: a query returns another
+app's events. So ``domain`` is always sent, with the app's own domains only, and only the parameters of
+``PARAMETERS`` are passed on, because an unknown parameter may select links in another way.
 """
 
 from urllib.parse import parse_qsl, urlencode
@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 from service.domain.deep_links import canonical_domain
 from service.domain.errors import ForeignDomain, InvalidField
 
-# Those of Dub's published page, and what Dub's own clients send besides.
+# The parameters on Dub's published page, and further ones that Dub's own clients send.
 PARAMETERS = (
     *("event", "page", "limit", "sortBy", "sortOrder", "order"),
     *("domain", "key", "linkId", "externalId", "interval", "start", "end", "timezone"),
@@ -24,11 +24,11 @@ _DOMAINS_MAX = 100
 
 
 def events_query(query_string: bytes, domains: tuple[str, ...]) -> str:
-    """Return the query to send; a parameter without a value is left out, of a repeated one the last counts.
+    """Return the query to send to Dub. Empty parameters are dropped; of a repeated one the last counts.
 
-    Raises ``ForeignDomain`` for a domain that is not one of ``domains``, the app's own, and ``InvalidField``
-    for a query that would leave no domain, that has a ``key`` without a ``domain`` (which Dub cannot refuse
-    once the domains are there), or that names more than 100 parameters or domains.
+    ``domains`` are the app's own; raises ``ForeignDomain`` for any other. Raises ``InvalidField`` for a query
+    that excludes all domains, that has a ``key`` without a ``domain`` (Dub itself refuses this, but not after
+    the domains are added), or that has more than 100 parameters or domains.
     """
     try:
         given = dict(
@@ -44,7 +44,7 @@ def events_query(query_string: bytes, domains: tuple[str, ...]) -> str:
 
 
 def _own_domains(asked: str, own: tuple[str, ...]) -> str:
-    """Hold the domain filter to the app's own list: left out, it is all of it."""
+    """Return the domain filter, restricted to the app's own domains; by default all of them."""
     excluded = asked.startswith("-")
     listed = asked.split(",", _DOMAINS_MAX)
     if len(listed) > _DOMAINS_MAX:
@@ -55,8 +55,8 @@ def _own_domains(asked: str, own: tuple[str, ...]) -> str:
     if excluded:
         left = [domain for domain in own if domain not in named]
         if not left:
-            raise InvalidField("domain", "leaves out every domain of this app")
+            raise InvalidField("domain", "excludes every domain of this app")
         return ",".join(left)
     if not set(named) <= set(own):
-        raise ForeignDomain("domain: names a domain that is not one of this app's")
+        raise ForeignDomain("domain: is not one of this app's domains")
     return ",".join(named)

@@ -1,7 +1,7 @@
-"""Dub's own wire, for Dub's own SDKs: an app moves over by changing its base URL.
+"""The routes of the Dub-compatible API: an app with Dub's SDK only changes its base URL.
 
-Requests, answers, errors and CORS are Dub's (see the contract suite); opens pass through the resolver,
-so that devices stay apart here too.
+Requests, answers, errors and CORS are those of Dub (see the contract suite). Opens are decided by the
+resolver, which tells Dub the devices apart.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def dub_routes(
     feed: EventPages,
     budget_ms: int,
 ) -> list[HTTPRouteHandler]:
-    """Build the handlers of Dub's wire over the parts they need."""
+    """Build the handlers of the Dub-compatible API."""
     return [
         *_open_routes(callers, resolver, budget_ms),
         *_conversion_routes(callers, conversions, budget_ms),
@@ -60,7 +60,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
         tags=["Dub's own wire"],
     )
     async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
-        """Answer the click and link of an open; 404 for a link that Dub does not know."""
+        """Return the click and link of an open; 404 for a link that Dub does not know."""
         report = data.to_report(request.caller, budget_ms, resolver.parse_link)
         if _asks_for_no_track(request):
             return await _looked_up(resolver, report)
@@ -107,22 +107,22 @@ def _conversion_routes(
 
     @conversion("/track/lead", TrackLeadRequest, "trackLead", "Track a lead")
     async def track_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
-        """Record a lead, as a backend reports it."""
+        """Record a lead that a backend reports."""
         return await lead(request, data)
 
     @conversion("/track/lead/client", TrackLeadRequest, "trackClientLead", "Track a lead, from an app")
     async def track_client_lead(request: LeanRequest, data: JSONBody[TrackLeadRequest]) -> Response[Raw]:
-        """Record a lead, as an app reports it."""
+        """Record a lead that an app reports."""
         return await lead(request, data)
 
     @conversion("/track/sale", TrackSaleRequest, "trackSale", "Track a sale")
     async def track_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
-        """Record a sale, as a backend reports it."""
+        """Record a sale that a backend reports."""
         return await sale(request, data)
 
     @conversion("/track/sale/client", TrackSaleRequest, "trackClientSale", "Track a sale, from an app")
     async def track_client_sale(request: LeanRequest, data: JSONBody[TrackSaleRequest]) -> Response[Raw]:
-        """Record a sale, as an app reports it."""
+        """Record a sale that an app reports."""
         return await sale(request, data)
 
     return [track_lead, track_client_lead, track_sale, track_client_sale]
@@ -155,7 +155,7 @@ def _opened(click_id: str | None, link: Link | None, deep_link: str | None, *, p
 
 
 async def _looked_up(resolver: Resolver, report: OpenReport) -> JSONReply:
-    """Answer with the link alone; while nobody can say what it is, with nothing."""
+    """Answer with the link only, and with nulls if Dub is unavailable and the link is not cached."""
     try:
         found = await resolver.look_up(report) if report.deep_link else None
     except DubLinkNotFound:
@@ -179,7 +179,7 @@ def _asks_for_no_track(request: LeanRequest) -> bool:
 
 
 class PageReply(ASGIResponse):
-    """A page of events, passed on as it arrives."""
+    """A response that streams a page of events as it arrives."""
 
     def __init__(self, page: EventPage) -> None:
         self._page = page
@@ -187,7 +187,7 @@ class PageReply(ASGIResponse):
         self.status_code = 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        """Send it; a page that is cut short upstream is cut short here: the connection ends."""
+        """Send the page. If Dub's transfer fails half-way, the connection to the caller ends, too."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self._headers})
         async for chunk in self._page.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
