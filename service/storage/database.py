@@ -1,7 +1,8 @@
 """Run all reads and writes of the database; reads share a round trip, and writes share a commit.
 
 What can go wrong: the database is down, slow, full or read-only (callers wait no longer than their timeouts;
-rows that are written behind wait in a bounded queue, whose oldest rows are dropped and counted); an
+rows that are written behind wait in a bounded queue, whose oldest rows are dropped and counted); an another
+process stops while it has rows locked (writes that need them fail or wait, the others are committed); an
 unexpected exception stops the writer (any exception fails the current batch and is logged, and the writer
 continues); one invalid statement makes others fail (the engine leaves it out); a write that is reported as
 failed is committed all the same (callers only make writes that may be repeated).
@@ -19,7 +20,7 @@ from service.aio.deadlines import IdleDeadlines
 from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
-from service.storage.errors import EngineUnavailable, StartRefused, StatementRejected
+from service.storage.errors import EngineUnavailable, RowsLocked, StartRefused, StatementRejected
 from service.storage.migrate import log_migrations, migrate
 from service.storage.statements import Row, RowStatement, Statement, Values
 from service.telemetry import Event, Log, where
@@ -84,6 +85,7 @@ class Database:
         self._waiting: deque[_Write] = deque()
         self._behind: deque[_BehindRow | Unit] = deque()
         self._behind_bytes = 0
+        self._locked: list[Unit] = []  # was written behind and is retried after ``_RETRY_S``
         self._reads: deque[_Read] = deque()
         self._deadlines = IdleDeadlines()
         self._wanted = asyncio.Event()
@@ -113,7 +115,7 @@ class Database:
     async def close(self) -> None:
         """Write queued rows, if the database is available, and disconnect."""
         self._closing = True
-        self._wanted.set()
+        self._retry_locked()
         self._urgent.set()
         if self._writer is not None:
             await self._writer
@@ -306,8 +308,10 @@ class Database:
         for each, result in zip(waiting, results[len(grouped) :], strict=True):
             _end(each.done, result)
         for (_, singles), result in zip(grouped, results, strict=False):
-            if isinstance(result, StatementRejected) and len(singles) > 1:
-                self._put_back(list(singles))  # one row is invalid: retry them one by one
+            if isinstance(result, Exception) and len(singles) > 1:
+                self._put_back(list(singles))  # one row is invalid or locked: retry them one by one
+            elif isinstance(result, RowsLocked):
+                self._put_aside(singles)
         self._count_rejected(grouped, results)
 
     async def _prepare(self) -> None:
@@ -323,6 +327,22 @@ class Database:
         self._behind.extendleft(reversed(behind))
         self._behind_bytes += sum(map(_bytes_of, behind))
         self._drop_oldest()
+
+    def _put_aside(self, units: Sequence[Unit]) -> None:
+        """Retry units later, behind all others; while closing, give them up."""
+        if self._closing:
+            self.dropped += len(units)
+            self._log.error(Event.STORE_REFUSED, error=RowsLocked.__name__)
+            return
+        if not self._locked:
+            self._deadlines.add(_RETRY_S, self._retry_locked)
+        self._locked.extend(units)
+
+    def _retry_locked(self) -> None:
+        for each in self._locked:
+            self._push_behind(each)
+        self._locked.clear()
+        self._wanted.set()
 
     def _fail(self, exc: Exception) -> None:
         problem = _named(exc)
@@ -384,7 +404,7 @@ def _sizes(values: Values) -> int:
 
 
 def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:
-    if isinstance(result, StatementRejected):
+    if isinstance(result, Exception):
         _fail(done, StoreFailed(str(result)))
     elif not done.done():
         done.set_result(result)

@@ -2,6 +2,7 @@
 
 EngineError
 ├── EngineUnavailable    the database cannot be reached or used now: the same call may succeed later
+├── RowsLocked           another process keeps rows locked that this statement needs
 └── StatementRejected    this statement can never succeed: invalid values, a violated constraint
 StartRefused             nothing may be written to the database until the problem in the message is fixed
 ├── DataDirTaken         another firstopen process uses this directory
@@ -18,6 +19,10 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The database cannot be reached or used: down, full, read-only, damaged, or lacking a table or right."""
+
+
+class RowsLocked(EngineError):
+    """Another process keeps rows locked that a statement needs: the same statement may succeed later."""
 
 
 class StatementRejected(EngineError):

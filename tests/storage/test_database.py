@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import psycopg
 import pytest
 import structlog
 
@@ -92,6 +93,43 @@ async def test_rows_wait_for_a_missing_table_or_column(
     await database.write()
     assert await database.read(OWNERS) == [("a", 1)]
     assert database.dropped == 0
+
+
+async def test_only_writes_of_a_locked_row_wait(postgres: Postgres) -> None:
+    """A replica that stops within a transaction keeps its locks: the others' leads must not fail for it."""
+    url = postgres.database()
+    database = Database(PostgresEngine(url), structlog.get_logger())
+    await database.open()
+    await database.write(claim("a", 1))
+    with psycopg.connect(url) as stopped:
+        stopped.execute("UPDATE claims SET device = 2 WHERE click_id = 'a'")
+        for number in range(20):
+            database.write_row_behind(CLAIM, ("a" if number == 9 else f"behind {number:02}", 3, 1))
+        results = await asyncio.gather(
+            *(database.write(claim("a" if number == 9 else f"{number:02}", 4)) for number in range(20)),
+            return_exceptions=True,
+        )
+        assert [isinstance(each, StoreFailed) for each in results] == [number == 9 for number in range(20)]
+        assert database.failing is None
+        while len(await database.read(OWNERS)) < 1 + 19 + 19:
+            await database.write()  # rows that shared a statement with the locked one are retried
+        stopped.rollback()
+    while ("a", 3) not in await database.read(OWNERS):
+        await database.write()
+    assert database.dropped == 0
+    await database.close()
+
+
+async def test_a_locked_row_does_not_keep_a_process_from_ending(postgres: Postgres) -> None:
+    url = postgres.database()
+    database = Database(PostgresEngine(url), structlog.get_logger())
+    await database.open()
+    await database.write(claim("a", 1))
+    with psycopg.connect(url) as stopped:
+        stopped.execute("UPDATE claims SET device = 2 WHERE click_id = 'a'")
+        database.write_row_behind(CLAIM, ("a", 3, 1))
+        await database.close()
+    assert database.dropped == 1
 
 
 async def test_rows_wait_for_a_missing_right(postgres: Postgres) -> None:

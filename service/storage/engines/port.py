@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from service.storage.errors import StatementRejected
+from service.storage.errors import RowsLocked, StatementRejected
 from service.storage.statements import Row, Statement
 
 Unit: TypeAlias = Sequence[Statement]  # statements that succeed or fail together
-UnitResult: TypeAlias = list[list[Row]] | StatementRejected  # the rows of each statement
+UnitResult: TypeAlias = list[list[Row]] | StatementRejected | RowsLocked  # the rows of each statement
 
 
 class Engine(Protocol):
@@ -26,7 +26,7 @@ class Engine(Protocol):
         ...
 
     async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
-        """Run the units in one durable transaction, without those that are rejected.
+        """Run the units in one durable transaction, without those that are rejected or whose rows are locked.
 
         A missing table, column or right is the database's state: it raises ``EngineUnavailable``.
         """

@@ -7,8 +7,9 @@ transaction mode.
 What can go wrong: the server is down, stopped, full or read-only, or another host has become the primary (the
 connection is dropped, and the next call connects to the writable host); a server accepts a connection and
 never answers (every call has a time limit); the connection is lost during COMMIT (its outcome is unknown, so
-all writes can be repeated safely); two replicas lock rows in different orders (the units are retried one by
-one).
+all writes can be repeated safely); two replicas lock rows in different orders (the units are retried in
+smaller transactions); another replica stops in a transaction (units that need its rows fail alone, after a
+short time).
 """
 
 import asyncio
@@ -21,7 +22,7 @@ import psycopg
 from psycopg import conninfo
 
 from service.storage.engines.port import Unit, UnitResult
-from service.storage.errors import EngineUnavailable, StatementRejected
+from service.storage.errors import EngineUnavailable, RowsLocked, StatementRejected
 from service.storage.statements import Row, Statement
 
 _CONNECT_S = 3.0
@@ -36,7 +37,12 @@ _NOT_THE_STATEMENT = (  # ProgrammingErrors that an administrator or a migration
     psycopg.errors.UndefinedColumn,
 )
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_LOCKED = psycopg.errors.LockNotAvailable
+_SEPARABLE = (*_REJECTIONS, *_CONFLICTS, _LOCKED)  # a smaller transaction may succeed
 _CONFLICT_TRIES = 5
+_LOCK_MS = 100  # callers wait 250 ms
+_LOCK_AGAIN_MS = 10  # once a lock was waited for
+_LOCK_ALONE_MS = 5000
 _TOKENS = {
     "{now_ms}": "(extract(epoch from clock_timestamp()) * 1000)::bigint",
     "{skip_locked}": "FOR UPDATE SKIP LOCKED",
@@ -87,21 +93,17 @@ class PostgresEngine:
             self._readers.put_nowait(connection)
 
     async def commit(self, units: Sequence[Unit]) -> list[UnitResult]:
-        """Commit the units in one transaction; if that fails, commit each in a separate transaction."""
+        """Commit the units in one transaction; if that fails, commit them in smaller ones."""
         async with self._writing:
-            try:
-                return await self._committed(units)
-            except _NOT_THE_STATEMENT as exc:
-                raise EngineUnavailable(_kind(exc)) from exc
-            except (*_REJECTIONS, *_CONFLICTS):
-                return [await self._committed_alone(unit) for unit in units]
+            return await self._committed_apart(units, _LOCK_MS)
 
     async def commit_alone(self, unit: Unit) -> list[list[Row]]:
-        """Commit one unit without a time limit, such as a migration of a large table."""
+        """Commit one unit without a time limit, such as a migration of a large table; only locks have one."""
         async with self._writing:
             try:
                 connection = await self._writer_connection()
                 async with connection.transaction():
+                    await _limit_locks(connection, _LOCK_ALONE_MS)
                     return [await _rows(await _execute(connection, each)) for each in unit]
             except _REJECTIONS as exc:
                 raise StatementRejected(_kind(exc)) from exc
@@ -118,32 +120,42 @@ class PostgresEngine:
         while not self._readers.empty():
             _discard(self._readers.get_nowait())
 
-    async def _committed(self, units: Sequence[Unit]) -> list[UnitResult]:
+    async def _committed_apart(self, units: Sequence[Unit], lock_ms: int) -> list[UnitResult]:
+        """Commit units together; halve them as long as that fails, so that few transactions are needed."""
+        for _ in range(_CONFLICT_TRIES):
+            try:
+                return [*await self._committed(units, lock_ms)]
+            except _NOT_THE_STATEMENT as exc:
+                raise EngineUnavailable(_kind(exc)) from exc
+            except _SEPARABLE as exc:
+                if isinstance(exc, _LOCKED):
+                    lock_ms = _LOCK_AGAIN_MS
+                if len(units) > 1:
+                    break
+                if not isinstance(exc, _CONFLICTS):
+                    problem = RowsLocked if isinstance(exc, _LOCKED) else StatementRejected
+                    return [problem(_kind(exc))]
+        else:
+            return [RowsLocked("other replicas keep locking the same rows")]
+        half = len(units) // 2
+        first = await self._committed_apart(units[:half], lock_ms)
+        return [*first, *await self._committed_apart(units[half:], lock_ms)]
+
+    async def _committed(self, units: Sequence[Unit], lock_ms: int) -> list[list[list[Row]]]:
         try:
             async with self._limited():
                 connection = await self._writer_connection()
                 statements = [statement for unit in units for statement in unit]
                 async with connection.pipeline(), connection.transaction():
+                    await _limit_locks(connection, lock_ms)
                     cursors = [await _execute(connection, each) for each in statements]
                 rows = iter([await _rows(cursor) for cursor in cursors])
-        except (*_REJECTIONS, *_CONFLICTS):
+        except _SEPARABLE:
             raise
         except BaseException:
             self._drop_writer()
             raise
         return [[next(rows) for _ in unit] for unit in units]
-
-    async def _committed_alone(self, unit: Unit) -> UnitResult:
-        for _ in range(_CONFLICT_TRIES):
-            try:
-                return (await self._committed([unit]))[0]
-            except _CONFLICTS:
-                continue
-            except _NOT_THE_STATEMENT as exc:
-                raise EngineUnavailable(_kind(exc)) from exc
-            except _REJECTIONS as exc:
-                return StatementRejected(_kind(exc))
-        raise EngineUnavailable("other replicas keep locking the same rows")
 
     def _drop_writer(self) -> None:
         _discard(self._writer)
@@ -170,7 +182,7 @@ class PostgresEngine:
                 yield
         except TimeoutError as exc:
             raise EngineUnavailable(f"no answer within {_CALL_S:g} s") from exc
-        except (*_REJECTIONS, *_CONFLICTS):
+        except _SEPARABLE:
             raise
         except (psycopg.Error, OSError) as exc:
             raise EngineUnavailable(_kind(exc)) from exc
@@ -220,6 +232,11 @@ def text(sql: str) -> bytes:
     for token, meaning in _TOKENS.items():
         sql = sql.replace(token, meaning)
     return sql.replace("%", "%%").replace("?", "%s").encode()
+
+
+async def _limit_locks(connection: _Connection, lock_ms: int) -> None:
+    """Let the current transaction fail if it waits for a lock; another transaction may never end."""
+    await connection.execute(f"SET LOCAL lock_timeout = {lock_ms}".encode())
 
 
 async def _execute(connection: _Connection, statement: Statement) -> psycopg.AsyncCursor[Row]:

@@ -98,7 +98,7 @@ class SqliteEngine:
     async def commit_alone(self, unit: Unit) -> list[list[Row]]:
         """Commit one unit, such as a migration."""
         (result,) = await self.commit([unit])
-        if isinstance(result, StatementRejected):
+        if isinstance(result, Exception):
             raise result
         return result
 
