@@ -1,6 +1,7 @@
 """Reads and writes: what is committed, what is left out, what is answered while the database fails."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.engines.postgres import PostgresEngine
 from service.storage.errors import EngineUnavailable
 from service.storage.statements import Row, RowStatement, Statement
-from tests.postgres import Postgres
+from tests.postgres import Postgres, serving
 from tests.storage.conftest import MakeEngine
 
 CLAIM = RowStatement(
@@ -130,6 +131,27 @@ async def test_a_locked_row_does_not_keep_a_process_from_ending(postgres: Postgr
         database.write_row_behind(CLAIM, ("a", 3, 1))
         await database.close()
     assert database.dropped == 1
+
+
+async def test_a_server_that_hangs_costs_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.storage.engines.postgres._CALL_S", 1.0)
+    with serving() as server:
+        database = Database(PostgresEngine(server.database()), structlog.get_logger())
+        await database.open()
+        await database.write(claim("a", 1))
+        await database.read(OWNERS)
+        server.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        results = await asyncio.gather(
+            database.write(claim("b", 2)), database.read(OWNERS), return_exceptions=True
+        )
+        took = time.monotonic() - begun
+        server.signal(signal.SIGCONT)
+        assert [str(each) for each in results] == ["no answer within 1 s"] * 2
+        assert took < 4
+        await database.write(claim("c", 3))
+        assert ("c", 3) in await database.read(OWNERS)
+        await database.close()
 
 
 async def test_rows_wait_for_a_missing_right(postgres: Postgres) -> None:

@@ -13,6 +13,9 @@ short time).
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -25,7 +28,6 @@ from service.storage.engines.port import Unit, UnitResult
 from service.storage.errors import EngineUnavailable, RowsLocked, StatementRejected
 from service.storage.statements import Row, Statement
 
-_CONNECT_S = 3.0
 _CALL_S = 3.0  # for a server that has stopped answering; callers have shorter time limits
 _READERS = 4
 CONNECTIONS = _READERS + 1  # per process: the server must allow so many for each replica
@@ -72,16 +74,16 @@ class PostgresEngine:
 
     async def connect(self) -> None:
         """Connect to the writable host."""
-        async with self._writing, self._limited():
+        async with self._writing:
             await self._writer_connection()
 
     async def fetch(self, queries: Sequence[Statement]) -> list[list[Row]]:
         """Run queries in one round trip."""
         connection = await self._readers.get()
         try:
-            async with self._limited():
-                if connection is None or connection.closed:
-                    connection = await self._connected()
+            if connection is None or connection.closed:
+                connection = await self._connected()
+            async with _limited(connection):
                 return await _pipelined(connection, queries)
         except _REJECTIONS as exc:
             raise StatementRejected(_kind(exc)) from exc
@@ -143,9 +145,9 @@ class PostgresEngine:
 
     async def _committed(self, units: Sequence[Unit], lock_ms: int) -> list[list[list[Row]]]:
         try:
-            async with self._limited():
-                connection = await self._writer_connection()
-                statements = [statement for unit in units for statement in unit]
+            connection = await self._writer_connection()
+            statements = [statement for unit in units for statement in unit]
+            async with _limited(connection):
                 async with connection.pipeline(), connection.transaction():
                     await _limit_locks(connection, lock_ms)
                     cursors = [await _execute(connection, each) for each in statements]
@@ -168,24 +170,46 @@ class PostgresEngine:
 
     async def _connected(self) -> _Connection:
         try:
-            return await psycopg.AsyncConnection.connect(
-                self._conninfo, autocommit=True, prepare_threshold=None
-            )
-        except psycopg.OperationalError as exc:
-            raise EngineUnavailable(_connection_problem(exc)) from exc
-
-    @asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
-        """Cancel a call that takes too long; raise ``EngineUnavailable`` for every failure of the server."""
-        try:
             async with asyncio.timeout(_CALL_S):
-                yield
+                return await psycopg.AsyncConnection.connect(
+                    self._conninfo, autocommit=True, prepare_threshold=None
+                )
         except TimeoutError as exc:
             raise EngineUnavailable(f"no answer within {_CALL_S:g} s") from exc
-        except _SEPARABLE:
-            raise
+        except psycopg.OperationalError as exc:
+            raise EngineUnavailable(_connection_problem(exc)) from exc
         except (psycopg.Error, OSError) as exc:
             raise EngineUnavailable(_kind(exc)) from exc
+
+
+@asynccontextmanager
+async def _limited(connection: _Connection) -> AsyncIterator[None]:
+    """Disconnect a call that takes too long; raise ``EngineUnavailable`` for every failure of the server.
+
+    psycopg answers the cancellation of a task with a request to the server, and waits for it up to ten
+    seconds; a connection that ends fails the call at once.
+    """
+    late = False
+
+    def disconnect() -> None:
+        nonlocal late
+        late = True
+        # libpq closes its own descriptor when it notices: until then the event loop watches it
+        with (
+            contextlib.suppress(psycopg.OperationalError, OSError),
+            socket.socket(fileno=os.dup(connection.pgconn.socket)) as shared,
+        ):
+            shared.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(_CALL_S, disconnect)
+    try:
+        yield
+    except _SEPARABLE:
+        raise
+    except (psycopg.Error, OSError) as exc:
+        raise EngineUnavailable(f"no answer within {_CALL_S:g} s" if late else _kind(exc)) from exc
+    finally:
+        timer.cancel()
 
 
 def parse_url(url: str) -> str:
