@@ -21,7 +21,7 @@ from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.errors import EngineUnavailable, RowsLocked, StartRefused, StatementRejected
-from service.storage.migrate import log_migrations, migrate
+from service.storage.migrate import LOCK, log_migrations, migrate
 from service.storage.statements import Row, RowStatement, Statement, Values
 from service.telemetry import Event, Log, where
 
@@ -315,13 +315,18 @@ class Database:
         self._count_rejected(grouped, results)
 
     async def _prepare(self) -> None:
-        """Connect, and migrate and check once; raises ``EngineUnavailable`` or ``StartRefused``."""
+        """Connect, migrate and check once, and try a write after a failure.
+
+        Raises ``EngineUnavailable`` or ``StartRefused``.
+        """
         await self._engine.connect()
         if not self._migrated:
             log_migrations(self._log, await migrate(self._engine))
             if self._check is not None:
                 await self._check(self._engine)
             self._migrated = True
+        if self.failing:
+            await self._engine.commit([[LOCK]])  # a full disk accepts connections, but not this write
 
     def _put_back(self, behind: list[_BehindRow | Unit]) -> None:
         self._behind.extendleft(reversed(behind))

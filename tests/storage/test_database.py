@@ -325,6 +325,35 @@ async def test_any_fault_is_reported_and_outlived(make_engine: MakeEngine, fault
     await database.close()
 
 
+async def test_a_database_that_only_accepts_connections_is_still_failing(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a full disk, one can connect: readiness must not alternate with each lead that fails."""
+    engine = make_engine()
+    database = Database(engine, structlog.get_logger())
+    await database.open()
+    commit, tried_again = engine.commit, asyncio.Event()
+    tries = 0
+
+    async def refuse(units: Sequence[Unit]) -> list[UnitResult]:
+        nonlocal tries
+        await commit([[Statement("SELECT 1")], *units])  # the statements are valid
+        tries += 1
+        if tries > 2:
+            tried_again.set()
+        raise EngineUnavailable("full")
+
+    monkeypatch.setattr(engine, "commit", refuse)
+    with pytest.raises(StoreFailed):
+        await database.write(claim("a", 1))
+    await tried_again.wait()
+    assert database.failing == "full"
+    monkeypatch.undo()
+    await database.write()
+    assert database.failing is None
+    await database.close()
+
+
 async def test_a_stuck_database_costs_as_long_as_the_caller_says(make_engine: MakeEngine) -> None:
     engine = Faulty(make_engine())
     database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]
