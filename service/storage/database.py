@@ -10,6 +10,7 @@ failed is committed all the same (callers only make writes that may be repeated)
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ WRITE_BEHIND_MAX = 50_000
 WRITE_BEHIND_MAX_BYTES = 64 * 1024 * 1024
 WRITES_PER_COMMIT = 2_000
 
+_COMMIT_S = 0.08  # how long a commit may take: a caller waits 250 ms, perhaps for two of them
+_MIN_CALLERS = 50  # of one commit
 _RETRY_S = 0.5
 _SIZED = (bytes, str)
 _WRITE_BYTES = 500  # of a queued row, without its texts and blobs
@@ -86,6 +89,7 @@ class Database:
         self._behind: deque[_BehindRow | Unit] = deque()
         self._behind_bytes = 0
         self._locked: list[Unit] = []  # was written behind and is retried after ``_RETRY_S``
+        self._callers_at_once = _MIN_CALLERS  # as many as one commit of ``_COMMIT_S`` serves
         self._reads: deque[_Read] = deque()
         self._deadlines = IdleDeadlines()
         self._wanted = asyncio.Event()
@@ -278,7 +282,7 @@ class Database:
     def _taken(self) -> tuple[list[_BehindRow | Unit], list[_Write]]:
         behind = [self._behind.popleft() for _ in range(min(len(self._behind), WRITES_PER_COMMIT))]
         self._behind_bytes -= sum(map(_bytes_of, behind))
-        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), WRITES_PER_COMMIT))]
+        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._callers_at_once))]
         return behind, [each for each in waiting if not each.done.done()]  # without timed-out callers
 
     async def _linger(self, seconds: float) -> None:
@@ -293,7 +297,9 @@ class Database:
                 await self._prepare()
             grouped = _grouped(behind)
             units = [*(unit for unit, _ in grouped), *(each.unit for each in waiting)]
+            began = time.monotonic()
             results = await self._engine.commit(units) if units else []
+            self._resize(len(waiting), time.monotonic() - began)
         except Exception as exc:  # noqa: BLE001  the writer must continue after any error
             if not isinstance(exc, EngineUnavailable | StartRefused):
                 self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
@@ -313,6 +319,12 @@ class Database:
             elif isinstance(result, RowsLocked):
                 self._put_aside(singles)
         self._count_rejected(grouped, results)
+
+    def _resize(self, callers: int, took_s: float) -> None:
+        """Let the next commit serve as many callers as take ``_COMMIT_S``, but at most twice as many."""
+        if callers >= self._callers_at_once or took_s > _COMMIT_S:
+            fitting = int(self._callers_at_once * min(2.0, _COMMIT_S / max(took_s, 0.001)))
+            self._callers_at_once = min(WRITES_PER_COMMIT, max(_MIN_CALLERS, fitting))
 
     async def _prepare(self) -> None:
         """Connect, migrate and check once, and try a write after a failure.

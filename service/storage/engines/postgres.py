@@ -31,6 +31,7 @@ from service.storage.statements import Row, Statement
 _CALL_S = 3.0  # for a server that has stopped answering; callers have shorter time limits
 _READERS = 4
 CONNECTIONS = _READERS + 1  # per process: the server must allow so many for each replica
+_STATEMENTS_PER_TURN = 32  # of the event loop: a few milliseconds
 _PROBLEM_MAX_CHARS = 300
 _REJECTIONS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 _NOT_THE_STATEMENT = (  # ProgrammingErrors that an administrator or a migration causes, and ends
@@ -150,7 +151,7 @@ class PostgresEngine:
             async with _limited(connection):
                 async with connection.pipeline(), connection.transaction():
                     await _limit_locks(connection, lock_ms)
-                    cursors = [await _execute(connection, each) for each in statements]
+                    cursors = await _queued(connection, statements)
                 rows = iter([await _rows(cursor) for cursor in cursors])
         except _SEPARABLE:
             raise
@@ -266,6 +267,16 @@ async def _limit_locks(connection: _Connection, lock_ms: int) -> None:
 async def _execute(connection: _Connection, statement: Statement) -> psycopg.AsyncCursor[Row]:
     cursor = connection.cursor(binary=True)
     return await cursor.execute(text(statement.sql), statement.values)  # with None, %% would stay %%
+
+
+async def _queued(connection: _Connection, statements: Sequence[Statement]) -> list[psycopg.AsyncCursor[Row]]:
+    """Execute statements in a pipeline, which would not let other tasks run by itself."""
+    cursors = []
+    for number, each in enumerate(statements, 1):
+        cursors.append(await _execute(connection, each))
+        if number % _STATEMENTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return cursors
 
 
 async def _pipelined(connection: _Connection, queries: Sequence[Statement]) -> list[list[Row]]:
