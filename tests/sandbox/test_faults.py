@@ -202,8 +202,8 @@ async def test_control_is_never_hit(sandbox: Sandbox) -> None:
     [
         ({}, "route"),
         ({"route": ""}, "route"),
-        ({"route": "*"}, "go wrong"),
-        ({"route": "*", "handled": True}, "go wrong"),
+        ({"route": "*"}, "a fault with an effect"),
+        ({"route": "*", "handled": True}, "a fault with an effect"),
         ({"route": "*", "status": 503, "stall": True}, "status and stall"),
         ({"route": "*", "throttle": True, "reset": "before"}, "throttle"),
         ({"route": "*", "status": 99}, "status"),
