@@ -1,4 +1,4 @@
-"""The only place where concrete parts meet."""
+"""Mounts the routes on what ``wiring.parts`` builds."""
 
 import asyncio
 import time
