@@ -1,4 +1,4 @@
-"""The composition root: builds the service's components in the order of their dependencies."""
+"""Builds the parts of the service, in the order of their dependencies."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
