@@ -68,7 +68,9 @@ def test_examples_run_beside_the_demo(page: Path, tmp_path: Path) -> None:
 
 def _compare_greeting(lines: list[str], answer: Block, port: int) -> None:
     """``make run`` is ``firstopen serve``: what the page shows is how it greets."""
-    recipe = subprocess.run([MAKE, "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    recipe = subprocess.run(
+        [MAKE, "-n", "--no-print-directory", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert recipe.stdout.splitlines()[-1].endswith("firstopen serve")
     greeting = "\n".join(lines[: lines.index("")])
     shown = greeting.replace(f":{port + 1}", ":8001").replace(f":{port}", ":8000")
