@@ -26,10 +26,7 @@ from service.config.settings import Settings
 from service.domain.device_identity import TrustedProxies
 from service.telemetry import Event, Log, Metrics
 from service.wiring.calls_out import dub_transport, request_tracing
-from service.wiring.from_settings import (
-    app_keys,
-    compile_app,
-)
+from service.wiring.from_settings import app_keys, compile_app
 from service.wiring.lifecycle import closing
 from service.wiring.parts import Clocks, Parts
 
@@ -79,7 +76,7 @@ def create_app(
             *listing_routes(callers, parts.stores.pages),
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
-            *dub_routes(callers, parts.resolver, parts.conversions, parts.feed, budget_ms),
+            *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
             *installs_routes(callers, parts.install_erasure),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],

@@ -145,7 +145,7 @@ class AnswerBuilder:
             strongest=strongest,
         )
 
-    def retry(self, earlier: Open, context: OpenContext) -> Open:
+    def repeated(self, earlier: Open, context: OpenContext) -> Open:
         """Repeat the answer of an install's first launch."""
         return structs.replace(
             earlier,

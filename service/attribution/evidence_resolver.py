@@ -159,7 +159,7 @@ class EvidenceResolver:
             return None
         self._ip_matching.record_open(context)
         if had is not None and context.link is None and context.url is None:
-            return self._answers.retry(had, context)
+            return self._answers.repeated(had, context)
         recorder.add(item.type, "skipped", "this install was answered before: this is not its first launch")
         return self._answers.later(open_id, context, had, source=recorder.source, strongest=strongest)
 

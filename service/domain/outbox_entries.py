@@ -7,12 +7,12 @@ from msgspec import Struct
 
 from service.domain.device_identity import Platform
 from service.domain.errors import FirstopenError
+from service.domain.evidence import EvidenceType
 
 DELAY_MAX_S = 900.0  # longest delay before the next attempt, even if Dub asks for a longer one
 
 Kind = Literal["open", "lead", "sale"]
 State = Literal["queued", "delivered", "dead"]
-
 
 RENEW_EVERY_S = 3.0
 UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no others
@@ -66,7 +66,7 @@ class QueuedOpen(Struct, frozen=True, kw_only=True):
     app: str
     key: bytes
     device: str
-    evidence: Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"] = "deep_link"
+    evidence: EvidenceType = "deep_link"
     deep_link: str
     url: str | None = None  # the URL that opened the app, if it is not a Dub link: it is routed unchanged
     click_id: str = ""  # the click id in the opened URL

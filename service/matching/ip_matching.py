@@ -68,7 +68,7 @@ class AppMatching(Struct, frozen=True):
     networks: Networks
     activity: NetworkActivity
     matcher: Matcher
-    feed: ClickSync
+    click_sync: ClickSync
     rules: Rules
 
 
@@ -83,9 +83,9 @@ class IpMatching:
         """Return one message for each problem with an app's click events."""
         found = []
         for name, app in self._apps.items():
-            if app.feed.problem:
-                found.append(f"apps.{name}: no matching by IP address: {_PROBLEMS[app.feed.problem]}")
-            for fault, events in app.feed.unread.items():
+            if app.click_sync.problem:
+                found.append(f"apps.{name}: no matching by IP address: {_PROBLEMS[app.click_sync.problem]}")
+            for fault, events in app.click_sync.unread.items():
                 unread = f"{events} of the last sync's events could not be read"
                 found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
         return found
@@ -134,10 +134,10 @@ class IpMatching:
         if context.app.trusts_forwarded_ip:
             from_dub, outcome = await asyncio.gather(
                 self._click_from_dub(app, context, opened, timeout_s, no_track=not claim),
-                app.feed.sync(since, timeout_s),
+                app.click_sync.sync(since, timeout_s),
             )
         else:
-            outcome = await app.feed.sync(since, timeout_s)
+            outcome = await app.click_sync.sync(since, timeout_s)
         if certain() is not None:
             return _SUPERSEDED
         try:
@@ -160,7 +160,7 @@ class IpMatching:
     async def close(self) -> None:
         """Cancel the syncs in progress."""
         for app in self._apps.values():
-            await app.feed.close()
+            await app.click_sync.close()
 
     def _record_open(self, app: AppMatching, context: OpenContext) -> None:
         context.network = app.networks.of(context.ip).key

@@ -1,7 +1,7 @@
 """Run all reads and writes of the database; reads share a round trip, and writes share a commit.
 
 What can go wrong: the database is down, slow, full or read-only (callers wait no longer than their timeouts;
-rows that are written behind wait in a bounded queue, whose oldest rows are dropped and counted); an another
+rows that are written behind wait in a bounded queue, whose oldest rows are dropped and counted); another
 process stops while it has rows locked (writes that need them fail or wait, the others are committed); an
 unexpected exception stops the writer (any exception fails the current batch and is logged, and the writer
 continues); one invalid statement makes others fail (the engine leaves it out); a write that is reported as

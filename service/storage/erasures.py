@@ -40,9 +40,8 @@ class ErasureStore:
         self._database = database
         self._unix_time = unix_time
         self._seen_to_ms = 0
-        self._swept: dict[
-            str, float
-        ] = {}  # erasures of the last minute whose late outbox entries are deleted
+        # Erasures of the last minute whose late outbox entries are deleted.
+        self._swept: dict[str, float] = {}
         self._following: asyncio.Task[None] | None = None
 
     async def load(self) -> Mapping[str, float]:

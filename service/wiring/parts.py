@@ -39,12 +39,7 @@ from service.storage.clicks import ClickStore
 from service.storage.network_activity import NetworkActivity
 from service.telemetry import Log, Metrics
 from service.telemetry.background import Background
-from service.wiring.from_settings import (
-    guards,
-    lifetimes,
-    limits,
-    outbox_policy,
-)
+from service.wiring.from_settings import guards, lifetimes, limits, outbox_policy
 from service.wiring.lifecycle import closing, opened
 from service.wiring.stores import Stores
 
@@ -89,7 +84,7 @@ class Parts:
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
-        self.feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
+        self.event_feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
         self.ip_matching = self._ip_matching_of(apps, dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = LeadCredit(self.stores.opens, identity)
@@ -174,9 +169,9 @@ class Parts:
         networks = Networks(secret, settings.shared_networks)
         scope = f"{networks.fingerprint} {rules.window_s} {','.join(app.domains)}"
         clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
-        feed = ClickSync(
+        click_sync = ClickSync(
             app=app,
-            source=DubClicks(self.feed),
+            source=DubClicks(self.event_feed),
             clicks=clicks,
             window_s=rules.window_s,
             networks=networks,
@@ -190,7 +185,7 @@ class Parts:
         activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
         refused = self.metrics.claims_refused.inc
         matcher = Matcher(activity=activity, claims=self.stores.claims, rules=rules, refused=refused)
-        return AppMatching(networks, activity, matcher, feed, rules)
+        return AppMatching(networks, activity, matcher, click_sync, rules)
 
     def _resolver(
         self,
@@ -255,7 +250,7 @@ class Parts:
         async with (
             closing(self._transport.aclose),
             opened(self.stores.open, self.stores.close),
-            closing(self.feed.close),
+            closing(self.event_feed.close),
             closing(self.ip_matching.close),
             closing(self._precedence.close),
             opened(

@@ -32,8 +32,8 @@ struct Phone: Sendable {
         return phone
     }
 
-    // Not UserDefaults, which are in backups; not the Keychain, whose items outlive the app: a reinstall would count as
-    // the same install.
+    // UserDefaults are part of backups, and Keychain items remain after the app is deleted: with either, a reinstall
+    // could count as the same install.
     @Sendable private static func folder() throws -> URL {
         var folder = try FileManager.default
             .url(for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
