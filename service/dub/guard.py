@@ -25,7 +25,7 @@ from service.telemetry import Metrics
 HOLD_MAX_S = 60.0
 _SMOOTHING = 0.1
 _OUTAGE_AFTER = 3  # failures in a row: an entry that always fails is not an outage
-_SLOTS_PER_REPLAY = 5  # one slot in so many may be used by replays
+_SLOTS_PER_REPLAY = 10  # one slot in so many may be used by replays
 _REPLAY_PAUSE_S = 1.0  # between two checks of the outbox if the breaker has closed
 
 
