@@ -12,6 +12,9 @@ ALONE := tests/replicas
 POSTGRES := $(BIN)/python -m tests.postgres
 INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
 	apt-get install -y postgresql pgbouncer procps; } >/dev/null; $(POSTGRES)
+# The pages are tested in a real browser; without apt, any chromium or google-chrome on PATH does.
+INSTALL_CHROMIUM := command -v chromium google-chrome chromium-browser >/dev/null || { command -v apt-get && apt-get update && \
+	apt-get install -y chromium; } >/dev/null 2>&1 || echo "make test needs a chromium or google-chrome on PATH for the tests of pages"
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check docs lock clean
@@ -22,8 +25,9 @@ help: ## list the targets
 run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, beside an embedded Dub)
 	@$(BIN)/firstopen serve
 
-test: lint ## lint, type-check and run every test (installs PostgreSQL if it is missing)
+test: lint ## lint, type-check and run every test (installs PostgreSQL and Chromium if they are missing)
 	@$(INSTALL_POSTGRES)
+	@$(INSTALL_CHROMIUM)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) --ignore=tests/k8s
 	@$(BIN)/python -m pytest $(ALONE)
 
