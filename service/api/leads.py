@@ -118,7 +118,7 @@ def leads_routes(callers: Callers, leads: Leads, budget_ms: int) -> list[HTTPRou
         operation_id="getLead",
         summary="Get the status of a lead",
         security=[{"publishableKey": []}, {"serverKey": []}],
-        responses=documented(401, 403, 404, 429, 503),
+        responses=documented(400, 401, 403, 404, 429, 503),
         tags=["Leads"],
     )
     async def get_lead(

@@ -76,11 +76,14 @@ def openapi(version: str) -> OpenAPIConfig:
         title="firstopen",
         version=version,
         summary="An app was just opened: where should this person land, and which click brought them?",
-        openapi_router=Router("/schema", route_handlers=[], after_request=_replace_not_found),
+        openapi_router=Router(
+            "/schema", route_handlers=[], after_request=_replace_not_found, include_in_schema=False
+        ),
         use_handler_docstrings=True,
         tags=[
             Tag("Opens", "What an app sends when it is opened."),
-            Tag("Dub's own wire", "For Dub's own SDKs: change their base URL."),
+            Tag("Leads", "Sign-ups and other conversions, credited to the click of an install."),
+            Tag("Dub-compatible API", "For Dub's own SDKs: change their base URL."),
             Tag("Ops", "Health and metrics, for operators."),
         ],
         components=Components(

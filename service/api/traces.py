@@ -80,7 +80,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         operation_id="getTrace",
         summary="Get the trace of an open",
         security=[{"serverKey": []}],
-        responses=documented(401, 403, 404, 429),
+        responses=documented(400, 401, 403, 404, 429),
         tags=["Opens"],
     )
     async def get_trace(

@@ -1,6 +1,6 @@
 """Accept leads and credit them to the click of the open or install that they name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from service.domain.ports import Outbox
 WAITING_MAX = 50_000  # leads of an app whose install has reported no open yet
 
 _COUNT_EVERY_S = 10.0
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -35,6 +34,35 @@ class LeadReport(Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()  # fields that were sent and cannot be used
 
 
+class LeadClick(Struct, frozen=True):
+    """The click that got the credit."""
+
+    id: str
+
+
+class LeadLink(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """The link of that click, as Dub describes it."""
+
+    id: str
+    domain: str
+    key: str
+    short_link: str
+    url: str
+    partner_id: str | None = None
+    program_id: str | None = None
+    tenant_id: str | None = None
+    external_id: str | None = None
+
+
+class LeadCustomer(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The customer, as Dub recorded it."""
+
+    external_id: str | None = None
+    name: str | None = None
+    email: str | None = None
+    avatar: str | None = None
+
+
 class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """The answer to a lead. ``click``, ``link`` and ``customer`` are Dub's, present if it is delivered.
 
@@ -43,9 +71,20 @@ class LeadAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="
 
     lead_id: str | None
     status: Literal["delivered", "queued", "organic"]
-    click: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
-    link: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
-    customer: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    click: LeadClick | msgspec.UnsetType = msgspec.UNSET
+    link: LeadLink | msgspec.UnsetType | None = msgspec.UNSET
+    customer: LeadCustomer | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Delivered(Struct, frozen=True):
+    """Dub's answer to a lead, of which ``dub.wire`` has checked the shape."""
+
+    click: LeadClick
+    link: LeadLink | None
+    customer: LeadCustomer
+
+
+_decode = msgspec.json.Decoder(_Delivered).decode
 
 
 class LeadStatus(Struct, frozen=True, rename="camel"):
@@ -117,9 +156,9 @@ class Leads:
                 return LeadAnswer(
                     lead_id=entry.id,
                     status="delivered",
-                    click=dubs.get("click"),
-                    link=dubs.get("link"),
-                    customer=dubs.get("customer"),
+                    click=dubs.click,
+                    link=dubs.link,
+                    customer=dubs.customer,
                 )
             case DeadLetter(error=DubRefused() as error):
                 raise error

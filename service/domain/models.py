@@ -19,6 +19,22 @@ BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
 MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip", "none"]
 Source = Literal["dub", "cache", "stale", "parsed"]
+MatchReason = Literal[
+    "off",
+    "no_address",
+    "private_address",
+    "shared_network",
+    "unknown_platform",
+    "no_click",
+    "no_candidate",
+    "crowd",
+    "several_links",
+    "unlikely",
+    "no_events",
+    "not_recorded",
+    "old_install",
+    "superseded",
+]
 
 
 class App(Struct, frozen=True, eq=False):
@@ -56,7 +72,7 @@ class Match(Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     candidates: int | UnsetType = UNSET
     age_s: int | UnsetType = UNSET  # of the click, when the app was opened
     confidence: float | UnsetType = UNSET  # 0 to 1
-    reason: str | UnsetType = UNSET  # why an open without a link has no click
+    reason: MatchReason | UnsetType = UNSET  # why an open without a link has no click
 
 
 BY_DEEP_LINK = Match("deep_link", guaranteed=True)

@@ -12,6 +12,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from service.domain.models import MatchReason, MatchType, Source
+
 UNSETTLED_S = 5.0
 LIMIT_MAX = 1000
 
@@ -42,11 +44,11 @@ class ListedOpen(Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     app: str
     opened_at: Annotated[str, Meta(description="RFC 3339, in UTC.", examples=["2026-11-01T09:30:00.125Z"])]
     updated_at: Annotated[str, Meta(description="When the answer last changed: RFC 3339, in UTC.")]
-    match_type: str
+    match_type: MatchType
     guaranteed: bool
     confidence: Annotated[float | None, Meta(description="Of a match by IP address: 0 to 1.")]
-    reason: Annotated[str | None, Meta(description="Why an open without a link has no click.")]
-    source: str
+    reason: Annotated[MatchReason | None, Meta(description="Why an open without a link has no click.")]
+    source: Source
     pending: Annotated[bool, Meta(description="true: the answer may still improve.")]
     click_id: str | None
     link_id: str | None

@@ -26,7 +26,7 @@ from service.domain.match_rules import (
     Rules,
     from_provider,
 )
-from service.domain.models import SUPERSEDED, Link, Match, Open, uses_up
+from service.domain.models import SUPERSEDED, Link, Match, MatchReason, Open, uses_up
 from service.domain.networks import Networks
 from service.domain.open_context import OpenContext
 from service.domain.ports import FirstOpenProvider, NetworkActivity
@@ -242,5 +242,5 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
     )
 
 
-def _none(reason: str) -> Match:
+def _none(reason: MatchReason) -> Match:
     return Match("none", guaranteed=False, reason=reason)

@@ -57,7 +57,7 @@ def _open_routes(callers: Callers, resolver: Resolver, budget_ms: int) -> list[H
         summary="Track a deep link open",
         security=[{"publishableKey": []}],
         responses=documented(400, 401, 403, 404, 422, 429),
-        tags=["Dub's own wire"],
+        tags=["Dub-compatible API"],
     )
     async def track_open(request: LeanRequest, data: JSONBody[TrackOpenRequest]) -> Response[TrackOpenReply]:
         """Return the click and link of an open; 404 for a link that Dub does not know."""
@@ -94,7 +94,7 @@ def _conversion_routes(
             summary=summary,
             security=[{"publishableKey" if from_app else "serverKey": []}],
             responses=documented(400, 401, 403, 404, 422, 429, 503),
-            tags=["Dub's own wire"],
+            tags=["Dub-compatible API"],
         )
 
     async def lead(request: LeanRequest, data: TrackLeadRequest) -> Response[Raw]:
@@ -137,7 +137,7 @@ def _events_routes(callers: Callers, feed: EventPages) -> list[HTTPRouteHandler]
         summary="List events",
         security=[{"serverKey": []}],
         responses=documented(401, 403, 404, 422, 429, 503),
-        tags=["Dub's own wire"],
+        tags=["Dub-compatible API"],
     )
     async def list_events(request: LeanRequest) -> ASGIResponse:
         """List clicks, leads or sales of the app's own domains, by Dub's filters."""
