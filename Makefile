@@ -56,7 +56,8 @@ contract-sources: $(VENV)/dev.stamp ## compare tests/contract/schemas with Dub's
 
 # Not a part of `make test`: kustomize is on neither PyPI nor Debian, so where it is missing a small renderer of ours
 # stands in, and a fault in that must not look like one of the service.
-k8s: $(VENV)/dev.stamp ## render every overlay of k8s/, validate it offline, test the image's description
+k8s: $(VENV)/dev.stamp ## render every overlay of k8s/ and the chart, validate them offline, test the image's description
+	@command -v helm >/dev/null || test -x $(BIN)/helm || $(PIP) install --require-hashes -r tests/k8s/helm.lock || true
 	@$(BIN)/python -m tests.k8s
 	@$(BIN)/python -m pytest tests/k8s
 

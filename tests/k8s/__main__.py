@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.k8s import check, kustomize, schemas
+from tests.k8s import chart, check, kustomize, schemas
 from tests.k8s.documents import Object, Refused, identity, parse
 
 _KUSTOMIZE_S = 60
@@ -29,6 +29,7 @@ def main(arguments: list[str], *, renderer: list[str]) -> int:
         with check.parts() as folders:
             for name, folder in folders.items():
                 wrong += _checked(name, folder, renderer, overlay=False)
+        wrong += _chart_checked()
     _say(f"schemas: Kubernetes {' and '.join(schemas.VERSIONS)}, strict; ours for custom resources")
     if renderer:
         _say(f"rendered by tests/k8s/kustomize.py, and compared with {' '.join(renderer)}")
@@ -49,6 +50,20 @@ def _checked(name: str, folder: Path, renderer: list[str], *, overlay: bool = Tr
     for problem in problems:
         _say(f"  {problem}")
     return bool(problems)
+
+
+def _chart_checked() -> int:
+    """Compare the Helm chart with the kustomization; return how many pairs differ."""
+    helm = chart.installed_helm()
+    if helm is None:
+        _say("the chart was not rendered: no helm here (on PATH, or from PyPI: tests/k8s/helm.lock)")
+        return 0
+    found = chart.differences(helm)
+    for name, problems in found.items():
+        _say(f"{'DIFFERS' if problems else 'valid':8} {f'chart = {name}':28}")
+        for problem in problems:
+            _say(f"  {problem}")
+    return sum(map(bool, found.values()))
 
 
 def installed_kustomize() -> list[str]:
