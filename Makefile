@@ -6,6 +6,7 @@ SOURCES ?= ../shared/seeds
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
+IMAGE ?= firstopen:0.2.0
 # Replicas, their database and its faults have the machine to themselves; the others run over two workers.
 ALONE := tests/replicas
 # Without apt, the second call says in one line what to install.
@@ -17,7 +18,7 @@ INSTALL_CHROMIUM := command -v chromium google-chrome chromium-browser >/dev/nul
 	apt-get install -y chromium; } >/dev/null 2>&1 || echo "make test needs a chromium or google-chrome on PATH for the tests of pages"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients lint format bench attack contract-sources k8s image-check docs lock clean
+.PHONY: help run test test-clients lint format bench attack contract-sources k8s image image-check sbom docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -61,8 +62,18 @@ k8s: $(VENV)/dev.stamp ## render every overlay of k8s/ and the chart, validate t
 	@$(BIN)/python -m tests.k8s
 	@$(BIN)/python -m pytest tests/k8s
 
+image: ## build the image, with docker or buildah (IMAGE=name:tag)
+	@if docker info >/dev/null 2>&1; then docker build --tag $(IMAGE) .; \
+	elif command -v buildah >/dev/null; then buildah bud --tag $(IMAGE) .; \
+	else echo "make image needs a running docker, or buildah; make image-check needs neither"; exit 1; fi
+
 image-check: $(VENV)/dev.stamp ## run the Dockerfile's commands in a clean directory, and what they made
 	@$(BIN)/python -m tests.k8s.image_check
+
+sbom: $(VENV)/sbom.stamp ## write sbom.cdx.json: what the image installs, as CycloneDX
+	@$(VENV)/sbom/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --short-PURLs \
+		--output-reproducible --output-file sbom.cdx.json 2>/dev/null
+	@echo "sbom.cdx.json: $$(grep -c '"purl"' sbom.cdx.json) packages"
 
 docs: $(VENV)/dev.stamp ## write the parts of docs/ that are generated from the code
 	@$(BIN)/python -m tests.docs
@@ -90,4 +101,10 @@ $(VENV)/run.stamp: $(BIN)/python requirements.lock pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/run.stamp tests/requirements.lock
 	@echo "installing the development tools (once)"
 	@$(PIP) install --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# Apart from .venv: its dependencies are no business of the tests.
+$(VENV)/sbom.stamp: $(BIN)/python .github/sbom.lock
+	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r .github/sbom.lock
 	@touch $@

@@ -1,8 +1,8 @@
 """Compares what the Helm chart renders with the kustomize base and its components.
 
-What can go wrong: the base gets a change that the chart does not. Each pair in ``PAIRS`` must render the same
-objects, but for what ``_comparable`` takes away: labels that only Helm sets, the hash that kustomize appends to a
-ConfigMap's name, and the number of replicas, which the chart leaves to the autoscaler.
+What can go wrong: the base gets a change that the chart does not. Each pair in ``PAIRS`` must render the
+same objects, but for what ``_comparable`` takes away: labels that only Helm sets, the hash that kustomize
+appends to a ConfigMap's name, and the number of replicas, which the chart leaves to the autoscaler.
 """
 
 import copy
