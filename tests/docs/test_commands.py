@@ -17,6 +17,7 @@ CANNOT_RUN = {
     "adb": "needs an Android device",
     "detox": "needs an iOS or Android build of an app, and a simulator",
     "docker": "needs a Docker daemon; make image-check and tests/k8s/test_compose.py check its files",
+    "helm": "needs a cluster; make k8s renders the chart with a helm of its own",
     "kubectl": "needs a cluster; make k8s validates what is applied",
     "maestro": "needs an iOS or Android build of an app, and a simulator",
     "sqlite3": "is not everywhere; the tests of docs/data.md run its SQL through Python's",
