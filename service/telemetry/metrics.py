@@ -3,9 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 from service.telemetry.logs import lost_log_lines
@@ -86,6 +87,10 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each metric
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._gauge("build_info", "1; the label is the version that runs.", "version").labels(
+            version("firstopen")
+        ).set(1)
         self.opens = FastCounter("opens", "Opens answered.", "app", "match", "source", "outcome")
         open_seconds = FastHistogram("open_seconds", "Time from an open's request head to its answer.")
         self.open_seconds = open_seconds.labels()

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
+from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
@@ -125,6 +126,8 @@ def metrics_section() -> str:
 def described_metrics() -> Iterator[tuple[str, Metric, tuple[str, ...]]]:
     """Yield every metric by the name of its series, with its labels."""
     for part in Metrics().registry._collector_to_names:
+        if isinstance(part, ProcessCollector):
+            continue  # prometheus_client's own
         if isinstance(part, MetricWrapperBase):
             metric, labels = next(iter(part.describe())), tuple(part._labelnames)
         else:

@@ -15,6 +15,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_opens_total": ("counter", frozenset({"app", "match", "source", "outcome"})),
     "firstopen_open_seconds": ("histogram", frozenset()),
+    "firstopen_requests_total": ("counter", frozenset({"route", "status"})),
     "firstopen_dub_seconds": ("histogram", frozenset({"endpoint"})),
     "firstopen_cache_total": ("counter", frozenset({"tier", "result"})),
     "firstopen_breaker_open": ("gauge", frozenset({"endpoint"})),

@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from service.telemetry import FastCounter, FastHistogram, Metrics
 from tests.k8s import check, kustomize, metrics
-from tests.k8s.documents import Object
+from tests.k8s.documents import Object, read
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_each_alert_has_a_runbook(objects: list[Object]) -> None:
     names = {rule["alert"] for rule in alerts(objects)}
     assert {page.stem for page in folder.glob("*.md")} == {*names, "README"}
     for rule in alerts(objects):
-        page = rule["annotations"]["runbook"]
-        assert page == f"docs/runbooks/{rule['alert']}.md"
-        text = (check.ROOT / page).read_text()
+        page = f"{rule['alert']}.md"
+        assert rule["annotations"]["runbook_url"].endswith(f"/runbooks/{page}")
+        text = (folder / page).read_text()
         assert text.startswith(f"# {rule['alert']}\n")
         assert f"({rule['labels']['severity']})" in text
         assert re.search(r"```sh\n[^`]+\n```\n\Z", text), page
@@ -104,6 +104,23 @@ def test_templates_in_alerts_use_labels_that_are_there(objects: list[Object]) ->
         used = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         kept = {label for by in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in by.split(", ")}
         assert used <= kept, rule["alert"]
+
+
+def test_the_autoscalers_metric_is_served_by_the_adapter(objects: list[Object]) -> None:
+    """The adapter's rule asks for the pods' metric that the autoscaler names, in PromQL that is right."""
+    (values,) = read(check.K8S / "components" / "monitoring" / "prometheus-adapter-values.yaml")
+    (rule,) = values["rules"]["custom"]
+    wanted = {
+        metric["pods"]["metric"]["name"]
+        for thing in objects
+        if thing["kind"] == "HorizontalPodAutoscaler"
+        for metric in thing["spec"]["metrics"]
+        if metric["type"] == "Pods"
+    }
+    assert wanted == {rule["name"]["as"]}
+    query = rule["metricsQuery"].replace("<<.Series>>", rule["name"]["as"])
+    query = query.replace("<<.LabelMatchers>>", 'namespace="x",pod=~"a|b"').replace("<<.GroupBy>>", "pod")
+    assert list(metrics.expression_problems(query)) == []
 
 
 def test_the_dashboard_is_laid_out(dashboard: Any) -> None:
@@ -131,6 +148,16 @@ def test_the_dashboard_shows_one_namespace_at_a_time(dashboard: Any) -> None:
         for target in panel.get("targets", []):
             selectors = len(re.findall(r"\bfirstopen_[a-z_]+", target["expr"]))
             assert target["expr"].count('namespace=~"$namespace"') == selectors, panel["title"]
+
+
+def test_the_dashboard_shows_chosen_apps(dashboard: Any) -> None:
+    """Every series with the label ``app`` is confined to the chosen apps."""
+    assert "app" in [variable["name"] for variable in dashboard["templating"]["list"]]
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            named = re.findall(r"\bfirstopen_[a-z_]+", target["expr"])
+            by_app = [name for name in named if "app" in metrics.METRICS.get(name, ("", frozenset()))[1]]
+            assert target["expr"].count('app=~"$app"') == len(by_app), panel["title"]
 
 
 @pytest.mark.parametrize(
