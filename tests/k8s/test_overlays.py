@@ -90,7 +90,7 @@ SCHEMA = [
     ("Service", "spec.ports.0.port", DROP, "'port' is a required property"),
     ("PodDisruptionBudget", "spec.maxUnavalable", 1, "'maxUnavalable' was unexpected"),
     ("PrometheusRule", "spec.groups.0.rules.0.exp", "1", "'exp' was unexpected"),
-    ("PrometheusRule", "spec.groups.0.rules.0.annotations.runbook", DROP, "'runbook' is a required"),
+    ("PrometheusRule", "spec.groups.0.rules.0.annotations.runbook_url", DROP, "'runbook_url' is a required"),
     ("ServiceMonitor", "spec.endpoints.0.interval", "15", "'15' does not match"),
     ("Cluster", "spec.postgresql.synchronous.nmber", 1, "'nmber' was unexpected"),
     ("Cluster", "spec.postgresql.parameters.max_connections", 250, "250 is not of type 'string'"),
