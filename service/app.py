@@ -19,6 +19,8 @@ from service.api.listing import listing_routes
 from service.api.opens import opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
+from service.api.pages.assets import asset_routes
+from service.api.pages.rendering import Pages
 from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
 from service.api.traces import traces_routes
@@ -52,12 +54,13 @@ def create_app(
     if tracing is not None:
         transport = tracing.transport(transport)
     apps = {name: compile_app(name, settings) for name in settings.apps}
-    parts = Parts(settings, apps, transport, Clocks(clock, unix_time, sleep), log, metrics or Metrics())
-    callers = Callers(
-        [app_keys(apps[name], name, settings) for name in settings.apps],
-        TrustedProxies(settings.forwarded_allow_ips),
-        parts.limits if parts.limits.are_set else None,
-    )
+    timing = Clocks(clock, unix_time, sleep)
+    parts = Parts(settings, apps, transport, timing, log, metrics or Metrics())
+    keys = [app_keys(apps[name], name, settings) for name in settings.apps]
+    proxies = TrustedProxies(settings.forwarded_allow_ips)
+    callers = Callers(keys, proxies, parts.limits if parts.limits.are_set else None)
+    problems = Problems(log)
+    pages = Pages(console=settings.console.enabled)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -83,13 +86,18 @@ def create_app(
         request_class=requests,
         response_class=JSONReply,
     )
+    routers = [ours, Router("/", route_handlers=asset_routes(), include_in_schema=False)]
+    if settings.console.enabled:
+        from service.wiring.console import console  # noqa: PLC0415  a process without it imports none of it
+
+        routers.append(console(settings, keys, proxies, pages, parts, timing, problems))
     return Litestar(
-        [ours],
+        routers,
         middleware=[tracing.middleware] if tracing else (),
         before_send=[Outgoing(parts.metrics)],
         after_exception=[count_failed],
         lifespan=[lifespan],
-        exception_handlers={Exception: Problems(log)},
+        exception_handlers={Exception: problems},
         openapi_config=openapi(version("firstopen")),
         logging_config=None,
     )

@@ -175,7 +175,8 @@ class Leads:
         status = await self._outbox.status(lead_id)
         if status is None or status.app != app.name or status.kind != "lead":
             raise NotFound("leadId: this app has no such lead, or it was deleted")
-        return LeadStatus(lead_id, status.state, status.reason or None)
+        state = "dead" if status.state == "discarded" else status.state  # for the caller, it never arrives
+        return LeadStatus(lead_id, state, status.reason or None)
 
     async def _open_of(self, app: App, lead: LeadReport) -> Open | None:
         """Return the open that a lead names; None if it names a click, or an install without an open yet.

@@ -12,7 +12,14 @@ from rich.table import Table
 from service.cli.output import console, fail, read_settings
 from service.config.settings import Settings, SettingsError
 from service.domain.errors import StoreFailed
-from service.domain.outbox_entries import INSTALL, Kind, State, Summary
+from service.domain.outbox_entries import (
+    DISCARD_REASON_MAX_CHARS,
+    INSTALL,
+    Kind,
+    State,
+    Summary,
+    discard_reason,
+)
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.engines.sqlite import FILE
@@ -22,7 +29,7 @@ from service.telemetry import configure_logs
 from service.wiring.stores import engine
 
 _KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
-_STATES: tuple[State, ...] = ("queued", "delivered", "dead")
+_STATES: tuple[State, ...] = ("queued", "delivered", "dead", "discarded")
 _LISTED_MAX = 50
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -35,6 +42,7 @@ Show opens, leads and sales that have not reached Dub yet, and dead letters, wit
   firstopen outbox                  counts, the age of the oldest, dead letters
   firstopen outbox show ID          one entry; --reveal prints its content
   firstopen outbox retry ID         send a dead letter again; --all: every one
+  firstopen outbox discard ID       give up a dead letter, with a --reason
 
 It reads the database in FIRSTOPEN_DATABASE_URL, or else in FIRSTOPEN_DATA_DIR, also while firstopen serve
 runs; retried entries are sent within a second.
@@ -63,7 +71,7 @@ def show(entry_id: str, *, reveal: bool) -> None:
         for name, value in _described(summary):
             click.echo(f"{name:>10}  {value}")
         if reveal and payload is None:
-            click.echo("   content  deleted after delivery")
+            click.echo("   content  deleted")
         elif reveal and payload is not None:
             click.echo(json.dumps(json.loads(entries.reveal(payload)), indent=2, ensure_ascii=False))
 
@@ -85,6 +93,23 @@ def retry(entry_id: str | None, *, every: bool) -> None:
         click.echo(f"{revived} queued again")
 
     _run(revive)
+
+
+@command.command()
+@click.argument("entry_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; kept with the entry, so nothing personal.")
+def discard(entry_id: str, reason: str) -> None:
+    """Give up a dead letter: delete its content, and keep the reason."""
+    why = discard_reason(reason)
+    if why is None:
+        fail(f"--reason: expected 1 to {DISCARD_REASON_MAX_CHARS} printable characters")
+
+    async def give_up(entries: SqlOutboxStore) -> None:
+        if not await entries.discard(entry_id, why):
+            fail(f"no dead letter {entry_id!r}")
+        click.echo("discarded")
+
+    _run(give_up)
 
 
 async def _overview(entries: SqlOutboxStore) -> None:

@@ -119,6 +119,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stop_ms: Annotated[int, Meta(ge=0, le=60_000)] = 12_000  # a little more than the longest budget
 
 
+class ConsoleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[console]``: the operator's web page, at ``/console``."""
+
+    enabled: bool = True
+
+
 class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole ``firstopen.toml``; apps are decoded one by one, so that errors can name the app."""
 
@@ -129,6 +135,7 @@ class File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     installs: InstallSettings = InstallSettings()
     limits: LimitSettings = LimitSettings()
     server: ServerSettings = ServerSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -141,12 +148,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     installs: InstallSettings
     limits: LimitSettings
     server: ServerSettings
+    console: ConsoleSettings
     secrets: tuple[str, ...]  # the first is the current one
     server_keys: dict[str, tuple[str, ...]]  # by app
     dub_api_keys: dict[str, str]  # by app
     host: str
     port: int
-    ops_port: int | None  # for metrics and schema; None: they are on ``port``
+    ops_port: int | None  # for metrics, schema and console; None: they are on ``port``
     budget_ms: int
     forwarded_allow_ips: tuple[str, ...]
     log_level: str
@@ -232,6 +240,7 @@ def parse(
         installs=file.installs,
         limits=file.limits,
         server=file.server,
+        console=file.console,
         secrets=_secrets(env),
         server_keys=server_keys,
         dub_api_keys=dub_api_keys,

@@ -90,6 +90,10 @@ screen = "category"
 # drain_ms = 1000                          # milliseconds after SIGTERM: not ready, but still answering
 # stop_ms = 12000                          # then requests in flight finish, and after them calls to Dub, for
 #                                          # at most so many milliseconds each (whole seconds)
+
+# The console: a web page for operators at /console, for whoever has a server key.
+# [console]
+# enabled = true                           # false: there is no such page
 """
 
 

@@ -12,18 +12,26 @@ from service.domain.evidence import EvidenceType
 DELAY_MAX_S = 900.0  # longest delay before the next attempt, even if Dub asks for a longer one
 
 Kind = Literal["open", "lead", "sale"]
-State = Literal["queued", "delivered", "dead"]
+# An operator may give up a dead letter: it is "discarded", with the reason, and without its content.
+State = Literal["queued", "delivered", "dead", "discarded"]
 
 RENEW_EVERY_S = 3.0
 UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no others
 INSTALL = "install:"
 REPEAT_S = 7 * 86_400.0  # how long a repeated lead is recognised, as at Dub
+DISCARD_REASON_MAX_CHARS = 200
 NO_OPEN = "no open arrived"  # reason of a dead letter: a lead that waited for an install
 
 
 def install_name(device: str) -> str:
     """Return the ``Entry.depends_on_open`` of a lead whose install has reported no open yet."""
     return INSTALL + device
+
+
+def discard_reason(text: str) -> str | None:
+    """Return why a dead letter is given up, as it is kept; None if the text is empty or not usable."""
+    reason = text.strip()
+    return reason if 1 <= len(reason) <= DISCARD_REASON_MAX_CHARS and reason.isprintable() else None
 
 
 class LeadKeys(Struct, frozen=True):

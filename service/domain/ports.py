@@ -25,6 +25,7 @@ from service.domain.outbox_entries import (
     Repeat,
     State,
     Status,
+    Summary,
     TakenEntry,
 )
 from service.domain.rate_limit_status import RateLimitStatus
@@ -192,6 +193,44 @@ class OpenPages(Protocol):
 
     async def page(self, app: str, after: Position, limit: int) -> OpenPage:
         """Return an app's opens after a position; raises ``StoreFailed``."""
+        ...
+
+
+class OpenHistory(Protocol):
+    """Opens of all replicas, the newest first."""
+
+    async def before(
+        self, app: str, before: Position | None, match_type: str | None, limit: int
+    ) -> tuple[list[Open], Position | None]:
+        """Return an app's opens before a position, newest first, and where the rest continues.
+
+        Reads a bounded number of rows, so it may return fewer opens, or none, although there are more; None
+        if there are no more. Raises ``StoreFailed``.
+        """
+        ...
+
+
+class OutboxDesk(Protocol):
+    """The outbox, for the operator of an app. Raises ``StoreFailed``."""
+
+    async def app_depths(self, app: str) -> Mapping[tuple[Kind, State], int]:
+        """Count an app's entries, by kind and state."""
+        ...
+
+    async def listed(self, state: State, limit: int, app: str | None = None) -> list[Summary]:
+        """Return entries of a state, oldest first."""
+        ...
+
+    async def concerning(self, app: str, names: Sequence[str]) -> list[Summary]:
+        """Return the entries of these openIds and devices, and those that wait for them, oldest first."""
+        ...
+
+    async def retry_now(self, entry_id: str | None, app: str | None = None) -> int:
+        """Queue a dead letter again, or all of them; return how many."""
+        ...
+
+    async def discard(self, entry_id: str, reason: str, app: str | None = None) -> bool:
+        """Give up a dead letter and delete its content. Return False if there is no such dead letter."""
         ...
 
 

@@ -18,6 +18,7 @@ from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
 from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH
 from service.domain.models import Link, Match, Open, Source
+from service.domain.open_listing import Position
 from service.storage.database import WRITE_BEHIND_S, Database
 from service.storage.encryption import ENCRYPTED, Cipher, Undecryptable
 from service.storage.hashes import device_name, device_number, to_signed
@@ -68,6 +69,13 @@ _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = 
 _FEW = 30
 _FEW_OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ?
     AND {_NOT_ERASED} ORDER BY o.role DESC, o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
+_LATEST = f"""SELECT {_READ} FROM opens AS o WHERE (o.opened_at, o.open_id) < (?, ?)
+    AND (o.opened_at, o.open_id) >= (?, ?) AND o.app = ? AND (o.match_type = ? OR ? = '')
+    AND {_NOT_ERASED} ORDER BY o.opened_at DESC, o.open_id DESC LIMIT ?"""  # noqa: S608
+_LOOK_NO_FURTHER_BACK = """SELECT opened_at, open_id FROM opens WHERE (opened_at, open_id) < (?, ?)
+    ORDER BY opened_at DESC, open_id DESC LIMIT 1 OFFSET ?"""
+_LOOKED_AT_MAX = 10_000  # opens of all apps that are read for one page of one app
+_LATEST_TIMEOUT_S = 5.0
 _DEVICES = "SELECT DISTINCT device FROM opens WHERE device > ? ORDER BY device LIMIT ?"
 _DEVICES_AT_A_TIME = 1000  # takes 2 ms of the event loop
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
@@ -77,6 +85,7 @@ _EXPIRE = """DELETE FROM opens WHERE open_id IN
 _SOURCES: dict[str, Source] = {source: source for source in get_args(Source)}
 _EVIDENCE = {priority: name for name, priority in EVIDENCE_PRIORITY.items()}
 _DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
+_NEVER_MS = 253_402_300_800_000  # the year 10000
 
 
 class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -223,6 +232,26 @@ class SqlOpenStore:
             self._doubt()
         opens = [self._opened(row) for row in sorted(rows, key=_newest_first)]
         return [opened for opened in opens if opened is not None]
+
+    async def before(
+        self, app: str, before: Position | None, match_type: str | None, limit: int
+    ) -> tuple[list[Open], Position | None]:
+        """Return an app's opens before a position, newest first, and where the rest continues.
+
+        It may return fewer opens than there are, or none: it reads at most ``_LOOKED_AT_MAX`` rows.
+        """
+        start = (_NEVER_MS, b"") if before is None else (before.opened_at_ms, before.open_id)
+        further = (_LOOK_NO_FURTHER_BACK, *start, _LOOKED_AT_MAX - 1)
+        found = await self._database.read(*further, timeout_s=_LATEST_TIMEOUT_S)
+        bound = Position(found[0][0], bytes(found[0][1])) if found else None
+        last = (0, b"") if bound is None else (bound.opened_at_ms, bound.open_id)
+        wanted = match_type or ""
+        values = (*start, *last, app, wanted, wanted, limit)
+        rows = await self._database.read(_LATEST, *values, timeout_s=_LATEST_TIMEOUT_S)
+        opens = [opened for opened in map(self._opened, rows) if opened is not None]
+        if len(rows) == limit:
+            return opens, Position(rows[-1][_OPENED_AT], bytes(rows[-1][0]))
+        return opens, bound
 
     async def ids(self, devices: Sequence[str]) -> list[str]:
         """Return the ids of a device's opens."""

@@ -62,7 +62,7 @@ _ENQUEUE_OPEN = RowStatement(
 )
 # For rows selected by id: SQLite has no statistics here, so with ``state = 'queued'`` it would use an index
 # that begins with the state instead of the primary key, and scan the whole queue.
-_STILL_QUEUED = "state NOT IN ('delivered', 'dead')"
+_STILL_QUEUED = "state NOT IN ('delivered', 'dead', 'discarded')"
 _REMOVE_OPEN = RowStatement(
     table="outbox",
     before=f"DELETE FROM outbox WHERE {_STILL_QUEUED} AND kind = 'open' AND id IN (",  # noqa: S608
@@ -135,6 +135,11 @@ _STATUS = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
 _OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = ''"
 _DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
 _DEAD = "SELECT id FROM outbox WHERE state = 'dead' AND payload IS NOT NULL{which} ORDER BY created_at"
+_APP_DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE app = ? GROUP BY kind, state"
+# An entry's keys are removed, so that the lead may be reported again.
+_DISCARD = """UPDATE outbox SET state = 'discarded', reason = ?, next_attempt_at = ?, payload = NULL,
+    event_key = NULL, idempotency_key = NULL, body_key = NULL
+    WHERE state = 'dead' AND id = ? AND (app = ? OR ? = '') RETURNING 1"""
 # If the lead was reported again since, the keys belong to the new entry.
 _REVIVE = f"""UPDATE outbox SET state = 'queued', attempts = 0, reason = '', created_at = ?,
     next_attempt_at = ?, depends_on = CASE WHEN depends_on LIKE '{INSTALL}%' THEN depends_on ELSE '' END,
@@ -323,6 +328,7 @@ class SqlOutboxStore:
         old = (
             ("delivered", now_ms - _ms(REPEAT_S), _AT_A_TIME),
             ("dead", before_ms - DEAD_KEPT_S * 1000, _AT_A_TIME),
+            ("discarded", before_ms - DEAD_KEPT_S * 1000, _AT_A_TIME),
         )
         while True:
             bury = Statement(_BURY, (before_ms, _AT_A_TIME, now_ms))
@@ -358,10 +364,31 @@ class SqlOutboxStore:
         ((oldest,),) = await self._database.read(_OLDEST)
         return None if oldest is None else oldest / 1000
 
-    async def listed(self, state: State, limit: int) -> list[Summary]:
+    async def app_depths(self, app: str) -> dict[tuple[Kind, State], int]:
+        """Count an app's entries, by kind and state."""
+        rows = await self._database.read(_APP_DEPTHS, app, timeout_s=READ_TIMEOUT_S)
+        return {(kind, state): count for kind, state, count in rows}
+
+    async def listed(self, state: State, limit: int, app: str | None = None) -> list[Summary]:
         """Return entries of a state, oldest first."""
-        sql = f"SELECT {_SUMMARY} FROM outbox WHERE state = ? ORDER BY created_at, sequence LIMIT ?"  # noqa: S608
-        return [_summary(row) for row in await self._database.read(sql, state, limit)]
+        sql = f"""SELECT {_SUMMARY} FROM outbox WHERE state = ? AND (app = ? OR ? = '')
+            ORDER BY created_at, sequence LIMIT ?"""  # noqa: S608
+        rows = await self._database.read(sql, state, app or "", app or "", limit, timeout_s=READ_TIMEOUT_S)
+        return [_summary(row) for row in rows]
+
+    async def concerning(self, app: str, names: Sequence[str]) -> list[Summary]:
+        """Return the entries of these openIds and devices, and those that wait for them, oldest first.
+
+        Entries that were delivered are included for as long as they are kept, those of opens are not kept.
+        """
+        ids = placeholders(len(names))
+        columns = ("id", "subject <> '' AND subject", "state = 'queued' AND depends_on <> '' AND depends_on")
+        union = " UNION ".join(
+            f"SELECT {_SUMMARY} FROM outbox WHERE app = ? AND {column} IN ({ids})"  # noqa: S608
+            for column in columns
+        )
+        rows = await self._database.read(union, *([app, *names] * 3), timeout_s=READ_TIMEOUT_S)
+        return sorted(map(_summary, rows), key=lambda entry: entry.created)
 
     async def found(self, entry_id: str) -> tuple[Summary, bytes | None] | None:
         """Return an entry with its encrypted payload, which is None after delivery; None if it is unknown."""
@@ -376,9 +403,11 @@ class SqlOutboxStore:
         """Decrypt an entry's payload; raises ``Undecryptable``."""
         return self._cipher.decrypt(payload)
 
-    async def retry_now(self, entry_id: str | None) -> int:
-        """Queue a dead letter again, or all if ``entry_id`` is None; return how many."""
-        which, values = ("", ()) if entry_id is None else (" AND id = ?", (entry_id,))
+    async def retry_now(self, entry_id: str | None, app: str | None = None) -> int:
+        """Queue a dead letter again, or all (of an app) if ``entry_id`` is None; return how many."""
+        wanted = {"id": entry_id, "app": app}
+        which = "".join(f" AND {name} = ?" for name, value in wanted.items() if value is not None)
+        values = [value for value in wanted.values() if value is not None]
         dead = await self._database.read(_DEAD.format(which=which), *values)
         now_ms, revived = self._now_ms(), 0
         for start in range(0, len(dead), _AT_A_TIME):
@@ -386,6 +415,12 @@ class SqlOutboxStore:
             unit = [Statement(_REVIVE, (now_ms, now_ms, each)) for (each,) in some]
             revived += sum(map(len, await self._database.write(*unit)))
         return revived
+
+    async def discard(self, entry_id: str, reason: str, app: str | None = None) -> bool:
+        """Give up a dead letter: delete its content, keep the reason. Return False if there is none."""
+        values = (f"discarded: {reason}", self._now_ms(), entry_id, app or "", app or "")
+        (discarded,) = await self._database.write(Statement(_DISCARD, values))
+        return bool(discarded)
 
     def _addition(self, entry: Entry, *, leased: bool) -> tuple[Statement, Statement]:
         sequence, keys = self._next_sequence(), entry.keys

@@ -99,7 +99,7 @@ def test_an_empty_outbox_says_so(outbox: Command, data_dir: Path) -> None:
     at_the_store(data_dir, lambda entries: entries.depths(*STATES))
     result = outbox()
     assert result.exit_code == 0
-    assert row(result.output, "all") == ["0", "0", "0"]
+    assert row(result.output, "all") == ["0", "0", "0", "0"]
     assert "oldest queued: none" in result.output
 
 
@@ -112,10 +112,10 @@ def test_the_overview(outbox: Command, data_dir: Path) -> None:
     put(data_dir, "e" * 32, depends_on_open="f" * 32, kind="lead")
     result = outbox()
     assert result.exit_code == 0
-    assert row(result.output, "opens") == ["1", "0", "0"]
-    assert row(result.output, "leads") == ["2", "1", "1"]
-    assert row(result.output, "sales") == ["0", "0", "0"]
-    assert row(result.output, "all") == ["3", "1", "1"]
+    assert row(result.output, "opens") == ["1", "0", "0", "0"]
+    assert row(result.output, "leads") == ["2", "1", "1", "0"]
+    assert row(result.output, "sales") == ["0", "0", "0", "0"]
+    assert row(result.output, "all") == ["3", "1", "1", "0"]
     assert "oldest queued: 2 h old" in result.output
     dead = next(line for line in result.output.splitlines() if "c" * 32 in line)
     assert "Dub refused it: 404 not_found" in dead
@@ -143,7 +143,7 @@ def test_one_entry_is_revealed_when_asked(outbox: Command, data_dir: Path) -> No
     assert revealed.exit_code == 0
     assert json.loads(revealed.output[revealed.output.index("{") :]) == LEAD
     delivered = outbox("show", "two", "--reveal")
-    assert "deleted after delivery" in delivered.output
+    assert "content  deleted" in delivered.output
     assert "anna" not in delivered.output
 
 
@@ -178,6 +178,17 @@ def test_a_dead_letter_is_sent_again(outbox: Command, data_dir: Path) -> None:
     assert [entry.id for entry in due] == ["two"]
 
 
+def test_a_dead_letter_is_given_up(outbox: Command, data_dir: Path) -> None:
+    """Its content is gone, the reason stays, and it cannot be sent again."""
+    put(data_dir, "refused", "dead")
+    assert outbox("discard", "refused", "--reason", "a click of a test").output == "discarded\n"
+    shown = outbox("show", "refused", "--reveal").output
+    assert "discarded: a click of a test" in shown
+    assert PERSON not in shown
+    assert row(outbox().output, "leads") == ["0", "0", "0", "1"]
+    assert outbox("retry", "refused").exit_code == 2
+
+
 def test_all_dead_letters_are_sent_again(outbox: Command, data_dir: Path) -> None:
     """Every one, and nothing else; doing it twice does nothing."""
     for name in ("one", "two", "three"):
@@ -198,6 +209,8 @@ def test_all_dead_letters_are_sent_again(outbox: Command, data_dir: Path) -> Non
         (["retry", "one", "--all"], "expected an ID, or --all"),
         (["retry", "nobodys"], "no dead letter 'nobodys'"),
         (["retry", "queued"], "no dead letter 'queued'"),
+        (["discard", "queued", "--reason", "a test"], "no dead letter 'queued'"),
+        (["discard", "queued", "--reason", " "], "--reason: expected 1 to 200 printable characters"),
         (["bury"], "No such command"),
     ],
     ids=" ".join,
@@ -273,7 +286,7 @@ def test_beside_a_running_service(tmp_path: Path) -> None:
 
             at_the_store(tmp_path / "data", bury, secret)
             status, said = finished(["outbox"], tmp_path, env)
-            assert (status, row(said, "leads")) == (0, ["0", "0", "1"])
+            assert (status, row(said, "leads")) == (0, ["0", "0", "1", "0"])
             status, said = finished(["outbox", "retry", "--all"], tmp_path, env)
             assert (status, said) == (0, "1 queued again")
             deadline = time.monotonic() + 10
