@@ -24,11 +24,12 @@ from service.api.pages.rendering import Pages
 from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
 from service.api.traces import traces_routes
+from service.api.well_known import well_known_routes
 from service.config.settings import Settings
 from service.domain.device_identity import TrustedProxies
 from service.telemetry import Event, Log, Metrics
 from service.wiring.calls_out import dub_transport, request_tracing
-from service.wiring.from_settings import app_keys, compile_app
+from service.wiring.from_settings import app_keys, compile_app, well_known_files
 from service.wiring.lifecycle import closing
 from service.wiring.parts import Clocks, Parts
 
@@ -81,6 +82,7 @@ def create_app(
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
             *installs_routes(callers, parts.install_erasure),
+            *well_known_routes(well_known_files(settings)),
             *ops_routes(readiness, parts.degraded, parts.scrape),
         ],
         request_class=requests,

@@ -13,7 +13,8 @@ from msgspec import Struct
 from service.api.http import JSONReply
 from service.api.problems import documented, problem_reply
 
-_FOR_APPS = frozenset({"v1", "track", "events"})  # first segments of paths; all others are for operators
+# First segments of paths; all others are for operators.
+_FOR_APPS = frozenset({"v1", "track", "events", ".well-known"})
 _FOR_BOTH = frozenset({"health"})
 _NO_SUCH_PATH = "/404"
 

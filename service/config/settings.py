@@ -37,6 +37,10 @@ _VARIABLES = frozenset(
 _SERVICE_LINK = re.compile(r"FIRSTOPEN_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_\w+)")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _KEY_EXPECTED = "1 to 512 printable ASCII characters without spaces"
+_APP_ID = re.compile(r"[A-Z0-9]{10}\.[A-Za-z0-9.-]{1,200}")
+_LINK_PATH = re.compile(r"(?:NOT )?[/*]\S{0,500}")
+_PACKAGE = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)+", re.ASCII)
+_FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PORT_MAX = 65_535
@@ -47,6 +51,20 @@ T = TypeVar("T")
 
 class SettingsError(Exception):
     """A setting is invalid; the message names it and what was expected. Stops the start."""
+
+
+class IosSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[apps.*.ios]``: which iOS apps open the links of the domains, as ``firstopen doctor`` checks it."""
+
+    app_ids: Annotated[tuple[str, ...], Meta(min_length=1)]
+    paths: Annotated[tuple[str, ...], Meta(min_length=1)] = ("*",)
+
+
+class AndroidSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[apps.*.android]``: which Android app opens the links of the domains."""
+
+    package: str
+    sha256_cert_fingerprints: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +89,8 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # depends on Dub's plan: Pro 2, Business 4
     routes: tuple[RouteRule, ...] = ()
     route_tests: tuple[RouteTest, ...] = ()
+    ios: IosSettings | None = None
+    android: AndroidSettings | None = None
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -291,9 +311,38 @@ def _app(table: object, name: str) -> AppSettings:
         if not _is_network(network):
             raise SettingsError(f"{path}.shared_networks[{index}]: expected a network such as 203.0.113.0/24")
     _check_rates(f"{path}.rate_limit", app.rate_limit)
+    _check_well_known(path, app)
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
     return app
+
+
+def _check_well_known(path: str, app: AppSettings) -> None:
+    if app.ios is not None:
+        _check_each(
+            f"{path}.ios.app_ids", app.ios.app_ids, _APP_ID, "team id and bundle id: ABCDE12345.com.acme.app"
+        )
+        _check_each(f"{path}.ios.paths", app.ios.paths, _LINK_PATH, "a path: /product/*, or NOT /help/*")
+    if app.android is not None:
+        _check_each(
+            f"{path}.android.package", app.android.package, _PACKAGE, "a package such as com.acme.app"
+        )
+        _check_each(
+            f"{path}.android.sha256_cert_fingerprints",
+            app.android.sha256_cert_fingerprints,
+            _FINGERPRINT,
+            "32 bytes in upper-case hexadecimal digits with colons: 14:6D:E9:…",
+        )
+
+
+def _check_each(path: str, values: str | tuple[str, ...], form: re.Pattern[str], expected: str) -> None:
+    """Raise ``SettingsError`` for a value that has another form."""
+    if isinstance(values, str):
+        if not form.fullmatch(values):
+            raise SettingsError(f"{path}: expected {expected}")
+        return
+    for index, value in enumerate(values):
+        _check_each(f"{path}[{index}]", value, form, expected)
 
 
 def _check_limits(limits: LimitSettings) -> None:

@@ -55,6 +55,16 @@ screen = "category"
 # params = { id = "123" }                  # the params that it must have; omitted: not compared
 # app_version = "2.3"                      # the build that opens it; omitted: the newest
 
+# Which apps open the links of the domains. firstopen serves apple-app-site-association and assetlinks.json
+# for domains that point at it; firstopen doctor checks what each domain serves.
+# [apps.acme.ios]
+# app_ids = ["ABCDE12345.com.acme.app"]    # team id and bundle id
+# paths = ["*"]                            # paths that open the app; "NOT /help/*" excludes some
+# [apps.acme.android]
+# package = "com.acme.app"                 # the application id
+# sha256_cert_fingerprints = ["FINGERPRINT"]
+#                                          # of the signing certificates: Play Console, App integrity
+
 # What one process keeps in memory.
 # [cache]
 # answer_ttl_s = 3600                      # seconds for which an answer is repeated; one hour at Dub
@@ -94,7 +104,10 @@ screen = "category"
 # The console: a web page for operators at /console, for whoever has a server key.
 # [console]
 # enabled = true                           # false: there is no such page
-"""
+""".replace(
+    "FINGERPRINT",
+    "14:6D:E9:83:C5:73:06:50:D8:EE:B9:95:2F:34:FC:64:16:A0:83:42:E6:1D:BE:A8:8A:04:96:B2:3F:CF:44:E5",
+)
 
 
 def next_steps(path: Path, env_path: Path, *, is_new: bool, has_secret: bool) -> str:

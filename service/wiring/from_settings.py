@@ -7,6 +7,7 @@ from service.attribution.answers import Lifetimes
 from service.config.settings import Settings, compile_router
 from service.domain.models import App
 from service.domain.rates import rates
+from service.domain.well_known import WellKnownFiles, apple_app_site_association, asset_links
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS
 from service.dub.guard import Guards, replays_max
@@ -34,6 +35,21 @@ def compile_app(name: str, settings: Settings) -> App:
         first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
         analytics_calls_per_s=app.analytics_calls_per_s,
     )
+
+
+def well_known_files(settings: Settings) -> dict[str, WellKnownFiles]:
+    """Return the files for iOS and Android of each domain whose app has settings for them."""
+    files: dict[str, WellKnownFiles] = {}
+    for app in settings.apps.values():
+        ios, android = app.ios, app.android
+        if ios is None and android is None:
+            continue
+        of_app = WellKnownFiles(
+            None if ios is None else apple_app_site_association(ios.app_ids, ios.paths),
+            None if android is None else asset_links(android.package, android.sha256_cert_fingerprints),
+        )
+        files |= dict.fromkeys(app.domains, of_app)
+    return files
 
 
 def app_keys(app: App, name: str, settings: Settings) -> AppKeys:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 import tomllib
@@ -14,7 +15,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
-from service.config.settings import AppSettings, File
+from service.config.settings import AndroidSettings, AppSettings, File, IosSettings
 from service.config.starter import STARTER
 from service.domain.routing import RouteRule, RouteTest
 from service.telemetry.events import Event
@@ -23,7 +24,7 @@ from tests.docs.pages import ROOT
 
 BEGINS, ENDS = "<!-- generated -->", "<!-- end of generated -->"
 
-_SETTING = re.compile(r"(?:# )?(?P<name>[a-z_]+) = (?P<value>.*?)(?: +# (?P<comment>.*))?$")
+_SETTING = re.compile(r"(?:# )?(?P<name>[a-z0-9_]+) = (?P<value>.*?)(?: +# (?P<comment>.*))?$")
 _MORE = re.compile(r"#? {20,}# (?P<comment>.*)$")
 _TABLE = re.compile(r"(?:# )?\[+(?P<name>[a-z_.]+)\]+$")
 
@@ -46,6 +47,8 @@ def settings_section() -> str:
             RouteTest,
             "`[[apps.NAME.route_tests]]`: [checks](routes.md#checking-routes).",
         ),
+        ("apps.*.ios", IosSettings, f"`[apps.NAME.ios]`: {_summary(IosSettings)}"),
+        ("apps.*.android", AndroidSettings, f"`[apps.NAME.android]`: {_summary(AndroidSettings)}"),
     ]
     tables += [
         (field.name, field.type, f"`[{field.name}]`: {_summary(field.type)}")
@@ -88,6 +91,8 @@ def _settings_table(name: str, struct: type[Struct], written: dict[tuple[str, st
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
