@@ -5,18 +5,20 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import httpx
 import structlog
 from litestar import Litestar, Router
 
 from service.api.auth import Callers
+from service.api.direct import Direct
 from service.api.dub_compat.routes import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.listing import listing_routes
-from service.api.opens import opens_routes
+from service.api.opens import answering_opens, direct_opens, opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
 from service.api.pages.assets import asset_routes
@@ -34,6 +36,19 @@ from service.wiring.lifecycle import closing
 from service.wiring.parts import Clocks, Parts
 
 
+class Service(Litestar):
+    """The ASGI app. ``direct`` answers opens without Litestar; if it is None, Litestar answers all."""
+
+    __slots__ = ("direct",)
+
+    direct: Direct | None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one ASGI connection."""
+        if self.direct is None or not await self.direct.answers(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
 def create_app(
     settings: Settings,
     *,
@@ -43,7 +58,7 @@ def create_app(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
     metrics: Metrics | None = None,
-) -> Litestar:
+) -> Service:
     """Wire the service. Tests set ``transport`` and time.
 
     ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds.
@@ -73,10 +88,12 @@ def create_app(
 
     budget_ms = settings.budget_ms
     requests = request_class(clock)
+    outgoing = Outgoing(parts.metrics)
+    answer_open = answering_opens(parts.resolver, budget_ms, parts.metrics)
     ours = Router(
         "/",
         route_handlers=[
-            *opens_routes(callers, parts.resolver, budget_ms, parts.metrics, requests),
+            *opens_routes(callers, parts.resolver, answer_open),
             *listing_routes(callers, parts.stores.pages),
             *traces_routes(callers, parts.resolver, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
@@ -93,16 +110,19 @@ def create_app(
         from service.wiring.console import console  # noqa: PLC0415  a process without it imports none of it
 
         routers.append(console(settings, keys, proxies, pages, parts, timing, problems))
-    return Litestar(
+    service = Service(
         routers,
         middleware=[tracing.middleware] if tracing else (),
-        before_send=[Outgoing(parts.metrics)],
+        before_send=[outgoing],
         after_exception=[count_failed],
         lifespan=[lifespan],
         exception_handlers={Exception: problems},
         openapi_config=openapi(version("firstopen")),
         logging_config=None,
     )
+    # A traced request needs the middleware of Litestar's route.
+    service.direct = direct_opens(answer_open, callers, clock, outgoing) if tracing is None else None
+    return service
 
 
 async def _nothing() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self, cast
 from litestar import Request
 from msgspec import Struct
 
-from service.api.http import LeanRequest
+from service.api.http import CALLER, LeanRequest, RequestHead
 from service.domain.device_identity import USER_AGENT_MAX_CHARS, TrustedProxies
 from service.domain.errors import CallerError, MissingKey, WrongKey, WrongKind
 from service.domain.models import App, Caller
@@ -77,30 +77,35 @@ class Callers:
         """Identify an app that reports leads or sales itself, if its settings allow it; count the request."""
         await (await self._identify(request, self._with_leads_key)).check_rate_limit()
 
-    async def _identify(self, request: AnyRequest, find: Callable[[LeanRequest], "_Known"]) -> Caller:
+    def publishable_caller(self, head: RequestHead) -> Caller:
+        """Return the caller by its publishable key, without counting anything; raises a ``CallerError``."""
+        return self._caller(self._with_publishable_key(head), head)
+
+    async def _identify(self, request: AnyRequest, find: Callable[[RequestHead], "_Known"]) -> Caller:
         lean = cast("LeanRequest", request)
         try:
-            known = find(lean)
+            known = find(lean.head)
         except CallerError:
-            await self._failed(lean)
+            await self._failed(lean.head)
             raise
-        lean.caller = self._caller(known, lean)
+        lean.caller = self._caller(known, lean.head)
+        cast("dict[str, Any]", lean.scope)[CALLER] = lean.caller
         return lean.caller
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return self: Litestar deep-copies handlers, whose hooks are bound to this object."""
         return self
 
-    def _with_publishable_key(self, request: LeanRequest) -> _Known:
-        return self._found(request, "publishable", self._publishable, self._server)
+    def _with_publishable_key(self, head: RequestHead) -> _Known:
+        return self._found(head, "publishable", self._publishable, self._server)
 
-    def _with_server_key(self, request: LeanRequest) -> _Known:
-        return self._found(request, "server", self._server, self._publishable)
+    def _with_server_key(self, head: RequestHead) -> _Known:
+        return self._found(head, "server", self._server, self._publishable)
 
     def _found(
-        self, request: LeanRequest, kind: str, right: Mapping[bytes, _Known], other: Mapping[bytes, _Known]
+        self, head: RequestHead, kind: str, right: Mapping[bytes, _Known], other: Mapping[bytes, _Known]
     ) -> _Known:
-        digest = self._digest(_key_of(request, kind))
+        digest = self._digest(_key_of(head, kind))
         known = right.get(digest)
         if known is not None:
             return known
@@ -108,40 +113,36 @@ class Callers:
             raise WrongKind(f"Authorization: this request needs a {kind} key of the app")
         raise WrongKey(f"Authorization: no app has this {kind} key")
 
-    def _with_any_key(self, request: LeanRequest) -> _Known:
-        digest = self._digest(_key_of(request, "publishable or server"))
+    def _with_any_key(self, head: RequestHead) -> _Known:
+        digest = self._digest(_key_of(head, "publishable or server"))
         known = self._server.get(digest) or self._publishable.get(digest)
         if known is None:
             raise WrongKey("Authorization: no app has this key")
         return known if known.server else _allowed_to_report_leads(known)
 
-    def _with_leads_key(self, request: LeanRequest) -> _Known:
-        return _allowed_to_report_leads(self._with_publishable_key(request))
+    def _with_leads_key(self, head: RequestHead) -> _Known:
+        return _allowed_to_report_leads(self._with_publishable_key(head))
 
-    def _caller(self, known: _Known, request: LeanRequest) -> Caller:
+    def _caller(self, known: _Known, head: RequestHead) -> Caller:
         app, server, name = known
-        peer = request.scope["client"]
         rate_limit = None
         if self._rate_limiter is not None:  # not by a backend's address, which all its customers share
             rate_limit = self._rate_limiter.rate_limit(app.name, name, by_address=not server)
-        caller = Caller(
+        return Caller(
             app,
-            peer[0] if peer else None,
-            request.forwarded_for.decode("latin-1"),
-            request.user_agent[:USER_AGENT_MAX_CHARS].decode("latin-1"),
-            request.arrived,
+            head.peer[0] if head.peer else None,
+            head.forwarded_for.decode("latin-1"),
+            head.user_agent[:USER_AGENT_MAX_CHARS].decode("latin-1"),
+            head.arrived,
             self._proxies,
             rate_limit,
         )
-        if rate_limit is not None:
-            request.counted_for(caller)
-        return caller
 
-    async def _failed(self, request: LeanRequest) -> None:
+    async def _failed(self, head: RequestHead) -> None:
         if self._rate_limiter is not None:
-            peer = request.scope["client"]
-            forwarded_for = request.forwarded_for.decode("latin-1")
-            await self._rate_limiter.failed(self._proxies.client_ip(peer[0] if peer else None, forwarded_for))
+            forwarded_for = head.forwarded_for.decode("latin-1")
+            ip = self._proxies.client_ip(head.peer[0] if head.peer else None, forwarded_for)
+            await self._rate_limiter.failed(ip)
 
     def _known(self, each: AppKeys, *, server: bool) -> Iterator[tuple[bytes, _Known]]:
         for key in each.server if server else each.publishable:
@@ -159,8 +160,8 @@ def _allowed_to_report_leads(known: _Known) -> _Known:
     return known
 
 
-def _key_of(request: LeanRequest, kind: str) -> bytes:
-    scheme, _, key = request.authorization.partition(b" ")
+def _key_of(head: RequestHead, kind: str) -> bytes:
+    scheme, _, key = head.authorization.partition(b" ")
     key = key.strip()
     if scheme.lower() != b"bearer" or not key:
         raise MissingKey(f"Authorization: expected 'Bearer' and a {kind} key of the app")

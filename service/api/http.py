@@ -27,7 +27,8 @@ from service.domain.rate_limit_status import RateLimitStatus
 from service.domain.type_descriptions import explain
 
 BODY_MAX_BYTES = 64 * 1024
-CALLER = "firstopen.caller"  # key in a request's scope: the caller whose rate limits apply, if any
+# Key in a request's scope: its caller. The response gets RateLimit-* headers; a failed request is counted.
+CALLER = "firstopen.caller"
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
@@ -35,59 +36,74 @@ _encode = msgspec.json.Encoder().encode
 S = TypeVar("S", bound=Struct)
 
 
-class LeanRequest(Request[Any, Any, State]):
-    """A request that reads the headers it needs in one pass, and limits the size of its body.
+class RequestHead:
+    """The headers of a request that handlers need, read in one pass.
 
-    ``arrived`` is when the headers were complete, in monotonic seconds: budgets start then. ``caller`` is set
-    by the handler's ``before_request`` hook.
+    ``arrived`` is when the headers were complete, in monotonic seconds: budgets start then.
     """
 
-    __slots__ = ("arrived", "authorization", "caller", "content_type_bytes", "forwarded_for", "user_agent")
+    __slots__ = ("arrived", "authorization", "content_type", "forwarded_for", "host", "peer", "user_agent")
 
-    clock: Callable[[], float]
-    caller: Caller
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(scope, receive, send)
-        arrived = cast("dict[str, Any]", scope).get("arrived")  # set by our server protocol, but not in tests
-        self.arrived: float = type(self).clock() if arrived is None else arrived
-        self.authorization = self.user_agent = self.forwarded_for = self.content_type_bytes = b""
+    def __init__(self, scope: Scope, clock: Callable[[], float]) -> None:
+        context = cast("dict[str, Any]", scope)
+        arrived = context.get("arrived")  # set by our server protocol, but not in tests
+        self.arrived: float = clock() if arrived is None else arrived
+        self.peer: tuple[str, int] | None = context["client"]
+        self.authorization = self.user_agent = self.forwarded_for = self.content_type = self.host = b""
         authorizations = 0
-        for name, value in scope["headers"]:
+        for name, value in context["headers"]:
             if name == b"authorization":
                 self.authorization = b"" if authorizations else value  # several keys count as no key
                 authorizations += 1
             elif name == b"user-agent":
                 self.user_agent = value
             elif name == b"content-type":
-                self.content_type_bytes = value
+                self.content_type = value
             elif name == b"x-forwarded-for":
                 self.forwarded_for = self.forwarded_for + b"," + value if self.forwarded_for else value
+            elif name == b"host":
+                self.host = value
 
-    def counted_for(self, caller: Caller) -> None:
-        """Attach the caller: the response gets RateLimit-* headers, and a failed request is counted, too."""
-        cast("dict[str, Any]", self.scope)[CALLER] = caller
+
+class LeanRequest(Request[Any, Any, State]):
+    """A request that reads the headers it needs in one pass, and limits the size of its body.
+
+    ``caller`` is set by the handler's ``before_request`` hook.
+    """
+
+    __slots__ = ("caller", "head")
+
+    clock: Callable[[], float]
+    caller: Caller
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        self.head = RequestHead(scope, type(self).clock)
 
     async def body(self) -> bytes:
         """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge`` or ``MalformedBody``."""
-        if isinstance(self._body, bytes):
-            return self._body
-        if not _says_json(self.content_type_bytes):
-            raise UnsupportedBody("Content-Type: expected application/json")
-        body = b""
-        more = True
-        while more and len(body) <= BODY_MAX_BYTES:
-            message = cast("dict[str, Any]", await self.receive())
-            if message["type"] == "http.disconnect":
-                raise MalformedBody("body: did not arrive completely")
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        if len(body) > BODY_MAX_BYTES:
-            raise BodyTooLarge(f"body: must be at most {BODY_MAX_BYTES} bytes")
-        if not body:
-            raise MalformedBody("body: is empty; expected a JSON object")
-        self._body = body
-        return body
+        if not isinstance(self._body, bytes):
+            self._body = await read_body(self.head, self.receive)
+        return self._body
+
+
+async def read_body(head: RequestHead, receive: Receive) -> bytes:
+    """Read a JSON body; raises ``UnsupportedBody``, ``BodyTooLarge`` or ``MalformedBody``."""
+    if not _says_json(head.content_type):
+        raise UnsupportedBody("Content-Type: expected application/json")
+    body = b""
+    more = True
+    while more and len(body) <= BODY_MAX_BYTES:
+        message = cast("dict[str, Any]", await receive())
+        if message["type"] == "http.disconnect":
+            raise MalformedBody("body: did not arrive completely")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if len(body) > BODY_MAX_BYTES:
+        raise BodyTooLarge(f"body: must be at most {BODY_MAX_BYTES} bytes")
+    if not body:
+        raise MalformedBody("body: is empty; expected a JSON object")
+    return body
 
 
 def request_class(clock: Callable[[], float]) -> type[LeanRequest]:
@@ -109,6 +125,18 @@ class JSONReply(Response[Any]):
         self.status_code = status_code
         self.headers = headers or {}
 
+    def encoded(self) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return the body, and the headers to send with it."""
+        body = _encode(self.content)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        if self.headers:
+            headers += [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
+        return body, headers
+
     def to_asgi_response(
         self,
         app: Litestar | None,  # noqa: ARG002  Litestar's signature
@@ -118,22 +146,16 @@ class JSONReply(Response[Any]):
         **_: Any,
     ) -> ASGIResponse:
         """Encode the content, and return the ASGI application that sends it."""
-        extra = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
-        return _Sent(self.status_code or status_code or 200, _encode(self.content), extra)
+        return _Sent(self.status_code or status_code or 200, *self.encoded())
 
 
 class _Sent(ASGIResponse):
     """An encoded reply; Litestar's own builds its headers through a multidict."""
 
-    def __init__(self, status: int, body: bytes, extra_headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         self.status_code = status
         self.body = body
-        self._headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            *extra_headers,
-        ]
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send it."""

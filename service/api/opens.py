@@ -1,5 +1,6 @@
 """``/v1/opens``: report that an app was opened, and get the screen to show and the click to credit."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import msgspec
@@ -10,35 +11,64 @@ from litestar.openapi.spec import Example
 from litestar.params import JSONBody, PathParameter
 
 from service.api.auth import Callers
-from service.api.direct import direct
+from service.api.direct import Direct, unless_failed
 from service.api.http import JSONReply, LeanRequest, lenient_body
+from service.api.outgoing import Outgoing
 from service.api.problems import documented
 from service.api.schema import CountedOperation, OpenOperation
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
 from service.attribution.resolver import Resolver
-from service.domain.models import Answer
+from service.domain.models import Answer, Caller
 from service.telemetry import Metrics
 
+PATH = "/v1/opens"
 
-def opens_routes(
-    callers: Callers,
-    resolver: Resolver,
-    default_budget_ms: int,
-    metrics: Metrics,
-    request_class: type[LeanRequest],
-) -> list[HTTPRouteHandler]:
-    """Build the handlers of ``/v1/opens``."""
-    body = lenient_body(OpenRequest)
+AnswerOpen = Callable[[Caller, OpenRequest], Awaitable[JSONReply]]
 
-    async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Response[Answer]:
-        """Return the screen to show and the click to credit."""
-        report = data.to_report(request.caller, default_budget_ms, resolver.parse_link)
+_BODY = lenient_body(OpenRequest)
+
+
+def answering_opens(resolver: Resolver, default_budget_ms: int, metrics: Metrics) -> AnswerOpen:
+    """Return the function that answers a reported open."""
+
+    async def answer_open(caller: Caller, data: OpenRequest) -> JSONReply:
+        report = data.to_report(caller, default_budget_ms, resolver.parse_link)
         reply = JSONReply(await resolver.resolve(report))
         if report.ignored:
             reply.headers["Firstopen-Ignored"] = ", ".join(report.ignored)
             for field in report.ignored:
                 metrics.ignored_fields.add(field)
         return reply
+
+    return answer_open
+
+
+def direct_opens(
+    answer_open: AnswerOpen, callers: Callers, clock: Callable[[], float], outgoing: Outgoing
+) -> Direct:
+    """Return what answers most reports of opens, in place of Litestar."""
+    return Direct(PATH, answer_open, callers=callers, decode=_BODY.decode, clock=clock, outgoing=outgoing)
+
+
+def opens_routes(callers: Callers, resolver: Resolver, answer_open: AnswerOpen) -> list[HTTPRouteHandler]:
+    """Build the handlers of ``/v1/opens``."""
+
+    @post(
+        PATH,
+        status_code=200,
+        before_request=unless_failed(callers.publishable_uncounted),
+        dto=_BODY,
+        return_dto=None,
+        operation_class=OpenOperation,
+        operation_id="reportOpen",
+        summary="Report an app open",
+        security=[{"publishableKey": []}],
+        responses={**_answered(), **documented(400, 401, 403, 413, 415, 429)},
+        tags=["Opens"],
+    )
+    async def report_open(request: LeanRequest, data: JSONBody[OpenRequest]) -> Response[Answer]:
+        """Return the screen to show and the click to credit."""
+        return await answer_open(request.caller, data)
 
     @get(
         "/v1/opens/{openId:str}",
@@ -54,28 +84,7 @@ def opens_routes(
         """Return the present answer of an earlier open. A pending open may have a ``clickId`` by now."""
         return await resolver.recall(request.caller.app, open_id)
 
-    documented_post = post(
-        "/v1/opens",
-        status_code=200,
-        before_request=callers.publishable_uncounted,
-        dto=body,
-        return_dto=None,
-        middleware=[
-            direct(
-                report_open,
-                request_class=request_class,
-                before_request=callers.publishable_uncounted,
-                decode=body.decode,
-            )
-        ],
-        operation_class=OpenOperation,
-        operation_id="reportOpen",
-        summary="Report an app open",
-        security=[{"publishableKey": []}],
-        responses={**_answered(), **documented(400, 401, 403, 413, 415, 429)},
-        tags=["Opens"],
-    )
-    return [documented_post(report_open), get_open]
+    return [report_open, get_open]
 
 
 def _answered() -> dict[int, ResponseSpec]:

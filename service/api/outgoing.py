@@ -44,24 +44,23 @@ class Outgoing:
         if message["type"] != "http.response.start":
             return
         context = cast("dict[str, Any]", scope)
-        self._requests.add(context.get("path_template") or "unrouted", str(message["status"]))
         is_preflight = context["method"] == "OPTIONS"
         headers = cors_headers(context["path"], is_preflight=is_preflight)
         if is_preflight and headers:
             headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
-        caller: Caller | None = context.get(CALLER)
-        if (
-            caller is not None
-            and caller.rate_limit is not None
-            and caller.rate_limit.rate_limit_status is not None
-        ):
-            counted = rate_limit_headers(caller.rate_limit.rate_limit_status)
-            headers = [
-                *headers,
-                *((name.lower().encode(), value.encode()) for name, value in counted.items()),
-            ]
+        route = context.get("path_template") or "unrouted"
+        headers = self.counted(route, str(message["status"]), context.get(CALLER), headers)
         if headers:
             message["headers"] = [*message["headers"], *headers]
+
+    def counted(self, route: str, status: str, caller: Caller | None, headers: Headers) -> Headers:
+        """Count a response; return the headers, with those of the caller's rate limit."""
+        self._requests.add(route, status)
+        limit = None if caller is None else caller.rate_limit
+        if limit is None or limit.rate_limit_status is None:
+            return headers
+        limits = rate_limit_headers(limit.rate_limit_status)
+        return [*headers, *((name.lower().encode(), value.encode()) for name, value in limits.items())]
 
 
 def cors_headers(path: str, *, is_preflight: bool) -> Headers:
