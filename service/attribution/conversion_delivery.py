@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from service.attribution.lead_credit import LeadCredit, may_get_click
+from service.attribution.webhook_events import WebhookEvents
 from service.domain.errors import (
     DubRefused,
     DubTimedOut,
@@ -49,6 +50,7 @@ class Conversion(Struct, frozen=True, kw_only=True):
     body: dict[str, Any]
     open_id: str = ""  # credit the click of this open
     install_id: str = ""  # credit the click of this install
+    named_open_id: str = ""  # the open that the lead named, or of the install that it named
     one_step_until: float = 0  # Unix seconds: until then Dub certainly knows the click
 
 
@@ -75,6 +77,7 @@ class ConversionDelivery:
         apps: Mapping[str, App],
         find_open: Callable[[str], Awaitable[Open | None]],
         credit: LeadCredit,
+        webhook_events: WebhookEvents,
         known_for_s: Callable[[str], float],
         ordering_key: Callable[[str, str], str],
         new_id: Callable[[], str],
@@ -86,6 +89,7 @@ class ConversionDelivery:
         self._apps = apps
         self._find_open = find_open
         self._credit = credit
+        self._webhook_events = webhook_events
         self._known_for_s = known_for_s
         self._ordering_key = ordering_key
         self._new_id = new_id
@@ -152,6 +156,23 @@ class ConversionDelivery:
     async def deliver(self, entry: Entry) -> DeliveryResult:
         """Send an entry once, and return the result."""
         conversion = _decode(entry.payload)
+        result = await self._attempt(entry, conversion)
+        body, open_id = conversion.body, _open_id(conversion)
+        match result:
+            case Delivered(answer=answer):
+                event = self._webhook_events.lead_delivered(entry, body, open_id, answer)
+            case DeadLetter(reason=reason):
+                event = self._webhook_events.lead_dead(entry, body, open_id, reason)
+            case RetryLater():
+                return result
+        return result if event is None else msgspec.structs.replace(result, event=event)
+
+    def report_death(self, entry: Entry, reason: str) -> Entry | None:
+        """Return the webhook about a lead that has expired in the outbox; None if no webhook is wanted."""
+        conversion = _decode(entry.payload)
+        return self._webhook_events.lead_dead(entry, conversion.body, _open_id(conversion), reason)
+
+    async def _attempt(self, entry: Entry, conversion: Conversion) -> DeliveryResult:
         app = self._apps.get(entry.app)
         if app is None or not app.dub_api_key:
             return RetryLater(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
@@ -237,6 +258,10 @@ class ConversionDelivery:
         age_s = self._unix_time() - entry.created
         attempts_s = _CUSTOMER_RETRIES_AT_S if entry.kind == "sale" else _CLICK_RETRIES_AT_S
         return next((at_s - age_s for at_s in attempts_s if at_s > age_s), None)
+
+
+def _open_id(conversion: Conversion) -> str | None:
+    return conversion.named_open_id or conversion.open_id or None
 
 
 def _next_retry_s(entry: Entry) -> float:

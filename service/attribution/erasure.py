@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from service.attribution.delayed_matching import DelayedMatching
 from service.attribution.recent_erasures import RecentErasures
+from service.attribution.webhook_events import WebhookEvents
 from service.domain.device_identity import Identity
 from service.domain.errors import StoreFailed
 from service.domain.models import App
@@ -33,10 +34,12 @@ class InstallErasure:
         claims: Erasable,
         entries: Erasable,
         erasures: RecentErasures,
+        webhook_events: WebhookEvents,
         unix_time: Callable[[], float],
         scrub: Callable[[], Awaitable[None]],
     ) -> None:
         self._erasures = erasures
+        self._webhook_events = webhook_events
         self._unix_time = unix_time
         self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
@@ -52,7 +55,7 @@ class InstallErasure:
         """
         devices = self._identity.devices(app.name, install_id)
         await self._erasures.add(devices, self._unix_time())
-        erased = await self._forget(devices)
+        erased = await self._forget(devices, app)
         await self._scrub()
         return erased
 
@@ -61,10 +64,13 @@ class InstallErasure:
         with contextlib.suppress(StoreFailed):
             await self._forget([device])
 
-    async def _forget(self, devices: Sequence[str]) -> ErasedCounts:
+    async def _forget(self, devices: Sequence[str], app: App | None = None) -> ErasedCounts:
+        """Delete all data of devices; if ``app`` is given, queue the webhook that reports it."""
         open_ids = await self._opens.ids(devices)
         await self._delayed_matching.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])
         claims = await self._claims.forget(devices)
+        if app is not None:
+            await self._webhook_events.install_erased(app, devices[0], open_ids)
         answers = await self._opens.forget(devices)
         return ErasedCounts(answers, claims, outbox)

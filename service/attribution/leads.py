@@ -145,7 +145,7 @@ class Leads:
             budget_s = 0  # its open may be hours away
         conversion = _conversion(lead, opened, click_id)
         depends_on_open = self._dependency(app, lead) if click_id is None else ""
-        subject, keys = self._subject(app, lead), self._keys(app, lead)
+        subject, keys = self._subject(app, lead, opened), self._keys(app, lead)
         entry = self._conversions.entry(
             app, conversion, depends_on_open=depends_on_open, subject=subject, keys=keys
         )
@@ -196,8 +196,9 @@ class Leads:
 
     def _dependency(self, app: App, lead: LeadReport) -> str:
         """Return the entry's ``depends_on_open``: the install if the lead names one, else the open."""
-        subject = self._subject(app, lead)
-        return subject if lead.install_id is None else install_name(subject)
+        if lead.install_id is None:
+            return lead.open_id or ""
+        return install_name(self._identity.devices(app.name, lead.install_id)[0])
 
     def _keys(self, app: App, lead: LeadReport) -> LeadKeys:
         """Return the deduplication keys. A deferred lead has no event key, because Dub records no event."""
@@ -210,11 +211,11 @@ class Leads:
             body = hashed("body", _encode(lead).decode())
         return LeadKeys(event, idempotency, body)
 
-    def _subject(self, app: App, lead: LeadReport) -> str:
-        """Return the device hash or openId by which an erasure finds the lead, or ""."""
+    def _subject(self, app: App, lead: LeadReport, opened: Open | None) -> str:
+        """Return the device hash by which an erasure finds the lead, or "" if it names only a click."""
         if lead.install_id is not None:
             return self._identity.devices(app.name, lead.install_id)[0]
-        return lead.open_id or ""
+        return "" if opened is None else opened.device
 
     async def _release_if_settled(self, app: App, lead: LeadReport, depends_on_open: str) -> None:
         """Release a lead if its open was settled while the lead was being stored."""
@@ -242,7 +243,9 @@ def _conversion(lead: LeadReport, opened: Open | None, click_id: str | None) -> 
         # A match that is not guaranteed may be superseded before the lead is sent: check the open again then.
         may_change = opened is not None and not opened.match.guaranteed
         open_id = opened.open_id if opened is not None and may_change else ""
-        return Conversion(kind="lead", body={**lead.body, "clickId": click_id}, open_id=open_id)
+        named = "" if opened is None else opened.open_id
+        body = {**lead.body, "clickId": click_id}
+        return Conversion(kind="lead", body=body, open_id=open_id, named_open_id=named)
     if lead.install_id is not None:
         return Conversion(kind="lead", body=lead.body, install_id=lead.install_id)
     return Conversion(kind="lead", body=lead.body, open_id=lead.open_id or "")

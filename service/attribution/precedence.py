@@ -15,6 +15,7 @@ from msgspec import structs
 from service.aio.tasks import cancel_all
 from service.attribution.lead_credit import open_to_credit, priority_of
 from service.attribution.recent_erasures import RecentErasures
+from service.attribution.webhook_events import WebhookEvents
 from service.domain.device_identity import Identity, answer_key
 from service.domain.errors import StoreFailed
 from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH
@@ -39,6 +40,7 @@ class EvidencePrecedence:
         claims: Claims,
         identity: Identity,
         erasures: RecentErasures,
+        webhook_events: WebhookEvents,
         background: Background,
         log: Log,
     ) -> None:
@@ -47,6 +49,7 @@ class EvidencePrecedence:
         self._claims = claims
         self._identity = identity
         self._erasures = erasures
+        self._webhook_events = webhook_events
         self._background = background
         self._log = log
         self._running: set[asyncio.Task[None]] = set()
@@ -133,6 +136,7 @@ class EvidencePrecedence:
         revised = structs.replace(guess, credited_to=certain.open_id)
         if guess.click_id is not None:
             revised = structs.replace(revised, click_id=None, link=None, carried="", match=SUPERSEDED)
+            self._webhook_events.superseded(context.app, revised)
         self._cache.revise(revised)
         self._open_store.revise(revised)
 

@@ -19,6 +19,7 @@ from service.attribution.evidence_resolver import EvidenceResolver
 from service.attribution.lead_credit import may_get_click
 from service.attribution.open_contexts import OpenContextFactory
 from service.attribution.precedence import EvidencePrecedence
+from service.attribution.webhook_events import WebhookEvents
 from service.domain.deep_links import DEEP_LINK_MAX_CHARS
 from service.domain.device_identity import TrustedProxies
 from service.domain.errors import (
@@ -70,6 +71,7 @@ class Resolver:
         answers: AnswerBuilder,
         delayed_matching: DelayedMatching,
         precedence: EvidencePrecedence,
+        webhook_events: WebhookEvents,
         clock: Callable[[], float],
         unix_time: Callable[[], float],
         new_id: Callable[[], str],
@@ -84,6 +86,7 @@ class Resolver:
         self._answers = answers
         self._delayed_matching = delayed_matching
         self._precedence = precedence
+        self._webhook_events = webhook_events
         self._clock = clock
         self._unix_time = unix_time
         self._new_id = new_id
@@ -395,9 +398,10 @@ class Resolver:
         self, context: OpenContext, opened: Open, took_ms: float, subject: dict[str, str | None]
     ) -> None:
         """Store and log a decision, and delete the open's outbox entry if Dub has the open now."""
-        self._keep(context, opened)
         flight = self._flights.under_way(context.key)
-        if (context.was_pending or (flight is not None and flight.late)) and not opened.provisional:
+        was_pending = context.was_pending or (flight is not None and flight.late)
+        self._keep(context, opened, was_pending=was_pending)
+        if was_pending and not opened.provisional:
             self._outbox.confirm_open(opened.open_id)
         if opened.link is not None:
             self._contexts.remember(context)
@@ -408,7 +412,7 @@ class Resolver:
 
     def _found_late(self, context: OpenContext, opened: Open, attempt: MatchAttempt) -> None:
         """Store the result of the later match attempts: a click, or finally none."""
-        self._keep(context, opened)
+        self._keep(context, opened, was_pending=True)
         self._traces.add(opened.open_id, attempt)
         if opened.pending:
             return  # Dub's events could not be decoded: the next report of this open starts new attempts
@@ -428,11 +432,16 @@ class Resolver:
             )
         return opened
 
-    def _keep(self, context: OpenContext, opened: Open) -> None:
-        """Cache and store an open, unless its install was erased while it was decided."""
+    def _keep(self, context: OpenContext, opened: Open, *, was_pending: bool = False) -> None:
+        """Cache and store an open, unless its install was erased while it was decided.
+
+        ``was_pending``: it has been answered as pending.
+        """
         if self._contexts.is_erased(context):
             self._contexts.sweep(context)
             return
+        settles = was_pending or context.was_pending or context.replay
+        self._webhook_events.open_kept(context, opened, settles=settles)
         self._cache.keep(context.key, opened)
         self._precedence.settle(context, opened)
         self._open_store.keep(context.key, opened, context.network, context.traits)

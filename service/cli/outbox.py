@@ -1,4 +1,4 @@
-"""``firstopen outbox``: show opens, leads and sales that Dub has not accepted, and retry them."""
+"""``firstopen outbox``: show what Dub or a backend has not accepted, and retry it."""
 
 import asyncio
 import json
@@ -15,7 +15,8 @@ from service.domain.errors import StoreFailed
 from service.domain.outbox_entries import (
     DISCARD_REASON_MAX_CHARS,
     INSTALL,
-    Kind,
+    KINDS,
+    OPEN_SETTLES,
     State,
     Summary,
     discard_reason,
@@ -28,7 +29,6 @@ from service.storage.outbox import SqlOutboxStore
 from service.telemetry import configure_logs
 from service.wiring.stores import engine
 
-_KINDS: tuple[Kind, ...] = ("open", "lead", "sale")
 _STATES: tuple[State, ...] = ("queued", "delivered", "dead", "discarded")
 _LISTED_MAX = 50
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -36,7 +36,8 @@ _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 T = TypeVar("T")
 
 HELP = """\
-Show opens, leads and sales that have not reached Dub yet, and dead letters, with the reasons.
+Show opens, leads and sales that have not reached Dub yet, webhooks that have not reached your backend, and
+dead letters, with the reasons.
 
 \b
   firstopen outbox                  counts, the age of the oldest, dead letters
@@ -116,12 +117,12 @@ async def _overview(entries: SqlOutboxStore) -> None:
     depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     out = console()
     table = Table("", *_STATES)
-    for kind in _KINDS:
+    for kind in KINDS:
         table.add_row(f"{kind}s", *(str(depths.get((kind, state), 0)) for state in _STATES))
-    total = (sum(depths.get((kind, state), 0) for kind in _KINDS) for state in _STATES)
+    total = (sum(depths.get((kind, state), 0) for kind in KINDS) for state in _STATES)
     table.add_row("all", *(str(count) for count in total))
     out.print(table)
-    out.print(f"oldest queued: {'none' if oldest is None else _age(oldest) + ' old'}")
+    out.print(f"oldest queued: {_age(min(oldest.values())) + ' old' if oldest else 'none'}")
     titles: dict[State, str] = {"queued": "queued, oldest first", "dead": "dead letters"}
     for state, title in titles.items():
         listed = await entries.listed(state, _LISTED_MAX)
@@ -154,6 +155,8 @@ def _awaited(entry: Summary) -> str:
     """Return what an entry waits for, for people to read."""
     if entry.depends_on_open.startswith(INSTALL):
         return "an open of its install"
+    if entry.depends_on_open.startswith(OPEN_SETTLES):
+        return f"the final answer of open {entry.depends_on_open.removeprefix(OPEN_SETTLES)}"
     return f"open {entry.depends_on_open}" if entry.depends_on_open else "nothing"
 
 

@@ -24,6 +24,7 @@ from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.rates import rates
 from service.domain.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
 from service.domain.type_descriptions import closest, explain
+from service.domain.webhooks import EVENT_TYPES, Endpoint, EventType, InvalidEndpoint, parse_endpoint
 
 _SECRET_MIN_CHARS = 32
 _OURS = "FIRSTOPEN_"
@@ -67,6 +68,15 @@ class AndroidSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256_cert_fingerprints: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[apps.*.webhook]``: which events are sent to the app's backend. URL and secrets are variables."""
+
+    url_env: Annotated[str, Meta(min_length=1)]
+    secret_env: Annotated[str, Meta(min_length=1)]
+    events: Annotated[tuple[EventType, ...], Meta(min_length=1)] = EVENT_TYPES
+    allow_private_targets: bool = False
+
+
 class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One ``[apps.*]`` table."""
 
@@ -91,6 +101,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     route_tests: tuple[RouteTest, ...] = ()
     ios: IosSettings | None = None
     android: AndroidSettings | None = None
+    webhook: WebhookSettings | None = None
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,6 +183,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     secrets: tuple[str, ...]  # the first is the current one
     server_keys: dict[str, tuple[str, ...]]  # by app
     dub_api_keys: dict[str, str]  # by app
+    webhooks: dict[str, Endpoint]  # by app
     host: str
     port: int
     ops_port: int | None  # for metrics, schema and console; None: they are on ``port``
@@ -252,6 +264,7 @@ def parse(
     port = _number(env, "FIRSTOPEN_PORT", 8000, 1, _PORT_MAX)
     server_keys, dub_api_keys = _keys(apps, env, required=keys_required)
     _refuse_shared_keys(apps, server_keys)
+    webhooks = _webhooks(apps, env, required=keys_required)
     return Settings(
         apps=apps,
         cache=file.cache,
@@ -264,6 +277,7 @@ def parse(
         secrets=_secrets(env),
         server_keys=server_keys,
         dub_api_keys=dub_api_keys,
+        webhooks=webhooks,
         host=env.get("FIRSTOPEN_HOST") or "127.0.0.1",
         port=port,
         ops_port=_ops_port(env, port),
@@ -381,6 +395,8 @@ def _refuse_twice(what: str, claims: Mapping[str, tuple[str, ...]], *, shown: bo
 def _refuse_unknown(apps: Mapping[str, AppSettings], env: Mapping[str, str]) -> None:
     """Raise ``SettingsError`` for an unknown FIRSTOPEN_ variable, which is probably a typo."""
     named = {name for app in apps.values() for name in (app.server_keys_env, app.dub_api_key_env)}
+    hooks = [app.webhook for app in apps.values() if app.webhook is not None]
+    named |= {name for hook in hooks for name in (hook.url_env, hook.secret_env)}
     for name, value in env.items():
         if not name.startswith(_OURS) or name in named or name.removeprefix(_OURS) in _VARIABLES:
             continue
@@ -406,6 +422,35 @@ def _keys(
                 raise SettingsError(f"{app.dub_api_key_env}: expected one key")
             dub_api_keys[name] = "".join(keys)
     return server_keys, dub_api_keys
+
+
+def _webhooks(
+    apps: Mapping[str, AppSettings], env: Mapping[str, str], *, required: bool
+) -> dict[str, Endpoint]:
+    """Return the webhook endpoints by app, without those whose variables are not set and not required."""
+    endpoints: dict[str, Endpoint] = {}
+    for name, app in apps.items():
+        hook, path = app.webhook, f"apps.{name}.webhook"
+        if hook is None:
+            continue
+        missing = {
+            f"{path}.{setting}": variable
+            for setting, variable in (("url_env", hook.url_env), ("secret_env", hook.secret_env))
+            if not env.get(variable, "").strip()
+        }
+        for setting, variable in missing.items():
+            if required:
+                raise SettingsError(f"{setting}: the environment variable {variable} is not set")
+        if missing:
+            continue
+        try:
+            endpoints[name] = parse_endpoint(
+                env[hook.url_env], env[hook.secret_env], allow_private=hook.allow_private_targets
+            )
+        except InvalidEndpoint as exc:
+            variable = hook.url_env if exc.of_url else hook.secret_env
+            raise SettingsError(f"{variable} ({path}): {exc}") from exc
+    return endpoints
 
 
 def _keys_in(variable: str, env: Mapping[str, str], path: str, *, required: bool) -> tuple[str, ...]:

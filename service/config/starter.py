@@ -65,6 +65,14 @@ screen = "category"
 # sha256_cert_fingerprints = ["FINGERPRINT"]
 #                                          # of the signing certificates: Play Console, App integrity
 
+# Tell your backend what becomes of opens, leads and installs. See docs/webhooks.md.
+# [apps.acme.webhook]
+# url_env = "ACME_WEBHOOK_URL"             # variable with the URL that events are posted to
+# secret_env = "ACME_WEBHOOK_SECRET"       # variable with the secret that signs them: whsec_ and base64.
+#                                          # Several, separated by spaces or commas, all sign
+# events = ["open.matched", "open.settled", "lead.delivered", "lead.dead", "install.erased"]  # what to send
+# allow_private_targets = false            # true: the URL may be http, and on your own network
+
 # What one process keeps in memory.
 # [cache]
 # answer_ttl_s = 3600                      # seconds for which an answer is repeated; one hour at Dub

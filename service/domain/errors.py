@@ -18,6 +18,8 @@ FirstopenError
 ├── NotConfigured            a setting that this operation needs is missing
 ├── StoreFailed              the database cannot be read or written
 ├── NoOpen                   the install that a lead names has reported no open yet
+├── OpenPending              the open that a webhook reports is not final yet
+├── WebhookFailed            a backend has not taken a webhook
 ├── DubRefused               Dub's own 4xx for a lead, a sale or an events query
 ├── DubLinkNotFound          Dub's 404 for a link: final, and cached like an answer
 └── DubUnavailable           no usable answer from Dub in time: the open is answered degraded
@@ -123,6 +125,14 @@ class StoreFailed(FirstopenError):
 
 class NoOpen(FirstopenError):
     """The install that a lead names has reported no open yet."""
+
+
+class OpenPending(FirstopenError):
+    """The open that a webhook reports is not final yet."""
+
+
+class WebhookFailed(FirstopenError):
+    """A backend has not taken a webhook: no answer, or one other than 2xx. The message is safe to log."""
 
 
 class DubRefused(FirstopenError):

@@ -49,6 +49,7 @@ class App(Struct, frozen=True, eq=False):
     analytics_calls_per_s: int = 2
     ip_matching: Literal["on", "off", "consented"] = "on"
     first_launch_max_age_s: float = 259_200
+    webhook_events: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         """Return the app's name only, so that no secret is printed."""

@@ -1,7 +1,7 @@
-"""Outbox entries: opens, leads and sales to be delivered to Dub, and the results of a delivery."""
+"""Outbox entries: opens, leads and sales for Dub, webhooks for backends, and the results of a delivery."""
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -9,15 +9,17 @@ from service.domain.device_identity import Platform
 from service.domain.errors import FirstopenError
 from service.domain.evidence import EvidenceType
 
-DELAY_MAX_S = 900.0  # longest delay before the next attempt, even if Dub asks for a longer one
+DELAY_MAX_S = 900.0  # longest delay before the next attempt, even if Dub or a backend asks for a longer one
 
-Kind = Literal["open", "lead", "sale"]
+Kind = Literal["open", "lead", "sale", "webhook"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # An operator may give up a dead letter: it is "discarded", with the reason, and without its content.
 State = Literal["queued", "delivered", "dead", "discarded"]
 
 RENEW_EVERY_S = 3.0
 UNDECRYPTABLE = "encrypted under a FIRSTOPEN_SECRET that is not listed"  # such an entry blocks no others
 INSTALL = "install:"
+OPEN_SETTLES = "settles:"
 REPEAT_S = 7 * 86_400.0  # how long a repeated lead is recognised, as at Dub
 DISCARD_REASON_MAX_CHARS = 200
 NO_OPEN = "no open arrived"  # reason of a dead letter: a lead that waited for an install
@@ -34,6 +36,14 @@ def discard_reason(text: str) -> str | None:
     return reason if 1 <= len(reason) <= DISCARD_REASON_MAX_CHARS and reason.isprintable() else None
 
 
+def settling_name(open_id: str) -> str:
+    """Return the ``Entry.depends_on_open`` of a webhook that waits until an open is final.
+
+    It is not an openId: leads are released by an open's click, this webhook is completed by its final answer.
+    """
+    return OPEN_SETTLES + open_id
+
+
 class LeadKeys(Struct, frozen=True):
     """Keyed hashes by which a repeated lead is recognised. Empty ones are not compared."""
 
@@ -43,14 +53,15 @@ class LeadKeys(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """An open, lead or sale to deliver to Dub. Times are in Unix seconds."""
+    """An open, lead or sale to deliver to Dub, or a webhook to a backend. Times are in Unix seconds."""
 
     id: str
     app: str
     kind: Kind
     ordering_key: str  # entries with the same key are sent one after another
-    # The openId whose click this entry needs, or the ``install_name`` of an install. While it waits, it does
-    # not block other entries of its ordering key. It is tried at intervals, in case the release is missed.
+    # The openId whose click this entry needs, the ``install_name`` of an install, or the ``settling_name`` of
+    # an open. While it waits, it does not block other entries of its ordering key. It is tried at intervals,
+    # in case the release is missed.
     depends_on_open: str = ""
     created: float
     next_try: float
@@ -91,9 +102,10 @@ class QueuedOpen(Struct, frozen=True, kw_only=True):
 
 
 class Delivered(Struct, frozen=True):
-    """Dub accepted the entry; ``answer`` is Dub's JSON."""
+    """Dub accepted the entry; ``answer`` is Dub's JSON. ``event`` is a webhook that reports it."""
 
     answer: bytes = b""
+    event: Entry | None = None
 
 
 class RetryLater(Struct, frozen=True):
@@ -110,6 +122,7 @@ class DeadLetter(Struct, frozen=True):
     reason: str
     error: FirstopenError | None = None
     organic: bool = False  # not an error: there is no click to credit
+    event: Entry | None = None  # a webhook that reports it
 
 
 DeliveryResult = Delivered | RetryLater | DeadLetter
@@ -153,3 +166,6 @@ class Summary(Struct, frozen=True):
 
 
 Deliver = Callable[[Entry], Awaitable[DeliveryResult]]
+ReportDeath = Callable[
+    [Entry, str], Entry | None
+]  # builds the webhook that reports a dead letter and its reason

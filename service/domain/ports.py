@@ -23,6 +23,7 @@ from service.domain.outbox_entries import (
     Kind,
     QueuedOpen,
     Repeat,
+    ReportDeath,
     State,
     Status,
     Summary,
@@ -433,7 +434,7 @@ class RateLimiter(Protocol):
 
 
 class Outbox(Protocol):
-    """Delivers opens, leads and sales to the provider, with retries."""
+    """Delivers opens, leads and sales to the provider, and webhooks to backends, with retries."""
 
     async def submit(
         self, entry: Entry, *, wait_s: float, drops: Callable[[FirstopenError], bool]
@@ -460,6 +461,14 @@ class Outbox(Protocol):
 
     def confirm_open(self, open_id: str) -> None:
         """Delete an open's entry, because the provider has it, and release the entries that wait for it."""
+        ...
+
+    def enqueue_webhook(self, entry: Entry) -> None:
+        """Queue a webhook, once for each id; never raises."""
+        ...
+
+    async def add_webhook(self, entry: Entry) -> None:
+        """Commit a webhook, once for each id; raises ``StoreFailed``."""
         ...
 
     def release_dependents(self, name: str, *, after_s: float = 0) -> None:
@@ -514,6 +523,14 @@ class OutboxStore(Protocol):
         """
         ...
 
+    def enqueue_webhook(self, entry: Entry) -> None:
+        """Queue a webhook, once for each id; one that waits for no open completes one that does."""
+        ...
+
+    async def add_webhook(self, entry: Entry) -> None:
+        """Commit a webhook, as ``enqueue_webhook`` does."""
+        ...
+
     async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
         """Spread the retries of failed entries over the next ``spread_s`` seconds."""
         ...
@@ -539,16 +556,23 @@ class OutboxStore(Protocol):
         """
         ...
 
-    def finish(self, entry: Entry, state: State, reason: str) -> None:
-        """Mark an entry delivered (its payload is deleted) or dead (its payload stays, encrypted)."""
+    def finish(self, entry: Entry, state: State, reason: str, event: Entry | None = None) -> None:
+        """Mark an entry delivered (its payload is deleted) or dead (its payload stays, encrypted).
+
+        ``event`` is a webhook that reports it, committed together with it.
+        """
         ...
 
     async def remove(self, entry_id: str) -> None:
         """Delete an entry."""
         ...
 
-    async def expire(self, before: float) -> int:
+    async def expire(
+        self, before: float, *, webhooks_before: float, report: ReportDeath | None = None
+    ) -> int:
         """Make dead letters of entries queued before a time (Unix seconds); return how many.
+
+        Webhooks have a time of their own. ``report`` builds the webhook that reports a lead.
 
         Also deletes delivered entries older than the deduplication window, and old dead letters.
         """
@@ -570,6 +594,6 @@ class OutboxStore(Protocol):
         """Count the entries in these states, by kind and state."""
         ...
 
-    async def oldest(self) -> float | None:
-        """Return when the oldest queued entry that waits for no open was made, in Unix seconds."""
+    async def oldest(self) -> dict[Kind, float]:
+        """Return when the oldest queued entry of each kind that waits for no open was made (Unix seconds)."""
         ...

@@ -74,7 +74,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, base_url: str) -> None:
         self._proxy = proxy_for(base_url)
-        self._tls = _trusted()
+        self._tls = trusted()
         self._opened: aiohttp.ClientSession | None = None
         self._targets: dict[str, _Target] = {}
 
@@ -223,7 +223,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _trusted() -> ssl.SSLContext:
+def trusted() -> ssl.SSLContext:
     """Return a TLS context that trusts the authorities of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
 
     Raises ``OSError``.

@@ -21,6 +21,7 @@ class Drain:
 
     ``start`` starts the attempt of an entry, ``retry_in_s`` returns for how many seconds an app's entries
     must not be sent, ``undecryptable`` is called with the number of entries that could not be decrypted.
+    ``take_max`` returns how many entries may be taken at once; None: as many as are useful.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Drain:
         start: Callable[[Entry], None],
         undecryptable: Callable[[int], None],
         unix_time: Callable[[], float],
+        take_max: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.waiting: dict[str, Entry] = {}  # leased, to be started when an attempt ends
         self._page = _PAGES * at_a_time
@@ -47,12 +49,13 @@ class Drain:
         self._start = start
         self._undecryptable = undecryptable
         self._unix_time = unix_time
+        self._take_max = take_max
         self._keys_in_flight: set[str] = set()  # ordering keys of the entries that are being sent
         self._running_low = asyncio.Event()
         self._check_at = 0.0
         self._written = False  # an entry that was just written behind may be due
         self._wake = asyncio.Event()
-        self._dub_is_back = False
+        self._receiver_is_back = False
 
     def check_by(self, when: float, *, written: bool = False) -> None:
         """Check for due entries at this time (Unix seconds) at the latest.
@@ -64,9 +67,9 @@ class Drain:
             self._check_at = when
             self._wake.set()
 
-    def dub_is_back(self) -> None:
+    def receiver_is_back(self) -> None:
         """Retry entries that failed before, spread over some seconds."""
-        self._dub_is_back = True
+        self._receiver_is_back = True
         self.check_by(self._unix_time())
 
     def ended(self, entry: Entry) -> None:
@@ -96,16 +99,17 @@ class Drain:
         now = self._unix_time()
         written, self._written = self._written, False
         self._check_at = now + POLL_S
-        if self._dub_is_back:
+        if self._receiver_is_back:
             await self._store.due_soon(self._kind, self._apps, self._spread_s)
-            self._dub_is_back = False
+            self._receiver_is_back = False
         wait_s = {app: self._retry_in_s(app) for app in self._apps}
         apps = [app for app, seconds in wait_s.items() if seconds <= 0]
         if len(apps) < len(wait_s):
             self.check_by(now + min(seconds for seconds in wait_s.values() if seconds > 0), written=written)
         if not apps:
             return
-        taken = await self._store.take_due(self._kind, apps, self._page, written=written)
+        wanted = min(self._page, self._take_max() or self._page)
+        taken = await self._store.take_due(self._kind, apps, wanted, written=written)
         if len(taken) >= self._page:
             self.check_by(now, written=True)  # there are probably more: skip the check
         self._accept(taken)
@@ -133,7 +137,7 @@ class Drain:
         self.waiting.update({each.id: each.entry for each in taken if each.entry is not None})
 
     def _start_waiting(self) -> None:
-        """Start waiting entries up to the limit; release those that must not be sent to Dub now.
+        """Start waiting entries up to the limit; release those that must not be sent now.
 
         The store does not order opens, but two reports of one link by one device are never sent at the same
         time, because Dub might count two clicks.

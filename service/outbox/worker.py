@@ -1,11 +1,12 @@
-"""Deliver outbox entries to Dub, one attempt at a time for each ordering key.
+"""Deliver outbox entries to Dub and to backends, one attempt at a time for each ordering key.
 
 What can go wrong: an entry is sent twice at the same time, or overtakes an earlier one of its key (the store
 leases entries, and only the first of a key); a thousand entries are sent at the same time while Dub is down
 (nothing is sent while Dub's circuit breaker is open, and retries are spread over time); an entry that always
 fails blocks others, or one app's entries block other apps (each attempt has a time limit, and each app has a
 share of every page); an entry is dropped after its caller was answered that it is queued (it is dropped only
-while its caller still waits); an unexpected exception stops the loop (it is logged and counted, and the loop
+while its caller still waits); a backend that stalls keeps leads or other backends waiting (each endpoint has
+slots of its own); an unexpected exception stops the loop (it is logged and counted, and the loop
 continues).
 """
 
@@ -31,6 +32,7 @@ from service.domain.outbox_entries import (
     Kind,
     QueuedOpen,
     Repeat,
+    ReportDeath,
     RetryLater,
     State,
     Status,
@@ -38,13 +40,15 @@ from service.domain.outbox_entries import (
 from service.domain.ports import OutboxStore
 from service.outbox import drain
 from service.outbox.drain import Drain
-from service.outbox.policy import OutboxPolicy
+from service.outbox.policy import WEBHOOK_EXPIRY_S, WEBHOOKS_MAX, OutboxPolicy
 from service.telemetry import Event, Log, Metrics, where
 from service.telemetry.background import Background
 
 _SOON_S = 0.01
 _EXPIRE_EVERY_S = 60.0
 _SPREAD_S: Mapping[Kind, float] = {"lead": 2.0, "sale": 2.0, "open": 15.0}  # once Dub is back
+_WEBHOOK_SPREAD_S = 15.0  # once an endpoint is back
+_WEBHOOK_AFTER_S = 0.2  # so that many are taken with one commit, after they are written
 _ORDERED: tuple[Kind, ...] = ("lead", "sale")  # kinds that share ordering keys
 _BULKHEAD_RETRY_S = 0.5
 _AWAITED_MAX = 10_000
@@ -72,7 +76,8 @@ class _Attempt:
 class OutboxWorker:
     """Implements ``Outbox``. ``unix_time`` returns Unix seconds.
 
-    ``retry_in_s`` returns for how many seconds entries of a kind and app must not be sent.
+    ``retry_in_s`` returns for how many seconds entries of a kind and app must not be sent,
+    ``webhooks_at_once`` how many webhooks of an app may be taken at once (None: any number).
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class OutboxWorker:
         unix_time: Callable[[], float],
         log: Log,
         metrics: Metrics,
+        webhooks_at_once: Callable[[str], int | None] = lambda _: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
@@ -102,35 +108,55 @@ class OutboxWorker:
         # Opens and installs that entries of this process wait for: a hint to check immediately. Without it,
         # the next regular check finds them.
         self._awaited: LRUCache[str, bool] = LRUCache(_AWAITED_MAX)
+        drain_of = partial(
+            Drain,
+            store=store,
+            start=partial(self._launch, has_caller=False),
+            undecryptable=self._report_undecryptable,
+            unix_time=unix_time,
+        )
         self._drains = {
-            kind: Drain(
+            kind: drain_of(
                 kind,
-                store,
                 apps=apps,
                 at_a_time=policy.replays_max if kind == "open" else policy.in_flight_max,
                 spread_s=spread_s,
                 retry_in_s=partial(retry_in_s, kind),
-                start=partial(self._launch, has_caller=False),
-                undecryptable=self._report_undecryptable,
-                unix_time=unix_time,
             )
             for kind, spread_s in _SPREAD_S.items()
         }
+        self._webhook_drains = {
+            app: drain_of(
+                "webhook",
+                apps=(app,),
+                at_a_time=WEBHOOKS_MAX,
+                spread_s=_WEBHOOK_SPREAD_S,
+                retry_in_s=partial(retry_in_s, "webhook"),
+                take_max=partial(webhooks_at_once, app),
+            )
+            for app in apps
+        }
+        self._report_death: ReportDeath | None = None
         self._next_expiry = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, deliver: Mapping[Kind, Deliver]) -> None:
-        """Start sending queued entries."""
+    @property
+    def _all_drains(self) -> list[Drain]:
+        return [*self._drains.values(), *self._webhook_drains.values()]
+
+    async def start(self, deliver: Mapping[Kind, Deliver], report_death: ReportDeath) -> None:
+        """Start sending queued entries. ``report_death`` builds the webhook about a lead that expires."""
         self._deliver = deliver
+        self._report_death = report_death
         with contextlib.suppress(StoreFailed):
             await self._store.take_over()
-        work = [self._renew, self._expire, *(each.round for each in self._drains.values())]
+        work = [self._renew, self._expire, *(drain.round for drain in self._all_drains)]
         self._tasks = [self._background.spawn(self._forever(each), "outbox") for each in work]
 
     async def close(self) -> None:
         """Stop sending. Unfinished entries stay queued, and another replica may send them immediately."""
         leased = [each.entry for each in self._running.values()]
-        for each in self._drains.values():
+        for each in self._all_drains:
             leased += each.stop()
         await cancel_all([*self._tasks, *(each.task for each in self._running.values())])
         for entry in leased:
@@ -139,7 +165,11 @@ class OutboxWorker:
     def dub_is_back(self) -> None:
         """Retry entries that failed, spread over some seconds, because Dub answers again."""
         for each in self._drains.values():
-            each.dub_is_back()
+            each.receiver_is_back()
+
+    def endpoint_is_back(self, app: str) -> None:
+        """Retry webhooks that failed, spread over some seconds, because the app's endpoint works."""
+        self._webhook_drains[app].receiver_is_back()
 
     async def submit(self, entry: Entry, *, wait_s: float, drops: Drops) -> DeliveryResult | Repeat | None:
         """Commit an entry, send it, and return the result of its first attempt.
@@ -151,7 +181,7 @@ class OutboxWorker:
         is_refused = self._retry_in_s(entry.kind, entry.app) > 0
         added = await self._store.add(entry, leased=not (is_refused or entry.depends_on_open))
         if isinstance(added, Repeat):
-            self._check_by(entry.kind, self._unix_time())  # the earlier entry may have got this one's click
+            self._check_by(entry, self._unix_time())  # the earlier entry may have got this one's click
             return added
         first_result: asyncio.Future[DeliveryResult] = asyncio.get_running_loop().create_future()
         self._waiters[entry.id] = _Waiter(first_result, drops)
@@ -180,7 +210,7 @@ class OutboxWorker:
         attempt = self._running.get(entry_id)
         if attempt is not None:
             await cancel_all([attempt.task])
-        for each in self._drains.values():
+        for each in self._all_drains:
             each.waiting.pop(entry_id, None)
         await self._store.remove(entry_id)
 
@@ -196,13 +226,13 @@ class OutboxWorker:
         """Return True if an entry of this key waits for an open or install; raises ``StoreFailed``."""
         return await self._store.has_waiting_in(ordering_key)
 
-    async def depths(self) -> tuple[Mapping[tuple[Kind, State], int], float]:
-        """Return the numbers of queued and dead entries, and the age of the oldest queued one in seconds.
+    async def depths(self) -> tuple[Mapping[tuple[Kind, State], int], Mapping[Kind, float]]:
+        """Return the numbers of queued and dead entries, and the seconds that each kind's oldest waits.
 
         Raises ``StoreFailed``.
         """
-        oldest = await self._store.oldest()
-        return await self._store.depths("queued", "dead"), 0 if oldest is None else self._unix_time() - oldest
+        now, oldest = self._unix_time(), await self._store.oldest()
+        return await self._store.depths("queued", "dead"), {kind: now - at for kind, at in oldest.items()}
 
     def enqueue_open(self, queued: QueuedOpen, *, not_before_s: float = 0) -> None:
         """Queue an open, to be reported to Dub later; an openId is queued only once.
@@ -222,6 +252,16 @@ class OutboxWorker:
                 payload=_encode(queued),
             )
         )
+
+    def enqueue_webhook(self, entry: Entry) -> None:
+        """Queue a webhook, once for each id. It is committed with what is written behind at the same time."""
+        self._store.enqueue_webhook(entry)
+        self._check_by(entry, entry.next_try)
+
+    async def add_webhook(self, entry: Entry) -> None:
+        """Commit a webhook, once for each id; raises ``StoreFailed``."""
+        await self._store.add_webhook(entry)
+        self._check_by(entry, entry.next_try)
 
     def confirm_open(self, open_id: str) -> None:
         """Delete the entry of an open that Dub has recorded, and send entries that wait for its click."""
@@ -245,16 +285,30 @@ class OutboxWorker:
     def _give_back(self, entry: Entry, next_attempt_at: float) -> None:
         """End the lease of an entry that was not attempted."""
         self._store.give_back(entry.id, next_attempt_at)
-        self._check_by(entry.kind, next_attempt_at, written=True)
+        self._check_by(entry, next_attempt_at, written=True)
 
-    def _check_by(self, kind: Kind, when: float, *, written: bool = False) -> None:
-        """Check for due entries of a kind at this time (Unix seconds), but not in every loop iteration."""
-        self._drains[kind].check_by(max(when, self._unix_time() + _SOON_S), written=written)
+    def _drain(self, entry: Entry) -> Drain:
+        return self._webhook_drains[entry.app] if entry.kind == "webhook" else self._drains[entry.kind]
+
+    def _check_by(self, entry: Entry, when: float, *, written: bool = False) -> None:
+        """Check for due entries like this at this time (Unix seconds), but not in every loop iteration.
+
+        Webhooks are not hurried: a check that must find what was just written is a commit of its own.
+        """
+        if entry.kind == "webhook":
+            when, written = max(when, self._unix_time() + _WEBHOOK_AFTER_S), False
+        self._drain(entry).check_by(max(when, self._unix_time() + _SOON_S), written=written)
+
+    def _check_event(self, event: Entry | None) -> None:
+        """Check for a webhook that was written behind."""
+        if event is not None:
+            self._check_by(event, event.next_try)
 
     def _check_ordered(self, when: float) -> None:
         """Check for the next entries of ordering keys."""
+        at = max(when, self._unix_time() + _SOON_S)
         for kind in _ORDERED:
-            self._check_by(kind, when, written=True)
+            self._drains[kind].check_by(at, written=True)
 
     async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -269,14 +323,18 @@ class OutboxWorker:
     async def _renew(self) -> None:
         """Renew the leases of this process's entries."""
         await asyncio.sleep(RENEW_EVERY_S)
-        waiting = (entry_id for each in self._drains.values() for entry_id in each.waiting)
+        waiting = (entry_id for each in self._all_drains for entry_id in each.waiting)
         await self._store.renew([*self._running, *waiting])
 
     async def _expire(self) -> None:
         """Turn expired entries into dead letters, every minute, also if the clock is set back."""
         now = self._unix_time()
         if not self._next_expiry - _EXPIRE_EVERY_S <= now < self._next_expiry:
-            expired = await self._store.expire(now - self._policy.expiry_s)
+            expired = await self._store.expire(
+                now - self._policy.expiry_s,
+                webhooks_before=now - WEBHOOK_EXPIRY_S,
+                report=self._report_death,
+            )
             self._next_expiry = now + _EXPIRE_EVERY_S
             if expired:
                 self._log.error(Event.OUTBOX_EXPIRED, entries=expired)
@@ -304,11 +362,13 @@ class OutboxWorker:
         finally:
             del self._running[entry.id]
             if not has_caller:
-                self._drains[entry.kind].ended(entry)
+                self._drain(entry).ended(entry)
             has_next_caller = entry.ordering_key in self._keys_with_caller
             self._keys_with_caller.discard(entry.ordering_key)
             if entry.kind in _ORDERED and (check_next or has_next_caller):
                 self._check_ordered(self._unix_time())
+            elif entry.kind == "webhook" and check_next:
+                self._check_by(entry, self._unix_time())
 
     async def _result(self, entry: Entry) -> DeliveryResult:
         try:
@@ -334,18 +394,20 @@ class OutboxWorker:
         now = self._unix_time()
         match result:
             case Delivered():
-                self._store.finish(entry, "delivered", "")
+                self._store.finish(entry, "delivered", "", result.event)
+                self._check_event(result.event)
                 self._metrics.outbox_delivered.labels(entry.kind).inc()
-                if entry.kind != "open":
+                if entry.kind in _ORDERED:
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
             case RetryLater(error=CircuitOpen() | BulkheadFull()):
                 self._give_back(entry, now + _BULKHEAD_RETRY_S)  # not sent, so not counted as an attempt
             case RetryLater():
                 next_attempt_at = now + self._policy.delay_s(entry, result, self._jitter())
                 self._store.reschedule(entry.id, next_attempt_at, _reason(result.error))
-                self._check_by(entry.kind, next_attempt_at)
+                self._check_by(entry, next_attempt_at)
             case DeadLetter():
-                self._store.finish(entry, "dead", result.reason)
+                self._store.finish(entry, "dead", result.reason, result.event)
+                self._check_event(result.event)
                 self._metrics.outbox_dead.labels(entry.kind).inc()
                 (self._log.info if result.organic else self._log.error)(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=result.reason

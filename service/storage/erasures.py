@@ -29,7 +29,7 @@ _LATE_OPENS = """DELETE FROM opens WHERE device IN (SELECT device FROM erasures)
     AND opened_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = opens.device) RETURNING 1"""
 _LATE_CLAIMS = """DELETE FROM claims WHERE device IN (SELECT device FROM erasures)
     AND claimed_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = claims.device) RETURNING 1"""
-_LATE_ENTRIES = "DELETE FROM outbox WHERE kind = 'open' AND subject = ? AND created_at <= ?"
+_LATE_ENTRIES = "DELETE FROM outbox WHERE kind IN ('open', 'webhook') AND subject = ? AND created_at <= ?"
 _EXPIRE = "DELETE FROM erasures WHERE erased_at < ?"
 
 
@@ -89,7 +89,7 @@ class ErasureStore:
                 await self._delete_late_entries(erased)
 
     async def _delete_late_entries(self, erased: Mapping[str, float]) -> None:
-        """Delete opens that this replica queued before it knew of their install's erasure."""
+        """Delete opens and webhooks that this replica queued before it knew of their install's erasure."""
         new = [(device, int(at * 1000)) for device, at in erased.items() if self._swept.get(device) != at]
         for first in range(0, len(new), _SWEPT_AT_A_TIME):
             some = new[first : first + _SWEPT_AT_A_TIME]

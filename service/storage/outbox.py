@@ -1,4 +1,4 @@
-"""Store the outbox: opens, leads and sales that Dub must still get, which workers take under a lease.
+"""Store the outbox: what Dub or a backend must still get, which workers take under a lease.
 
 What can go wrong: two replicas send the same entry (a lease prevents it, which a replica renews while it
 works on the entry); a replica dies with leased entries (the leases expire, and another replica takes them);
@@ -6,7 +6,8 @@ an entry overtakes an earlier one of its ordering key (only the first entry of a
 another of the key is being sent; two that reach two replicas during one commit have no order); a lead is
 reported to two replicas at the same time (a unique index keeps one of them); an entry that waits for its
 open, or that cannot be decrypted, blocks other entries of its customer (it does not); the clock is set back,
-or a database is restored (an attempt that is scheduled further ahead than any delay is due now).
+or a database is restored (an attempt that is scheduled further ahead than any delay is due now); a
+webhook is missing for what was committed (it is written in the same commit, or before it).
 
 Leases use the database's clock, everything else uses ``unix_time``.
 """
@@ -27,6 +28,7 @@ from service.domain.outbox_entries import (
     Entry,
     Kind,
     Repeat,
+    ReportDeath,
     State,
     Status,
     Summary,
@@ -34,7 +36,7 @@ from service.domain.outbox_entries import (
 )
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
-from service.storage.statements import Row, RowStatement, Statement, placeholders
+from service.storage.statements import Row, RowStatement, Statement, Values, placeholders
 
 LEASE_S = 10.0
 DEAD_KEPT_S = 90 * 86_400  # after an entry became a dead letter
@@ -60,12 +62,38 @@ _ENQUEUE_OPEN = RowStatement(
     row="(?, ?, 'open', 'queued', ?, ?, '', ?, ?, ?, 0, '', 0, ?)",
     after=" ON CONFLICT (id) DO NOTHING",
 )
+# A webhook's id is derived from what it reports, so a repeated report finds the row. It completes a row that
+# waits for its open to be final, even one that became a dead letter while it waited.
+_WEBHOOK_COLUMNS = """INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject,
+    created_at, next_attempt_at, attempts, reason, lease_until, payload) """
+_WEBHOOK_ROW = """?, ?, 'webhook', 'queued', ?,
+    (SELECT CASE WHEN max(sequence) >= ? THEN max(sequence) + 1 ELSE ? END FROM outbox
+        WHERE ordering_key = ? AND state = 'queued' AND kind <> 'open'), ?, ?, ?, ?, 0, '', 0, ?"""
+_COMPLETE = """ ON CONFLICT (id) DO UPDATE SET state = 'queued', sequence = excluded.sequence,
+    depends_on = '', created_at = excluded.created_at, next_attempt_at = excluded.next_attempt_at,
+    attempts = 0, reason = '', payload = excluded.payload
+    WHERE outbox.depends_on <> '' AND excluded.depends_on = ''"""
+_ENQUEUE_WEBHOOK = RowStatement(
+    table="outbox webhooks",  # their order relative to rows of opens does not matter
+    before=f"{_WEBHOOK_COLUMNS} VALUES ",
+    row=f"({_WEBHOOK_ROW})",
+    after=_COMPLETE,
+)
+# Unless the entry that it reports has been erased, or another replica has decided it differently.
+_ENQUEUE_REPORT = f"""{_WEBHOOK_COLUMNS} SELECT {_WEBHOOK_ROW}
+    WHERE EXISTS (SELECT 1 FROM outbox WHERE id = ? AND state = ?){_COMPLETE}"""  # noqa: S608
 # For rows selected by id: SQLite has no statistics here, so with ``state = 'queued'`` it would use an index
 # that begins with the state instead of the primary key, and scan the whole queue.
 _STILL_QUEUED = "state NOT IN ('delivered', 'dead', 'discarded')"
 _REMOVE_OPEN = RowStatement(
     table="outbox",
     before=f"DELETE FROM outbox WHERE {_STILL_QUEUED} AND kind = 'open' AND id IN (",  # noqa: S608
+    row="?",
+    after=")",
+)
+_REMOVE_WEBHOOK = RowStatement(
+    table="outbox webhooks",
+    before=f"DELETE FROM outbox WHERE {_STILL_QUEUED} AND kind = 'webhook' AND id IN (",  # noqa: S608
     row="?",
     after=")",
 )
@@ -118,6 +146,12 @@ _FORGET_KEYS = """UPDATE outbox SET event_key = NULL, idempotency_key = NULL, bo
 _TAKE_OVER = f"""UPDATE outbox SET depends_on = '', next_attempt_at = ?, payload = ?,
     subject = CASE WHEN ? = '' THEN subject ELSE ? END
     WHERE id = ? AND state = 'queued' AND depends_on LIKE '{INSTALL}%'"""  # noqa: S608
+_OLD_LEADS = f"""SELECT sequence, {_TAKEN}, reason FROM outbox
+    WHERE state = 'queued' AND kind = 'lead' AND created_at < ? LIMIT ?"""  # noqa: S608
+_BURY_WEBHOOKS = """WITH old AS (SELECT id FROM outbox
+    WHERE state = 'queued' AND kind = 'webhook' AND depends_on = '' AND created_at < ? LIMIT ? {skip_locked})
+    UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0, reason = 'expired: ' || reason
+    WHERE id IN (SELECT id FROM old) RETURNING 1"""
 _BURY = f"""WITH old AS
     (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ? {{skip_locked}})
     UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0,
@@ -132,7 +166,7 @@ _WAITS_IN = """SELECT 1 FROM outbox WHERE ordering_key = ? AND state = 'queued' 
     AND depends_on <> '' LIMIT 1"""
 _WRITE_AGAIN = "UPDATE outbox SET state = state WHERE id = ?"
 _STATUS = "SELECT app, kind, state, reason FROM outbox WHERE id = ?"
-_OLDEST = "SELECT min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = ''"
+_OLDEST = "SELECT kind, min(created_at) FROM outbox WHERE state = 'queued' AND depends_on = '' GROUP BY kind"
 _DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE state IN ({states}) GROUP BY kind, state"
 _DEAD = "SELECT id FROM outbox WHERE state = 'dead' AND payload IS NOT NULL{which} ORDER BY created_at"
 _APP_DEPTHS = "SELECT kind, state, count(*) FROM outbox WHERE app = ? GROUP BY kind, state"
@@ -203,6 +237,14 @@ class SqlOutboxStore:
                 *(_ms(entry.created), _ms(entry.next_try), self._cipher.encrypt(entry.payload)),
             ),
         )
+
+    def enqueue_webhook(self, entry: Entry) -> None:
+        """Queue a webhook, once for each id; one without ``depends_on_open`` completes one that waits."""
+        self._database.write_row_behind(_ENQUEUE_WEBHOOK, self._webhook(entry))
+
+    async def add_webhook(self, entry: Entry) -> None:
+        """Commit a webhook, as ``enqueue_webhook`` does."""
+        await self._database.write(_ENQUEUE_WEBHOOK.one(self._webhook(entry)))
 
     def confirm_open(self, open_id: str) -> None:
         """Delete an open's entry, because Dub has recorded the open."""
@@ -293,14 +335,22 @@ class SqlOutboxStore:
         values = (at_ms, int(attempted), reason, entry_id, self._owner)
         self._database.write_behind(Statement(_RESCHEDULE, values))
 
-    def finish(self, entry: Entry, state: State, reason: str) -> None:
-        """Mark an entry as delivered, which deletes its payload, or as dead, which keeps it encrypted."""
+    def finish(self, entry: Entry, state: State, reason: str, event: Entry | None = None) -> None:
+        """Mark an entry as delivered, which deletes its payload, or as dead, which keeps it encrypted.
+
+        A delivered open or webhook is deleted. ``event`` is a webhook that reports the entry's new state: it
+        is committed together with that.
+        """
         if state == "delivered" and entry.kind == "open":
             self.confirm_open(entry.id)
+        elif state == "delivered" and entry.kind == "webhook":
+            self._database.write_row_behind(_REMOVE_WEBHOOK, (entry.id,))
         elif state == "delivered":
-            self._database.write_behind(Statement(_DELIVERED, (self._now_ms(), entry.id)))
+            finished = Statement(_DELIVERED, (self._now_ms(), entry.id))
+            self._database.write_behind(finished, *self._reports(entry, state, event))
         else:
-            self._database.write_behind(Statement(_DIED, (reason, self._now_ms(), entry.id)))
+            finished = Statement(_DIED, (reason, self._now_ms(), entry.id))
+            self._database.write_behind(finished, *self._reports(entry, state, event))
 
     async def remove(self, entry_id: str) -> None:
         """Delete an entry."""
@@ -319,12 +369,19 @@ class SqlOutboxStore:
             forgotten += sum(map(len, results))
         return forgotten
 
-    async def expire(self, before: float) -> int:
+    async def expire(
+        self, before: float, *, webhooks_before: float, report: ReportDeath | None = None
+    ) -> int:
         """Turn entries that were queued before a time (Unix seconds) into dead letters; return how many.
 
-        Also deletes entries that were delivered more than ``REPEAT_S`` seconds ago, and old dead letters.
+        Webhooks have a time of their own, unless they wait for an open. ``report`` builds the webhook that
+        reports a lead. Also deletes entries that were delivered more than ``REPEAT_S`` seconds ago, and old
+        dead letters.
         """
         now_ms, before_ms, died = self._now_ms(), _ms(before), 0
+        if report is not None:
+            died += await self._expire_leads(before_ms, report)
+        webhooks = Statement(_BURY_WEBHOOKS, (_ms(webhooks_before), _AT_A_TIME, now_ms))
         old = (
             ("delivered", now_ms - _ms(REPEAT_S), _AT_A_TIME),
             ("dead", before_ms - DEAD_KEPT_S * 1000, _AT_A_TIME),
@@ -332,10 +389,26 @@ class SqlOutboxStore:
         )
         while True:
             bury = Statement(_BURY, (before_ms, _AT_A_TIME, now_ms))
-            results = await self._database.write(bury, *(Statement(_DELETE_OLD, values) for values in old))
-            died += len(results[0])
+            delete = (Statement(_DELETE_OLD, values) for values in old)
+            results = await self._database.write(bury, webhooks, *delete)
+            died += len(results[0]) + len(results[1])
             if max(map(len, results)) < _AT_A_TIME:
                 return died
+
+    async def _expire_leads(self, before_ms: int, report: ReportDeath) -> int:
+        """Turn leads that can be decrypted into dead letters, each in one commit with its webhook."""
+        rows = await self._database.read(_OLD_LEADS, before_ms, _AT_A_TIME)
+        unit: list[Statement] = []
+        for *row, reason in rows:
+            entry = self._taken(tuple(row)).entry
+            if entry is None:
+                continue
+            why = _why_expired(entry, reason)
+            unit.append(Statement(_DIED, (why, self._now_ms(), entry.id)))
+            unit += self._reports(entry, "dead", report(entry, why))
+        if unit:
+            await self._database.write(*unit)
+        return sum(each.sql == _DIED for each in unit)
 
     async def status(self, entry_id: str) -> Status | None:
         """Return the status of an entry, or None if it is unknown."""
@@ -359,10 +432,12 @@ class SqlOutboxStore:
         rows = await self._database.read(_DEPTHS.format(states=placeholders(len(states))), *states)
         return {(kind, state): count for kind, state, count in rows}
 
-    async def oldest(self) -> float | None:
-        """Return when the oldest queued entry was made that does not wait for an open, in Unix seconds."""
-        ((oldest,),) = await self._database.read(_OLDEST)
-        return None if oldest is None else oldest / 1000
+    async def oldest(self) -> dict[Kind, float]:
+        """Return when the oldest queued entry of each kind was made (Unix seconds).
+
+        Entries that wait for an open do not count.
+        """
+        return {kind: created_ms / 1000 for kind, created_ms in await self._database.read(_OLDEST)}
 
     async def app_depths(self, app: str) -> dict[tuple[Kind, State], int]:
         """Count an app's entries, by kind and state."""
@@ -444,6 +519,21 @@ class SqlOutboxStore:
         )
         return insert, Statement(_BEHIND_ANOTHER, (entry.ordering_key, entry.id))
 
+    def _webhook(self, entry: Entry) -> Values:
+        """Return the values of a webhook's row."""
+        sequence = self._next_sequence()
+        return (
+            *(entry.id, entry.app, entry.ordering_key, sequence, sequence, entry.ordering_key),
+            *(entry.depends_on_open, entry.subject, _ms(entry.created), _ms(entry.next_try)),
+            self._cipher.encrypt(entry.payload),
+        )
+
+    def _reports(self, entry: Entry, state: State, event: Entry | None) -> list[Statement]:
+        """Return the statement that queues the webhook about an entry's new state, if there is one."""
+        if event is None:
+            return []
+        return [Statement(_ENQUEUE_REPORT, (*self._webhook(event), entry.id, state))]
+
     async def _reported(self, entry: Entry) -> Repeat | None:
         """Return the earlier entry with the same keys as a ``Repeat``; None if it is deleted or too old."""
         keys, since_ms = entry.keys, _ms(entry.created - REPEAT_S)
@@ -505,6 +595,13 @@ def _ms(seconds: float) -> int:
 def _by_time(row: Row) -> tuple[int, int]:
     """Return a taken row's next attempt and sequence."""
     return row[8], row[0]
+
+
+def _why_expired(entry: Entry, reason: str) -> str:
+    """Return why an expired entry is dead, given why its last attempt failed; as ``_BURY`` does."""
+    if entry.depends_on_open.startswith(INSTALL) and (not reason or reason.startswith(f"{NoOpen.__name__}:")):
+        return NO_OPEN
+    return f"expired: {reason}"
 
 
 def _summary(row: Row) -> Summary:

@@ -75,6 +75,11 @@ class Event(StrEnum):
     """``entries`` outbox entries became too old for Dub to credit them; see ``firstopen outbox``."""
     OUTBOX_FAILED = "outbox.failed"
     """A delivery failed because of a bug; it is tried again."""
+    WEBHOOKS_PAUSED = "webhooks.paused"
+    """The webhook endpoint of an ``app``, at ``host``, has failed several times in a row, lastly for this
+    ``reason``: only probes are sent, the events wait."""
+    WEBHOOKS_RESUMED = "webhooks.resumed"
+    """A webhook endpoint that failed takes webhooks again: those that waited are sent."""
     CLICKS_UNAVAILABLE = "clicks.unavailable"
     """Dub's click events are not available, for this ``problem``: no open is matched by IP address."""
     CLICKS_AVAILABLE = "clicks.available"

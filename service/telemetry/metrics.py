@@ -108,7 +108,15 @@ class Metrics:
         self.ignored_fields = FastCounter(
             "ignored_fields", "Fields of opens that could not be used.", "field"
         )
+        self.webhooks = FastCounter(
+            "webhooks",
+            "Attempts to send webhooks, by outcome: delivered, retried, dead.",
+            "app",
+            "event",
+            "outcome",
+        )
         for each in (
+            self.webhooks,
             self.requests,
             self.ignored_fields,
             self.opens,
@@ -128,13 +136,15 @@ class Metrics:
         self.dub_in_flight = self._gauge("dub_in_flight", "Calls to Dub in flight.", "endpoint")
         self.shed = self._counter("shed", "Opens answered without Dub because too many came.")
         self.outbox_entries = self._gauge(
-            "outbox_entries", "Queued entries, not accepted by Dub yet.", "kind"
+            "outbox_entries", "Queued entries, not accepted by Dub (webhooks: by the backend) yet.", "kind"
         )
         self.outbox_dead_entries = self._gauge("outbox_dead_entries", "Dead letters kept.", "kind")
         self.outbox_oldest_seconds = self._gauge(
-            "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open."
+            "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open.", "kind"
         )
-        self.outbox_delivered = self._counter("outbox_delivered", "Entries that Dub accepted.", "kind")
+        self.outbox_delivered = self._counter(
+            "outbox_delivered", "Entries that Dub (webhooks: the backend) accepted.", "kind"
+        )
         self.outbox_undecryptable = self._counter(
             "outbox_undecryptable", "Attempts at entries under a FIRSTOPEN_SECRET that is not listed."
         )

@@ -1,9 +1,11 @@
-"""Build the HTTP transport for calls to Dub, and the tracing of requests."""
+"""Build the HTTP transport for calls to Dub, the sender of webhooks, and the tracing of requests."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from service.config.settings import SettingsError
-from service.dub.transport import AiohttpTransport
+from service.dub.transport import AiohttpTransport, proxy_for, trusted
+from service.webhooks.sender import WebhookSender
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
@@ -14,6 +16,17 @@ def dub_transport(base_url: str) -> AiohttpTransport:
     try:
         return AiohttpTransport(base_url)
     except (ValueError, OSError) as exc:
+        raise SettingsError(str(exc)) from exc
+
+
+def webhook_sender(unix_time: Callable[[], float]) -> WebhookSender:
+    """Build the sender of webhooks, with the proxy and certificates of calls to Dub.
+
+    Raises ``SettingsError`` for an invalid certificate file.
+    """
+    try:
+        return WebhookSender(tls=trusted(), proxy_for=proxy_for, unix_time=unix_time)
+    except OSError as exc:
         raise SettingsError(str(exc)) from exc
 
 

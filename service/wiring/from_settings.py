@@ -34,6 +34,7 @@ def compile_app(name: str, settings: Settings) -> App:
         ip_matching=app.ip_matching,
         first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
         analytics_calls_per_s=app.analytics_calls_per_s,
+        webhook_events=frozenset(app.webhook.events) if app.webhook else frozenset(),
     )
 
 

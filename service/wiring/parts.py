@@ -20,13 +20,14 @@ from service.attribution.open_replay import OpenReplay
 from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
+from service.attribution.webhook_events import WebhookEvents
 from service.config.settings import AppSettings, Settings
 from service.domain.device_identity import Identity, RandomIds
 from service.domain.errors import StoreFailed
 from service.domain.match_rules import Rules
 from service.domain.models import App
 from service.domain.networks import Networks
-from service.domain.outbox_entries import Kind
+from service.domain.outbox_entries import KINDS, Kind
 from service.dub.click_events import DubClicks
 from service.dub.client import DubClient
 from service.dub.event_feed import CallBudget, EventFeed
@@ -39,6 +40,8 @@ from service.storage.clicks import ClickStore
 from service.storage.network_activity import NetworkActivity
 from service.telemetry import Log, Metrics
 from service.telemetry.background import Background
+from service.webhooks.delivery import WebhookDelivery
+from service.wiring.calls_out import webhook_sender
 from service.wiring.from_settings import guards, lifetimes, limits, outbox_policy
 from service.wiring.lifecycle import closing, opened
 from service.wiring.stores import Stores
@@ -81,6 +84,24 @@ class Parts:
         self.stores = Stores(settings, log, self.metrics, self._background, clock, unix_time)
         self.limits = limits(settings, unix_time, self.metrics)
         self.outbox = self._outbox(tuple(apps))
+        self._webhook_events = WebhookEvents(
+            outbox=self.outbox,
+            open_store=self.stores.opens,
+            erasures=self.stores.erasures,
+            apps=apps,
+            unix_time=unix_time,
+            log=log,
+        )
+        self._webhook_sender = webhook_sender(unix_time)
+        self.webhooks = WebhookDelivery(
+            endpoints=settings.webhooks,
+            sender=self._webhook_sender,
+            body_of=self._webhook_events.body_of,
+            is_back=self.outbox.endpoint_is_back,
+            clock=clock,
+            log=log,
+            metrics=self.metrics,
+        )
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
@@ -104,6 +125,7 @@ class Parts:
             claims=self.stores.claims,
             entries=self.stores.outbox,
             erasures=self.stores.erasures,
+            webhook_events=self._webhook_events,
             unix_time=unix_time,
             scrub=self.stores.database.erased,
         )
@@ -128,6 +150,7 @@ class Parts:
             apps=apps,
             find_open=self.resolver.find_credited,
             credit=credit,
+            webhook_events=self._webhook_events,
             known_for_s=recent.known_for_s,
             ordering_key=identity.customer,
             new_id=new_id,
@@ -140,6 +163,7 @@ class Parts:
             self.stores.outbox,
             apps=apps,
             retry_in_s=self._retry_in_s,
+            webhooks_at_once=self._webhooks_at_once,
             policy=outbox_policy(self._settings),
             unix_time=self._unix_time,
             log=self._log,
@@ -148,8 +172,13 @@ class Parts:
         self.guards.on_recovery(outbox.dub_is_back)
         return outbox
 
+    def _webhooks_at_once(self, app: str) -> int | None:
+        return self.webhooks.take_max(app)  # built after the outbox, which it tells when an endpoint is back
+
     def _retry_in_s(self, kind: Kind, app: str) -> float:
         """Return for how many seconds the outbox must not send entries of this kind for this app."""
+        if kind == "webhook":
+            return self.webhooks.retry_in_s(app)
         guard = self.guards[_ENDPOINT_OF[kind]]
         return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
 
@@ -202,6 +231,7 @@ class Parts:
             claims=self.stores.claims,
             identity=identity,
             erasures=self.stores.erasures,
+            webhook_events=self._webhook_events,
             background=self._background,
             log=self._log,
         )
@@ -235,6 +265,7 @@ class Parts:
             answers=answers,
             delayed_matching=self._delayed_matching,
             precedence=self._precedence,
+            webhook_events=self._webhook_events,
             clock=self._clock,
             unix_time=self._unix_time,
             new_id=new_id,
@@ -249,6 +280,7 @@ class Parts:
         deliver_conversion = self.conversions.deliver
         async with (
             closing(self._transport.aclose),
+            closing(self._webhook_sender.close),
             opened(self.stores.open, self.stores.close),
             closing(self.event_feed.close),
             closing(self.ip_matching.close),
@@ -259,7 +291,9 @@ class Parts:
                         "open": self._open_replay.deliver,
                         "lead": deliver_conversion,
                         "sale": deliver_conversion,
-                    }
+                        "webhook": self.webhooks.deliver,
+                    },
+                    self.conversions.report_death,
                 ),
                 self.outbox.close,
             ),
@@ -277,11 +311,11 @@ class Parts:
             metrics.dub_in_flight.labels(endpoint).set(calls)
             metrics.breaker_open.labels(endpoint).set(endpoint in broken)
         with contextlib.suppress(StoreFailed):
-            depths, oldest_s = await self.outbox.depths()
-            for kind in _ENDPOINT_OF:
+            depths, ages_s = await self.outbox.depths()
+            for kind in KINDS:
                 metrics.outbox_entries.labels(kind).set(depths.get((kind, "queued"), 0))
                 metrics.outbox_dead_entries.labels(kind).set(depths.get((kind, "dead"), 0))
-            metrics.outbox_oldest_seconds.set(oldest_s)
+                metrics.outbox_oldest_seconds.labels(kind).set(ages_s.get(kind, 0))
         return generate_latest(metrics.registry)
 
     def degraded(self) -> tuple[str, ...]:
@@ -292,4 +326,10 @@ class Parts:
             if not self._settings.dub_api_keys.get(name)
         ]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
-        return (*missing, *breakers, *self.stores.problems(), *self.ip_matching.problems())
+        return (
+            *missing,
+            *breakers,
+            *self.stores.problems(),
+            *self.ip_matching.problems(),
+            *self.webhooks.problems(),
+        )

@@ -15,7 +15,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
-from service.config.settings import AndroidSettings, AppSettings, File, IosSettings
+from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings
 from service.config.starter import STARTER
 from service.domain.routing import RouteRule, RouteTest
 from service.telemetry.events import Event
@@ -49,6 +49,11 @@ def settings_section() -> str:
         ),
         ("apps.*.ios", IosSettings, f"`[apps.NAME.ios]`: {_summary(IosSettings)}"),
         ("apps.*.android", AndroidSettings, f"`[apps.NAME.android]`: {_summary(AndroidSettings)}"),
+        (
+            "apps.*.webhook",
+            WebhookSettings,
+            "`[apps.NAME.webhook]`: which [events](webhooks.md) the app's backend gets.",
+        ),
     ]
     tables += [
         (field.name, field.type, f"`[{field.name}]`: {_summary(field.type)}")

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, parse
+from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings, parse
 from service.domain.routing import RouteRule, RouteTest
 from tests.docs.generated import (
     SECTIONS,
@@ -36,9 +36,10 @@ def test_every_setting_is_in_the_starter_file_with_its_meaning() -> None:
         "apps.*.route_tests": RouteTest,
         "apps.*.ios": IosSettings,
         "apps.*.android": AndroidSettings,
+        "apps.*.webhook": WebhookSettings,
     }
     tables |= {field.name: field.type for field in msgspec.structs.fields(File) if field.name != "apps"}
-    nested = {("apps.*", name) for name in ("routes", "route_tests", "ios", "android")}
+    nested = {("apps.*", name) for name in ("routes", "route_tests", "ios", "android", "webhook")}
     exist = {(table, field.name) for table, of in tables.items() for field in msgspec.structs.fields(of)}
     written = described_settings()
     assert written.keys() == exist - nested

@@ -25,13 +25,14 @@ METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_rate_limited_total": ("counter", frozenset({"by"})),
     "firstopen_outbox_entries": ("gauge", frozenset({"kind"})),
     "firstopen_outbox_dead_entries": ("gauge", frozenset({"kind"})),
-    "firstopen_outbox_oldest_seconds": ("gauge", frozenset()),
+    "firstopen_outbox_oldest_seconds": ("gauge", frozenset({"kind"})),
     "firstopen_outbox_delivered_total": ("counter", frozenset({"kind"})),
     "firstopen_outbox_dead_total": ("counter", frozenset({"kind"})),
     "firstopen_claims_refused_total": ("counter", frozenset()),
     "firstopen_matching_refused_total": ("counter", frozenset({"reason"})),
     "firstopen_events_unreadable_total": ("counter", frozenset({"fault"})),
     "firstopen_database_failing": ("gauge", frozenset()),
+    "firstopen_webhooks_total": ("counter", frozenset({"app", "event", "outcome"})),
 }
 # What the Prometheus operator adds to every series of a target.
 TARGET_LABELS = frozenset({"container", "endpoint", "instance", "job", "namespace", "pod", "service"})

@@ -200,7 +200,7 @@ async def test_what_waits_for_an_install_is_counted_by_app(store: SqlOutboxStore
     for number, (app, name) in enumerate(waits):
         await add(store, f"{number}", app=app, depends_on_open=name, created=NOW + number)
     assert [await store.waiting(app) for app in ("acme", "globex", "hooli")] == [2, 1, 0]
-    assert await store.oldest() == NOW + 4
+    assert await store.oldest() == {"lead": NOW + 4}
 
 
 async def test_apps_share_what_is_taken(store: SqlOutboxStore) -> None:
@@ -377,7 +377,7 @@ async def test_old_entries_die_and_older_ones_go(store: SqlOutboxStore) -> None:
     for name, age_days in (("dead", 95), ("long dead", 97)):
         await add(store, name, created=NOW - age_days * DAY_S)
         store.finish(entry(name), "dead", "refused")
-    assert await store.expire(NOW - 6 * DAY_S) == 3
+    assert await store.expire(NOW - 6 * DAY_S, webhooks_before=NOW - 3 * DAY_S) == 3
     names = ("queued", "no open", "looked for", "young", "delivered", "forgotten", "dead", "long dead")
     assert [await state(store, name) for name in names] == [
         *["dead"] * 3,
@@ -397,7 +397,7 @@ async def test_all_that_is_too_old_dies_at_once(
     for number in range(35):
         store.enqueue_open(entry(f"{number}", kind="open"))
     await store._database.write()
-    assert await store.expire(NOW + 1) == 35
+    assert await store.expire(NOW + 1, webhooks_before=NOW + 1) == 35
     assert await store.retry_now(None) == 35
 
 
@@ -407,7 +407,7 @@ async def test_an_attempt_that_ends_after_its_entry_has_expired_changes_nothing(
     """The dead letter keeps the reason that it died of."""
     await add(store, "a", depends_on_open=ANNA)
     await taken(store)
-    assert await store.expire(NOW + 1) == 1
+    assert await store.expire(NOW + 1, webhooks_before=NOW + 1) == 1
     store.reschedule("a", NOW + 60, "NoOpen: not yet")
     store.finish(entry("a"), "dead", "refused")
     assert await state(store, "a") == "dead"

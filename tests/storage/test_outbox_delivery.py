@@ -98,7 +98,8 @@ class Lab:
         return run
 
     async def start(self) -> None:
-        await self.outbox.start({"open": self.deliver, "lead": self.deliver, "sale": self.deliver})
+        deliver = dict.fromkeys(KINDS, self.deliver)
+        await self.outbox.start(deliver, lambda _, __: None)
 
     async def restart(self) -> None:
         """Stop, and start with nothing in memory."""

@@ -18,12 +18,16 @@ MAY_IMPORT = {
     "storage": {"domain"},
     "outbox": {"domain"},
     "ratelimit": {"domain"},
+    "webhooks": {"domain"},
     "matching": {"domain"},
     "config": {"domain"},
     "attribution": {"domain"},
     "api": {"attribution", "domain"},
     "server": {"api"},
-    "wiring": {"api", "attribution", "config", "domain", "dub", "matching", "outbox", "ratelimit", "storage"},
+    "wiring": {
+        *("api", "attribution", "config", "domain", "dub", "matching", "outbox", "ratelimit", "storage"),
+        "webhooks",
+    },
     "app": {"api", "config", "domain", "wiring"},
     "cli": {"api", "app", "config", "domain", "sandbox", "server", "storage", "wiring"},
     "sandbox": set(),
@@ -41,7 +45,7 @@ OWN_TASKS = {
     "storage/clicks.py": "the sync that renews its lease ends them",
     "storage/database.py": "its writer takes any exception, and goes on; whoever reads gets theirs",
 }
-HTTPX_ROOMS = {"app", "dub", "sandbox", "telemetry", "wiring"}
+HTTPX_ROOMS = {"app", "dub", "sandbox", "telemetry", "webhooks", "wiring"}
 
 
 def imports(path: Path) -> set[str]:

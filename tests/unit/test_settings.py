@@ -7,6 +7,7 @@ import pytest
 from service.config.route_checks import refuse_failing_tests
 from service.config.settings import SettingsError, load, parse
 from service.config.starter import STARTER
+from tests.receiver import SECRET
 from tests.support import CONFIG, ENV
 
 MINIMAL = """
@@ -199,9 +200,11 @@ def test_the_starter_file_works_as_it_is() -> None:
         line.removeprefix("# ") if " = " in line or line.startswith("# [") else line
         for line in STARTER.splitlines()
     )
-    full = parse(everything, {**ENV, "ACME_SERVER_KEYS": "dub_server"})
+    hook = {"ACME_WEBHOOK_URL": "https://api.acme.com/hooks", "ACME_WEBHOOK_SECRET": SECRET}
+    full = parse(everything, {**ENV, "ACME_SERVER_KEYS": "dub_server", **hook})
     assert full.server_keys == {"acme": ("dub_server",)}
     assert len(full.apps["acme"].route_tests) == 1
     refuse_failing_tests(full.apps)
     assert full.apps["acme"].schemes == ("acme",)
     assert full.server.drain_ms == 1000
+    assert full.webhooks["acme"].url == "https://api.acme.com/hooks"

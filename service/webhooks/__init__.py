@@ -1,0 +1,1 @@
+"""Send webhooks to the backends of apps."""
