@@ -92,6 +92,7 @@ EXAMPLE_ANSWER = Answer(
     link=Link("link_1", "acme.link", "fb-promo", "https://acme.com/product/123"),
     route=Route("product", {"id": "123"}, "https://acme.com/product/123?ref=ig", "matched"),
     match=BY_DEEP_LINK,
+    gate=None,
     source="dub",
     pending=False,
     repeat=False,

@@ -5,6 +5,7 @@ from itertools import accumulate
 from msgspec import UNSET, structs
 
 from service.attribution.delayed_matching import AFTER_S
+from service.domain.device_identity import Platform
 from service.domain.models import Answer, App, Link, Open, Source
 from service.domain.routing import Route
 from service.telemetry import Event, Log, where
@@ -14,12 +15,21 @@ _ATTEMPT_TAKES_S = 0.5
 
 
 def build_answer(
-    app: App, opened: Open, app_version: str | None, *, source: Source, repeat: bool, now: float, log: Log
+    app: App,
+    opened: Open,
+    build: tuple[Platform | None, str | None],
+    *,
+    source: Source,
+    repeat: bool,
+    now: float,
+    log: Log,
 ) -> Answer:
-    """Return the answer to an open for the app version that reports it; ``now`` is in Unix seconds.
+    """Return the answer to an open for the build that reports it: its platform and version.
 
-    Never raises: if routing fails because of a bug, the route is the default screen.
+    ``now`` is in Unix seconds. Never raises: if routing fails because of a bug, the route is the default
+    screen.
     """
+    platform, app_version = build
     try:
         route = app.router.route(opened.destination, opened.carried, app_version)
     except Exception as exc:  # noqa: BLE001  every answer needs a route; the bug is logged
@@ -32,6 +42,7 @@ def build_answer(
         link=_safe_link(app, opened, route),
         route=route,
         match=opened.match,
+        gate=None if app.gates is None else app.gates.gate(platform, app_version),
         source=source,
         pending=opened.pending,
         retry_after_ms=_retry_after_ms(opened, now) if opened.pending else UNSET,

@@ -252,6 +252,7 @@ class AnswerBuilder:
             credited_to=None if strongest is None else strongest.open_id,
             looking=looking,
             app_version=shared(context.report.app_version),
+            platform=context.report.platform,
             offered=offered,
             evidence=evidence_mask(context.chain),
             opened_at=context.opened_at,

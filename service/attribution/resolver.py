@@ -21,7 +21,7 @@ from service.attribution.open_contexts import OpenContextFactory
 from service.attribution.precedence import EvidencePrecedence
 from service.attribution.webhook_events import WebhookEvents
 from service.domain.deep_links import DEEP_LINK_MAX_CHARS
-from service.domain.device_identity import TrustedProxies
+from service.domain.device_identity import Platform, TrustedProxies
 from service.domain.errors import (
     BulkheadFull,
     CallerError,
@@ -105,8 +105,8 @@ class Resolver:
         settled = await self.settle(report)
         opened = settled.open
         source: Source = "cache" if settled.remembered and opened.source == "dub" else opened.source
-        app, version = report.caller.app, report.app_version
-        return self._build_answer(app, opened, version, source, repeat=settled.repeat)
+        build = report.platform, report.app_version
+        return self._build_answer(report.caller.app, opened, build, source, repeat=settled.repeat)
 
     async def settle(self, report: OpenReport) -> Settled:
         """Decide an open, without its route; raises like ``resolve``."""
@@ -189,13 +189,13 @@ class Resolver:
                 opened = self._answers.degraded("dry-run", context, recorder.item)
         self._end_trace(context, recorder, "not used in a dry run")
         trace = recorder.trace(opened.open_id)
-        version = report.app_version
-        return self._build_answer(context.app, opened, version, opened.source), trace
+        build = report.platform, report.app_version
+        return self._build_answer(context.app, opened, build, opened.source), trace
 
     async def recall(self, app: App, open_id: str) -> Answer:
         """Return the present answer of an earlier open; raises ``NotFound`` or ``StoreFailed``."""
         opened = await self._of_app(app, open_id)
-        return self._build_answer(app, opened, opened.app_version, opened.source)
+        return self._build_answer(app, opened, (opened.platform, opened.app_version), opened.source)
 
     async def trace(self, app: App, open_id: str) -> tuple[Answer, Trace]:
         """Return an open's answer and trace. Only recent traces are kept. Raises ``NotFound``."""
@@ -466,10 +466,16 @@ class Resolver:
         recorder.end(self._clock(), cache=cache, breaker=breaker, budget_ms=budget_ms, ignored=ignored)
 
     def _build_answer(
-        self, app: App, opened: Open, app_version: str | None, source: Source, *, repeat: bool = False
+        self,
+        app: App,
+        opened: Open,
+        build: tuple[Platform | None, str | None],
+        source: Source,
+        *,
+        repeat: bool = False,
     ) -> Answer:
         now = self._unix_time()
-        return build_answer(app, opened, app_version, source=source, repeat=repeat, now=now, log=self._log)
+        return build_answer(app, opened, build, source=source, repeat=repeat, now=now, log=self._log)
 
     async def _of_app(self, app: App, open_id: str) -> Open:
         opened = await self.find(open_id)

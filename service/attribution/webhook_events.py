@@ -233,7 +233,7 @@ class WebhookEvents:
 
     def _open_data(self, app: App, opened: Open) -> OpenData:
         answer = build_answer(
-            *(app, opened, opened.app_version),
+            *(app, opened, (opened.platform, opened.app_version)),
             source=opened.source,
             repeat=False,
             now=self._unix_time(),

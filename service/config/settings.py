@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from service.config.env_file import ENV_FILE, BadEnvFile, read_env_file
 from service.domain.deep_links import canonical_domain
+from service.domain.gate import BadGate, GateRule, Gates
 from service.domain.match_rules import CROWD_LIMIT_MAX
 from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.rates import rates
@@ -99,6 +100,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     analytics_calls_per_s: Annotated[int, Meta(ge=1, le=100)] = 2  # depends on Dub's plan: Pro 2, Business 4
     routes: tuple[RouteRule, ...] = ()
     route_tests: tuple[RouteTest, ...] = ()
+    gate: GateRule = GateRule()
     ios: IosSettings | None = None
     android: AndroidSettings | None = None
     webhook: WebhookSettings | None = None
@@ -306,6 +308,15 @@ def compile_router(name: str, app: AppSettings) -> Router:
         raise SettingsError(f"{path}: {app.routes[exc.index].pattern!r} {exc}") from exc
 
 
+def compile_gates(name: str, app: AppSettings) -> Gates | None:
+    """Compile an app's gates, None if no build is held; raises ``SettingsError``."""
+    try:
+        gates = Gates(app.gate, app.update_screen)
+    except BadGate as exc:
+        raise SettingsError(f"apps.{name}.gate.{exc.field}: {exc}") from exc
+    return None if gates.is_open else gates
+
+
 def _app(table: object, name: str) -> AppSettings:
     app = _convert(table, AppSettings, f"apps.{name}")
     path = f"apps.{name}"
@@ -328,6 +339,7 @@ def _app(table: object, name: str) -> AppSettings:
     _check_well_known(path, app)
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
+    compile_gates(name, app)
     return app
 
 

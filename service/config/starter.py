@@ -73,6 +73,24 @@ screen = "category"
 # events = ["open.matched", "open.settled", "lead.delivered", "lead.dead", "install.erased"]  # what to send
 # allow_private_targets = false            # true: the URL may be http, and on your own network
 
+# Builds that must be updated, and switches for emergencies: see docs/gate.md. They count for every open at
+# once, also for repeated answers.
+# [apps.acme.gate]
+# min_supported_version = "2.0"            # older builds get a gate of kind "update", with update_screen
+# update_url = "https://acme.com/get"      # where to get a newer build
+# maintenance = false                      # true: every build gets a gate of kind "maintenance"
+# screen = "maintenance"                   # the screen to show during maintenance
+# message = "Back at 14:00 UTC"            # the text to show during maintenance
+# matching = true                          # false: no click is matched by touch or IP address
+# [apps.acme.gate.ios]
+# min_supported_version = "2.1"            # for iOS, instead of the one above
+# update_url = "https://apps.apple.com/app/id1234567890"
+#                                          # for iOS, instead of the one above
+# [apps.acme.gate.android]
+# min_supported_version = "2.0"            # for Android, instead of the one above
+# update_url = "https://play.google.com/store/apps/details?id=com.acme.app"
+#                                          # for Android, instead of the one above
+
 # What one process keeps in memory.
 # [cache]
 # answer_ttl_s = 3600                      # seconds for which an answer is repeated; one hour at Dub

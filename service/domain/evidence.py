@@ -208,6 +208,8 @@ def _why_not_matched(report: OpenReport, *, opened_as_it_is: bool) -> str | None
     An app that is opened through a URL outside its Dub domains is rarely opened for the first time. Only
     the installId shows whether it is.
     """
+    if not report.caller.app.matching:
+        return "matching is switched off (gate.matching = false)"
     match report.caller.app.ip_matching:
         case "off":
             return "matching by IP address is off for this app"

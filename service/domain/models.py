@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from service.domain.deep_links import DeepLink
 from service.domain.device_identity import Platform, TrustedProxies
+from service.domain.gate import Gate, Gates
 from service.domain.routing import Route, Router
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class App(Struct, frozen=True, eq=False):
     ip_matching: Literal["on", "off", "consented"] = "on"
     first_launch_max_age_s: float = 259_200
     webhook_events: frozenset[str] = frozenset()
+    gates: Gates | None = None  # None: no build is held
+    matching: bool = True  # False: no click is matched by touch or IP address, whatever ``ip_matching`` is
 
     def __repr__(self) -> str:
         """Return the app's name only, so that no secret is printed."""
@@ -146,6 +149,7 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     looking: bool = False  # its click may still appear: further match attempts are scheduled
     credited_to: str | None = None  # if this open has no click: openId of the install's open that has one
     app_version: str | None = None
+    platform: Platform | None = None
     offered: int = 0  # the priority of the strongest evidence, see ``evidence.EVIDENCE_PRIORITY``
     evidence: int = 0  # the evidence types as a bit mask, see ``evidence.evidence_mask``
     opened_at: float  # Unix seconds
@@ -172,6 +176,12 @@ class Answer(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     link: Link | None
     route: Route
     match: Match
+    gate: Annotated[
+        Gate | None,
+        Meta(
+            description="Not null: the app must show this screen, because the build is too old or all wait."
+        ),
+    ]
     source: Source
     pending: Annotated[bool, Meta(description="true: the answer may still improve. false: it is final.")]
     retry_after_ms: Annotated[

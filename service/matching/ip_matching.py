@@ -122,7 +122,7 @@ class IpMatching:
     ) -> MatchAttempt:
         """Search the click for up to ``timeout_s`` seconds and, with ``claim``, claim it. Never raises."""
         app = self._apps.get(context.app.name)
-        if app is None:
+        if app is None or not context.app.matching:
             return MatchAttempt(_none("off"), "matching by IP address is off for this app")
         network = app.networks.of(context.ip)
         if network.key is None:

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import Struct
 
+from service.domain.device_identity import Platform
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
 from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH
@@ -83,6 +84,7 @@ _EXPIRE = """DELETE FROM opens WHERE open_id IN
     ORDER BY opened_at LIMIT ?) RETURNING 1"""
 
 _SOURCES: dict[str, Source] = {source: source for source in get_args(Source)}
+_PLATFORMS: dict[str, Platform] = {platform: platform for platform in get_args(Platform)}
 _EVIDENCE = {priority: name for name, priority in EVIDENCE_PRIORITY.items()}
 _DEVICE_AT, _KEY_AT, _OPENED_AT = 2, 3, 4  # in ``_READ``
 _NEVER_MS = 253_402_300_800_000  # the year 10000
@@ -101,6 +103,7 @@ class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
     credited_to: str | None = None
     offered: str = "none"
     evidence: tuple[str, ...] = ()
+    platform: str | None = None
     repeat_until: float = 0  # Unix seconds
 
 
@@ -306,6 +309,7 @@ class SqlOpenStore:
             evidence=tuple(
                 name for name, priority in EVIDENCE_PRIORITY.items() if opened.evidence & 1 << priority
             ),
+            platform=opened.platform,
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
         )
 
@@ -338,6 +342,7 @@ class SqlOpenStore:
             looking=bool(pending) and record.looking and age_s < _LOOKED_FOR_S,
             credited_to=record.credited_to,
             app_version=app_version,
+            platform=_PLATFORMS.get(record.platform or ""),
             offered=offered,
             evidence=sum(
                 1 << EVIDENCE_PRIORITY[name] for name in record.evidence if name in EVIDENCE_PRIORITY

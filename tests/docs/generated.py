@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings
 from service.config.starter import STARTER
+from service.domain.gate import GateRule, PlatformGateRule
 from service.domain.routing import RouteRule, RouteTest
 from service.telemetry.events import Event
 from service.telemetry.metrics import Metrics
@@ -54,6 +55,9 @@ def settings_section() -> str:
             WebhookSettings,
             "`[apps.NAME.webhook]`: which [events](webhooks.md) the app's backend gets.",
         ),
+        ("apps.*.gate", GateRule, f"`[apps.NAME.gate]`: {_summary(GateRule)} See [the gate](gate.md)."),
+        ("apps.*.gate.ios", PlatformGateRule, "`[apps.NAME.gate.ios]`: what differs on iOS."),
+        ("apps.*.gate.android", PlatformGateRule, "`[apps.NAME.gate.android]`: what differs on Android."),
     ]
     tables += [
         (field.name, field.type, f"`[{field.name}]`: {_summary(field.type)}")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings, parse
+from service.domain.gate import GateRule, PlatformGateRule
 from service.domain.routing import RouteRule, RouteTest
 from tests.docs.generated import (
     SECTIONS,
@@ -37,9 +38,13 @@ def test_every_setting_is_in_the_starter_file_with_its_meaning() -> None:
         "apps.*.ios": IosSettings,
         "apps.*.android": AndroidSettings,
         "apps.*.webhook": WebhookSettings,
+        "apps.*.gate": GateRule,
+        "apps.*.gate.ios": PlatformGateRule,
+        "apps.*.gate.android": PlatformGateRule,
     }
     tables |= {field.name: field.type for field in msgspec.structs.fields(File) if field.name != "apps"}
-    nested = {("apps.*", name) for name in ("routes", "route_tests", "ios", "android", "webhook")}
+    nested = {("apps.*", name) for name in ("routes", "route_tests", "ios", "android", "webhook", "gate")}
+    nested |= {("apps.*.gate", name) for name in ("ios", "android")}
     exist = {(table, field.name) for table, of in tables.items() for field in msgspec.structs.fields(of)}
     written = described_settings()
     assert written.keys() == exist - nested
@@ -54,7 +59,7 @@ def test_the_starter_file_shows_defaults() -> None:
             if field.default not in (None, msgspec.NODEFAULT):
                 assert shown[table][field.name] == field.default, field.name
     for field in msgspec.structs.fields(AppSettings):
-        if field.default not in (None, (), msgspec.NODEFAULT):
+        if field.default not in (None, (), GateRule(), msgspec.NODEFAULT):
             assert shown["apps"]["acme"][field.name] == field.default, field.name
 
 

@@ -50,7 +50,17 @@ async def test_an_open_gets_its_route_and_click(service: Service) -> None:
 async def test_the_reply_has_exactly_the_contracts_fields(service: Service) -> None:
     """The JSON that leaves is the wire contract's, camelCase, nothing more."""
     body = (await service.report({"deepLink": FB_PROMO, "installId": ANNA})).json()
-    assert list(body) == ["openId", "clickId", "link", "route", "match", "source", "pending", "repeat"]
+    assert list(body) == [
+        "openId",
+        "clickId",
+        "link",
+        "route",
+        "match",
+        "gate",
+        "source",
+        "pending",
+        "repeat",
+    ]
     assert list(body["link"]) == ["id", "domain", "key", "url"]
     assert list(body["route"]) == ["screen", "params", "url", "reason"]
     assert list(body["match"]) == ["type", "guaranteed"]

@@ -18,12 +18,19 @@ const product = {
 typedef Reply = ({int status, Map<String, Object?> body, String? retryAfter});
 
 Reply refused(int status, {String? retryAfter}) => (status: status, body: const {}, retryAfter: retryAfter);
-Reply answered({Map<String, Object?> route = product, String? clickId = 'd0UtZqE0BZuBPrJS', int? retryAfterMs}) => (
+Reply answered({
+  Map<String, Object?> route = product,
+  String? clickId = 'd0UtZqE0BZuBPrJS',
+  int? retryAfterMs,
+  Map<String, Object?>? gate,
+}) =>
+    (
       status: 200,
       body: {
         'openId': 'open-1',
         'clickId': clickId,
         'route': route,
+        'gate': gate,
         'pending': retryAfterMs != null,
         if (retryAfterMs != null) 'retryAfterMs': retryAfterMs,
       },
@@ -118,6 +125,13 @@ void main() {
       'budgetMs': 1500,
       'installedAt': 1790000000,
     });
+  });
+
+  test('a build that is held at the gate gets its screen with the landing', () async {
+    const gate = {'kind': 'update', 'screen': 'update', 'url': 'https://acme.com/get', 'message': null};
+    replies = [answered(gate: gate)];
+    final held = (await app(TestPhone('ios')).start(Uri.parse(link))).gate;
+    expect((held?.kind, held?.screen, held?.url, held?.message), ('update', 'update', 'https://acme.com/get', null));
   });
 
   test('a later cold start without a link is not reported; one after a failure is, with the same id', () async {

@@ -1,12 +1,21 @@
 import { ownLink } from './own-link.js';
 
+/** Why this build must not be used now: it is too old, or the app is in maintenance. */
+export type Gate = {
+  kind: 'update' | 'maintenance';
+  screen: string;
+  url: string | null;
+  message: string | null;
+};
+
 /** Where this open should land. `openId` is null if firstopen did not answer: `route` is the app's `home` then. */
 export type Landing = {
   openId: string | null;
   clickId: string | null;
   route: { screen: string; params: Record<string, string>; url: string | null; reason?: string };
   match?: { type: string; guaranteed: boolean };
-  gate?: { kind: 'update' | 'maintenance'; screen: string | null; url: string | null; message: string | null } | null;
+  /** Not null: show this screen instead of the route's. Absent if firstopen did not answer. */
+  gate?: Gate | null;
 };
 
 /** Text by key. AsyncStorage is one. No backup may carry it to a second phone, or two phones share an install id. */
@@ -280,7 +289,8 @@ function retryAfterMs(error: unknown): number | undefined {
 }
 
 function differs(early: Landing, late: Landing): boolean {
-  return late.clickId !== early.clickId || JSON.stringify(late.route) !== JSON.stringify(early.route);
+  const shown = ({ route, gate }: Landing) => JSON.stringify([route, gate]);
+  return late.clickId !== early.clickId || shown(late) !== shown(early);
 }
 
 function sleep(ms: number): Promise<void> {

@@ -45,6 +45,12 @@ test('a cold start with a link is one request with what the server reads', async
   ]);
 });
 
+test('a build that is held at the gate gets its screen with the landing', async (t) => {
+  const gate = { kind: 'update', screen: 'update', url: 'https://apps.apple.com/app/id1234567890', message: null };
+  script(t, answer({ gate }));
+  assert.deepEqual((await newApp().firstopen.start(LINK)).gate, gate);
+});
+
 test('a component that mounts twice reports one cold start', async (t) => {
   const called = script(t, answer());
   const { firstopen } = newApp();

@@ -31,6 +31,7 @@ def build(upstream: str) -> Litestar:
         opened: dict[str, Any] = response.json()
         link = Link(**opened["link"])
         return Answer(
+            gate=None,
             open_id=secrets.token_hex(16),
             click_id=opened["clickId"],
             link=link,

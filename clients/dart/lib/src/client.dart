@@ -8,7 +8,7 @@ import 'phone.dart';
 
 /// Where this open should land. [openId] is null if firstopen did not answer: [screen] is the app's `home` then.
 class Landing {
-  const Landing(this.screen, {this.params = const {}, this.url, this.reason, this.clickId, this.openId});
+  const Landing(this.screen, {this.params = const {}, this.url, this.reason, this.clickId, this.openId, this.gate});
 
   final String screen;
   final Map<String, String> params;
@@ -16,6 +16,19 @@ class Landing {
   final String? reason;
   final String? clickId;
   final String? openId;
+
+  /// Not null: show this screen instead of [screen].
+  final Gate? gate;
+}
+
+/// Why this build must not be used now: [kind] is `update` (it is too old) or `maintenance`.
+class Gate {
+  const Gate(this.kind, this.screen, {this.url, this.message});
+
+  final String kind;
+  final String screen;
+  final String? url;
+  final String? message;
 }
 
 /// How far a lead got: [status] is `delivered`, `queued` or `organic` (the install came by no click).
@@ -238,8 +251,8 @@ class Firstopen {
         wait = _retryAfter(error) ?? wait * 2;
       }
     }
-    final differs = answer['clickId'] != early['clickId'] || jsonEncode(answer['route']) != jsonEncode(early['route']);
-    if (_generation == turn && differs) onLate(_landing(answer));
+    final shown = [early, answer].map((each) => jsonEncode([each['clickId'], each['route'], each['gate']])).toSet();
+    if (_generation == turn && shown.length == 2) onLate(_landing(answer));
   }
 
   Duration? _wait(_Json answer) {
@@ -274,6 +287,7 @@ class Firstopen {
 
   Landing _landing(_Json answer) {
     final route = answer['route'] as _Json;
+    final gate = answer['gate'] as _Json?;
     return Landing(
       route['screen'] as String,
       params: Map<String, String>.from(route['params'] as Map),
@@ -281,6 +295,14 @@ class Firstopen {
       reason: route['reason'] as String?,
       clickId: answer['clickId'] as String?,
       openId: answer['openId'] as String,
+      gate: gate == null
+          ? null
+          : Gate(
+              gate['kind'] as String,
+              gate['screen'] as String,
+              url: gate['url'] as String?,
+              message: gate['message'] as String?,
+            ),
     );
   }
 

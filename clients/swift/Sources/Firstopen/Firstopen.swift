@@ -91,7 +91,8 @@ public actor Firstopen {
         self.publishableKey = publishableKey
         self.domains = domains
         self.home = Landing(
-            openId: nil, clickId: nil, route: .init(screen: home, params: [:], url: nil, reason: nil))
+            openId: nil, clickId: nil, route: .init(screen: home, params: [:], url: nil, reason: nil),
+            gate: nil)
         self.budgetMs = budgetMs
         self.consent = consent
         self.mayPaste = mayPaste

@@ -7,9 +7,19 @@ public struct Landing: Decodable, Equatable, Sendable {
         public let reason: String?
     }
 
+    /// Why this build must not be used now: `kind` is `update` (it is too old) or `maintenance`.
+    public struct Gate: Decodable, Equatable, Sendable {
+        public let kind: String
+        public let screen: String
+        public let url: String?
+        public let message: String?
+    }
+
     public let openId: String?
     public let clickId: String?
     public let route: Route
+    /// Not nil: show this screen instead of the route's.
+    public let gate: Gate?
 }
 
 public struct Lead: Encodable, Sendable {

@@ -26,7 +26,12 @@ data class Landing(
     val reason: String? = null,
     val clickId: String? = null,
     val openId: String? = null,
+    /** Not null: show this screen instead of [screen]. */
+    val gate: Gate? = null,
 )
+
+/** Why this build must not be used now: [kind] is `update` (it is too old) or `maintenance`. */
+data class Gate(val kind: String, val screen: String, val url: String?, val message: String?)
 
 /** What Google Play returns: its raw string, and two times in Unix seconds (0 if unknown). */
 data class Referrer(val raw: String?, val clickedAt: Long, val installBeganAt: Long)
@@ -249,8 +254,12 @@ class Firstopen internal constructor(
             reason = route.stringOrNull("reason"),
             clickId = answer.stringOrNull("clickId"),
             openId = answer.getString("openId"),
+            gate = answer.optJSONObject("gate")?.let(::gate),
         )
     }
+
+    private fun gate(held: JSONObject) =
+        Gate(held.getString("kind"), held.getString("screen"), held.stringOrNull("url"), held.stringOrNull("message"))
 
     /** Returns null, and reports the error, if [work] fails. */
     private inline fun <T> attempt(work: () -> T): T? = runCatching(work).onFailure(onError).getOrNull()

@@ -77,11 +77,17 @@ class App(script: Script, phone: Phone = TestPhone(), budgetMs: Long = 1500) {
     fun noLate(): Boolean = arrived.isEmpty()
 }
 
-private fun open(route: String, more: String) = Reply(200, """{"openId": "open-1", "link": null, "gate": null, $more, "route": $route}""")
+private fun open(route: String, more: String) = Reply(200, """{"openId": "open-1", "link": null, $more, "route": $route}""")
 
 val FINAL = open(
     """{"screen": "product", "params": {"id": "7"}, "url": "https://acme.com/product/7", "reason": "matched"}""",
-    """"clickId": "d0UtZqE0BZuBPrJS", "pending": false""",
+    """"clickId": "d0UtZqE0BZuBPrJS", "gate": null, "pending": false""",
+)
+
+val HELD = open(
+    """{"screen": "product", "params": {"id": "7"}, "url": "https://acme.com/product/7", "reason": "matched"}""",
+    """"clickId": "d0UtZqE0BZuBPrJS", "pending": false,
+    "gate": {"kind": "update", "screen": "update", "url": "https://acme.com/get", "message": null}""",
 )
 
 val PRODUCT = Landing("product", mapOf("id" to "7"), "https://acme.com/product/7", "matched", "d0UtZqE0BZuBPrJS", "open-1")
