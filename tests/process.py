@@ -32,7 +32,9 @@ def free_ports(count: int = 1) -> int:
 
 _RUN = "from service.cli.main import main; main()"
 _RETRIES_SOON = (
-    f"from service.outbox import policy; policy.BACKOFF_MIN_S, policy.BACKOFF_MAX_S = 0.05, 0.2; {_RUN}"
+    "from service.outbox import policy; policy.BACKOFF_MIN_S, policy.BACKOFF_MAX_S = 0.05, 0.2; "
+    "from service.webhooks import delivery, endpoint_health; "
+    f"delivery._BACKOFF_MIN_S, endpoint_health.PAUSE_MIN_S = 0.05, 0.2; {_RUN}"
 )
 
 

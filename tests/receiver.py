@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 from aiohttp import web
 from msgspec import Struct
 from standardwebhooks.webhooks import Webhook
@@ -82,15 +84,16 @@ class Receiver:
 
     async def has(self, count: int, within_s: float = 20) -> list[Received]:
         """Wait until it has taken so many events; return them."""
-        await self._until(lambda: len(self.events) >= count, within_s)
+        await self.until(lambda: len(self.events) >= count, within_s)
         return self.events
 
     async def asked(self, count: int, within_s: float = 20) -> list[Received]:
         """Wait until so many requests came; return them."""
-        await self._until(lambda: len(self.requests) >= count, within_s)
+        await self.until(lambda: len(self.requests) >= count, within_s)
         return self.requests
 
-    async def _until(self, condition: Callable[[], bool], within_s: float) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float) -> None:
+        """Wait until a condition holds, which is looked at with each request."""
         async with asyncio.timeout(within_s), self._arrived:
             await self._arrived.wait_for(condition)
 
@@ -118,3 +121,89 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield backend
     finally:
         await backend.down()
+
+
+HOOK = """
+[apps.acme.webhook]
+url_env = "ACME_WEBHOOK_URL"
+secret_env = "ACME_WEBHOOK_SECRET"
+allow_private_targets = true
+"""
+
+
+def bad_day(backend: Receiver, seed: int) -> Script:
+    """Fail, redirect, reset or be slow, by chance, in a third of all requests."""
+    chance = random.Random(seed)
+
+    async def script(_: Received) -> web.StreamResponse:
+        dice = chance.random()
+        if dice < 0.1:
+            return web.Response(status=500)
+        if dice < 0.15:
+            return web.Response(status=307, headers={"Location": f"{backend.url}/elsewhere"})
+        if dice < 0.2:
+            raise ConnectionResetError
+        if dice < 0.3:
+            await asyncio.sleep(0.2)
+        return web.Response(status=202)
+
+    return script
+
+
+class Reports:
+    """An app's installs and their leads, and what its backend must have heard of them."""
+
+    def __init__(self) -> None:
+        self.clicks: dict[str, str] = {}  # by openId, of opens that the service has stored
+        self.leads: dict[str, str] = {}  # customers with acknowledged leads, by openId
+        self._reported = asyncio.Condition()
+
+    async def report(self, http: httpx.AsyncClient, base: Callable[[], str], install: str) -> None:
+        """Open, make sure that the open is stored, and report a lead; again until it is acknowledged."""
+        while True:
+            try:
+                reply = await http.post(
+                    f"{base()}/v1/opens",
+                    json={"deepLink": "https://acme.link/fb-promo", "installId": install, "budgetMs": 5000},
+                )
+                opened = reply.json()
+                if opened["clickId"] is None:
+                    continue
+                again = await http.get(f"{base()}/v1/opens/{opened['openId']}")
+                if again.status_code != 200:
+                    continue  # the process died before it was written
+                self.clicks[opened["openId"]] = opened["clickId"]
+                lead = {"eventName": "Sign up", "customerExternalId": install, "openId": opened["openId"]}
+                reply = await http.post(f"{base()}/v1/leads", json=lead)
+                if reply.status_code in (200, 202):
+                    self.leads[opened["openId"]] = install
+                    async with self._reported:
+                        self._reported.notify_all()
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+
+    async def reach(self, count: int) -> None:
+        """Wait until so many leads are acknowledged."""
+        async with self._reported:
+            await self._reported.wait_for(lambda: len(self.leads) >= count)
+
+    async def heard(self, backend: Receiver, within_s: float) -> None:
+        """Wait until the backend has heard of all."""
+        await backend.until(lambda: not self.missing(backend), within_s)
+
+    def missing(self, backend: Receiver) -> set[tuple[str, str]]:
+        """Return what the backend has not heard of, by type and openId."""
+        heard = {(each.type, each.event["data"]["openId"]) for each in backend.events}
+        wanted = {("open.matched", open_id) for open_id in self.clicks}
+        return (wanted | {("lead.delivered", open_id) for open_id in self.leads}) - heard
+
+    def check(self, backend: Receiver) -> None:
+        """Check that each event has one id, is signed, and is in order for its install."""
+        places: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, event in enumerate(backend.events):
+            event.verify()
+            places[event.type, event.event["data"]["openId"]].append(place)
+        assert max(map(len, places.values())) == 1
+        for open_id in self.leads:
+            assert places["open.matched", open_id] < places["lead.delivered", open_id]

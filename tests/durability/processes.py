@@ -73,16 +73,18 @@ class Sandbox:
 class Killable:
     """``firstopen serve`` on one port and one data directory, as often as it takes."""
 
-    def __init__(self, sandbox: Sandbox, folder: Path, stack: ExitStack, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, sandbox: Sandbox, folder: Path, stack: ExitStack, env: Mapping[str, str], config: str = CONFIG
+    ) -> None:
         self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
         self._folder = folder
         self._stack = stack
-        config = folder / "firstopen.toml"
-        config.write_text(CONFIG)
+        file = folder / "firstopen.toml"
+        file.write_text(config)
         self._env = {
-            "FIRSTOPEN_CONFIG": str(config),
+            "FIRSTOPEN_CONFIG": str(file),
             "FIRSTOPEN_PORT": str(self.port),
             "FIRSTOPEN_SECRET": SECRET,
             "FIRSTOPEN_DATA_DIR": str(self.data),
@@ -131,7 +133,7 @@ class Killable:
 
 
 @contextmanager
-def beside_a_sandbox(folder: Path, **env: str) -> Iterator[tuple[Killable, Sandbox]]:
+def beside_a_sandbox(folder: Path, config: str = CONFIG, **env: str) -> Iterator[tuple[Killable, Sandbox]]:
     """Start a sandbox and, beside it, the service; end both whatever happens."""
     port = free_ports()
     links = folder / "links.toml"
@@ -145,7 +147,7 @@ def beside_a_sandbox(folder: Path, **env: str) -> Iterator[tuple[Killable, Sandb
         process.until("")
         sandbox = Sandbox(port)
         stack.enter_context(sandbox.http)
-        service = Killable(sandbox, folder, stack, env)
+        service = Killable(sandbox, folder, stack, env, config)
         service.start()
         service.ready()
         yield service, sandbox

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from service.cli.main import main
 from service.domain.webhooks import EVENT_TYPES
-from tests.integration.test_webhooks import HOOK, always, env_of, with_hook
-from tests.receiver import SECRET, Receiver, receiver
+from tests.integration.test_webhooks import always, env_of, with_hook
+from tests.receiver import HOOK, SECRET, Receiver, receiver
 from tests.support import CONFIG
 
 Command = Callable[..., "asyncio.Future[Result]"]

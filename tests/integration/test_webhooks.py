@@ -17,7 +17,7 @@ from service.outbox.policy import WEBHOOKS_MAX
 from service.webhooks.endpoint_health import FAILURES_MAX
 from tests.integration.test_conversions import LEAD, LEAD_ANSWER, SALE, answer, refuse
 from tests.integration.world import AS_SERVER, MATCHING, World, build, embedded_dub, started_over
-from tests.receiver import OLD_SECRET, SECRET, Received, Receiver, Script, receiver
+from tests.receiver import HOOK, OLD_SECRET, SECRET, Received, Receiver, Script, receiver
 from tests.support import (
     ANNA,
     BEN,
@@ -32,13 +32,6 @@ from tests.support import (
     Service,
     running,
 )
-
-HOOK = """
-[apps.acme.webhook]
-url_env = "ACME_WEBHOOK_URL"
-secret_env = "ACME_WEBHOOK_SECRET"
-allow_private_targets = true
-"""
 
 
 def with_hook(config: str, table: str = HOOK) -> str:
