@@ -15,7 +15,8 @@ from service.cli.output import fail, pick_app, read_settings
 from service.config.route_checks import Finding, RouteTestResult, as_typed, findings, problem_of, run_tests
 from service.config.settings import AppSettings, compile_router
 from service.domain.errors import InvalidField
-from service.domain.routing import CompiledRoute, Route, parse_version
+from service.domain.route_explanations import about_version, why_not_returned, why_unlisted
+from service.domain.routing import CompiledRoute, Route, Router
 from service.domain.wrapped_links import find_deep_link
 
 _PIPED_COLUMNS = 200
@@ -116,7 +117,7 @@ def explain(apps: Mapping[str, AppSettings], url: str, app_version: str | None) 
         route = router.route(url, "", app_version)
         found = router.first_match(route.url) if route.url else None
         matched = None if found is None else found[0]
-        why = _why(app, matched, route, url, app_version)
+        why = _why(app, router, matched, route, url, app_version)
         explained.append(Explained(name, url, app_version, route, matched, why))
     return explained
 
@@ -206,34 +207,28 @@ def _print_json(document: object) -> None:
 
 
 def _why(
-    app: AppSettings, matched: CompiledRoute | None, route: Route, url: str, app_version: str | None
+    app: AppSettings,
+    router: Router,
+    matched: CompiledRoute | None,
+    route: Route,
+    url: str,
+    app_version: str | None,
 ) -> str:
-    if route.reason == "default":
-        own = ", ".join(app.schemes) or "none set"
-        return f"only http, https and the app's own schemes ({own}) are returned"
+    if route.url is None:
+        return why_not_returned(router, url)
     if route.reason == "unlisted":
-        return _unlisted(app, url)
+        return _unlisted(app, router, route.url)
     minimum = None if matched is None else matched.rule.min_version
     if route.reason == "update_required":
         return f"the route is for {minimum} and newer, and {app_version} is older"
-    return f"the first pattern that matches{_about_version(minimum, app_version)}"
+    return f"the first pattern that matches{about_version(minimum, app_version)}"
 
 
-def _about_version(minimum: str | None, app_version: str | None) -> str:
-    if minimum is None:
-        return ""
-    if app_version is None:
-        return f"; it is for {minimum} and newer, and a build without a version counts as the newest"
-    if parse_version(app_version) is None:
-        return f"; {app_version!r} is not a version, so it counts as new enough for {minimum}"
-    return f"; {app_version} is new enough for {minimum}"
-
-
-def _unlisted(app: AppSettings, url: str) -> str:
+def _unlisted(app: AppSettings, router: Router, url: str) -> str:
     try:
         short = find_deep_link(url, app.domains).domain in app.domains
     except InvalidField:
         short = False
     if short:
         return "this is, or contains, a short link, and only Dub knows its destination: give the destination"
-    return "no pattern matches; the app may open it in a browser"
+    return f"{why_unlisted(router, url)}; the app may open it in a browser"

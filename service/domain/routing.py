@@ -118,6 +118,11 @@ class Router:
         self._remembered = lru_cache(_ROUTES_REMEMBERED)(self._route)
         self._remembered_long = lru_cache(_LONG_ROUTES_REMEMBERED)(self._route)
 
+    @property
+    def own_schemes(self) -> frozenset[str]:
+        """Return the app's own URL schemes."""
+        return self._schemes - WEB_SCHEMES
+
     def route(self, destination: str | None, carried: str = "", app_version: str | None = None) -> Route:
         """Return the screen for a destination.
 
@@ -158,7 +163,7 @@ class Router:
 
     def covers(self, url: str) -> bool:
         """Return True if a parsed URL has one of the app's own schemes, or a host that a route names."""
-        if url.partition(":")[0] in self._schemes - WEB_SCHEMES:
+        if url.partition(":")[0] in self.own_schemes:
             return True
         forms = forms_of(url).forms[0]
         return any(route.pattern.place.test(form) for route in self.routes for form in forms)

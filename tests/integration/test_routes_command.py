@@ -81,7 +81,7 @@ def test_the_demos_routes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["https://acme.com/invite/a", "--app-version", "2.10"], ["matched", "2.10 is new enough for 2.3"]),
         (["https://acme.com/invite/a", "--app-version", "2.2.9.RELEASE"], ["update_required"]),
         (["https://acme.com/invite/a", "--app-version", "x"], ["matched", "'x' is not a version"]),
-        (["https://acme.com/nowhere"], ["home", "unlisted", "no pattern matches"]),
+        (["https://acme.com/nowhere"], ["home", "unlisted", "no pattern covers https://acme.com/nowhere"]),
         (["https://acme.link/press"], ["unlisted", "only Dub knows its destination"]),
         (
             ["acme://open?link=https%3A%2F%2Facme.link%2Fpress"],
