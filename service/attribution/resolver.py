@@ -194,13 +194,24 @@ class Resolver:
 
     async def recall(self, app: App, open_id: str) -> Answer:
         """Return the present answer of an earlier open; raises ``NotFound`` or ``StoreFailed``."""
-        opened = await self._of_app(app, open_id)
+        opened = await self.opened(app, open_id)
         return self._build_answer(app, opened, (opened.platform, opened.app_version), opened.source)
+
+    async def opened(self, app: App, open_id: str) -> Open:
+        """Return an open of an app; raises ``NotFound`` or ``StoreFailed``."""
+        opened = await self.find(open_id)
+        if opened is None or opened.app != app.name:
+            raise NotFound("openId: this app has no such open, or it was deleted")
+        return opened
+
+    def trace_of(self, open_id: str) -> Trace | None:
+        """Return the trace of an open, if this process decided it not long ago."""
+        return self._traces.get(open_id)
 
     async def trace(self, app: App, open_id: str) -> tuple[Answer, Trace]:
         """Return an open's answer and trace. Only recent traces are kept. Raises ``NotFound``."""
         answer = await self.recall(app, open_id)
-        trace = self._traces.get(open_id)
+        trace = self.trace_of(open_id)
         if trace is None:
             raise NotFound("openId: the trace of this open is no longer kept")
         return answer, trace
@@ -476,12 +487,6 @@ class Resolver:
     ) -> Answer:
         now = self._unix_time()
         return build_answer(app, opened, build, source=source, repeat=repeat, now=now, log=self._log)
-
-    async def _of_app(self, app: App, open_id: str) -> Open:
-        opened = await self.find(open_id)
-        if opened is None or opened.app != app.name:
-            raise NotFound("openId: this app has no such open, or it was deleted")
-        return opened
 
     def _may_repeat(self, context: OpenContext, known: Open) -> bool:
         """Return True if an answer is still valid, and the report has no stronger evidence."""

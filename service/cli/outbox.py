@@ -14,9 +14,7 @@ from service.config.settings import Settings, SettingsError
 from service.domain.errors import StoreFailed
 from service.domain.outbox_entries import (
     DISCARD_REASON_MAX_CHARS,
-    INSTALL,
     KINDS,
-    OPEN_SETTLES,
     State,
     Summary,
     discard_reason,
@@ -133,7 +131,7 @@ async def _overview(entries: SqlOutboxStore) -> None:
 def _table(state: State, title: str, listed: list[Summary]) -> Table:
     table = Table("id", "kind", "app", "age", "attempts", "reason", title=title, title_justify="left")
     for entry in listed:
-        why = f"waits for {_awaited(entry)}" if entry.depends_on_open and state == "queued" else entry.reason
+        why = f"waits for {entry.waits_for}" if entry.depends_on_open and state == "queued" else entry.reason
         table.add_row(entry.id, entry.kind, entry.app, _age(entry.created), str(entry.attempts), why)
     return table
 
@@ -146,18 +144,9 @@ def _described(entry: Summary) -> list[tuple[str, str]]:
         ("state", entry.state),
         ("age", _age(entry.created)),
         ("attempts", str(entry.attempts)),
-        ("waits for", _awaited(entry)),
+        ("waits for", entry.waits_for),
         ("reason", entry.reason or "none"),
     ]
-
-
-def _awaited(entry: Summary) -> str:
-    """Return what an entry waits for, for people to read."""
-    if entry.depends_on_open.startswith(INSTALL):
-        return "an open of its install"
-    if entry.depends_on_open.startswith(OPEN_SETTLES):
-        return f"the final answer of open {entry.depends_on_open.removeprefix(OPEN_SETTLES)}"
-    return f"open {entry.depends_on_open}" if entry.depends_on_open else "nothing"
 
 
 def _age(at: float) -> str:

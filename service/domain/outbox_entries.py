@@ -164,6 +164,15 @@ class Summary(Struct, frozen=True):
     depends_on_open: str
     reason: str
 
+    @property
+    def waits_for(self) -> str:
+        """Return what the entry waits for, for people to read."""
+        if self.depends_on_open.startswith(INSTALL):
+            return "an open of its install"
+        if self.depends_on_open.startswith(OPEN_SETTLES):
+            return f"the final answer of open {self.depends_on_open.removeprefix(OPEN_SETTLES)}"
+        return f"open {self.depends_on_open}" if self.depends_on_open else "nothing"
+
 
 Deliver = Callable[[Entry], Awaitable[DeliveryResult]]
 ReportDeath = Callable[

@@ -50,8 +50,12 @@ class Parts(Struct, frozen=True):
     @property
     def group_names(self) -> frozenset[str]:
         """Return the names of the pattern's groups, which become the route's params."""
-        texts = (self.host, self.path, self.fragment, *(value for _, value in self.query))
-        return frozenset(name for text in texts for name in _GROUP_NAME.findall(text))
+        return _groups_in(self.host, self.path, self.fragment, *(value for _, value in self.query))
+
+    @property
+    def path_group_names(self) -> frozenset[str]:
+        """Return the names of the groups whose values come from the host or the path."""
+        return _groups_in(self.host, self.path)
 
 
 class UrlForms(Struct, frozen=True):
@@ -87,6 +91,10 @@ class Pattern(Struct, frozen=True):
                 return None
             groups.update(_named_groups(found))
         return groups
+
+
+def _groups_in(*texts: str) -> frozenset[str]:
+    return frozenset(name for text in texts for name in _GROUP_NAME.findall(text))
 
 
 def compile_pattern(text: str, schemes: Collection[str]) -> Pattern:

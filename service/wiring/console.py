@@ -38,5 +38,8 @@ def console(
         unix_time=timing.unix_time,
         refused=parts.metrics.rate_limited,
     )
-    shell = Shell(pages, Sessions(keys, settings.secrets, timing.unix_time), attempts, proxies)
-    return console_router(shell, problems, opens_pages(shell, RecentOpens(parts.stores.opens)))
+    sessions = Sessions(keys, settings.secrets, timing.unix_time)
+    shell = Shell(pages, sessions, attempts, proxies, timing.unix_time)
+    stores = parts.stores
+    pages_of_console = [*opens_pages(shell, RecentOpens(stores.opens), parts.resolver, stores.outbox)]
+    return console_router(shell, problems, pages_of_console)

@@ -7,22 +7,18 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import PathParameter
 
+from service.api.console.decisions import decision_of
 from service.api.console.sessions import PATH
 from service.api.console.shell import ConsoleRequest, Shell
 from service.attribution.recent_opens import OpenFilter, RecentOpens
+from service.attribution.resolver import Resolver
 from service.domain.models import MatchType
+from service.domain.open_explanations import MATCH_TYPES
 from service.domain.open_listing import read_cursor
+from service.domain.outbox_entries import install_name
+from service.domain.ports import OutboxDesk
 from service.domain.routing import Reason
 
-MATCH_TYPES: dict[str, str] = {
-    "deep_link": "deep link",
-    "dub_id": "dub_id in the URL",
-    "install_referrer": "install referrer",
-    "clipboard": "clipboard",
-    "touch": "touch",
-    "ip": "IP address",
-    "none": "none",
-}
 OUTCOMES: dict[str, str] = {
     "matched": "a route matched",
     "unlisted": "no route matched",
@@ -31,7 +27,9 @@ OUTCOMES: dict[str, str] = {
 }
 
 
-def opens_pages(shell: Shell, recent: RecentOpens) -> list[HTTPRouteHandler]:
+def opens_pages(
+    shell: Shell, recent: RecentOpens, resolver: Resolver, outbox: OutboxDesk
+) -> list[HTTPRouteHandler]:
     """Build the handlers of the pages about opens."""
     shell.add("Opens", f"{PATH}/opens")
 
@@ -61,7 +59,21 @@ def opens_pages(shell: Shell, recent: RecentOpens) -> list[HTTPRouteHandler]:
         request: ConsoleRequest, open_id: Annotated[str, PathParameter(name="openId")]
     ) -> Response[bytes]:
         """Explain one open."""
-        return await shell.page(request, "open.html", open_id=open_id)
+        app = request.app_of_session
+        opened = await resolver.opened(app, open_id)
+        answer = await resolver.recall(app, open_id)
+        trace = resolver.trace_of(open_id)
+        names = [open_id, opened.device, install_name(opened.device)]
+        return await shell.page(
+            request,
+            "open.html",
+            open=opened,
+            answer=answer,
+            decision=await decision_of(app, opened, answer, trace),
+            owed=await outbox.concerning(app.name, names),
+            outcomes=OUTCOMES,
+            match_types=MATCH_TYPES,
+        )
 
     return [opens, one]
 

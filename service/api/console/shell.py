@@ -1,6 +1,6 @@
 """What every page of the console needs: the session, the checks of forms, the navigation, errors as pages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, cast
 from urllib.parse import quote
@@ -67,12 +67,18 @@ class Shell:
     """Checks requests before their handlers run, and renders pages with the navigation."""
 
     def __init__(
-        self, pages: Pages, sessions: Sessions, attempts: RateLimiter, proxies: TrustedProxies
+        self,
+        pages: Pages,
+        sessions: Sessions,
+        attempts: RateLimiter,
+        proxies: TrustedProxies,
+        unix_time: Callable[[], float],
     ) -> None:
         self.pages = pages
         self.sessions = sessions
         self._attempts = attempts
         self._proxies = proxies
+        self._unix_time = unix_time
         self._nav: list[NavItem] = []
 
     def __deepcopy__(self, memo: object) -> "Shell":
@@ -137,6 +143,7 @@ class Shell:
             token=session.token,
             nav=self._nav,
             here=request.url.path,
+            now=self._unix_time(),
             **values,
         )
 
