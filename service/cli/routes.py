@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.output import fail, pick_app, read_settings
-from service.config.route_checks import Finding, RouteTestResult, as_typed, findings, problem_of, run_tests
+from service.config.route_checks import Finding, RouteTestResult, findings, problem_of, run_tests
 from service.config.settings import AppSettings, compile_router
 from service.domain.errors import InvalidField
-from service.domain.route_explanations import about_version, why_not_returned, why_unlisted
+from service.domain.route_explanations import about_version, why_not_returned, why_unlisted, with_scheme
 from service.domain.routing import CompiledRoute, Route, Router
 from service.domain.wrapped_links import find_deep_link
 
@@ -110,7 +110,7 @@ def print_apps(checked: list[CheckedApp], *, as_json: bool) -> None:
 
 def explain(apps: Mapping[str, AppSettings], url: str, app_version: str | None) -> list[Explained]:
     """Explain, for each app, which route a destination URL takes and why."""
-    url = as_typed(url)
+    url = with_scheme(url)
     explained = []
     for name, app in apps.items():
         router = compile_router(name, app)

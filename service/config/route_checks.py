@@ -12,6 +12,7 @@ from functools import partial
 from msgspec import Struct
 
 from service.config.settings import AppSettings, SettingsError, compile_router
+from service.domain.route_explanations import with_scheme
 from service.domain.route_patterns import OWN, SCHEME_AS_HOST, Parts, forms_of
 from service.domain.routing import CompiledRoute, Route, Router, RouteTest
 
@@ -47,17 +48,10 @@ class Finding(Struct, frozen=True):
     message: str
 
 
-def as_typed(url: str) -> str:
-    """Return a URL with ``https://`` added if it has no scheme, such as ``acme.com/product/1``."""
-    if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
-        return f"https://{url}"
-    return url
-
-
 def run_tests(app: AppSettings, router: Router) -> list[RouteTestResult]:
     """Run an app's route tests."""
     return [
-        RouteTestResult(index, test, router.route(as_typed(test.url), "", test.app_version))
+        RouteTestResult(index, test, router.route(with_scheme(test.url), "", test.app_version))
         for index, test in enumerate(app.route_tests)
     ]
 

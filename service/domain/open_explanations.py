@@ -21,6 +21,12 @@ MATCH_TYPES: Mapping[str, str] = {
     "ip": "IP address",
     "none": "none",
 }
+OUTCOMES: Mapping[str, str] = {
+    "matched": "a route matched",
+    "unlisted": "no route matched",
+    "update_required": "update required",
+    "default": "nothing to route",
+}
 SOURCES: Mapping[str, str] = {
     "dub": "Dub answered",
     "cache": "an answer that was cached",
@@ -48,23 +54,34 @@ class DubCall(Struct, frozen=True):
     took_ms: float
 
 
-def explain_match(match: Match, click_id: str | None, credited_to: str | None) -> str:
-    """Return a sentence that says which click the open is credited with, and why; or why with none."""
+def explain_match(
+    match: Match, click_id: str | None, credited_to: str | None = None, *, dry: bool = False
+) -> str:
+    """Return a sentence that says which click the open is credited with, and why; or why with none.
+
+    A ``dry`` run records no click at Dub, so it has none where a real open would.
+    """
     evidence = MATCH_TYPES.get(match.type, match.type)
     if match.type == "none":
-        if isinstance(match.reason, str):
-            return f"It has no click: {MATCH_REASONS.get(match.reason, match.reason)}."
-        if credited_to is not None:
-            return "It has no click of its own: it is a later open, credited with its install's click."
-        return "It has no click."
+        return _why_none(match, credited_to)
     if click_id is None:
-        return f"It came by {evidence}, but Dub recorded no click for it."
+        if dry:
+            return f"A real open would be credited with the click that Dub records for the {evidence}."
+        return f"Dub recorded no click for the {evidence}."
     if match.guaranteed:
         return f"It is credited with click {click_id}, which is certain: it comes from the {evidence}."
     sure = f" with confidence {match.confidence:g}" if isinstance(match.confidence, float) else ""
     aged = f", {match.age_s} s old" if isinstance(match.age_s, int) else ""
     among = f", among {match.candidates} candidates" if isinstance(match.candidates, int) else ""
     return f"It is credited with click {click_id} by {evidence}{sure}{aged}{among}: this is not certain."
+
+
+def _why_none(match: Match, credited_to: str | None) -> str:
+    if isinstance(match.reason, str):
+        return f"It has no click: {MATCH_REASONS.get(match.reason, match.reason)}."
+    if credited_to is not None:
+        return "It has no click of its own: it is a later open, credited with its install's click."
+    return "It has no click."
 
 
 def dub_calls(evidence: tuple[EvidenceTrace, ...]) -> list[DubCall]:

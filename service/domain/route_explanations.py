@@ -65,6 +65,13 @@ class Verdict(Struct, frozen=True):
     words: str
 
 
+def with_scheme(url: str) -> str:
+    """Return a URL as a person typed it, with ``https://`` if it has no scheme (``acme.com/product/1``)."""
+    if "://" not in url and "." in url.partition("/")[0] and ":" not in url:
+        return f"https://{url}"
+    return url
+
+
 def explain_route(
     router: Router,
     route: Route,

@@ -281,6 +281,10 @@ class Guards:
         """Return the number of calls in flight, by endpoint."""
         return {endpoint: guard.in_flight for endpoint, guard in self._guards.items()}
 
+    def states(self) -> dict[str, str]:
+        """Return the state of each circuit breaker, by endpoint."""
+        return {endpoint: guard.breaker.state for endpoint, guard in self._guards.items()}
+
     def open_breakers(self) -> list[str]:
         """Return the endpoints whose circuit breaker is not closed."""
         return [endpoint for endpoint, guard in self._guards.items() if not guard.breaker.closed]

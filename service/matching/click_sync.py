@@ -200,6 +200,11 @@ class ClickSync:
         """Return why clicks cannot be synced at the moment, or None if they can."""
         return self._problem.problem if self._problem else None
 
+    @property
+    def synced_ago_s(self) -> float | None:
+        """Return how many seconds ago the last successful sync began; None before the first."""
+        return None if self._synced == float("-inf") else self._clock() - self._synced
+
     async def sync(self, arrived: float, timeout_s: float) -> Outcome:
         """Wait up to ``timeout_s`` seconds for a sync that began at ``arrived`` (monotonic seconds) or later.
 

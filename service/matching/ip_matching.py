@@ -90,6 +90,14 @@ class IpMatching:
                 found.append(f"apps.{name}: {unread}: {_FAULTS[fault]}")
         return found
 
+    def sync_of(self, app: str) -> tuple[float | None, str | None] | None:
+        """Return how many seconds ago an app's clicks were read, and the problem; None if matching is off."""
+        matching = self._apps.get(app)
+        if matching is None:
+            return None
+        problem = matching.click_sync.problem
+        return matching.click_sync.synced_ago_s, None if problem is None else _PROBLEMS[problem]
+
     def record_open(self, context: OpenContext) -> None:
         """Record an open: it counts towards the crowd limit of its network."""
         app = self._apps.get(context.app.name)

@@ -250,7 +250,7 @@ class SqlOpenStore:
         last = (0, b"") if bound is None else (bound.opened_at_ms, bound.open_id)
         wanted = match_type or ""
         values = (*start, *last, app, wanted, wanted, limit)
-        rows = await self._database.read(_LATEST, *values, timeout_s=_LATEST_TIMEOUT_S)
+        rows = await self._database.read_written(_LATEST, *values, timeout_s=_LATEST_TIMEOUT_S)
         opens = [opened for opened in map(self._opened, rows) if opened is not None]
         if len(rows) == limit:
             return opens, Position(rows[-1][_OPENED_AT], bytes(rows[-1][0]))

@@ -25,6 +25,17 @@ class FastCounter:
         """Add one to the counter of these label values."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
+    def totals(self, by: str, **only: str) -> dict[str, int]:
+        """Return the counts by one label, of those with these values of others."""
+        names = self._family[2]
+        wanted = {names.index(name): value for name, value in only.items()}
+        found: dict[str, int] = {}
+        for values, count in self._counts.items():
+            if all(values[at] == value for at, value in wanted.items()):
+                value = values[names.index(by)]
+                found[value] = found.get(value, 0) + count
+        return found
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the samples for Prometheus."""
         name, meaning, labels = self._family

@@ -13,18 +13,11 @@ from service.api.console.shell import ConsoleRequest, Shell
 from service.attribution.recent_opens import OpenFilter, RecentOpens
 from service.attribution.resolver import Resolver
 from service.domain.models import MatchType
-from service.domain.open_explanations import MATCH_TYPES
+from service.domain.open_explanations import MATCH_TYPES, OUTCOMES
 from service.domain.open_listing import read_cursor
-from service.domain.outbox_entries import install_name
+from service.domain.outbox_entries import install_name, settling_name
 from service.domain.ports import OutboxDesk
 from service.domain.routing import Reason
-
-OUTCOMES: dict[str, str] = {
-    "matched": "a route matched",
-    "unlisted": "no route matched",
-    "update_required": "update required",
-    "default": "nothing to route",
-}
 
 
 def opens_pages(
@@ -63,7 +56,7 @@ def opens_pages(
         opened = await resolver.opened(app, open_id)
         answer = await resolver.recall(app, open_id)
         trace = resolver.trace_of(open_id)
-        names = [open_id, opened.device, install_name(opened.device)]
+        names = [open_id, opened.device, install_name(opened.device), settling_name(open_id)]
         return await shell.page(
             request,
             "open.html",

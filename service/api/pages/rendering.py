@@ -19,6 +19,7 @@ from service.api.pages.assets import asset_url
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _FOLDERS = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "console" / "templates")
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -81,13 +82,22 @@ class Pages:
             auto_reload=False,
         )
         environment.globals.update(asset=asset_url, version=version("firstopen"), has_console=self._console)
-        environment.filters.update(moment=moment, span=span, count=count)
+        environment.filters.update(moment=moment, span=span, count=count, marked=marked)
         return environment
 
 
 def redirect(to: str, *, cookies: tuple[Cookie, ...] = ()) -> Response[bytes]:
     """Return a redirect that the browser follows with GET, also after a form."""
     return Response(b"", status_code=303, headers={**SECURITY_HEADERS, "Location": to}, cookies=list(cookies))
+
+
+def marked(text: str) -> "Markup":
+    """Return a text with ``code`` between backquotes as HTML; everything else is escaped."""
+    from markupsafe import Markup, escape  # noqa: PLC0415  comes with Jinja
+
+    pieces = text.split("`")
+    code = Markup("<code>{}</code>")  # its format() escapes
+    return Markup("").join(code.format(each) if at % 2 else escape(each) for at, each in enumerate(pieces))
 
 
 def moment(unix_s: float) -> str:
