@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct, structs
 
 from service.api.auth import Callers
 from service.api.fields import FieldReader, ParseLink
-from service.api.http import LeanRequest, lenient_body
+from service.api.http import JSONReply, LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import OpenRequest
@@ -22,6 +22,7 @@ from service.domain.trace import EvidenceTrace, Trace
 
 IP_MAX_CHARS = 64
 USER_AGENT_MAX_CHARS = 2048
+SEEN_ADDRESS = "Firstopen-Seen-Address"
 
 _NO_PROXIES = TrustedProxies(())
 
@@ -103,11 +104,18 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         responses=documented(400, 401, 403, 413, 415, 422, 429),
         tags=["Opens"],
     )
-    async def dry_run(request: LeanRequest, data: JSONBody[DryRunRequest]) -> DryRunReply:
-        """Decide an open without recording or claiming anything, here or at Dub."""
+    async def dry_run(request: LeanRequest, data: JSONBody[DryRunRequest]) -> Response[DryRunReply]:
+        """Decide an open without recording or claiming anything, here or at Dub.
+
+        The response header `Firstopen-Seen-Address` has the address that this request came from: behind
+        proxies it shows whether they are configured rightly.
+        """
         report = data.to_dry_report(request.caller, default_budget_ms, resolver.parse_link)
         answer, trace = await resolver.dry_run(report)
-        return DryRunReply(answer, _reply(answer, trace))
+        seen = request.caller.ip
+        return JSONReply(
+            DryRunReply(answer, _reply(answer, trace)), headers={} if seen is None else {SEEN_ADDRESS: seen}
+        )
 
     return [get_trace, dry_run]
 

@@ -40,6 +40,13 @@ query = ["sort", "size"]
 pattern = "https://acme.com/invite/:from"
 screen = "invite"
 min_version = "2.3"
+
+[apps.acme.ios]
+app_ids = ["ABCDE12345.com.acme.app"]
+
+[apps.acme.android]
+package = "com.acme.app"
+sha256_cert_fingerprints = ["{":".join(["00"] * 32)}"]
 """
 
 

@@ -29,7 +29,8 @@ MAY_IMPORT = {
         "webhooks",
     },
     "app": {"api", "config", "domain", "wiring"},
-    "cli": {"api", "app", "config", "domain", "sandbox", "server", "storage", "wiring"},
+    "cli": {"api", "app", "config", "doctor", "domain", "sandbox", "server", "storage", "wiring"},
+    "doctor": {"config", "domain", "dub", "storage", "wiring"},
     "sandbox": set(),
     "telemetry": set(),
     "aio": set(),
@@ -45,7 +46,7 @@ OWN_TASKS = {
     "storage/clicks.py": "the sync that renews its lease ends them",
     "storage/database.py": "its writer takes any exception, and goes on; whoever reads gets theirs",
 }
-HTTPX_ROOMS = {"app", "dub", "sandbox", "telemetry", "webhooks", "wiring"}
+HTTPX_ROOMS = {"app", "doctor", "dub", "sandbox", "telemetry", "webhooks", "wiring"}
 
 
 def imports(path: Path) -> set[str]:
