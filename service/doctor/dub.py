@@ -92,18 +92,16 @@ def _clock_check(reply: Fetched, asked_at: float, answered_at: float) -> Check:
         return warn(
             "clock", "Dub's answer has no date to compare with", "compare this machine's clock yourself"
         )
-    # The header has whole seconds, and was written at some time between both.
+    # The header has whole seconds, servers renew it now and then, and it was written between both times.
     ahead = max(asked_at - theirs - 1, 0) - max(theirs - answered_at, 0)
-    detail = (
-        f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Dub's" if round(ahead) else "as Dub's"
-    )
+    if abs(ahead) <= _CLOCK_WARN_S:
+        return ok("clock", f"as Dub's, within {_CLOCK_WARN_S} s")
+    detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Dub's"
     if abs(ahead) > _CLOCK_FAIL_S:
         return fail(
             "clock", detail, "set the clock (NTP): clicks seem to be later than the opens they led to"
         )
-    if abs(ahead) > _CLOCK_WARN_S:
-        return warn("clock", detail, "set the clock (NTP)")
-    return ok("clock", detail)
+    return warn("clock", detail, "set the clock (NTP)")
 
 
 async def _app_checks(
