@@ -89,13 +89,13 @@ def create_app(
     budget_ms = settings.budget_ms
     requests = request_class(clock)
     outgoing = Outgoing(parts.metrics)
-    answer_open = answering_opens(parts.resolver, budget_ms, parts.metrics)
+    answer_open = answering_opens(parts.resolver, parts.device_sessions, budget_ms, parts.metrics)
     ours = Router(
         "/",
         route_handlers=[
             *opens_routes(callers, parts.resolver, answer_open),
             *listing_routes(callers, parts.stores.pages),
-            *traces_routes(callers, parts.resolver, budget_ms),
+            *traces_routes(callers, parts.resolver, parts.device_sessions, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
             *installs_routes(callers, parts.install_erasure),

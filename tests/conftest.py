@@ -29,6 +29,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         "claims.CLAIM_TIMEOUT_S",
         "network_activity._TIMEOUT_S",
         "outbox.WRITE_TIMEOUT_S",
+        "device_sessions.LOAD_TIMEOUT_S",
     ):
         monkeypatch.setattr(f"service.storage.{name}", 5.0)
     quick = tuple(pragma.replace("synchronous=FULL", "synchronous=OFF") for pragma in sqlite._PRAGMAS)

@@ -11,6 +11,7 @@ from typing import Any
 
 from service.domain.deep_links import DeepLink, canonical_domain, control_free
 from service.domain.device_identity import Platform, canonical_install_id, platform_of
+from service.domain.device_sessions import session_name
 from service.domain.errors import InvalidField
 from service.domain.models import App
 
@@ -114,6 +115,18 @@ class FieldReader:
     def version(self, name: str, value: Any, max_chars: int) -> str | None:
         """Read a version as text; the number ``12`` becomes "12"."""
         return self.text(name, _number_as_text(value), max_chars)
+
+    def test_device(self, name: str, value: Any, max_chars: int) -> str | None:
+        """Read the name of a test session in canonical form. It may not be active."""
+        if value is None:
+            return None
+        text = self.text(name, value, max_chars)
+        if text is None:
+            return None
+        found = session_name(text)
+        if found is None:
+            self.ignored.append(name)
+        return found
 
     def bounded(self, name: str, value: Any, low: int, high: int) -> int | None:
         """Read a number, and clamp it to the bounds."""

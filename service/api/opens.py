@@ -17,6 +17,7 @@ from service.api.outgoing import Outgoing
 from service.api.problems import documented
 from service.api.schema import CountedOperation, OpenOperation
 from service.api.wire import EXAMPLE_ANSWER, OpenRequest
+from service.attribution.device_sessions import DeviceSessions
 from service.attribution.resolver import Resolver
 from service.domain.models import Answer, Caller
 from service.telemetry import Metrics
@@ -28,12 +29,19 @@ AnswerOpen = Callable[[Caller, OpenRequest], Awaitable[JSONReply]]
 _BODY = lenient_body(OpenRequest)
 
 
-def answering_opens(resolver: Resolver, default_budget_ms: int, metrics: Metrics) -> AnswerOpen:
+def answering_opens(
+    resolver: Resolver, sessions: DeviceSessions, default_budget_ms: int, metrics: Metrics
+) -> AnswerOpen:
     """Return the function that answers a reported open."""
 
     async def answer_open(caller: Caller, data: OpenRequest) -> JSONReply:
         report = data.to_report(caller, default_budget_ms, resolver.parse_link)
-        reply = JSONReply(await resolver.resolve(report))
+        if report.test_device is not None:
+            report = await sessions.checked(report)
+        answer = await resolver.resolve(report)
+        if report.test_device is not None:
+            sessions.answered(report, answer)
+        reply = JSONReply(answer)
         if report.ignored:
             reply.headers["Firstopen-Ignored"] = ", ".join(report.ignored)
             for field in report.ignored:

@@ -28,6 +28,7 @@ from service.domain.errors import (
     OverBudget,
     RateLimited,
     StoreFailed,
+    TooManySessions,
     TooManyWaiting,
     UnsupportedBody,
     WrongKey,
@@ -48,6 +49,7 @@ STATUS_OF: dict[type[CallerError], int] = {
     CompatLinkNotFound: 404,
     OverBudget: 429,
     TooManyWaiting: 429,
+    TooManySessions: 429,
     RateLimited: 429,
     NotFound: 404,
 }

@@ -13,6 +13,7 @@ from service.api.http import JSONReply, LeanRequest, lenient_body
 from service.api.problems import documented
 from service.api.schema import CountedOperation
 from service.api.wire import OpenRequest
+from service.attribution.device_sessions import DeviceSessions
 from service.attribution.resolver import Resolver
 from service.domain.device_identity import TrustedProxies, normal_ip
 from service.domain.errors import InvalidField
@@ -71,7 +72,9 @@ class DryRunReply(Struct, frozen=True):
     trace: TraceReply
 
 
-def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) -> list[HTTPRouteHandler]:
+def traces_routes(
+    callers: Callers, resolver: Resolver, sessions: DeviceSessions, default_budget_ms: int
+) -> list[HTTPRouteHandler]:
     """Build the handlers of traces and dry runs."""
 
     @get(
@@ -111,6 +114,7 @@ def traces_routes(callers: Callers, resolver: Resolver, default_budget_ms: int) 
         proxies it shows whether they are configured rightly.
         """
         report = data.to_dry_report(request.caller, default_budget_ms, resolver.parse_link)
+        report = await sessions.checked(report)
         answer, trace = await resolver.dry_run(report)
         seen = request.caller.ip
         return JSONReply(

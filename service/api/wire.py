@@ -18,6 +18,7 @@ from service.domain.routing import Route
 REFERRER_MAX_CHARS = 8192
 CLIPBOARD_MAX_CHARS = 2048
 APP_VERSION_MAX_CHARS = 64
+TEST_DEVICE_MAX_CHARS = 64
 
 DeepLinkText = Annotated[
     str,
@@ -75,6 +76,15 @@ AppVersion = Annotated[
         examples=["2.4.1"],
     ),
 ]
+TestDeviceName = Annotated[
+    str,
+    Meta(
+        max_length=TEST_DEVICE_MAX_CHARS,
+        description="The name of an active test session (see the console's Test devices). Its opens are not"
+        " counted in metrics and learned rates. Any other name is ignored.",
+        examples=["k7qf-m2xd"],
+    ),
+]
 BudgetMs = Annotated[
     int,
     Meta(
@@ -127,6 +137,7 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     install_began_at: Annotated[
         float | None, Meta(description="Google Play's installBeginTimestampSeconds.")
     ] = None
+    test_device: TestDeviceName | None = None
 
     def to_report(self, caller: Caller, default_budget_ms: int, parse_link: ParseLink) -> OpenReport:
         """Return the report; its ``ignored`` names the fields that cannot be used. Never raises."""
@@ -149,6 +160,7 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             installed_at=read.timestamp("installedAt", self.installed_at),
             referrer_clicked_at=read.timestamp("referrerClickedAt", self.referrer_clicked_at),
             install_began_at=read.timestamp("installBeganAt", self.install_began_at),
+            test_device=read.test_device("testDevice", self.test_device, TEST_DEVICE_MAX_CHARS),
             ignored=tuple(read.ignored),
         )
 

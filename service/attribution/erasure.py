@@ -59,6 +59,18 @@ class InstallErasure:
         await self._scrub()
         return erased
 
+    async def forget_devices(self, devices: Sequence[str]) -> ErasedCounts:
+        """Delete all data of test devices, as ``forget`` does of an install; raises ``StoreFailed``.
+
+        No webhook reports it.
+        """
+        if not devices:
+            return ErasedCounts(0, 0, 0)
+        await self._erasures.add(devices, self._unix_time())
+        erased = await self._forget(devices)
+        await self._scrub()
+        return erased
+
     async def sweep(self, device: str) -> None:
         """Delete what an open wrote during an erasure. Never raises: a later erasure deletes it, too."""
         with contextlib.suppress(StoreFailed):

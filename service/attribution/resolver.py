@@ -116,6 +116,8 @@ class Resolver:
         finally:
             self.in_flight -= 1
         opened = settled.open
+        if report.test_device is not None:
+            return settled
         outcome = "pending" if opened.provisional else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         if outcome == "new" and isinstance(opened.match.reason, str):
@@ -245,6 +247,7 @@ class Resolver:
             app_version=queued.app_version,
             budget_ms=0,
             installed_at=queued.installed_at,
+            test_device=queued.test_device,
         )
         context = self._contexts.of_queued(report, queued)
         if self._contexts.is_erased(context):
@@ -455,7 +458,7 @@ class Resolver:
         self._webhook_events.open_kept(context, opened, settles=settles)
         self._cache.keep(context.key, opened)
         self._precedence.settle(context, opened)
-        self._open_store.keep(context.key, opened, context.network, context.traits)
+        self._open_store.keep(context.key, opened, context.network, context.traits, context.test_device)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
             self._outbox.release_dependents(install_name(context.device), after_s=after_s)

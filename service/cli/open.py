@@ -38,6 +38,7 @@ Ask the running service how an open would be answered, and why. Nothing is recor
     help="The device's platform.  [read from the User-Agent]",
 )
 @click.option("--app-version", metavar="VERSION", help="The build that opens, such as 2.1.")
+@click.option("--test-device", metavar="NAME", help="The name of a test session.")
 @click.option("--app", "app_name", metavar="NAME", help="The app.  [the first]")
 def command(
     url: str | None, install_referrer: str | None, app_name: str | None, **fields: str | None
@@ -48,6 +49,7 @@ def command(
         "install_id": "installId",
         "user_agent": "userAgent",
         "app_version": "appVersion",
+        "test_device": "testDevice",
     }
     body = {names.get(name, name): value for name, value in fields.items()}
     explain_open({"deepLink": url, "installReferrer": install_referrer, **body}, app_name)

@@ -14,6 +14,7 @@ FirstopenError
 │   ├── NotFound             an openId, installId or leadId that this app never received, or that expired
 │   ├── OverBudget           too many analytics calls
 │   ├── TooManyWaiting       too many leads wait for opens that have not arrived
+│   ├── TooManySessions      too many test sessions of an app are active
 │   └── RateLimited          too many requests with this key or from this address
 ├── NotConfigured            a setting that this operation needs is missing
 ├── StoreFailed              the database cannot be read or written
@@ -95,6 +96,10 @@ class TooManyWaiting(CallerError):
     """Too many leads of an app wait for opens that have not arrived."""
 
     retry_after_s = 60.0
+
+
+class TooManySessions(CallerError):
+    """Too many test sessions of an app are active."""
 
 
 class RateLimited(CallerError):

@@ -128,6 +128,7 @@ class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
     installed_at: float | None = None  # Unix seconds, by the device's clock
     referrer_clicked_at: float | None = None  # Unix seconds, Google Play's time of the click
     install_began_at: float | None = None  # Unix seconds, Google Play's time of the install's start
+    test_device: str | None = None  # the name of an active test session
     ignored: tuple[str, ...] = ()  # wire names of fields that were sent and cannot be used
 
 

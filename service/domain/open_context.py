@@ -45,6 +45,11 @@ class OpenContext(Struct, gc=False, eq=False):
         return self.seen_ip
 
     @property
+    def test_device(self) -> str | None:
+        """Return the test session of this open. Its opens count in no metric and in no learned rate."""
+        return self.report.test_device
+
+    @property
     def chain(self) -> EvidenceChain:
         """Return the evidence chain, strongest evidence first, built on first access."""
         if self.known_chain is None:
@@ -124,4 +129,5 @@ class OpenContext(Struct, gc=False, eq=False):
             arrived=now,
             platform=report.platform,
             app_version=report.app_version,
+            test_device=report.test_device,
         )

@@ -99,6 +99,7 @@ class QueuedOpen(Struct, frozen=True, kw_only=True):
     arrived: float  # Unix seconds
     platform: Platform | None
     app_version: str | None
+    test_device: str | None = None
 
 
 class Delivered(Struct, frozen=True):

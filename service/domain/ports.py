@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from service.domain.clicks import SyncRound, UnreadEvent
+from service.domain.device_sessions import DeviceSession
 from service.domain.device_traits import Traits
 from service.domain.errors import FirstopenError
 from service.domain.match_rules import Click, NetworkView, Retirement
@@ -157,11 +158,18 @@ class OpenStore(Protocol):
 
     is_shared: bool  # whether other processes keep opens here, too
 
-    def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
+    def keep(
+        self,
+        key: bytes,
+        opened: Open,
+        network: int | None,
+        traits: Traits | None,
+        test_device: str | None = None,
+    ) -> None:
         """Store an open under the key that it answers; replaces a row with the same openId. Never raises.
 
         ``network`` is a keyed hash of its network. ``traits`` are its device's, set if this install's click
-        must not be matched to other installs of that network.
+        must not be matched to other installs of that network. ``test_device`` is its test session.
         """
         ...
 
@@ -320,6 +328,34 @@ class KeptErasures(Protocol):
 
     async def add(self, devices: Sequence[str], at: float) -> None:
         """Record that devices were erased at a time (Unix seconds)."""
+        ...
+
+
+class KeptSessions(Protocol):
+    """Durable test sessions. Coroutines raise ``StoreFailed``."""
+
+    async def add(self, session: DeviceSession) -> None:
+        """Keep a new session."""
+        ...
+
+    async def active(self) -> list[DeviceSession]:
+        """Return the sessions of all apps that have not expired, newest first."""
+        ...
+
+    async def end(self, app: str, name: str) -> bool:
+        """Delete a session; return False if there is none with this name."""
+        ...
+
+    async def devices(self, app: str, name: str) -> list[str]:
+        """Return the devices whose opens reported this name."""
+        ...
+
+    def repeated(self, app: str, name: str, open_id: str) -> None:
+        """Record that a session's open was reported again. Never raises."""
+        ...
+
+    async def forget_repeats(self, app: str, name: str) -> None:
+        """Delete the records of repeated opens of a session."""
         ...
 
 

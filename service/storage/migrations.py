@@ -132,6 +132,31 @@ _SHARED = (
     )""",
 )
 
+_TEST_DEVICES = (
+    "ALTER TABLE opens ADD COLUMN test_device TEXT",  # the name of a test session; null: a real install
+    "CREATE INDEX opens_by_test_device ON opens (app, test_device) WHERE test_device IS NOT NULL",
+    """CREATE TABLE test_sessions (
+        app TEXT NOT NULL,
+        name TEXT NOT NULL,              -- what a phone reports as testDevice
+        started_at BIGINT NOT NULL,
+        expires_at BIGINT NOT NULL,
+        PRIMARY KEY (app, name)
+    )""",
+    """CREATE TABLE test_repeats (          -- opens of test devices that were reported again
+        open_id BYTEA NOT NULL,
+        repeated_at BIGINT NOT NULL,
+        app TEXT NOT NULL,
+        test_device TEXT NOT NULL,
+        PRIMARY KEY (open_id, repeated_at)
+    )""",
+    "CREATE INDEX test_repeats_by_time ON test_repeats (repeated_at)",
+    "DROP VIEW opens_readable",
+    """CREATE VIEW opens_readable AS SELECT
+        open_id, app, device, opened_at, updated_at, match_type, match_reason, guaranteed, confidence, source,
+        pending, click_id, link_id, link_domain, link_key, app_version, test_device FROM opens""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
+    Migration(2, "test devices", _TEST_DEVICES),
 )

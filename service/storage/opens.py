@@ -38,7 +38,7 @@ _NEWEST: dict[Role, int] = {"first_launch": 10, "click": 10, "other": 10}  # how
 
 _COLUMNS = """open_id, app, device, answer_key, network, opened_at, updated_at, match_type, match_reason,
     guaranteed, confidence, source, pending, role, click_id, link_id, link_domain, link_key, app_version,
-    device_traits, record"""
+    device_traits, record, test_device"""
 _READ = """o.open_id, o.app, o.device, o.answer_key, o.opened_at, o.updated_at, o.match_type, o.match_reason,
     o.guaranteed, o.confidence, o.source, o.pending, o.click_id, o.link_id, o.link_domain, o.link_key,
     o.app_version, o.record"""
@@ -47,7 +47,7 @@ _NOT_ERASED = """NOT EXISTS (SELECT 1 FROM erasures AS e
 _KEEP = RowStatement(
     table="opens",
     before=f"INSERT INTO opens ({_COLUMNS}) VALUES ",  # noqa: S608  a constant, as are all of these
-    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     after=""" ON CONFLICT (open_id) DO UPDATE SET updated_at = excluded.updated_at,
     network = coalesce(CASE WHEN opens.device_traits IS NULL THEN excluded.network END, opens.network),
     match_type = excluded.match_type,
@@ -55,7 +55,8 @@ _KEEP = RowStatement(
     source = excluded.source, pending = excluded.pending, role = excluded.role, click_id = excluded.click_id,
     link_id = excluded.link_id, link_domain = excluded.link_domain, link_key = excluded.link_key,
     app_version = excluded.app_version,
-    device_traits = coalesce(excluded.device_traits, opens.device_traits), record = excluded.record
+    device_traits = coalesce(excluded.device_traits, opens.device_traits), record = excluded.record,
+    test_device = coalesce(excluded.test_device, opens.test_device)
     WHERE opens.pending
     OR (NOT excluded.pending AND (opens.click_id IS NULL OR excluded.click_id IS NOT NULL))""",
 )
@@ -155,11 +156,18 @@ class SqlOpenStore:
                 known.add(last)
         self._devices_are_read = True
 
-    def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
+    def keep(
+        self,
+        key: bytes,
+        opened: Open,
+        network: int | None,
+        traits: Traits | None,
+        test_device: str | None = None,
+    ) -> None:
         """Queue an open to be written, with the key of its answer; the same openId replaces it. Never raises.
 
         ``network`` is the hashed network of its address. ``traits`` are those of its device, if its click
-        must not be matched to another install on that network.
+        must not be matched to another install on that network. ``test_device`` is its test session.
         """
         device = device_number(opened.device)
         if self._devices is not None:
@@ -169,6 +177,7 @@ class SqlOpenStore:
             *(None if network is None else to_signed(network), _ms(opened.opened_at), _ms(self._unix_time())),
             *_decision(opened),
             *(None if network is None or traits is None else encode_traits(traits), self._record(opened)),
+            test_device,
         )
         self._database.write_row_behind(_KEEP, row)
 

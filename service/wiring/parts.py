@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from service.attribution.answers import AnswerBuilder
 from service.attribution.conversion_delivery import ConversionDelivery
 from service.attribution.delayed_matching import DelayedMatching
+from service.attribution.device_sessions import DeviceSessions
 from service.attribution.erasure import InstallErasure
 from service.attribution.evidence_resolver import EvidenceResolver
 from service.attribution.lead_credit import LeadCredit
@@ -128,6 +129,13 @@ class Parts:
             webhook_events=self._webhook_events,
             unix_time=unix_time,
             scrub=self.stores.database.erased,
+        )
+        self.device_sessions = DeviceSessions(
+            self.stores.device_sessions,
+            self.install_erasure.forget_devices,
+            self._background,
+            clock,
+            unix_time,
         )
         self.stores.erasures.sweep_with(self.install_erasure.sweep)
         guard = self.guards["/track/open"]
@@ -298,6 +306,7 @@ class Parts:
                 self.outbox.close,
             ),
             closing(self._delayed_matching.close),
+            closing(self.device_sessions.close),
             closing(lambda: self.resolver.close(stop_s)),
         ):
             yield

@@ -15,6 +15,7 @@ from service.storage.cache import MemoryOpenCache
 from service.storage.claims import ClaimStore
 from service.storage.clicks import expire_clicks
 from service.storage.database import Database
+from service.storage.device_sessions import DeviceSessionStore
 from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import SqliteEngine
@@ -68,6 +69,7 @@ class Stores:
         self.opens = SqlOpenStore(self.database, self.cipher, clock=clock, unix_time=unix_time)
         self.pages = OpenPages(self._read_page, unix_time)
         self.claims = ClaimStore(self.database, unix_time)
+        self.device_sessions = DeviceSessionStore(self.database, unix_time)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
         opens_s = settings.installs.install_ttl_days * DAY_S
         claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
@@ -81,6 +83,7 @@ class Stores:
                 lambda: self.claims.expire(before_ms(claims_s)),
                 lambda: expire_clicks(self.database, before_ms(clicks_s)),
                 self._kept_erasures.expire,
+                self.device_sessions.expire,
             ),
             background,
         )
