@@ -226,12 +226,16 @@ class Leads:
     async def _count_waiting(self, app: App) -> None:
         """Count a lead that waits for its install's first open; raises ``TooManyWaiting``.
 
-        The number is read from the database every 10 seconds; in between, released leads still count.
+        One lead reads the number from the database every 10 seconds; in between, released leads still count.
         """
-        known = self._waiting.get(app.name)
-        if known is None or known.until <= self._clock():
-            count = await self._outbox.waiting(app.name)
-            known = self._waiting[app.name] = _Count(count, self._clock() + _COUNT_EVERY_S)
+        known = self._waiting.setdefault(app.name, _Count(0, self._clock()))
+        if known.until <= self._clock():
+            known.until = self._clock() + _COUNT_EVERY_S
+            try:
+                known.leads = await self._outbox.waiting(app.name)
+            except BaseException:
+                known.until = self._clock()
+                raise
         if known.leads >= WAITING_MAX:
             raise TooManyWaiting("installId: too many leads of this app wait for opens that have not arrived")
         known.leads += 1

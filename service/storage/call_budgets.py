@@ -40,7 +40,9 @@ class SharedCallBudget:
         try:
             taken, ((slots, wait_ms),) = await self._database.write(take, following, timeout_s=_TIMEOUT_S)
             if not taken and slots < per_s:  # the workspace's first call, or its limit was raised
-                add = [statement for statement, _ in _ADD.over([(slot, name) for slot in range(per_s)])]
+                add = [
+                    each for unit, _ in _ADD.over([(slot, name) for slot in range(per_s)]) for each in unit
+                ]
                 *_, taken, ((_, wait_ms),) = await self._database.write(
                     *add, take, following, timeout_s=_TIMEOUT_S
                 )

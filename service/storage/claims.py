@@ -4,16 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 from service.storage.database import Database
 from service.storage.hashes import device_name, device_number
-from service.storage.statements import Statement, placeholders
+from service.storage.statements import RowStatement, Statement, placeholders
 
 CLAIM_TIMEOUT_S = 0.25  # after this time, an open is answered as pending
 
 _EXPIRED_AT_A_TIME = 1000
 # An existing claim is written again. PostgreSQL shows rows of a commit that has given up waiting for its
 # synchronous standby, and only another commit that writes waits until the standby has them.
-_CLAIM = """INSERT INTO claims (click_id, device, claimed_at) VALUES (?, ?, ?)
-    ON CONFLICT (click_id) DO UPDATE SET device = excluded.device WHERE claims.device = excluded.device"""
-_OWNER = "SELECT device FROM claims WHERE click_id = ?"
+_CLAIM = RowStatement(
+    table="claims",
+    before="INSERT INTO claims (click_id, device, claimed_at) VALUES ",
+    row="(?, ?, ?)",
+    after=""" ON CONFLICT (click_id) DO UPDATE SET device = excluded.device
+        WHERE claims.device = excluded.device""",
+    query="SELECT click_id, device FROM claims WHERE click_id IN ({ids})",
+)
 _OWNERS = "SELECT click_id, device FROM claims WHERE click_id IN ({ids})"
 _RELEASE = "DELETE FROM claims WHERE click_id = ? AND device = ?"
 _EXPIRE = """DELETE FROM claims WHERE click_id IN
@@ -42,10 +47,9 @@ class ClaimStore:
         committed; the install then gets True when it claims the click again.
         """
         device = device_number(install)
-        claim = Statement(_CLAIM, (click_id, device, int(self._unix_time() * 1000)))
-        owner = Statement(_OWNER, (click_id,))
-        (_, rows) = await self._database.write(claim, owner, timeout_s=CLAIM_TIMEOUT_S)
-        return bool(rows) and rows[0][0] == device
+        row = (click_id, device, int(self._unix_time() * 1000))
+        _, rows = await self._database.write_row(_CLAIM, row, timeout_s=CLAIM_TIMEOUT_S)
+        return rows == [(click_id, device)]
 
     async def release(self, click_id: str, install: str) -> None:
         """Delete the claim of a click, if this install has it."""

@@ -220,7 +220,7 @@ class ClickStore:
             rows.append((click.id, self._app, to_signed(network), click.at_ms, record))
             if number % _ENCRYPTED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-        return [statement for statement, _ in _ADD.over(rows)]
+        return [each for unit, _ in _ADD.over(rows) for each in unit]
 
     def _sync(self, row: Row) -> _Sync:
         sync_round, finished_round, synced_to_ms, unread, scope, is_free = row

@@ -11,11 +11,11 @@ failed is committed all the same (callers only make writes that may be repeated)
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple
 
 from service.aio.deadlines import IdleDeadlines
 from service.aio.tasks import cancel_all
@@ -32,27 +32,40 @@ WRITE_BEHIND_MAX_BYTES = 64 * 1024 * 1024
 WRITES_PER_COMMIT = 2_000
 
 _COMMIT_S = 0.08  # how long a commit may take: a caller waits 250 ms, perhaps for two of them
-_MIN_CALLERS = 50  # of one commit
+_MIN_WRITES = 64  # of one commit
 _RETRY_S = 0.5
 _SIZED = (bytes, str)
 _WRITE_BYTES = 500  # of a queued row, without its texts and blobs
 _READS_PER_ROUND_TRIP = 64
 _ROUND_TRIP_S = 0.005  # if a round trip takes longer, another one is started
 
-T = TypeVar("T")
-
 
 @dataclass(slots=True, eq=False)
 class _Write:
+    """Statements of ``unit``, or ``values`` of a row. Without ``done``, it was written behind."""
+
     unit: Unit
-    done: asyncio.Future[list[list[Row]]]
+    rows: RowStatement | None = None
+    values: Values = ()
+    done: "asyncio.Future[list[list[Row]]] | None" = None
+    alone: bool = False  # not together with other rows: one of those failed
 
+    @property
+    def is_wanted(self) -> bool:
+        """Return False if its caller has timed out."""
+        return self.done is None or not self.done.done()
 
-@dataclass(slots=True, eq=False)
-class _BehindRow:
-    rows: RowStatement
-    values: Values
-    size_bytes: int
+    @property
+    def weight(self) -> int:
+        """Return how much of a commit's room it takes: one for a row or statement."""
+        return len(self.unit) if self.rows is None else 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Estimate the memory that it takes."""
+        if self.rows is not None:
+            return _WRITE_BYTES + _sizes(self.values)
+        return sum(_WRITE_BYTES + _sizes(statement.values) for statement in self.unit)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,10 +99,11 @@ class Database:
         self._check = check
         self._committed = committed
         self._waiting: deque[_Write] = deque()
-        self._behind: deque[_BehindRow | Unit] = deque()
+        self._behind: deque[_Write] = deque()
         self._behind_bytes = 0
-        self._locked: list[Unit] = []  # was written behind and is retried after ``_RETRY_S``
-        self._callers_at_once = _MIN_CALLERS  # as many as one commit of ``_COMMIT_S`` serves
+        self._locked: list[_Write] = []  # was written behind and is retried after ``_RETRY_S``
+        self._writes_at_once = _MIN_WRITES  # as many as a commit of ``_COMMIT_S`` has room for
+        self._commits = 0
         self._reads: deque[_Read] = deque()
         self._deadlines = IdleDeadlines()
         self._wanted = asyncio.Event()
@@ -149,58 +163,104 @@ class Database:
         Of two processes that write and then read at the same time, at least one sees the other's rows: a read
         within the commit would not.
         """
-        if self._behind or self._committing:
-            await self.write(timeout_s=timeout_s)
+        await self.flush(timeout_s=timeout_s)
         return await self.read(sql, *values, timeout_s=timeout_s)
 
-    async def write(self, *unit: Statement, timeout_s: float | None = None) -> list[list[Row]]:
+    async def flush(self, *, timeout_s: float | None = None) -> None:
+        """Commit what was written behind before this call."""
+        if self._behind or self._committing:
+            await self.write(timeout_s=timeout_s, in_order=True)
+
+    async def write(
+        self, *unit: Statement, timeout_s: float | None = None, in_order: bool = False
+    ) -> list[list[Row]]:
         """Commit statements in one durable transaction, and return the rows of each.
 
-        After a ``StoreFailed``, they may have been committed all the same.
+        They overtake what was written behind before this call, unless ``in_order``. After a ``StoreFailed``,
+        they may have been committed all the same.
         """
-        if self._closing:
-            raise StoreFailed("the database is closed")
-        done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(unit, done))
-        self._wanted.set()
-        self._urgent.set()
+        done = self._asked()
+        if in_order:
+            self._push_behind(_Write(unit, done=done))
+        else:
+            self._waiting.append(_Write(unit, done=done))
         return await self._wait_for(done, timeout_s)
+
+    async def write_row(
+        self, rows: RowStatement, values: Values, *, timeout_s: float, queue_s: float = 0
+    ) -> list[list[Row]]:
+        """Commit a row durably, and return what its statements return for its id.
+
+        Rows of one kind share statements. ``timeout_s`` is for one commit: in the queue of a database that
+        commits other writes, the row waits up to ``queue_s`` seconds more.
+        """
+        done = self._asked()
+        self._waiting.append(_Write((), rows, values, done))
+        return await self._wait_for(done, timeout_s, queue_s)
 
     def write_behind(self, *unit: Statement) -> None:
         """Queue statements, to be committed within ``WRITE_BEHIND_S``, or when the database works again."""
-        self._push_behind(unit)
+        self._push_behind(_Write(unit))
 
     def write_row_behind(self, rows: RowStatement, values: Values) -> None:
         """Queue a row as ``write_behind`` does; rows of one kind share a statement."""
-        self._push_behind(_BehindRow(rows, values, _WRITE_BYTES + _sizes(values)))
+        self._push_behind(_Write((), rows, values))
 
     async def erased(self) -> None:
         """Remove copies of rows that were just erased from the database's files."""
         with contextlib.suppress(EngineUnavailable):
             await self._engine.after_erasure()
 
+    def _asked(self) -> "asyncio.Future[list[list[Row]]]":
+        """Wake the writer for a caller that waits; return its result. Raises ``StoreFailed``."""
+        if self._closing:
+            raise StoreFailed("the database is closed")
+        self._wanted.set()
+        self._urgent.set()
+        return asyncio.get_running_loop().create_future()
+
     async def _wait_for(
-        self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None
+        self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float | None, queue_s: float = 0
     ) -> list[list[Row]]:
+        """Wait for a result up to ``timeout_s``; while commits succeed, ``queue_s`` seconds more."""
         if timeout_s is None:
             return await done
-        late = StoreFailed(f"the database took longer than {timeout_s} s")
-        ticket = self._deadlines.add(timeout_s, partial(_fail, done, late))
+
+        tickets: list[tuple[int, int]] = []
+
+        def wait(left_s: float) -> None:
+            tickets.append(self._deadlines.add(timeout_s, partial(give_up, self._commits, left_s)))
+
+        def give_up(commits: int, left_s: float) -> None:
+            if left_s > 0 and self._commits > commits:
+                wait(left_s - timeout_s)
+            else:
+                _fail(done, StoreFailed(f"the database took longer than {timeout_s} s"))
+
+        wait(queue_s)
         try:
             return await done
         finally:
-            self._deadlines.cancel(ticket)
+            self._deadlines.cancel(tickets[-1])
 
-    def _push_behind(self, item: _BehindRow | Unit) -> None:
-        self._behind.append(item)
-        self._behind_bytes += _bytes_of(item)
+    def _push_behind(self, write: _Write) -> None:
+        self._behind.append(write)
+        self._behind_bytes += write.size_bytes
         self._drop_oldest()
         self._wanted.set()
 
     def _drop_oldest(self) -> None:
         while len(self._behind) > WRITE_BEHIND_MAX or self._behind_bytes > WRITE_BEHIND_MAX_BYTES:
-            self._behind_bytes -= _bytes_of(self._behind.popleft())
+            oldest = self._behind.popleft()
+            self._behind_bytes -= oldest.size_bytes
+            self._lose(oldest, "too many writes wait for the database")
+
+    def _lose(self, write: _Write, why: str) -> None:
+        """Count a write that was written behind; tell the caller of another one."""
+        if write.done is None:
             self.dropped += 1
+        else:
+            _fail(write.done, StoreFailed(why))
 
     def _start_reading(self) -> None:
         """Start a round trip, or wait for the current one up to ``_ROUND_TRIP_S``, to collect more reads.
@@ -268,10 +328,13 @@ class Database:
             self._wanted.clear()
             self._urgent.clear()
             behind, waiting = self._taken()
+            more_behind = bool(self._behind)
             if behind or waiting or self.failing:
                 self._committing = True
                 await self._commit(behind, waiting)
                 self._committing = False
+            if more_behind and not self.failing:
+                self._urgent.set()
             if self._closing and not self._waiting and (not self._behind or self.failing):
                 return
             if self._behind or self._waiting or self.failing:
@@ -279,11 +342,15 @@ class Database:
             if self.failing:
                 await self._linger(_RETRY_S)
 
-    def _taken(self) -> tuple[list[_BehindRow | Unit], list[_Write]]:
-        behind = [self._behind.popleft() for _ in range(min(len(self._behind), WRITES_PER_COMMIT))]
-        self._behind_bytes -= sum(map(_bytes_of, behind))
-        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._callers_at_once))]
-        return behind, [each for each in waiting if not each.done.done()]  # without timed-out callers
+    def _taken(self) -> tuple[list[_Write], list[_Write]]:
+        """Take as many writes as one commit has room for, without those of callers that timed out.
+
+        Callers come first, but leave some room: the queue behind them must not fill up.
+        """
+        waiting = _popped(self._waiting, self._writes_at_once)
+        behind = _popped(self._behind, max(_MIN_WRITES, self._writes_at_once - _weight(waiting)))
+        self._behind_bytes -= sum(each.size_bytes for each in behind)
+        return [each for each in behind if each.is_wanted], [each for each in waiting if each.is_wanted]
 
     async def _linger(self, seconds: float) -> None:
         """Wait for more writes to collect, unless a caller waits for one."""
@@ -291,40 +358,58 @@ class Database:
             async with asyncio.timeout(seconds):
                 await self._urgent.wait()
 
-    async def _commit(self, behind: list[_BehindRow | Unit], waiting: list[_Write]) -> None:
+    async def _commit(self, behind: list[_Write], waiting: list[_Write]) -> None:
         try:
             if not self._migrated or self.failing:
                 await self._prepare()
-            grouped = _grouped(behind)
-            units = [*(unit for unit, _ in grouped), *(each.unit for each in waiting)]
+            groups = [*_grouped(behind), *_grouped(waiting)]
+            units = [each.unit for each in groups]
             began = time.monotonic()
             results = await self._engine.commit(units) if units else []
-            self._resize(len(waiting), time.monotonic() - began)
+            self._resize(_weight(behind) + _weight(waiting), time.monotonic() - began)
         except Exception as exc:  # noqa: BLE001  the writer must continue after any error
             if not isinstance(exc, EngineUnavailable | StartRefused):
                 self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
             self._fail(exc)
-            self._put_back(behind)
-            for each in waiting:
-                _fail(each.done, StoreFailed(_named(exc)))
+            for each in (*behind, *waiting):
+                if each.done is not None:
+                    _fail(each.done, StoreFailed(_named(exc)))
+            self._put_back([each for each in behind if each.done is None])
             return
         if units:
+            self._commits += 1
             self._committed()
         self._recovered()
-        for each, result in zip(waiting, results[len(grouped) :], strict=True):
-            _end(each.done, result)
-        for (_, singles), result in zip(grouped, results, strict=False):
-            if isinstance(result, Exception) and len(singles) > 1:
-                self._put_back(list(singles))  # one row is invalid or locked: retry them one by one
-            elif isinstance(result, RowsLocked):
-                self._put_aside(singles)
-        self._count_rejected(grouped, results)
+        for group, result in zip(groups, results, strict=True):
+            self._end(group, result)
 
-    def _resize(self, callers: int, took_s: float) -> None:
-        """Let the next commit serve as many callers as take ``_COMMIT_S``, but at most twice as many."""
-        if callers >= self._callers_at_once or took_s > _COMMIT_S:
-            fitting = int(self._callers_at_once * min(2.0, _COMMIT_S / max(took_s, 0.001)))
-            self._callers_at_once = min(WRITES_PER_COMMIT, max(_MIN_CALLERS, fitting))
+    def _end(self, group: "_Group", result: UnitResult) -> None:
+        """Answer the callers of a group that was committed or left out."""
+        if isinstance(result, Exception) and len(group.writes) > 1:
+            self._retry_alone(group.writes)  # one row is invalid or locked
+            return
+        if isinstance(result, StatementRejected):
+            self._log.error(Event.STORE_REFUSED, error=str(result))
+        if not isinstance(result, Exception):
+            _answer(group.writes, result)
+            return
+        for each in group.writes:
+            if each.done is None and isinstance(result, RowsLocked):
+                self._put_aside(each)
+            else:
+                self._lose(each, str(result))
+
+    def _retry_alone(self, writes: Sequence[_Write]) -> None:
+        for each in writes:
+            each.alone = True
+        self._waiting.extendleft(each for each in reversed(writes) if each.done is not None)
+        self._put_back([each for each in writes if each.done is None])
+
+    def _resize(self, writes: int, took_s: float) -> None:
+        """Let the next commit have as many writes as take ``_COMMIT_S``, but at most twice as many."""
+        if writes >= self._writes_at_once or took_s > _COMMIT_S:
+            fitting = int(self._writes_at_once * min(2.0, _COMMIT_S / max(took_s, 0.001)))
+            self._writes_at_once = min(WRITES_PER_COMMIT, max(_MIN_WRITES, fitting))
 
     async def _prepare(self) -> None:
         """Connect, migrate and check once, and try a write after a failure.
@@ -340,20 +425,20 @@ class Database:
         if self.failing:
             await self._engine.commit([[LOCK]])  # a full disk accepts connections, but not this write
 
-    def _put_back(self, behind: list[_BehindRow | Unit]) -> None:
+    def _put_back(self, behind: list[_Write]) -> None:
         self._behind.extendleft(reversed(behind))
-        self._behind_bytes += sum(map(_bytes_of, behind))
+        self._behind_bytes += sum(each.size_bytes for each in behind)
         self._drop_oldest()
 
-    def _put_aside(self, units: Sequence[Unit]) -> None:
-        """Retry units later, behind all others; while closing, give them up."""
+    def _put_aside(self, write: _Write) -> None:
+        """Retry a write later, behind all others; while closing, give it up."""
         if self._closing:
-            self.dropped += len(units)
+            self.dropped += 1
             self._log.error(Event.STORE_REFUSED, error=RowsLocked.__name__)
             return
         if not self._locked:
             self._deadlines.add(_RETRY_S, self._retry_locked)
-        self._locked.extend(units)
+        self._locked.append(write)
 
     def _retry_locked(self) -> None:
         for each in self._locked:
@@ -368,63 +453,79 @@ class Database:
         self.failing = problem
         self._wanted.set()  # the writer checks when the database works again
 
-    def _count_rejected(self, grouped: Sequence["_Group"], results: Sequence[UnitResult]) -> None:
-        for number, result in enumerate(results):
-            will_be_retried = number < len(grouped) and len(grouped[number][1]) > 1
-            if isinstance(result, StatementRejected) and not will_be_retried:
-                self.dropped += number < len(grouped)
-                self._log.error(Event.STORE_REFUSED, error=str(result))
-
     def _recovered(self) -> None:
         if self.failing is not None:
             self.failing = None
             self._log.info(Event.STORE_RECOVERED, lost=self.dropped)
 
 
-_Group: TypeAlias = tuple[Unit, list[Unit]]  # a unit to commit, and the same rows as one unit each
+class _Group(NamedTuple):
+    """A unit to commit, and the writes that it contains."""
+
+    unit: Unit
+    writes: list[_Write]
 
 
-def _grouped(behind: Sequence[_BehindRow | Unit]) -> list[_Group]:
+def _grouped(writes: Sequence[_Write]) -> list[_Group]:
     """Group rows of one kind into statements; writes to one table keep their order."""
     groups: list[_Group] = []
-    gathered: dict[str, tuple[RowStatement, list[Values]]] = {}
+    gathered: dict[str, tuple[RowStatement, list[_Write]]] = {}
 
     def flush(table: str) -> None:
-        rows, values = gathered.pop(table)
-        for statement, written in rows.over(values):
-            groups.append(([statement], [[rows.one(each)] for each in written]))
+        rows, some = gathered.pop(table)
+        for unit, positions in rows.over([each.values for each in some]):
+            groups.append(_Group(unit, [some[position] for position in positions]))
 
-    for item in behind:
-        if not isinstance(item, _BehindRow):
+    for write in writes:
+        if write.rows is None or write.alone:
             for table in list(gathered):
                 flush(table)
-            groups.append((item, [item]))
+            unit = write.unit if write.rows is None else write.rows.one(write.values)
+            groups.append(_Group(unit, [write]))
             continue
-        known = gathered.get(item.rows.table)
-        if known is not None and known[0] is not item.rows:
-            flush(item.rows.table)
-        gathered.setdefault(item.rows.table, (item.rows, []))[1].append(item.values)
+        known = gathered.get(write.rows.table)
+        if known is not None and known[0] is not write.rows:
+            flush(write.rows.table)
+        gathered.setdefault(write.rows.table, (write.rows, []))[1].append(write)
     for table in list(gathered):
         flush(table)
     return groups
 
 
-def _bytes_of(item: _BehindRow | Unit) -> int:
-    """Estimate the memory that a queued write takes."""
-    if isinstance(item, _BehindRow):
-        return item.size_bytes
-    return sum(_WRITE_BYTES + _sizes(statement.values) for statement in item)
+def _popped(queue: deque[_Write], room: int) -> list[_Write]:
+    popped = []
+    while queue and room > 0:
+        popped.append(queue.popleft())
+        room -= popped[-1].weight
+    return popped
+
+
+def _weight(writes: Sequence[_Write]) -> int:
+    return sum(each.weight for each in writes)
+
+
+def _answer(writes: Sequence[_Write], results: list[list[Row]]) -> None:
+    """Pass the rows of each statement to the callers; those of a row's caller begin with its id."""
+    by_id: list[defaultdict[object, list[Row]]] = []
+    for each in writes:
+        if each.done is None or each.done.done():
+            continue
+        if each.rows is None:
+            each.done.set_result(results)
+            continue
+        by_id = by_id or [_by_id(rows) for rows in results]
+        each.done.set_result([rows.get(each.values[0], []) for rows in by_id])
+
+
+def _by_id(rows: Sequence[Row]) -> defaultdict[object, list[Row]]:
+    found: defaultdict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(row)
+    return found
 
 
 def _sizes(values: Values) -> int:
     return sum([len(value) for value in values if isinstance(value, _SIZED)])
-
-
-def _end(done: "asyncio.Future[list[list[Row]]]", result: UnitResult) -> None:
-    if isinstance(result, Exception):
-        _fail(done, StoreFailed(str(result)))
-    elif not done.done():
-        done.set_result(result)
 
 
 def _fail(done: "asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:

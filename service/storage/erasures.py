@@ -93,5 +93,5 @@ class ErasureStore:
         new = [(device, int(at * 1000)) for device, at in erased.items() if self._swept.get(device) != at]
         for first in range(0, len(new), _SWEPT_AT_A_TIME):
             some = new[first : first + _SWEPT_AT_A_TIME]
-            await self._database.write(*(Statement(_LATE_ENTRIES, each) for each in some))
+            await self._database.write(*(Statement(_LATE_ENTRIES, each) for each in some), in_order=True)
         self._swept = dict(erased)

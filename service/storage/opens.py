@@ -213,7 +213,7 @@ class SqlOpenStore:
         numbers = self._maybe_known(devices)
         if not numbers:
             return Recalled(None, [])
-        rows = await self._newest(numbers)
+        rows = await self._newest(numbers, LOOKUP_TIMEOUT_S)
         rows.sort(key=_newest_first)
         number = _answer_number(key)
         answer = next((row for row in rows if row[_KEY_AT] == number), None)
@@ -223,15 +223,15 @@ class SqlOpenStore:
             [opened for _, opened in opens if opened is not None],
         )
 
-    async def _newest(self, devices: Sequence[int]) -> list[Row]:
+    async def _newest(self, devices: Sequence[int], timeout_s: float | None = None) -> list[Row]:
         """Read all opens of devices, or of one that has many the newest of each role."""
         sql = " UNION ALL ".join([_FEW_OF_DEVICE] * len(devices))
         values = [value for device in devices for value in (device, _FEW + 1)]
         began = self._clock()
-        rows = await self._database.read(sql, *values, timeout_s=LOOKUP_TIMEOUT_S)
+        rows = await self._database.read(sql, *values, timeout_s=timeout_s)
         if len(rows) <= _FEW:
             return rows
-        left_s = max(began + LOOKUP_TIMEOUT_S - self._clock(), 0)
+        left_s = None if timeout_s is None else max(began + timeout_s - self._clock(), 0)
         return await self._database.read(*_of_device(devices), timeout_s=left_s)
 
     async def of_device(self, devices: Sequence[str]) -> list[Open]:
@@ -239,7 +239,8 @@ class SqlOpenStore:
 
         These are the newest of those decided by first-launch evidence, of those with a click, and of others.
         """
-        rows = await self._database.read_written(*_of_device([device_number(each) for each in devices]))
+        await self._database.flush()
+        rows = await self._newest([device_number(each) for each in devices])
         if not rows:
             self._doubt()
         opens = [self._opened(row) for row in sorted(rows, key=_newest_first)]

@@ -41,20 +41,16 @@ from service.storage.statements import Row, RowStatement, Statement, Values, pla
 LEASE_S = 10.0
 DEAD_KEPT_S = 90 * 86_400  # after an entry became a dead letter
 WRITE_TIMEOUT_S = 0.25  # a lead is refused if the database is slower
-READ_TIMEOUT_S = 2.0  # for the status of a lead
+READ_TIMEOUT_S = 2.0  # for the status of a lead, and how many wait
 
 _AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # an entry that is due later was scheduled by a wrong clock
 _LEASE_MAX_MS = 60_000  # a longer lease was taken when the database's clock was wrong
 _AT_A_TIME = 500  # rows per bulk change, so that commits stay short
 _ADD_TRIES = 3
+_QUEUE_S = 2.0  # a lead may wait for those that came before it, while they are committed
 _TAKEN = "id, app, kind, ordering_key, depends_on, subject, created_at, next_attempt_at, attempts, payload"
 _SUMMARY = "id, app, kind, state, created_at, next_attempt_at, attempts, depends_on, reason"
 
-_ADD = """INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject, created_at,
-    next_attempt_at, attempts, reason, owner, lease_until, event_key, idempotency_key, body_key, payload)
-    VALUES (?, ?, ?, 'queued', ?, (SELECT CASE WHEN max(sequence) >= ? THEN max(sequence) + 1 ELSE ? END
-        FROM outbox WHERE ordering_key = ? AND state = 'queued' AND kind <> 'open'),
-    ?, ?, ?, ?, 0, '', ?, {now_ms} + ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"""
 _ENQUEUE_OPEN = RowStatement(
     table="outbox",
     before="""INSERT INTO outbox (id, app, kind, state, ordering_key, sequence, depends_on, subject,
@@ -97,8 +93,9 @@ _REMOVE_WEBHOOK = RowStatement(
     row="?",
     after=")",
 )
+_CONVERSIONS = "outbox conversions"  # leads and sales: their order relative to opens does not matter
 _RELEASE = RowStatement(
-    table="outbox dependents",  # leads and sales; their order relative to rows of opens does not matter
+    table=_CONVERSIONS,
     before="UPDATE outbox SET depends_on = '', next_attempt_at = released.column2 FROM (VALUES ",
     row="(?, ?)",
     after=""") AS released WHERE outbox.state = 'queued' AND outbox.depends_on <> ''
@@ -106,8 +103,23 @@ _RELEASE = RowStatement(
 )
 _BLOCKS = f"""other.state = 'queued' AND other.kind <> 'open' AND (other.lease_until > {{now_ms}}
     OR other.depends_on = '' AND other.reason <> '{UNDECRYPTABLE}'"""
-_BEHIND_ANOTHER = f"""SELECT EXISTS (SELECT 1 FROM outbox AS other
-    WHERE other.ordering_key = ? AND other.id <> ? AND {_BLOCKS}))"""  # noqa: S608  constants, as are all
+_ADD = RowStatement(
+    table=_CONVERSIONS,
+    before="""INSERT INTO outbox (id, ordering_key, sequence, app, kind, state, depends_on, subject,
+        created_at, next_attempt_at, attempts, reason, owner, lease_until, event_key, idempotency_key,
+        body_key, payload)
+        SELECT column1, column2, (SELECT CASE WHEN max(sequence) >= column3 THEN max(sequence) + 1
+            ELSE column3 END FROM outbox
+            WHERE ordering_key = column2 AND state = 'queued' AND kind <> 'open'),
+        column4, column5, 'queued', column6, column7, column8, column9, 0, '', column10, {now_ms} + column11,
+        column12, column13, column14, column15 FROM (VALUES """,
+    row="(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    after=") AS new WHERE true ON CONFLICT DO NOTHING RETURNING id",
+    key=1,
+    query=f"""SELECT this.id FROM outbox AS this WHERE this.id IN ({{ids}}) AND EXISTS (SELECT 1
+        FROM outbox AS other WHERE other.ordering_key = this.ordering_key AND other.id <> this.id
+        AND {_BLOCKS}))""",  # noqa: S608  constants, as are all
+)
 _IS_DUE = f"""this.state = 'queued' AND this.next_attempt_at <= ?
     AND (this.lease_until <= {{now_ms}} OR this.lease_until > {{now_ms}} + {_LEASE_MAX_MS})
     AND (this.kind = 'open' OR NOT EXISTS (SELECT 1 FROM outbox AS other
@@ -126,14 +138,34 @@ _BRING_BACK = """UPDATE outbox SET next_attempt_at = ?
 _RENEW = f"""UPDATE outbox SET lease_until = {{now_ms}} + ?
     WHERE {_STILL_QUEUED} AND owner = ? AND lease_until > 0 AND id IN (%s)"""  # noqa: S608
 _END_LEASES = "UPDATE outbox SET lease_until = 0 WHERE state = 'queued' AND lease_until > 0"
-_GIVE_BACK = """UPDATE outbox SET lease_until = 0, next_attempt_at = ?
-    WHERE id = ? AND state = 'queued' AND owner = ?"""
-_RESCHEDULE = """UPDATE outbox SET lease_until = 0, next_attempt_at = ?, attempts = attempts + ?, reason = ?
-    WHERE id = ? AND state = 'queued' AND owner = ?"""
-_DELIVERED = """UPDATE outbox SET state = 'delivered', reason = '', next_attempt_at = ?, lease_until = 0,
-    payload = NULL WHERE id = ?"""
-_DIED = """UPDATE outbox SET state = 'dead', reason = ?, next_attempt_at = ?, lease_until = 0
-    WHERE id = ? AND state = 'queued'"""
+_GIVE_BACK = RowStatement(
+    table=_CONVERSIONS,
+    before="UPDATE outbox SET lease_until = 0, next_attempt_at = new.column2 FROM (VALUES ",
+    row="(?, ?, ?)",
+    after=f") AS new WHERE id = new.column1 AND {_STILL_QUEUED} AND owner = new.column3",
+)
+_RESCHEDULE = RowStatement(
+    table=_CONVERSIONS,
+    before="""UPDATE outbox SET lease_until = 0, next_attempt_at = new.column2,
+        attempts = attempts + new.column3, reason = new.column4 FROM (VALUES """,
+    row="(?, ?, ?, ?, ?)",
+    after=f") AS new WHERE id = new.column1 AND {_STILL_QUEUED} AND owner = new.column5",
+)
+_DELIVERED = RowStatement(
+    table=_CONVERSIONS,
+    before="""UPDATE outbox SET state = 'delivered', reason = '', next_attempt_at = new.column2,
+        lease_until = 0, payload = NULL FROM (VALUES """,
+    row="(?, ?)",
+    after=") AS new WHERE id = new.column1",
+)
+_DIED = RowStatement(
+    table=_CONVERSIONS,
+    before="""UPDATE outbox SET state = 'dead', next_attempt_at = new.column2, reason = new.column3,
+        lease_until = 0 FROM (VALUES """,
+    row="(?, ?, ?)",
+    after=f") AS new WHERE id = new.column1 AND {_STILL_QUEUED}",
+)
+_REMOVE = RowStatement(table=_CONVERSIONS, before="DELETE FROM outbox WHERE id IN (", row="?", after=")")
 _FAILED_BEFORE = """SELECT id, next_attempt_at FROM outbox WHERE state = 'queued' AND kind = ? AND app = ?
     AND next_attempt_at > ? AND attempts > 0 AND depends_on = ''
     AND reason NOT LIKE 'DubThrottled%' ORDER BY next_attempt_at LIMIT ?"""  # Dub chose their time
@@ -211,18 +243,20 @@ class SqlOutboxStore:
         that is a dead letter, is not stored, and this returns a ``Repeat``. If the earlier entry waits for an
         install and this one does not, the earlier entry gets this one's payload, and becomes due.
         """
-        unit = self._addition(entry, leased=leased)
+        row = self._row(entry, leased=leased)
         for _ in range(_ADD_TRIES):
             try:
-                added, behind = await self._database.write(*unit, timeout_s=WRITE_TIMEOUT_S)
+                added, behind = await self._database.write_row(
+                    _ADD, row, timeout_s=WRITE_TIMEOUT_S, queue_s=_QUEUE_S
+                )
             except StoreFailed:
                 if not (entry.keys.event or entry.keys.idempotency):
                     # The caller gets an error, so an entry that was committed all the same must not be sent.
                     # An entry with keys may be sent: it is recognised when the caller reports it again.
-                    self._database.write_behind(Statement("DELETE FROM outbox WHERE id = ?", (entry.id,)))
+                    self._database.write_row_behind(_REMOVE, (entry.id,))
                 raise
             if added:
-                return Added(behind_another=bool(behind[0][0]))
+                return Added(behind_another=bool(behind))
             repeat = await self._reported(entry)
             if repeat is not None:
                 return repeat
@@ -244,7 +278,7 @@ class SqlOutboxStore:
 
     async def add_webhook(self, entry: Entry) -> None:
         """Commit a webhook, as ``enqueue_webhook`` does."""
-        await self._database.write(_ENQUEUE_WEBHOOK.one(self._webhook(entry)))
+        await self._database.write(*_ENQUEUE_WEBHOOK.one(self._webhook(entry)))
 
     def confirm_open(self, open_id: str) -> None:
         """Delete an open's entry, because Dub has recorded the open."""
@@ -266,12 +300,12 @@ class SqlOutboxStore:
         if first is None:
             return []
         share = -(-limit // len(apps))
-        found = await self._take(kind, [(app, share) for app in apps[:limit]], first)
+        found = await self._take(kind, [(app, share) for app in apps[:limit]], first, written=written)
         counts = Counter(each[2] for each in found)
         have_more = [app for app in apps if counts[app] == share]
         left = limit - len(found)
         if have_more and len(apps) > 1 and left > 0:
-            found += await self._take(kind, [(have_more[0], left)], [])
+            found += await self._take(kind, [(have_more[0], left)])
         return [self._taken(row) for row in sorted(found, key=_by_time)]
 
     async def _before_taking(self, kind: Kind, apps: Sequence[str]) -> list[Statement] | None:
@@ -285,11 +319,16 @@ class SqlOutboxStore:
         return [Statement(_BRING_BACK, (now_ms, kind, app, far_ms)) for app in apps]
 
     async def _take(
-        self, kind: Kind, wanted: Sequence[tuple[str, int]], first: Sequence[Statement]
+        self,
+        kind: Kind,
+        wanted: Sequence[tuple[str, int]],
+        first: Sequence[Statement] = (),
+        *,
+        written: bool = False,
     ) -> list[Row]:
         now_ms, lease_ms = self._now_ms(), _ms(LEASE_S)
         unit = [Statement(_TAKE, (kind, app, now_ms, limit, self._owner, lease_ms)) for app, limit in wanted]
-        results = await self._database.write(*first, *unit)
+        results = await self._database.write(*first, *unit, in_order=written)
         return [row for rows in results[len(first) :] for row in rows]
 
     async def due_soon(self, kind: Kind, apps: Sequence[str], spread_s: float) -> None:
@@ -321,8 +360,8 @@ class SqlOutboxStore:
 
     def give_back(self, entry_id: str, next_attempt_at: float) -> None:
         """End the lease of an entry that was not attempted, and schedule it (Unix seconds)."""
-        values = (_ms(next_attempt_at), entry_id, self._owner)
-        self._database.write_behind(Statement(_GIVE_BACK, values))
+        values = (entry_id, _ms(next_attempt_at), self._owner)
+        self._database.write_row_behind(_GIVE_BACK, values)
 
     def reschedule(
         self, entry_id: str, next_attempt_at: float, reason: str, *, attempted: bool = True
@@ -332,8 +371,7 @@ class SqlOutboxStore:
         An entry that has expired since remains a dead letter.
         """
         at_ms = min(_ms(next_attempt_at), self._now_ms() + _ms(DELAY_MAX_S))
-        values = (at_ms, int(attempted), reason, entry_id, self._owner)
-        self._database.write_behind(Statement(_RESCHEDULE, values))
+        self._database.write_row_behind(_RESCHEDULE, (entry_id, at_ms, int(attempted), reason, self._owner))
 
     def finish(self, entry: Entry, state: State, reason: str, event: Entry | None = None) -> None:
         """Mark an entry as delivered, which deletes its payload, or as dead, which keeps it encrypted.
@@ -346,11 +384,18 @@ class SqlOutboxStore:
         elif state == "delivered" and entry.kind == "webhook":
             self._database.write_row_behind(_REMOVE_WEBHOOK, (entry.id,))
         elif state == "delivered":
-            finished = Statement(_DELIVERED, (self._now_ms(), entry.id))
-            self._database.write_behind(finished, *self._reports(entry, state, event))
+            self._settle(entry, state, event, _DELIVERED, (entry.id, self._now_ms()))
         else:
-            finished = Statement(_DIED, (reason, self._now_ms(), entry.id))
-            self._database.write_behind(finished, *self._reports(entry, state, event))
+            self._settle(entry, state, event, _DIED, (entry.id, self._now_ms(), reason))
+
+    def _settle(
+        self, entry: Entry, state: State, event: Entry | None, rows: RowStatement, values: Values
+    ) -> None:
+        """Write an entry's new state, together with the webhook that reports it."""
+        if event is None:
+            self._database.write_row_behind(rows, values)
+        else:
+            self._database.write_behind(*rows.one(values), *self._reports(entry, state, event))
 
     async def remove(self, entry_id: str) -> None:
         """Delete an entry."""
@@ -399,16 +444,18 @@ class SqlOutboxStore:
         """Turn leads that can be decrypted into dead letters, each in one commit with its webhook."""
         rows = await self._database.read(_OLD_LEADS, before_ms, _AT_A_TIME)
         unit: list[Statement] = []
+        died = 0
         for *row, reason in rows:
             entry = self._taken(tuple(row)).entry
             if entry is None:
                 continue
             why = _why_expired(entry, reason)
-            unit.append(Statement(_DIED, (why, self._now_ms(), entry.id)))
+            unit += _DIED.one((entry.id, self._now_ms(), why))
             unit += self._reports(entry, "dead", report(entry, why))
+            died += 1
         if unit:
             await self._database.write(*unit)
-        return sum(each.sql == _DIED for each in unit)
+        return died
 
     async def status(self, entry_id: str) -> Status | None:
         """Return the status of an entry, or None if it is unknown."""
@@ -419,7 +466,7 @@ class SqlOutboxStore:
 
     async def waiting(self, app: str) -> int:
         """Count an app's entries that wait for an install."""
-        rows = await self._database.read(_WAITING, app, timeout_s=WRITE_TIMEOUT_S)
+        rows = await self._database.read(_WAITING, app, timeout_s=READ_TIMEOUT_S)
         count: int = rows[0][0]
         return count
 
@@ -497,27 +544,15 @@ class SqlOutboxStore:
         (discarded,) = await self._database.write(Statement(_DISCARD, values))
         return bool(discarded)
 
-    def _addition(self, entry: Entry, *, leased: bool) -> tuple[Statement, Statement]:
-        sequence, keys = self._next_sequence(), entry.keys
-        insert = Statement(
-            _ADD,
-            (
-                *(
-                    entry.id,
-                    entry.app,
-                    entry.kind,
-                    entry.ordering_key,
-                    sequence,
-                    sequence,
-                    entry.ordering_key,
-                ),
-                *(entry.depends_on_open, entry.subject, _ms(entry.created), _ms(entry.next_try)),
-                *(self._owner if leased else None, _ms(LEASE_S) if leased else -1),
-                *(keys.event or None, keys.idempotency or None, keys.body or None),
-                self._cipher.encrypt(entry.payload),
-            ),
+    def _row(self, entry: Entry, *, leased: bool) -> Values:
+        keys = entry.keys
+        return (
+            *(entry.id, entry.ordering_key, self._next_sequence(), entry.app, entry.kind),
+            *(entry.depends_on_open, entry.subject, _ms(entry.created), _ms(entry.next_try)),
+            *(self._owner if leased else None, _ms(LEASE_S) if leased else -1),
+            *(keys.event or None, keys.idempotency or None, keys.body or None),
+            self._cipher.encrypt(entry.payload),
         )
-        return insert, Statement(_BEHIND_ANOTHER, (entry.ordering_key, entry.id))
 
     def _webhook(self, entry: Entry) -> Values:
         """Return the values of a webhook's row."""

@@ -5,6 +5,7 @@ replicas with different clocks agree about leases; ``{skip_locked}`` skips rows 
 locked, if the engine has such locks.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -26,8 +27,10 @@ class Statement(Struct, frozen=True, gc=False):
 class RowStatement(Struct, frozen=True):
     """A statement for many rows: ``before``, then ``row`` for each, separated by commas, then ``after``.
 
-    ``key`` is the position of the value that identifies a row. Rows with the same key go into separate
-    statements, in their order, because PostgreSQL refuses an upsert that changes a row twice.
+    The first value of a row is its id. ``key`` is the position of a value that no two rows of one statement
+    share: rows with the same one go into separate statements, in their order. PostgreSQL refuses an upsert
+    that changes a row twice, and a row sees only those of earlier statements. ``query`` reads what was
+    written, with the ids for ``{ids}``.
     """
 
     table: str
@@ -35,27 +38,37 @@ class RowStatement(Struct, frozen=True):
     row: str
     after: str = ""
     key: int = 0
+    query: str = ""
 
-    def over(self, rows: Sequence[Values]) -> Iterator[tuple[Statement, Sequence[Values]]]:
-        """Yield statements that write the rows, each with the rows that it writes."""
-        while rows:
-            distinct: dict[object, Values] = {}
-            again = [each for each in rows if distinct.setdefault(each[self.key], each) is not each]
-            yield from self._over_distinct(list(distinct.values()))
-            rows = again
+    def over(self, rows: Sequence[Values]) -> Iterator[tuple[list[Statement], list[int]]]:
+        """Yield statements that write the rows and query them, each with the positions of their rows."""
+        layers: list[list[int]] = []
+        seen: Counter[object] = Counter()
+        for position, values in enumerate(rows):
+            layer = seen[values[self.key]]
+            seen[values[self.key]] += 1
+            if layer == len(layers):
+                layers.append([])
+            layers[layer].append(position)
+        for layer_positions in layers:
+            at = 0
+            for count in _ROWS_PER_STATEMENT:
+                while len(layer_positions) - at >= count:
+                    some = layer_positions[at : at + count]
+                    at += count
+                    yield self._statements([rows[position] for position in some]), some
 
-    def _over_distinct(self, rows: Sequence[Values]) -> Iterator[tuple[Statement, Sequence[Values]]]:
-        at = 0
-        for count in _ROWS_PER_STATEMENT:
-            while len(rows) - at >= count:
-                some = rows[at : at + count]
-                at += count
-                sql = f"{self.before}{', '.join([self.row] * count)}{self.after}"
-                yield Statement(sql, tuple(value for each in some for value in each)), some
+    def one(self, values: Values) -> list[Statement]:
+        """Return the statements that write and query one row."""
+        return self._statements([values])
 
-    def one(self, values: Values) -> Statement:
-        """Return the statement that writes one row."""
-        return Statement(f"{self.before}{self.row}{self.after}", values)
+    def _statements(self, rows: Sequence[Values]) -> list[Statement]:
+        sql = f"{self.before}{', '.join([self.row] * len(rows))}{self.after}"
+        written = Statement(sql, tuple(value for each in rows for value in each))
+        if not self.query:
+            return [written]
+        ids = tuple(each[0] for each in rows)
+        return [written, Statement(self.query.replace("{ids}", placeholders(len(ids))), ids)]
 
 
 def placeholders(count: int) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 import structlog
+from msgspec import structs
 
 from service.domain.errors import StoreFailed
 from service.storage.database import Database
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.engines.postgres import PostgresEngine
 from service.storage.errors import EngineUnavailable
-from service.storage.statements import Row, RowStatement, Statement
+from service.storage.statements import Row, RowStatement, Statement, Values
 from tests.postgres import Postgres, serving
 from tests.storage.conftest import MakeEngine
 
@@ -24,11 +25,13 @@ CLAIM = RowStatement(
     row="(?, ?, ?)",
     after=" ON CONFLICT (click_id) DO UPDATE SET device = excluded.device",
 )
+OWN = structs.replace(CLAIM, query="SELECT click_id, device FROM claims WHERE click_id IN ({ids})")
 OWNERS = "SELECT click_id, device FROM claims ORDER BY click_id"
 
 
 def claim(click_id: str, device: object) -> Statement:
-    return CLAIM.one((click_id, device, 1))
+    (statement,) = CLAIM.one((click_id, device, 1))
+    return statement
 
 
 async def test_what_is_written_is_read_by_another_process(
@@ -217,7 +220,78 @@ async def test_a_slow_commit_serves_fewer_callers(
 
     monkeypatch.setattr(engine, "commit", commit_slowly)
     await asyncio.gather(*(database.write(claim(f"{number}", number)) for number in range(200)))
-    assert served == [50, 50, 50, 50]
+    assert served == [64, 64, 64, 8]
+    await database.close()
+
+
+async def test_rows_of_several_callers_share_statements(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each caller gets what its own row returns. Rows with the same key are written in their order."""
+    engine = make_engine()
+    database = Database(engine, structlog.get_logger())
+    await database.open()
+    commit, units_of = engine.commit, []
+
+    async def commit_counted(units: Sequence[Unit]) -> list[UnitResult]:
+        units_of.append(len(units))
+        return await commit(units)
+
+    monkeypatch.setattr(engine, "commit", commit_counted)
+    rows = [(f"{number % 50:02}", number, 1) for number in range(64)]
+    results = await asyncio.gather(*(database.write_row(OWN, row, timeout_s=9) for row in rows))
+    assert results == [[[], [(click_id, device)]] for click_id, device, _ in rows]
+    assert units_of == [3 + 2 + 3 + 2]  # 50 rows in statements of 16, 4 and 1, then the 14 of the same clicks
+    await database.close()
+
+
+async def test_a_rejected_row_of_a_caller_leaves_its_neighbours(database: Database) -> None:
+    rows: list[Values] = [(f"{number:02}", {} if number == 9 else number, 1) for number in range(20)]
+    results = await asyncio.gather(
+        *(database.write_row(OWN, row, timeout_s=9) for row in rows), return_exceptions=True
+    )
+    assert [isinstance(each, StoreFailed) for each in results] == [number == 9 for number in range(20)]
+    assert len(await database.read(OWNERS)) == 19
+    assert database.dropped == 0
+
+
+async def test_a_flush_commits_all_that_was_written_before(database: Database) -> None:
+    """However many rows there are; a write does not wait for them."""
+    for number in range(3000):
+        database.write_row_behind(CLAIM, (f"{number:04}", number, 1))
+    (_, seen), rows = await asyncio.gather(
+        database.write(claim("first", 1), Statement("SELECT count(*) FROM claims")),
+        database.read_written(OWNERS),
+    )
+    assert seen[0][0] < 3000
+    assert len(rows) == 3001
+
+
+async def test_a_row_waits_in_the_queue_of_a_database_that_works(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time limit is for one commit: those before it may take longer all together."""
+    engine = make_engine()
+    database = Database(engine, structlog.get_logger())
+    await database.open()
+    commit, stuck = engine.commit, asyncio.Event()
+
+    async def commit_slowly(units: Sequence[Unit]) -> list[UnitResult]:
+        results = await commit(units)
+        await asyncio.sleep(0.1)  # the time that it takes is what is tested
+        return results
+
+    async def commit_never(units: Sequence[Unit]) -> list[UnitResult]:
+        await stuck.wait()
+        return await commit(units)
+
+    monkeypatch.setattr(engine, "commit", commit_slowly)
+    rows = [(f"{number:03}", number, 1) for number in range(640)]
+    await asyncio.gather(*(database.write_row(OWN, row, timeout_s=0.3, queue_s=9) for row in rows))
+    monkeypatch.setattr(engine, "commit", commit_never)
+    with pytest.raises(StoreFailed):
+        await database.write_row(OWN, ("late", 1, 1), timeout_s=0.05, queue_s=9)
+    stuck.set()
     await database.close()
 
 

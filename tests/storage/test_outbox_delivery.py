@@ -236,7 +236,7 @@ async def test_an_entry_is_committed_before_it_is_sent(lab: Lab, monkeypatch: py
         raise StoreFailed("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab.database, "write", full)
+        patch.setattr(lab.database, "write_row", full)
         with pytest.raises(StoreFailed):
             await lab.submit("a")
     await lab.settled()
