@@ -3,7 +3,7 @@
 What can go wrong: an open that began before the erasure of its install ends after it, and is stored, claims a
 click or is answered with one (each open is checked against erasures before it is stored, and what it has
 written is deleted); a new open under the same id is treated as erased (only opens that began before the
-erasure are).
+erasure are); erasures fill the memory (they are forgotten when nothing older can come back).
 """
 
 import asyncio
@@ -16,12 +16,19 @@ from service.telemetry.background import Background
 
 
 class RecentErasures:
-    """Remembers erasures, and deletes what opens in flight wrote during an erasure."""
+    """Remembers erasures for ``kept_s`` seconds, and deletes what opens in flight wrote during an erasure.
 
-    def __init__(self, kept: KeptErasures, background: Background) -> None:
+    ``unix_time`` returns Unix seconds.
+    """
+
+    def __init__(
+        self, kept: KeptErasures, background: Background, unix_time: Callable[[], float], kept_s: float
+    ) -> None:
         self._kept = kept
         self._background = background
-        self._erased_at: dict[str, float] = {}
+        self._unix_time = unix_time
+        self._kept_s = kept_s
+        self._erased_at: dict[str, float] = {}  # in the order in which they were learned
         self._sweep: Callable[[str], Coroutine[None, None, None]] = _nothing
         self._sweeping: set[asyncio.Task[None]] = set()
 
@@ -37,11 +44,14 @@ class RecentErasures:
     def learn(self, erased_at: Mapping[str, float]) -> None:
         """Add erasures: the time of each device's erasure, in Unix seconds."""
         for device, at in erased_at.items():
-            self._erased_at[device] = max(at, self._erased_at.get(device, 0))
+            self._erased_at[device] = max(at, self._erased_at.pop(device, 0))
+        oldest = self._unix_time() - self._kept_s
+        while self._erased_at and self._erased_at[device := next(iter(self._erased_at))] < oldest:
+            del self._erased_at[device]
 
     async def add(self, devices: Sequence[str], at: float) -> None:
         """Record and store that devices were erased at a time (Unix seconds); raises ``StoreFailed``."""
-        self._erased_at.update(dict.fromkeys(devices, at))
+        self.learn(dict.fromkeys(devices, at))
         await self._kept.add(devices, at)
 
     def covers(self, device: str, opened_at: float) -> bool:

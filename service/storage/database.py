@@ -34,6 +34,7 @@ WRITES_PER_COMMIT = 2_000
 _COMMIT_S = 0.08  # how long a commit may take: a caller waits 250 ms, perhaps for two of them
 _MIN_WRITES = 64  # of one commit
 _RETRY_S = 0.5
+_SCRUB_EVERY_S = 1.0
 _SIZED = (bytes, str)
 _WRITE_BYTES = 500  # of a queued row, without its texts and blobs
 _READS_PER_ROUND_TRIP = 64
@@ -112,6 +113,7 @@ class Database:
         self._committing = False
         self._migrated = False
         self._writer: asyncio.Task[None] | None = None
+        self._scrubbing: asyncio.Task[None] | None = None
         self._readers: set[asyncio.Task[None]] = set()
         self._waits_for_round_trip = False
         self._reads_at_once = engine.reads_at_once
@@ -140,7 +142,7 @@ class Database:
         for read in self._reads:
             _fail(read.done, StoreFailed("the database is closed"))
         self._reads.clear()
-        await cancel_all(self._readers)
+        await cancel_all(self._readers if self._scrubbing is None else [*self._readers, self._scrubbing])
         await self._engine.close()
 
     async def read(self, sql: str, *values: object, timeout_s: float | None = None) -> list[Row]:
@@ -207,9 +209,24 @@ class Database:
         self._push_behind(_Write((), rows, values))
 
     async def erased(self) -> None:
-        """Remove copies of rows that were just erased from the database's files."""
-        with contextlib.suppress(EngineUnavailable):
-            await self._engine.after_erasure()
+        """Remove copies of rows that were just erased from the database's files.
+
+        A query that runs for long may prevent that: then it is tried again in the background.
+        """
+        if not await self._scrubbed() and (self._scrubbing is None or self._scrubbing.done()):
+            self._scrubbing = asyncio.create_task(self._scrub())
+
+    async def _scrub(self) -> None:
+        done = False
+        while not done:
+            await asyncio.sleep(_SCRUB_EVERY_S)
+            done = await self._scrubbed()
+
+    async def _scrubbed(self) -> bool:
+        try:
+            return await self._engine.after_erasure()
+        except EngineUnavailable:
+            return False
 
     def _asked(self) -> "asyncio.Future[list[list[Row]]]":
         """Wake the writer for a caller that waits; return its result. Raises ``StoreFailed``."""

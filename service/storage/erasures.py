@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.storage.database import Database
-from service.storage.hashes import device_name, device_number
-from service.storage.statements import Statement
+from service.storage.hashes import device_name, device_number, to_signed
+from service.storage.statements import RowStatement, Statement
 from service.telemetry.background import Background
 
-KEPT_S = 8 * 86_400.0  # longer than an outbox entry may wait
+KEPT_S = 8 * 86_400.0  # longer than an outbox entry may wait, and than an open is cached
 
 _POLL_S = 1.0
 _SWEPT_AT_A_TIME = 100
@@ -25,12 +25,19 @@ _OVERLAP_MS = 60_000  # replicas' clocks differ, and commits may finish out of o
 _ADD = """INSERT INTO erasures (device, erased_at) VALUES (?, ?)
     ON CONFLICT (device) DO UPDATE SET erased_at = excluded.erased_at"""
 _SINCE = "SELECT device, erased_at FROM erasures WHERE erased_at >= ? ORDER BY erased_at"
-_LATE_OPENS = """DELETE FROM opens WHERE device IN (SELECT device FROM erasures)
-    AND opened_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = opens.device) RETURNING 1"""
-_LATE_CLAIMS = """DELETE FROM claims WHERE device IN (SELECT device FROM erasures)
-    AND claimed_at <= (SELECT e.erased_at FROM erasures AS e WHERE e.device = claims.device) RETURNING 1"""
+_ERASURES_AT_A_TIME = 500
+_ROWS_AT_A_TIME = 1000
+_DEVICES = "SELECT device FROM erasures WHERE device > ? ORDER BY device LIMIT ?"
+# CROSS JOIN: SQLite, without statistics, would begin with the larger table
+_LATE_OPENS = """SELECT o.open_id FROM erasures AS e CROSS JOIN opens AS o
+    WHERE e.device > ? AND e.device <= ? AND o.device = e.device AND o.opened_at <= e.erased_at LIMIT ?"""
+_LATE_CLAIMS = """SELECT c.click_id FROM erasures AS e CROSS JOIN claims AS c
+    WHERE e.device > ? AND e.device <= ? AND c.device = e.device AND c.claimed_at <= e.erased_at LIMIT ?"""
+_DELETE_OPENS = RowStatement("opens", "DELETE FROM opens WHERE open_id IN (", "?", ")")
+_DELETE_CLAIMS = RowStatement("claims", "DELETE FROM claims WHERE click_id IN (", "?", ")")
 _LATE_ENTRIES = "DELETE FROM outbox WHERE kind IN ('open', 'webhook') AND subject = ? AND created_at <= ?"
-_EXPIRE = "DELETE FROM erasures WHERE erased_at < ?"
+_EXPIRE = """DELETE FROM erasures WHERE device IN
+    (SELECT device FROM erasures WHERE erased_at < ? LIMIT ?) RETURNING 1"""
 
 
 class ErasureStore:
@@ -72,13 +79,27 @@ class ErasureStore:
     async def expire(self) -> int:
         """Delete opens and claims that were written after their install's erasure, and old erasures.
 
-        Return 0, because nothing is left to delete.
+        The latter in a batch; return how many. Each write is small, because leads wait for it.
         """
-        old = Statement(_EXPIRE, (int((self._unix_time() - KEPT_S) * 1000),))
-        late = await self._database.write(Statement(_LATE_OPENS), Statement(_LATE_CLAIMS), old)
-        if late[0] or late[1]:
+        late, last = 0, to_signed(0)
+        while devices := await self._database.read(_DEVICES, last, _ERASURES_AT_A_TIME):
+            page = (last, devices[-1][0])
+            late += await self._delete_late(_LATE_OPENS, _DELETE_OPENS, page)
+            late += await self._delete_late(_LATE_CLAIMS, _DELETE_CLAIMS, page)
+            last = devices[-1][0]
+        if late:
             await self._database.erased()
-        return 0
+        before_ms = int((self._unix_time() - KEPT_S) * 1000)
+        (old,) = await self._database.write(Statement(_EXPIRE, (before_ms, _ROWS_AT_A_TIME)))
+        return len(old)
+
+    async def _delete_late(self, query: str, delete: RowStatement, page: tuple[int, int]) -> int:
+        """Delete late rows of a page of erasures, in batches; return how many."""
+        deleted = 0
+        while found := await self._database.read(query, *page, _ROWS_AT_A_TIME):
+            await self._database.write(*(each for unit, _ in delete.over(found) for each in unit))
+            deleted += len(found)
+        return deleted
 
     async def _follow(self, learn: Callable[[Mapping[str, float]], None]) -> None:
         while True:

@@ -19,7 +19,7 @@ from service.storage.device_sessions import DeviceSessionStore
 from service.storage.encryption import Cipher
 from service.storage.engines.port import Engine
 from service.storage.engines.sqlite import SqliteEngine
-from service.storage.erasures import ErasureStore
+from service.storage.erasures import KEPT_S, ErasureStore
 from service.storage.errors import ImportFailed
 from service.storage.fingerprints import SecretCheck
 from service.storage.housekeeping import Housekeeping
@@ -64,7 +64,7 @@ class Stores:
         )
         self.cipher = Cipher(settings.secrets)
         self._kept_erasures = ErasureStore(self.database, unix_time)
-        self.erasures = RecentErasures(self._kept_erasures, background)
+        self.erasures = RecentErasures(self._kept_erasures, background, unix_time, KEPT_S)
         self.cache = MemoryOpenCache(memory_limits(settings), clock, self.erasures.covers)
         self.opens = SqlOpenStore(self.database, self.cipher, clock=clock, unix_time=unix_time)
         self.pages = OpenPages(self._read_page, unix_time)

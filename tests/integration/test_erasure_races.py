@@ -1,6 +1,9 @@
 """An erased install stays erased, whatever was under way for it: nothing of it is kept or answered."""
 
 import asyncio
+import contextlib
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from service.app import create_app
 from service.config.settings import parse
+from service.storage.engines.sqlite import FILE
 from tests.support import (
     ANNA,
     BEN,
@@ -129,3 +133,23 @@ async def test_erased_ids_leave_the_files(world: Service, data_dir: Path) -> Non
     assert short in content(data_dir)
     await erase(world)
     assert short not in content(data_dir)
+
+
+async def test_nothing_waits_for_a_long_query_beside_an_erasure(world: Service, data_dir: Path) -> None:
+    """SQLite cannot empty its log while a query reads it: it is emptied when the query has ended."""
+    opened = await world.open("https://acme.link/never-seen?who=anna", install_id=ANNA)
+    await world.recall(opened.open_id)
+    await asyncio.sleep(0.1)
+    short = bytes.fromhex(opened.open_id)
+    with contextlib.closing(sqlite3.connect(data_dir / FILE)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM opens").fetchall()
+        began = time.monotonic()
+        await erase(world)
+        lead = {"eventName": "Sign up", "customerExternalId": "ben", "installId": BEN}
+        headers = {"Authorization": f"Bearer {SERVER_KEY}"}
+        reply = await world.post("/v1/leads", json=lead, headers=headers)
+        assert reply.status_code == 202, reply.text
+        assert time.monotonic() - began < 2  # SQLite would wait for 5 s
+        assert short in content(data_dir)
+    await until(lambda: short not in content(data_dir))

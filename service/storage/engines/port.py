@@ -39,8 +39,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def after_erasure(self) -> None:
-        """Remove copies of erased rows from the database's files, if the engine leaves any."""
+    async def after_erasure(self) -> bool:
+        """Remove copies of erased rows from the database's files, if the engine leaves any.
+
+        Return False if a query prevents it that has not ended yet: try again later.
+        """
         ...
 
     async def close(self) -> None:

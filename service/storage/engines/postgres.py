@@ -115,8 +115,9 @@ class PostgresEngine:
                 self._drop_writer()
                 raise EngineUnavailable(_kind(exc)) from exc
 
-    async def after_erasure(self) -> None:
+    async def after_erasure(self) -> bool:
         """Do nothing: PostgreSQL's own vacuum and log archiving decide how long deleted rows stay on disk."""
+        return True
 
     async def close(self) -> None:
         """Disconnect."""

@@ -3,7 +3,8 @@
 What can go wrong: the disk is full, or the file is removed, replaced or damaged while SQLite continues from
 its cache (the file's identity and headers are checked before each commit; damage in the middle of the file is
 found only when SQLite reads that part); two processes write to one folder (a lock file prevents it); deleted
-data remains in the file (``secure_delete`` is on, and the write-ahead log is emptied after an erasure).
+data remains in the file (``secure_delete`` is on, and the write-ahead log is emptied after an erasure, as
+soon as no query reads it any more).
 """
 
 import asyncio
@@ -102,13 +103,19 @@ class SqliteEngine:
             raise result
         return result
 
-    async def after_erasure(self) -> None:
-        """Empty the write-ahead log, which may still contain deleted rows."""
+    async def after_erasure(self) -> bool:
+        """Empty the write-ahead log, which may still contain deleted rows; never wait for readers of it."""
 
-        def checkpoint() -> None:
-            self._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        def checkpoint() -> bool:
+            connection = self._connected()
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                ((is_busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            return not is_busy
 
-        await self._in(self._writing, checkpoint)
+        return await self._in(self._writing, checkpoint)
 
     async def close(self) -> None:
         """Close both connections and unlock the folder."""
