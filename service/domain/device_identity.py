@@ -4,11 +4,10 @@ Dub distinguishes devices by IP address and User-Agent. Behind a backend, Dub wo
 for every phone. So the User-Agent sent to Dub is the client's plus a token that only firstopen can derive.
 """
 
-import hmac
 import os
 import re
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from ipaddress import IPv6Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal
@@ -18,6 +17,7 @@ Platform = Literal["ios", "android"]
 USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
+_SHA256_BLOCK_BYTES = 64
 _LEAD_KEY_HEX_CHARS = 32  # long enough to rule out collisions, which would drop a lead as a duplicate
 _ID_BYTES = 16
 _ANSWER_KEY_BYTES = 15  # with one more, Python would allot 16 bytes more for each cached key
@@ -48,7 +48,7 @@ class Identity:
     """Derives keyed hashes with the first secret. Further secrets are old: they only find older records."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
-        self._keyed = [hmac.new(secret, digestmod="sha256") for secret in secrets]
+        self._keyed = [_Keyed(secret) for secret in secrets]
 
     def device(self, app: str, install_id: str | None, ip: str | None, user_agent: str) -> str:
         """Return the device's hash: 16 hex characters from the installId, else from IP and User-Agent."""
@@ -69,9 +69,7 @@ class Identity:
         ``key`` is the answer's cache key; ``before`` distinguishes the answer from earlier ones under the
         key. The id is derived, not random: replicas that decide one open at the same moment get the same id.
         """
-        digest = self._keyed[0].copy()
-        digest.update(b"o\0%b\0%b" % (key, before.encode()))
-        return digest.hexdigest()[: _ID_BYTES * 2]
+        return self._keyed[0].hexdigest(b"o\0%b\0%b" % (key, before.encode()))[: _ID_BYTES * 2]
 
     def customer(self, app: str, customer_id: str) -> str:
         """Return a customer's hash: 16 hex characters, specific to the app."""
@@ -86,10 +84,26 @@ class Identity:
         return _hashed(self._keyed[0], app, f"{what}\0{text}", _LEAD_KEY_HEX_CHARS)
 
 
-def _hashed(keyed: hmac.HMAC, app: str, subject: str, chars: int = _DEVICE_HEX_CHARS) -> str:
-    digest = keyed.copy()  # takes half the time of a new HMAC with the key
-    digest.update(f"{app}\0{subject}".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:chars]
+class _Keyed:
+    """HMAC-SHA-256 (RFC 2104) under one key, in half the time of ``hmac``: 3 % of a repeated open."""
+
+    def __init__(self, key: bytes) -> None:
+        block = (sha256(key).digest() if len(key) > _SHA256_BLOCK_BYTES else key).ljust(
+            _SHA256_BLOCK_BYTES, b"\0"
+        )
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def hexdigest(self, message: bytes) -> str:
+        """Return the message's HMAC as 64 hex characters."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+
+def _hashed(keyed: _Keyed, app: str, subject: str, chars: int = _DEVICE_HEX_CHARS) -> str:
+    return keyed.hexdigest(f"{app}\0{subject}".encode("utf-8", "surrogatepass"))[:chars]
 
 
 def canonical_install_id(text: str) -> str | None:

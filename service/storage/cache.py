@@ -122,6 +122,8 @@ class MemoryOpenCache:
 
     def unknown_for_s(self, domain: str, key: str) -> float:
         """Return for how many more seconds Dub's "no such link" is repeated; 0 if there is none."""
+        if not self._unknown:
+            return 0
         until = self._unknown.get(link_name(domain, key))
         return 0 if until is None else max(until - self._clock(), 0)
 

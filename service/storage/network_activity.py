@@ -6,11 +6,11 @@ newest are read, because clicks are not matched on a network with so many instal
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
-from cachetools import TTLCache
 from msgspec import Struct
 
 from service.domain.device_traits import Traits
@@ -62,8 +62,9 @@ def decode_traits(text: str) -> Traits:
 class _Recent(Struct):
     """The activity of a network in the last seconds, on this process."""
 
-    installs: dict[int, int]  # time of each install's last open, in Unix milliseconds
-    retirements: dict[tuple[str, str], Retirement]  # by install and link
+    installs: dict[int, int] = {}  # time of each install's last open, in Unix milliseconds
+    retirements: dict[tuple[str, str], Retirement] = {}  # by install and link
+    until: float = 0.0  # clock seconds
 
 
 class NetworkActivity:
@@ -83,7 +84,9 @@ class NetworkActivity:
         self._app = app
         self._window_ms = rules.window_s * 1000
         self._installs_max = max(INSTALLS_MAX, rules.crowd_limit) + 1
-        self._recent: TTLCache[int, _Recent] = TTLCache(_RECENT_NETWORKS_MAX, _RECENT_S, clock)
+        self._clock = clock
+        # By time of the last open. A TTLCache takes ten times as long, which is 2 % of a cache miss.
+        self._recent: OrderedDict[int, _Recent] = OrderedDict()
 
     def record_open(self, network: int, install: str, at_ms: int) -> None:
         """Remember an open until it is in the database."""
@@ -111,16 +114,19 @@ class NetworkActivity:
         installs = {device_number(install), *(device for device, in_window, *_ in opened if in_window)}
         retirements = [_retirement(row) for row in opened if row[2] is not None and row[3] is not None]
         recent = self._recent.get(network)
-        if recent is not None:
+        if recent is not None and recent.until > self._clock():
             installs.update(device for device, seen_ms in recent.installs.items() if seen_ms >= since_ms)
             retirements += [each for each in recent.retirements.values() if each.at_ms >= opens_since_ms]
         return NetworkView(clicks, owners, min(len(installs), self._installs_max), tuple(retirements))
 
     def _note(self, network: int, install: str, at_ms: int) -> _Recent:
-        recent = self._recent.get(network)
-        if recent is None:
-            recent = _Recent({}, {})
-        self._recent[network] = recent  # restarts its lifetime
+        recent, now = self._recent.pop(network, None), self._clock()
+        if recent is None or recent.until <= now:
+            recent = _Recent()
+        recent.until = now + _RECENT_S
+        self._recent[network] = recent
+        while len(self._recent) > _RECENT_NETWORKS_MAX or next(iter(self._recent.values())).until <= now:
+            self._recent.popitem(last=False)
         _put(recent.installs, device_number(install), at_ms, self._installs_max)
         return recent
 

@@ -7,6 +7,7 @@ locked, if the engine has such locks.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -64,7 +65,7 @@ class RowStatement(Struct, frozen=True):
 
     def _statements(self, rows: Sequence[Values]) -> list[Statement]:
         sql = f"{self.before}{', '.join([self.row] * len(rows))}{self.after}"
-        written = Statement(sql, tuple(value for each in rows for value in each))
+        written = Statement(sql, tuple(chain.from_iterable(rows)))
         if not self.query:
             return [written]
         ids = tuple(each[0] for each in rows)

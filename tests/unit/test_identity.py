@@ -1,5 +1,6 @@
 """Which device, seen through proxies, and what of it Dub gets to see."""
 
+import hmac
 from uuid import UUID
 
 import pytest
@@ -169,3 +170,12 @@ def test_normal_ip_never_raises(text: str) -> None:
     """Any text is a normalised address or none."""
     normal = normal_ip(text)
     assert normal is None or normal_ip(normal) == normal
+
+
+@pytest.mark.parametrize(
+    "secret", [b"", b"secret", b"x" * 64, b"a secret longer than a block of SHA-256" * 2]
+)
+def test_a_device_is_an_hmac_of_its_install(secret: bytes) -> None:
+    """Stored hashes stay valid: they are the beginning of the standard library's HMAC-SHA-256."""
+    expected = hmac.digest(secret, b"acme\0i\0install-anna", "sha256").hex()[:16]
+    assert Identity([secret]).device("acme", "install-anna", None, "") == expected
