@@ -71,7 +71,7 @@ class WebhookDelivery:
         self._log = log
         self._metrics = metrics
         self._jitter = jitter
-        self._health: dict[str, EndpointHealth] = {}
+        self._health: dict[str, tuple[Endpoint | None, EndpointHealth]] = {}
 
     def retry_in_s(self, app: str) -> float:
         """Return for how many seconds no webhook of this app may be sent; 0 if one may."""
@@ -83,9 +83,7 @@ class WebhookDelivery:
 
     def problems(self) -> list[str]:
         """Return which endpoints fail, one message for each."""
-        failing = [
-            app for app, health in self._health.items() if health.is_failing and app in self._endpoints
-        ]
+        failing = [app for app in self._endpoints if self._health_of(app).is_failing]
         return [f"apps.{app}.webhook: the endpoint fails; its events wait" for app in failing]
 
     async def deliver(self, entry: Entry) -> DeliveryResult:
@@ -109,10 +107,10 @@ class WebhookDelivery:
         try:
             sent = await self._sender.send(endpoint, entry.id, body)
         except WebhookFailed as exc:
-            return self._failed(entry, event, health, exc, None)
+            return self._failed(entry, event, endpoint, health, exc)
         if sent.status not in _SUCCESS and sent.status != _GONE:
             error = WebhookFailed(f"status {sent.status}")
-            return self._failed(entry, event, health, error, _pause_s(sent))
+            return self._failed(entry, event, endpoint, health, error, _pause_s(sent))
         if health.succeeded():
             self._log.info(Event.WEBHOOKS_RESUMED, app=entry.app, host=endpoint.host)
             self._is_back(entry.app)
@@ -123,19 +121,32 @@ class WebhookDelivery:
         return Delivered()
 
     def _failed(
-        self, entry: Entry, event: str, health: EndpointHealth, error: WebhookFailed, pause_s: float | None
+        self,
+        entry: Entry,
+        event: str,
+        endpoint: Endpoint,
+        health: EndpointHealth,
+        error: WebhookFailed,
+        pause_s: float | None = None,
     ) -> RetryLater:
         was_failing = health.is_failing
         health.failed(pause_s)
         if health.is_failing and not was_failing:
-            host = self._endpoints[entry.app].host
-            self._log.warning(Event.WEBHOOKS_PAUSED, app=entry.app, host=host, reason=str(error))
+            self._log.warning(Event.WEBHOOKS_PAUSED, app=entry.app, host=endpoint.host, reason=str(error))
         self._metrics.webhooks.add(entry.app, event, "retried")
         delay_s = min(_BACKOFF_MIN_S * 2.0 ** min(entry.attempts, 16), DELAY_MAX_S)
         return RetryLater(error, max(delay_s * (0.5 + self._jitter() / 2), pause_s or 0))
 
     def _health_of(self, app: str) -> EndpointHealth:
-        return self._health.setdefault(app, EndpointHealth(self._clock))
+        """Return the health of an app's endpoint. Another URL or secret begins anew, and is tried at once."""
+        endpoint, known = self._endpoints.get(app), self._health.get(app)
+        if known is not None and known[0] == endpoint:
+            return known[1]
+        health = EndpointHealth(self._clock)
+        self._health[app] = (endpoint, health)
+        if known is not None:
+            self._is_back(app)
+        return health
 
 
 def _pause_s(sent: Sent) -> float | None:

@@ -47,6 +47,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry soon, and let the outbox look often."""
     monkeypatch.setattr("service.webhooks.delivery._BACKOFF_MIN_S", 0.05)
     monkeypatch.setattr("service.webhooks.endpoint_health.PAUSE_MIN_S", 0.1)
+    monkeypatch.setattr("service.webhooks.endpoint_health.PAUSE_MAX_S", 0.3)
     monkeypatch.setattr("service.outbox.drain.POLL_S", 0.05)
 
 
