@@ -255,6 +255,7 @@ class AnswerBuilder:
             platform=context.report.platform,
             offered=offered,
             evidence=evidence_mask(context.chain),
+            is_test=context.test_device is not None,
             opened_at=context.opened_at,
             repeat_until=self._clock() + (self.lifetimes.answer_ttl_s if ttl_s is None else ttl_s),
         )

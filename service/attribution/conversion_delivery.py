@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from service.attribution.lead_credit import LeadCredit, may_get_click
-from service.attribution.webhook_events import WebhookEvents
+from service.attribution.webhook_events import ReportedLead, WebhookEvents
 from service.domain.errors import (
     DubRefused,
     DubTimedOut,
@@ -51,6 +51,7 @@ class Conversion(Struct, frozen=True, kw_only=True):
     open_id: str = ""  # credit the click of this open
     install_id: str = ""  # credit the click of this install
     named_open_id: str = ""  # the open that the lead named, or of the install that it named
+    is_test: bool = False  # that open is one of a test device
     one_step_until: float = 0  # Unix seconds: until then Dub certainly knows the click
 
 
@@ -156,58 +157,43 @@ class ConversionDelivery:
     async def deliver(self, entry: Entry) -> DeliveryResult:
         """Send an entry once, and return the result."""
         conversion = _decode(entry.payload)
-        result = await self._attempt(entry, conversion)
-        body, open_id = conversion.body, _open_id(conversion)
+        result, opened = await self._attempt(entry, conversion)
+        lead = _reported(entry, conversion, opened)
         match result:
             case Delivered(answer=answer):
-                event = self._webhook_events.lead_delivered(entry, body, open_id, answer)
+                event = self._webhook_events.lead_delivered(lead, answer)
             case DeadLetter(reason=reason):
-                event = self._webhook_events.lead_dead(entry, body, open_id, reason)
+                event = self._webhook_events.lead_dead(lead, reason)
             case RetryLater():
                 return result
         return result if event is None else msgspec.structs.replace(result, event=event)
 
     def report_death(self, entry: Entry, reason: str) -> Entry | None:
         """Return the webhook about a lead that has expired in the outbox; None if no webhook is wanted."""
-        conversion = _decode(entry.payload)
-        return self._webhook_events.lead_dead(entry, conversion.body, _open_id(conversion), reason)
+        return self._webhook_events.lead_dead(_reported(entry, _decode(entry.payload), None), reason)
 
-    async def _attempt(self, entry: Entry, conversion: Conversion) -> DeliveryResult:
+    async def _attempt(self, entry: Entry, conversion: Conversion) -> tuple[DeliveryResult, Open | None]:
+        """Return the result of an attempt, and the open whose click was credited, if it was looked up."""
         app = self._apps.get(entry.app)
         if app is None or not app.dub_api_key:
-            return RetryLater(NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key"))
-        body = conversion.body
+            error = NotConfigured(f"apps.{entry.app} is not configured, or has no Dub API key")
+            return RetryLater(error), None
+        body, opened = conversion.body, None
         if conversion.open_id or conversion.install_id:
-            credited = await self._credited(app, entry, conversion)
+            if conversion.open_id:
+                opened = await self._find_open(conversion.open_id)
+            else:
+                opened = await self._credit.open_of(app, conversion.install_id)
+            credited = _click_of(opened, entry, conversion)
             if not isinstance(credited, str):
-                return credited
+                return credited, opened
             body = {**body, "clickId": credited}
         try:
-            return await self._send(app, entry, conversion, body)
+            return await self._send(app, entry, conversion, body), opened
         except DubUnavailable as exc:
-            return RetryLater(exc)
+            return RetryLater(exc), opened
         except DubRefused as exc:
-            return self._refused(entry, exc)
-
-    async def _credited(
-        self, app: App, entry: Entry, conversion: Conversion
-    ) -> str | RetryLater | DeadLetter:
-        """Return the click of the open or install that a lead names, or the result if it has no click."""
-        if conversion.open_id:
-            opened = await self._find_open(conversion.open_id)
-            if opened is None:
-                known: str | None = conversion.body.get("clickId")
-                return known or DeadLetter("the open that it names was deleted")
-        else:
-            opened = await self._credit.open_of(app, conversion.install_id)
-            if opened is None:
-                return RetryLater(NoOpen("no open of its install has arrived yet"), _next_retry_s(entry))
-        if opened.click_id is not None:
-            return opened.click_id
-        if may_get_click(opened):
-            missing = DubUnavailable("Dub has not answered its open yet")
-            return RetryLater(missing, _RETRY_FOR_OPEN_S)
-        return DeadLetter(_ORGANIC, organic=True)
+            return self._refused(entry, exc), opened
 
     async def _send(
         self, app: App, entry: Entry, conversion: Conversion, body: dict[str, Any]
@@ -260,8 +246,29 @@ class ConversionDelivery:
         return next((at_s - age_s for at_s in attempts_s if at_s > age_s), None)
 
 
-def _open_id(conversion: Conversion) -> str | None:
-    return conversion.named_open_id or conversion.open_id or None
+def _click_of(opened: Open | None, entry: Entry, conversion: Conversion) -> str | RetryLater | DeadLetter:
+    """Return the click of the open or install that a lead names, or the result if it has no click."""
+    if opened is None:
+        if not conversion.open_id:
+            return RetryLater(NoOpen("no open of its install has arrived yet"), _next_retry_s(entry))
+        known: str | None = conversion.body.get("clickId")
+        return known or DeadLetter("the open that it names was deleted")
+    if opened.click_id is not None:
+        return opened.click_id
+    if may_get_click(opened):
+        return RetryLater(DubUnavailable("Dub has not answered its open yet"), _RETRY_FOR_OPEN_S)
+    return DeadLetter(_ORGANIC, organic=True)
+
+
+def _reported(entry: Entry, conversion: Conversion, opened: Open | None) -> ReportedLead:
+    """Return what webhooks say about a lead; ``opened`` is the open that it is credited to, if known."""
+    named = conversion.named_open_id or conversion.open_id
+    return ReportedLead(
+        entry=entry,
+        body=conversion.body,
+        open_id=(named if opened is None else opened.open_id) or None,
+        is_test=conversion.is_test if opened is None else opened.is_test,
+    )
 
 
 def _next_retry_s(entry: Entry) -> float:

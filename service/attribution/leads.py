@@ -247,9 +247,13 @@ def _conversion(lead: LeadReport, opened: Open | None, click_id: str | None) -> 
         # A match that is not guaranteed may be superseded before the lead is sent: check the open again then.
         may_change = opened is not None and not opened.match.guaranteed
         open_id = opened.open_id if opened is not None and may_change else ""
-        named = "" if opened is None else opened.open_id
-        body = {**lead.body, "clickId": click_id}
-        return Conversion(kind="lead", body=body, open_id=open_id, named_open_id=named)
+        return Conversion(
+            kind="lead",
+            body={**lead.body, "clickId": click_id},
+            open_id=open_id,
+            named_open_id="" if opened is None else opened.open_id,
+            is_test=opened is not None and opened.is_test,
+        )
     if lead.install_id is not None:
         return Conversion(kind="lead", body=lead.body, install_id=lead.install_id)
     return Conversion(kind="lead", body=lead.body, open_id=lead.open_id or "")

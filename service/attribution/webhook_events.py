@@ -77,10 +77,20 @@ class ErasedData(Struct, frozen=True, kw_only=True, rename="camel"):
     open_ids: list[str]
 
 
-class _Envelope(Struct, frozen=True):
+class _Envelope(Struct, frozen=True, omit_defaults=True):
     type: EventType
     timestamp: str
     data: OpenData | LeadData | ErasedData
+    test: bool = False  # of a test device
+
+
+class ReportedLead(Struct, frozen=True):
+    """A lead of the outbox, Dub's fields of it, and the open that it names or is credited to."""
+
+    entry: Entry
+    body: Mapping[str, Any]
+    open_id: str | None
+    is_test: bool
 
 
 class _Pending(Struct, frozen=True, rename="camel"):
@@ -135,7 +145,7 @@ class WebhookEvents:
         wanted = context.app.webhook_events
         if (
             not wanted or opened.opened_at != context.opened_at
-        ):  # an earlier open that is repeated has its own
+        ):  # an earlier open is repeated: it had its events
             return
         if opened.click_id is not None and opened.offered and "open.matched" in wanted:
             # A later open that shares the click of the first offers no evidence of its own.
@@ -152,26 +162,22 @@ class WebhookEvents:
         if "open.settled" in app.webhook_events:
             self._queue_open("open.settled", app, revised, revised.open_id, revised.credited_to or "")
 
-    def lead_delivered(
-        self, entry: Entry, body: Mapping[str, Any], open_id: str | None, answer: bytes
-    ) -> Entry | None:
+    def lead_delivered(self, lead: ReportedLead, answer: bytes) -> Entry | None:
         """Return the webhook about a lead that Dub has recorded, with this ``answer``; None if not wanted."""
-        if not self._is_wanted("lead.delivered", entry):
+        if not self._is_wanted("lead.delivered", lead.entry):
             return None
         try:
             found = _decode_lead(answer)
         except msgspec.DecodeError:
             found = _DubLead()
-        click_id = body.get("clickId") if found.click is None else found.click.id
-        return self._of_lead("lead.delivered", entry, body, open_id, click_id=click_id, link=found.link)
+        click_id = lead.body.get("clickId") if found.click is None else found.click.id
+        return self._of_lead("lead.delivered", lead, click_id=click_id, link=found.link)
 
-    def lead_dead(
-        self, entry: Entry, body: Mapping[str, Any], open_id: str | None, reason: str
-    ) -> Entry | None:
+    def lead_dead(self, lead: ReportedLead, reason: str) -> Entry | None:
         """Return the webhook about a lead that became a dead letter; None if not wanted."""
-        if not self._is_wanted("lead.dead", entry):
+        if not self._is_wanted("lead.dead", lead.entry):
             return None
-        return self._of_lead("lead.dead", entry, body, open_id, click_id=body.get("clickId"), reason=reason)
+        return self._of_lead("lead.dead", lead, click_id=lead.body.get("clickId"), reason=reason)
 
     async def install_erased(self, app: App, device: str, open_ids: Sequence[str]) -> None:
         """Commit that an install was erased, with its opens; raises ``StoreFailed``.
@@ -182,9 +188,7 @@ class WebhookEvents:
             return
         named = sorted(open_ids)
         data = ErasedData(app=app.name, open_ids=named[:OPEN_IDS_MAX])
-        event = self._entry(
-            "install.erased", app.name, data, subject="", ordering=device, about=(device, *named)
-        )
+        event = self._entry("install.erased", data, subject="", ordering=device, about=(device, *named))
         await self._outbox.add_webhook(
             msgspec.structs.replace(event, next_try=event.created + _AFTER_ERASURE_S)
         )
@@ -205,7 +209,7 @@ class WebhookEvents:
         if opened.pending:
             delay_s = min(_FIRST_CHECK_S * 2.0 ** min(entry.attempts, 16), _CHECK_MAX_S)
             return RetryLater(OpenPending("its open may still get a click"), delay_s)
-        return self._encoded("open.settled", self._open_data(app, opened))
+        return self._encoded("open.settled", self._open_data(app, opened), is_test=opened.is_test)
 
     def _await_settling(self, opened: Open) -> None:
         now = self._unix_time()
@@ -225,10 +229,9 @@ class WebhookEvents:
         )
 
     def _queue_open(self, event: EventType, app: App, opened: Open, *about: str) -> None:
-        device = opened.device
-        data = self._open_data(app, opened)
+        device, data = opened.device, self._open_data(app, opened)
         self._outbox.enqueue_webhook(
-            self._entry(event, app.name, data, subject=device, ordering=device, about=about)
+            self._entry(event, data, subject=device, ordering=device, about=about, is_test=opened.is_test)
         )
 
     def _open_data(self, app: App, opened: Open) -> OpenData:
@@ -257,54 +260,55 @@ class WebhookEvents:
     def _of_lead(
         self,
         event: EventType,
-        lead: Entry,
-        body: Mapping[str, Any],
-        open_id: str | None,
+        lead: ReportedLead,
         *,
         click_id: str | None,
         link: Link | UnsetType | None = UNSET,
         reason: str | UnsetType = UNSET,
     ) -> Entry:
+        entry = lead.entry
         data = LeadData(
-            app=lead.app,
-            lead_id=lead.id,
-            open_id=open_id,
+            app=entry.app,
+            lead_id=entry.id,
+            open_id=lead.open_id,
             click_id=click_id,
             link=link,
-            event_name=body["eventName"],
-            customer_external_id=body["customerExternalId"],
+            event_name=lead.body["eventName"],
+            customer_external_id=lead.body["customerExternalId"],
             reason=reason,
         )
         # A lead that names only a click has no install: its webhooks are in order for each customer.
-        ordering = lead.subject or lead.ordering_key
+        ordering = entry.subject or entry.ordering_key
         # A dead letter that is retried may die again: that is another event.
-        about = (lead.id, str(int(lead.created * 1000))) if event == "lead.dead" else (lead.id,)
-        return self._entry(event, lead.app, data, subject=lead.subject, ordering=ordering, about=about)
+        about = (entry.id, str(int(entry.created * 1000))) if event == "lead.dead" else (entry.id,)
+        return self._entry(
+            event, data, subject=entry.subject, ordering=ordering, about=about, is_test=lead.is_test
+        )
 
     def _entry(
         self,
         event: EventType,
-        app: str,
         data: OpenData | LeadData | ErasedData,
         *,
         subject: str,
         ordering: str,
         about: Sequence[str],
+        is_test: bool = False,
     ) -> Entry:
         now = self._unix_time()
         return Entry(
             id=event_id(event, *about),
-            app=app,
+            app=data.app,
             kind="webhook",
             ordering_key=_ordering_key(ordering),
             created=now,
             next_try=now,
             subject=subject,
-            payload=self._encoded(event, data),
+            payload=self._encoded(event, data, is_test=is_test),
         )
 
-    def _encoded(self, event: EventType, data: OpenData | LeadData | ErasedData) -> bytes:
-        return _encode(_Envelope(event, _iso(self._unix_time()), data))
+    def _encoded(self, event: EventType, data: OpenData | LeadData | ErasedData, *, is_test: bool) -> bytes:
+        return _encode(_Envelope(event, _iso(self._unix_time()), data, is_test))
 
 
 def _ordering_key(subject: str) -> str:

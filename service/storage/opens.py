@@ -105,6 +105,7 @@ class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
     offered: str = "none"
     evidence: tuple[str, ...] = ()
     platform: str | None = None
+    is_test: bool = False
     repeat_until: float = 0  # Unix seconds
 
 
@@ -320,6 +321,7 @@ class SqlOpenStore:
                 name for name, priority in EVIDENCE_PRIORITY.items() if opened.evidence & 1 << priority
             ),
             platform=opened.platform,
+            is_test=opened.is_test,
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
         )
 
@@ -353,6 +355,7 @@ class SqlOpenStore:
             credited_to=record.credited_to,
             app_version=app_version,
             platform=_PLATFORMS.get(record.platform or ""),
+            is_test=record.is_test,
             offered=offered,
             evidence=sum(
                 1 << EVIDENCE_PRIORITY[name] for name in record.evidence if name in EVIDENCE_PRIORITY

@@ -1,11 +1,13 @@
 """Webhooks: what a backend is told of opens, leads and erasures, through a real HTTP server of its own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 from click.testing import CliRunner
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -13,7 +15,11 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from service.app import create_app
 from service.cli.main import main
 from service.config.settings import parse
+from service.domain.device_sessions import new_session
 from service.outbox.policy import WEBHOOKS_MAX
+from service.storage.database import Database
+from service.storage.device_sessions import DeviceSessionStore
+from service.storage.engines.sqlite import SqliteEngine
 from service.webhooks.endpoint_health import FAILURES_MAX
 from tests.integration.test_conversions import LEAD, LEAD_ANSWER, SALE, answer, refuse
 from tests.integration.world import AS_SERVER, MATCHING, World, build, embedded_dub, started_over
@@ -377,6 +383,32 @@ async def test_a_dead_backend_costs_a_probe_now_and_then(
     assert (await service.get("/health/ready")).json()["degraded"] == [
         "apps.globex: no dub_api_key_env: no leads, sales or events"
     ]
+
+
+async def test_events_of_test_devices_are_marked(
+    service: Service, dub: FakeDub, backend: Receiver, data_dir: Path
+) -> None:
+    """Opens of a test session and the leads that name them, so that the backend does not count them."""
+    session = new_session("acme", time.time())
+    database = Database(SqliteEngine(data_dir, exclusive=False), structlog.get_logger())
+    await database.open()
+    await DeviceSessionStore(database, time.time).add(session)
+    await database.close()
+    for install, name in ((ANNA, session.name), (BEN, None)):
+        opened = await service.open(deep_link=FB_PROMO, install_id=install, test_device=name)
+        dub.script = conversions(opened.click_id)
+        lead = {"eventName": "Sign up", "customerExternalId": install, "installId": install}
+        assert (await service.post("/v1/leads", json=lead)).json()["status"] == "delivered"
+        dub.script = None
+    events = await backend.has(4)
+    assert {(each.type, each.event["data"]["openId"] == opened.open_id) for each in events} == {
+        ("open.matched", True),
+        ("open.matched", False),
+        ("lead.delivered", True),
+        ("lead.delivered", False),
+    }
+    for event in events:
+        assert event.event.get("test", False) is (event.event["data"]["openId"] != opened.open_id)
 
 
 async def test_a_match_that_comes_late_is_reported(world: World, backend: Receiver) -> None:
