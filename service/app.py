@@ -22,6 +22,7 @@ from service.api.opens import answering_opens, direct_opens, opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
 from service.api.pages.assets import asset_routes
+from service.api.pages.front import front_routes
 from service.api.pages.rendering import Pages
 from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
@@ -105,7 +106,10 @@ def create_app(
         request_class=requests,
         response_class=JSONReply,
     )
-    routers = [ours, Router("/", route_handlers=asset_routes(), include_in_schema=False)]
+    routers = [
+        ours,
+        Router("/", route_handlers=[*asset_routes(), *front_routes(pages)], include_in_schema=False),
+    ]
     if settings.console.enabled:
         from service.wiring.console import console  # noqa: PLC0415  a process without it imports none of it
 
@@ -117,7 +121,7 @@ def create_app(
         after_exception=[count_failed],
         lifespan=[lifespan],
         exception_handlers={Exception: problems},
-        openapi_config=openapi(version("firstopen")),
+        openapi_config=openapi(version("firstopen"), pages),
         logging_config=None,
     )
     # A traced request needs the middleware of Litestar's route.

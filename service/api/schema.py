@@ -1,10 +1,12 @@
 """The OpenAPI document: its title, tags, security schemes, and common response headers."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from litestar import Response, Router
+from litestar import Request, Response, Router
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
     OpenAPIHeader,
@@ -17,10 +19,12 @@ from litestar.openapi.spec import (
     Tag,
 )
 
+from service.api.pages.reference import grouped
+from service.api.pages.rendering import SECURITY_HEADERS, Pages
 from service.api.problems import problem_reply
 
 _NOT_FOUND = 404
-
+_PLACEHOLDER = b"placeholder"
 
 _COUNTED = {
     "RateLimit-Limit": "Requests per window, if rate limits are set.",
@@ -63,22 +67,50 @@ def _whole_number(meaning: str) -> OpenAPIHeader:
     return OpenAPIHeader(schema=Schema(type=OpenAPIType.INTEGER), description=meaning)
 
 
-async def _replace_not_found(response: Response[Any]) -> Response[Any]:
-    """Replace the 404 page of Litestar's schema router by an error in Dub's format."""
-    if response.status_code == _NOT_FOUND:
-        return problem_reply(404, "this path does not exist")
-    return response
+class ReferencePage(OpenAPIRenderPlugin):
+    """The page at /schema. ``finish`` renders it, because ``render`` would hold the event loop."""
+
+    def __init__(self, pages: Pages) -> None:
+        super().__init__(path="/")
+        self._pages = pages
+        self._document: dict[str, Any] = {}
+        self._page = b""
+
+    def __deepcopy__(self, memo: object) -> "ReferencePage":
+        """Return self: Litestar deep-copies routers, whose hook is bound to this object."""
+        return self
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002  Litestar's signature
+        """Return a placeholder for the page."""
+        self._document = openapi_schema
+        return _PLACEHOLDER
+
+    async def finish(self, response: Response[Any]) -> Response[Any]:
+        """Replace the placeholder by the page, and Litestar's 404 page by an error in Dub's format."""
+        if response.status_code == _NOT_FOUND:
+            return problem_reply(404, "this path does not exist")
+        if response.content is _PLACEHOLDER:
+            self._page = self._page or await asyncio.to_thread(self._render)
+            response.content = self._page
+            response.headers.update(SECURITY_HEADERS)
+        return response
+
+    def _render(self) -> bytes:
+        document = self._document
+        return self._pages.render("reference.html", info=document["info"], groups=grouped(document))
 
 
-def openapi(version: str) -> OpenAPIConfig:
+def openapi(version: str, pages: Pages) -> OpenAPIConfig:
     """Return the configuration of the OpenAPI document, which is served at /schema."""
+    reference = ReferencePage(pages)
     return OpenAPIConfig(
         title="firstopen",
         version=version,
         summary="An app was just opened: where should this person land, and which click brought them?",
         openapi_router=Router(
-            "/schema", route_handlers=[], after_request=_replace_not_found, include_in_schema=False
+            "/schema", route_handlers=[], after_request=reference.finish, include_in_schema=False
         ),
+        render_plugins=[reference],
         use_handler_docstrings=True,
         tags=[
             Tag("Opens", "What an app sends when it is opened."),
