@@ -1,6 +1,7 @@
 """Mounts the routes on what ``wiring.parts`` builds."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,21 +29,28 @@ from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
 from service.api.traces import traces_routes
 from service.api.well_known import well_known_routes
+from service.config.files import Loaded
 from service.config.settings import Settings
+from service.domain.current import Current
 from service.domain.device_identity import TrustedProxies
 from service.telemetry import Event, Log, Metrics
 from service.wiring.calls_out import dub_transport, request_tracing
-from service.wiring.from_settings import app_keys, compile_app, well_known_files
+from service.wiring.config_watch import ConfigWatch
+from service.wiring.in_force import InForce, compile_settings
 from service.wiring.lifecycle import closing
 from service.wiring.parts import Clocks, Parts
 
 
 class Service(Litestar):
-    """The ASGI app. ``direct`` answers opens without Litestar; if it is None, Litestar answers all."""
+    """The ASGI app. ``direct`` answers opens without Litestar; if it is None, Litestar answers all.
 
-    __slots__ = ("direct",)
+    ``reload`` reads the configuration again; None: it is not read from files.
+    """
+
+    __slots__ = ("direct", "reload")
 
     direct: Direct | None
+    reload: Callable[[], None] | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one ASGI connection."""
@@ -59,10 +67,12 @@ def create_app(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     readiness: Readiness | None = None,
     metrics: Metrics | None = None,
+    loaded: Loaded | None = None,
 ) -> Service:
     """Wire the service. Tests set ``transport`` and time.
 
-    ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds.
+    ``clock`` is monotonic seconds, ``unix_time`` wall clock seconds. ``loaded``: the files that ``settings``
+    come from, to read them again when they change; None: they are not watched.
     """
     log: Log = structlog.get_logger().bind()
     readiness = readiness or Readiness()
@@ -70,20 +80,40 @@ def create_app(
     tracing = request_tracing() if settings.tracing else None
     if tracing is not None:
         transport = tracing.transport(transport)
-    apps = {name: compile_app(name, settings) for name in settings.apps}
+    in_force = InForce(compile_settings(settings))
     timing = Clocks(clock, unix_time, sleep)
-    parts = Parts(settings, apps, transport, timing, log, metrics or Metrics())
-    keys = [app_keys(apps[name], name, settings) for name in settings.apps]
+    parts = Parts(in_force, transport, timing, log, metrics or Metrics())
     proxies = TrustedProxies(settings.forwarded_allow_ips)
-    callers = Callers(keys, proxies, parts.limits if parts.limits.are_set else None)
+    callers = Callers(in_force.now.keys, proxies, parts.rate_limiter)
+    in_force.follow(lambda compiled: callers.replace(compiled.keys, parts.rate_limiter))
+    well_known = Current(in_force.now.well_known)
+    in_force.follow(lambda compiled: well_known.replace(compiled.well_known))
+    watch = (
+        None
+        if loaded is None
+        else ConfigWatch(
+            loaded,
+            in_force,
+            background=parts.background,
+            unix_time=unix_time,
+            log=log,
+            metrics=parts.metrics,
+        )
+    )
     problems = Problems(log)
     pages = Pages(console=settings.console.enabled)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with closing(tracing.close if tracing else _nothing), parts.alive():
+        watched = contextlib.nullcontext() if watch is None else watch.running()
+        async with closing(tracing.close if tracing else _nothing), parts.alive(), watched:
             _warn(settings, log)
-            log.info(Event.STARTED, version=version("firstopen"), apps=len(apps), dub=settings.dub_base_url)
+            log.info(
+                Event.STARTED,
+                version=version("firstopen"),
+                apps=len(settings.apps),
+                dub=settings.dub_base_url,
+            )
             yield
         log.info(Event.STOPPED)
 
@@ -100,8 +130,8 @@ def create_app(
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
             *installs_routes(callers, parts.install_erasure),
-            *well_known_routes(well_known_files(settings)),
-            *ops_routes(readiness, parts.degraded, parts.scrape),
+            *well_known_routes(well_known),
+            *ops_routes(readiness, parts.degraded, parts.scrape, in_force.status),
         ],
         request_class=requests,
         response_class=JSONReply,
@@ -113,7 +143,7 @@ def create_app(
     if settings.console.enabled:
         from service.wiring.console import console  # noqa: PLC0415  a process without it imports none of it
 
-        routers.append(console(settings, keys, proxies, pages, parts, timing, problems))
+        routers.append(console(in_force, proxies, pages, parts, timing, problems))
     service = Service(
         routers,
         middleware=[tracing.middleware] if tracing else (),
@@ -126,6 +156,7 @@ def create_app(
     )
     # A traced request needs the middleware of Litestar's route.
     service.direct = direct_opens(answer_open, callers, clock, outgoing) if tracing is None else None
+    service.reload = watch.ask if watch else None
     return service
 
 

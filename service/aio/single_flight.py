@@ -56,6 +56,11 @@ class SingleFlight(Generic[T]):
         self._flights: dict[bytes, Flight[T]] = {}
         self._deadlines = Deadlines()
 
+    @property
+    def is_idle(self) -> bool:
+        """Return True if no task is running."""
+        return not self._flights
+
     def under_way(self, key: bytes) -> Flight[T] | None:
         """Return the flight of this key, or None."""
         return self._flights.get(key)

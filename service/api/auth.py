@@ -49,6 +49,10 @@ class Callers:
     ) -> None:
         self._salt = secrets.token_bytes(32)
         self._proxies = proxies
+        self.replace(apps, rate_limiter)
+
+    def replace(self, apps: Sequence[AppKeys], rate_limiter: RateLimiter | None) -> None:
+        """Accept these apps' keys from now on, and no others."""
         self._rate_limiter = rate_limiter
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}

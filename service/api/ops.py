@@ -8,10 +8,11 @@ from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from service.api.http import JSONReply
 from service.api.problems import documented, problem_reply
+from service.domain.health import ConfigStatus
 
 # First segments of paths; all others are for operators.
 _FOR_APPS = frozenset({"v1", "track", "events", ".well-known"})
@@ -20,10 +21,14 @@ _NO_SUCH_PATH = "/404"
 
 
 class Health(Struct, frozen=True):
-    """The service's health. ``degraded`` lists what does not work; opens are still answered."""
+    """The service's health. ``degraded`` lists what does not work; opens are still answered.
+
+    ``config`` is which configuration is in force; absent if it is not read from a file.
+    """
 
     status: str
     degraded: tuple[str, ...] = ()
+    config: ConfigStatus | UnsetType = UNSET
 
 
 class Readiness:
@@ -37,6 +42,7 @@ def ops_routes(
     readiness: Readiness,
     degraded: Callable[[], tuple[str, ...]],
     scrape: Callable[[], Awaitable[bytes]],
+    config: ConfigStatus | None = None,
 ) -> list[HTTPRouteHandler]:
     """Build the handlers for health and metrics; ``degraded`` returns what does not work at the moment."""
 
@@ -63,7 +69,9 @@ def ops_routes(
         """Return 200 and what is degraded while opens can be answered; 503 while stopping."""
         if readiness.stopping:
             return problem_reply(503, "the service is stopping: send no new requests")
-        return JSONReply(Health("ready", degraded()))
+        if config is None:
+            return JSONReply(Health("ready", degraded()))
+        return JSONReply(Health("ready", degraded(), config))
 
     @get(
         "/metrics",

@@ -6,7 +6,10 @@ from importlib import import_module
 import rich_click as click
 
 # Each command is the module of its name in this package, which defines its click command as ``command``.
-_COMMANDS = ("db", "doctor", "export", "init", "open", "outbox", "routes", "sandbox", "serve", "webhook")
+_COMMANDS = (
+    *("db", "doctor", "export", "init", "open"),
+    *("outbox", "reload", "routes", "sandbox", "serve", "webhook"),
+)
 
 
 class LazyGroup(click.RichGroup):

@@ -8,8 +8,7 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from service.cli.output import console, fail, pick_app, read_settings
-from service.config.settings import Settings
+from service.cli.output import base_url, console, fail, pick_app, read_settings
 
 _TIMEOUT_S = 15
 
@@ -65,12 +64,7 @@ def explain_open(body: dict[str, Any], app_name: str | None) -> None:
     given = {field: value for field, value in body.items() if value is not None}
     if not given.keys() & {"deepLink", "installReferrer", "clipboard", "dubDomain"}:
         given["dubDomain"] = configured.apps[name].domains[0]
-    _print(_ask(_base(configured), keys[0], given))
-
-
-def _base(configured: Settings) -> str:
-    host = configured.host if configured.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104  compared, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{configured.port}"
+    _print(_ask(base_url(configured), keys[0], given))
 
 
 def _ask(base: str, key: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,12 @@ def pick_app(configured: Settings, name: str) -> str:
     return name
 
 
+def base_url(configured: Settings) -> str:
+    """Return the URL under which this machine reaches the service."""
+    host = configured.host if configured.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104  compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{configured.port}"
+
+
 def console() -> Console:
     """Return a console for tables; wide enough for whole lines if the output is piped."""
     terminal = Console(highlight=False, markup=False)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,8 +17,8 @@ from service.api.ops import OpsPort, Readiness
 from service.app import create_app
 from service.cli.output import fail
 from service.config import demo, settings
-from service.config.env_file import ENV_FILE, is_readable_by_others
-from service.config.route_checks import refuse_failing_tests
+from service.config.env_file import is_readable_by_others
+from service.config.files import ConfigFiles, Loaded
 from service.config.settings import Settings, SettingsError
 from service.server.run import PortTaken, Served, listen, run
 from service.storage.errors import EngineUnavailable, StartRefused
@@ -38,30 +39,28 @@ def command(host: str | None, port: int | None) -> None:
     demo app on 127.0.0.1 only, with an embedded Dub on the next port.
     """
     try:
-        env = settings.environment()
-        if host:
-            env["FIRSTOPEN_HOST"] = host
+        given = {**os.environ, **({"FIRSTOPEN_HOST": host} if host else {})}
         if port:
-            env["FIRSTOPEN_PORT"] = str(port)
-        serve(env)
+            given["FIRSTOPEN_PORT"] = str(port)
+        settings.environment()  # adds the variables of .env to os.environ, for libraries that read it
+        serve(given)
     except (SettingsError, PortTaken, StartRefused) as exc:
         fail(exc)
 
 
 def serve(env: Mapping[str, str]) -> None:
-    """Serve until a signal stops it.
+    """Serve until a signal stops it. ``env`` is without the variables of the ``.env``.
 
     Raises ``SettingsError``, ``PortTaken`` or ``StartRefused`` before any request is accepted.
     """
     if "FIRSTOPEN_CONFIG" in env:
-        configured = settings.load(env)
-        refuse_failing_tests(configured.apps)
-        _serve_configured(configured, Path(env["FIRSTOPEN_CONFIG"]).parent / ENV_FILE)
+        _serve_configured(ConfigFiles(env).read())
     else:
         _serve_demo(env)
 
 
-def _serve_configured(configured: Settings, env_path: Path) -> None:
+def _serve_configured(loaded: Loaded) -> None:
+    configured, env_path = loaded.settings, loaded.files.env_path
     log = configure_logs(configured.log_level)
     prepared = _prepare(configured, log)
     socks = _take_ports(configured)
@@ -76,10 +75,9 @@ def _serve_configured(configured: Settings, env_path: Path) -> None:
         log.warning(Event.ENV_FILE_READABLE, file=str(env_path))
     prepared.log(log)
     readiness, metrics = Readiness(), Metrics()
-    app = create_app(configured, readiness=readiness, metrics=metrics)
-    run(
-        [_served(app, socks, configured, metrics)], readiness=readiness, log=log, drain_s=_drain_s(configured)
-    )
+    app = create_app(configured, readiness=readiness, metrics=metrics, loaded=loaded)
+    served, drain_s = [_served(app, socks, configured, metrics)], _drain_s(configured)
+    run(served, readiness=readiness, log=log, drain_s=drain_s, reload=app.reload)
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:

@@ -205,14 +205,28 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def load(env: Mapping[str, str], *, keys_required: bool = True) -> Settings:
     """Read the file that ``FIRSTOPEN_CONFIG`` names, and the environment; raises ``SettingsError``."""
-    if not env["FIRSTOPEN_CONFIG"]:
+    return parse_file(read_file(env), env, keys_required=keys_required)
+
+
+def read_file(env: Mapping[str, str]) -> bytes:
+    """Return the content of the file that ``FIRSTOPEN_CONFIG`` names; raises ``SettingsError``."""
+    path = env["FIRSTOPEN_CONFIG"]
+    if not path:
         raise SettingsError("FIRSTOPEN_CONFIG: expected a path, got nothing (unset it to run the demo)")
-    path = Path(env["FIRSTOPEN_CONFIG"])
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+        return Path(path).read_bytes()
+    except OSError as exc:
         raise SettingsError(f"FIRSTOPEN_CONFIG: cannot read {path}: {exc}") from exc
-    return parse(text, env, name=str(path), keys_required=keys_required)
+
+
+def parse_file(content: bytes, env: Mapping[str, str], *, keys_required: bool = True) -> Settings:
+    """Build settings from the content of FIRSTOPEN_CONFIG's file; raises ``SettingsError``."""
+    path = env["FIRSTOPEN_CONFIG"]
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise SettingsError(f"FIRSTOPEN_CONFIG: cannot read {path}: {exc}") from exc
+    return parse(text, env, name=path, keys_required=keys_required)
 
 
 def environment() -> dict[str, str]:

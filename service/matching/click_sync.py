@@ -205,6 +205,11 @@ class ClickSync:
         """Return how many seconds ago the last successful sync began; None before the first."""
         return None if self._synced == float("-inf") else self._clock() - self._synced
 
+    @property
+    def is_idle(self) -> bool:
+        """Return True if no sync is in progress."""
+        return self._flights.is_idle
+
     async def sync(self, arrived: float, timeout_s: float) -> Outcome:
         """Wait up to ``timeout_s`` seconds for a sync that began at ``arrived`` (monotonic seconds) or later.
 

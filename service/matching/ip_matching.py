@@ -70,6 +70,7 @@ class AppMatching(Struct, frozen=True):
     matcher: Matcher
     click_sync: ClickSync
     rules: Rules
+    is_on: bool = True  # False: opens are recorded, but not matched
 
 
 class IpMatching:
@@ -78,6 +79,14 @@ class IpMatching:
     def __init__(self, apps: Mapping[str, AppMatching], dub: FirstOpenProvider) -> None:
         self._apps = apps
         self._dub = dub
+        self._ending: list[ClickSync] = []
+
+    def replace(self, apps: Mapping[str, AppMatching]) -> None:
+        """Match by these apps' rules from now on. Syncs in progress continue for the opens that wait."""
+        stays = {id(app.click_sync) for app in apps.values()}
+        before = [*self._ending, *(app.click_sync for app in self._apps.values())]
+        self._ending = [each for each in before if id(each) not in stays and not each.is_idle]
+        self._apps = apps
 
     def problems(self) -> list[str]:
         """Return one message for each problem with an app's click events."""
@@ -130,7 +139,7 @@ class IpMatching:
     ) -> MatchAttempt:
         """Search the click for up to ``timeout_s`` seconds and, with ``claim``, claim it. Never raises."""
         app = self._apps.get(context.app.name)
-        if app is None or not context.app.matching:
+        if app is None or not app.is_on:
             return MatchAttempt(_none("off"), "matching by IP address is off for this app")
         network = app.networks.of(context.ip)
         if network.key is None:
@@ -167,8 +176,8 @@ class IpMatching:
 
     async def close(self) -> None:
         """Cancel the syncs in progress."""
-        for app in self._apps.values():
-            await app.click_sync.close()
+        for sync in [*self._ending, *(app.click_sync for app in self._apps.values())]:
+            await sync.close()
 
     def _record_open(self, app: AppMatching, context: OpenContext) -> None:
         context.network = app.networks.of(context.ip).key

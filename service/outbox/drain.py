@@ -6,7 +6,7 @@ second, because another replica or the command line may have queued entries.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from service.domain.outbox_entries import DELAY_MAX_S, UNDECRYPTABLE, Entry, Kind, TakenEntry
 from service.domain.ports import OutboxStore
@@ -29,7 +29,7 @@ class Drain:
         kind: Kind,
         store: OutboxStore,
         *,
-        apps: Sequence[str],
+        apps: Collection[str],
         at_a_time: int,
         spread_s: float,
         retry_in_s: Callable[[str], float],
@@ -100,7 +100,7 @@ class Drain:
         written, self._written = self._written, False
         self._check_at = now + POLL_S
         if self._receiver_is_back:
-            await self._store.due_soon(self._kind, self._apps, self._spread_s)
+            await self._store.due_soon(self._kind, tuple(self._apps), self._spread_s)
             self._receiver_is_back = False
         wait_s = {app: self._retry_in_s(app) for app in self._apps}
         apps = [app for app, seconds in wait_s.items() if seconds <= 0]

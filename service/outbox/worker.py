@@ -13,7 +13,7 @@ continues).
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,15 +76,16 @@ class _Attempt:
 class OutboxWorker:
     """Implements ``Outbox``. ``unix_time`` returns Unix seconds.
 
-    ``retry_in_s`` returns for how many seconds entries of a kind and app must not be sent,
-    ``webhooks_at_once`` how many webhooks of an app may be taken at once (None: any number).
+    ``apps`` may change: call ``add_apps`` then. ``retry_in_s`` returns for how many seconds entries of a kind
+    and app must not be sent, ``webhooks_at_once`` how many webhooks of an app may be taken at once (None: any
+    number).
     """
 
     def __init__(
         self,
         store: OutboxStore,
         *,
-        apps: Sequence[str],
+        apps: Collection[str],
         retry_in_s: Callable[[Kind, str], float],
         policy: OutboxPolicy,
         unix_time: Callable[[], float],
@@ -94,6 +95,7 @@ class OutboxWorker:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
+        self._apps = apps
         self._retry_in_s = retry_in_s
         self._policy = policy
         self._unix_time = unix_time
@@ -115,6 +117,7 @@ class OutboxWorker:
             undecryptable=self._report_undecryptable,
             unix_time=unix_time,
         )
+        self._drain_of = drain_of
         self._drains = {
             kind: drain_of(
                 kind,
@@ -125,20 +128,29 @@ class OutboxWorker:
             )
             for kind, spread_s in _SPREAD_S.items()
         }
-        self._webhook_drains = {
-            app: drain_of(
-                "webhook",
-                apps=(app,),
-                at_a_time=WEBHOOKS_MAX,
-                spread_s=_WEBHOOK_SPREAD_S,
-                retry_in_s=partial(retry_in_s, "webhook"),
-                take_max=partial(webhooks_at_once, app),
-            )
-            for app in apps
-        }
+        self._webhooks_at_once = webhooks_at_once
+        self._webhook_drains = {app: self._webhook_drain(app) for app in apps}
         self._report_death: ReportDeath | None = None
         self._next_expiry = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+
+    def add_apps(self) -> None:
+        """Send the webhooks of apps that were added to ``apps``. Those of removed apps wait, and expire."""
+        for app in self._apps:
+            if app not in self._webhook_drains:
+                added = self._webhook_drains[app] = self._webhook_drain(app)
+                if self._tasks:
+                    self._tasks.append(self._background.spawn(self._forever(added.round), "outbox"))
+
+    def _webhook_drain(self, app: str) -> Drain:
+        return self._drain_of(
+            "webhook",
+            apps=(app,),
+            at_a_time=WEBHOOKS_MAX,
+            spread_s=_WEBHOOK_SPREAD_S,
+            retry_in_s=partial(self._retry_in_s, "webhook"),
+            take_max=partial(self._webhooks_at_once, app),
+        )
 
     @property
     def _all_drains(self) -> list[Drain]:

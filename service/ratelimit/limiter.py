@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from service.domain.device_identity import packed_ip
 from service.domain.errors import RateLimited
-from service.domain.rate_limit_status import RateLimitStatus
+from service.domain.rate_limit_status import By, RateLimitStatus
 from service.domain.rates import Rate
 from service.ratelimit.windows import Cell, Window
 from service.telemetry import FastCounter
@@ -30,11 +30,17 @@ class Limits:
         unix_time: Callable[[], float],
         refused: FastCounter,
     ) -> None:
-        self._addresses = [Window("address", rate) for rate in per_address]
-        self._keys = {app: [Window("key", rate) for rate in rates] for app, rates in per_key.items()}
+        self._addresses: list[Window] = []
+        self._keys: dict[str, list[Window]] = {}
+        self.replace(per_address, per_key)
         self._hash_key = blake2b(b"limits\0" + secret).digest()
         self._unix_time = unix_time
         self._refused = refused
+
+    def replace(self, per_address: tuple[Rate, ...], per_key: Mapping[str, tuple[Rate, ...]]) -> None:
+        """Set other rates. What was counted against a rate that stays is not forgotten."""
+        self._addresses = _windows("address", per_address, self._addresses)
+        self._keys = {app: _windows("key", rates, self._keys.get(app, ())) for app, rates in per_key.items()}
 
     @property
     def are_set(self) -> bool:
@@ -85,6 +91,11 @@ class Limits:
 
     def _hash(self, text: bytes) -> bytes:
         return blake2b(text, key=self._hash_key, digest_size=_CALLER_BYTES).digest()
+
+
+def _windows(by: By, rates: Sequence[Rate], known: Sequence[Window]) -> list[Window]:
+    kept = {(window.amount, window.period_s): window for window in known}
+    return [kept.get((rate.amount, rate.period_s)) or Window(by, rate) for rate in rates]
 
 
 def _status(window: Window, left: int, now: float) -> RateLimitStatus:

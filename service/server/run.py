@@ -97,10 +97,14 @@ def run(
     readiness: Readiness,
     log: Log,
     drain_s: float,
+    reload: Callable[[], None] | None = None,
 ) -> None:
-    """Serve each app on its sockets until a signal stops them, in the order of the list."""
+    """Serve each app on its sockets until a signal stops them, in the order of the list.
+
+    ``reload`` is called on SIGHUP; if it is None, SIGHUP ends the process, as always.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(served, readiness, log, drain_s))
+        runner.run(_serve(served, readiness, log, drain_s, reload))
 
 
 def connections_max(log: Log) -> int:
@@ -133,7 +137,13 @@ def _report_to(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]]
     return report
 
 
-async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: float) -> None:
+async def _serve(
+    served: list[Served],
+    readiness: Readiness,
+    log: Log,
+    drain_s: float,
+    reload: Callable[[], None] | None,
+) -> None:
     most = connections_max(log)
     servers = [_Server(each, most) for each in served]
     stop, skip_drain = asyncio.Event(), asyncio.Event()
@@ -150,6 +160,8 @@ async def _serve(served: list[Served], readiness: Readiness, log: Log, drain_s: 
     loop.set_exception_handler(_report_to(log))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload)
     tasks = [
         asyncio.create_task(server.serve(sockets=each.socks))
         for server, each in zip(servers, served, strict=True)

@@ -166,6 +166,12 @@ class Metrics:
         self.background_failures = self._counter(
             "background_failures", "Unexpected exceptions in background tasks.", "task"
         )
+        self.config_reloads = self._counter(
+            "config_reloads", "Times that the configuration was read again: applied or rejected.", "outcome"
+        )
+        self.config_rejected = self._gauge(
+            "config_rejected", "1 while the configuration file is invalid: the one before is in force."
+        )
         self.database_failing = self._gauge("database_failing", "1 while the database cannot be used.")
         self.store_commits = self._counter("store_commits", "Durable commits.")
 

@@ -1,13 +1,11 @@
 """Build the console, unless the settings turn it off. Imported only if they do not."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from litestar import Router
 from msgspec import Struct
 
-from service.api.auth import AppKeys
 from service.api.console.health import BreakerHealth, Health, Setting, SyncHealth, health_pages
 from service.api.console.opens import opens_pages
 from service.api.console.routes import console_router
@@ -22,6 +20,7 @@ from service.domain.device_identity import TrustedProxies
 from service.domain.models import App
 from service.domain.rates import Rate
 from service.ratelimit.limiter import Limits
+from service.wiring.in_force import InForce
 from service.wiring.parts import Clocks, Parts
 from service.wiring.stores import engine
 
@@ -31,8 +30,7 @@ _OF_PROCESS = ("host", "port", "ops_port", "budget_ms", "forwarded_allow_ips", "
 
 
 def console(
-    settings: Settings,
-    keys: Sequence[AppKeys],
+    in_force: InForce,
     proxies: TrustedProxies,
     pages: Pages,
     parts: Parts,
@@ -40,6 +38,7 @@ def console(
     problems: Problems,
 ) -> Router:
     """Build the console's routes on the service's parts."""
+    settings = in_force.now.settings
     attempts = Limits(
         per_address=(_ATTEMPTS,),
         per_key={},
@@ -47,14 +46,15 @@ def console(
         unix_time=timing.unix_time,
         refused=parts.metrics.rate_limited,
     )
-    sessions = Sessions(keys, settings.secrets, timing.unix_time)
+    sessions = Sessions(in_force.now.keys, settings.secrets, timing.unix_time)
+    in_force.follow(lambda compiled: sessions.replace(compiled.keys))
     shell = Shell(pages, sessions, attempts, proxies, timing.unix_time)
     stores = parts.stores
 
     place = engine(settings, exclusive=False).place
 
     def health(app: App) -> Health:
-        return _health(settings, parts, app, place)
+        return _health(in_force.now.settings, parts, app, place)
 
     return console_router(
         shell,

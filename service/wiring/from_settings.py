@@ -6,7 +6,7 @@ from service.api.auth import AppKeys
 from service.attribution.answers import Lifetimes
 from service.config.settings import Settings, compile_gates, compile_router
 from service.domain.models import App
-from service.domain.rates import rates
+from service.domain.rates import Rate, rates
 from service.domain.well_known import WellKnownFiles, apple_app_site_association, asset_links
 from service.dub.breaker import BreakerPolicy
 from service.dub.client import ENDPOINTS
@@ -111,20 +111,32 @@ def outbox_policy(settings: Settings) -> OutboxPolicy:
 
 def limits(settings: Settings, unix_time: Callable[[], float], metrics: Metrics) -> Limits:
     """Build the rate limits."""
-    wanted = settings.limits
-    per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
+    per_address, per_key = limit_rates(settings)
     return Limits(
-        per_address=rates(wanted.per_address) if wanted.per_address else (),
-        per_key={name: rates(text) for name, text in per_key.items() if text},
+        per_address=per_address,
+        per_key=per_key,
         secret=settings.secrets[0].encode("utf-8", "surrogateescape"),
         unix_time=unix_time,
         refused=metrics.rate_limited,
     )
 
 
+def limit_rates(settings: Settings) -> tuple[tuple[Rate, ...], dict[str, tuple[Rate, ...]]]:
+    """Return the rates for each address, and by app for each key."""
+    wanted = settings.limits
+    per_key = {name: app.rate_limit or wanted.per_key for name, app in settings.apps.items()}
+    per_address = rates(wanted.per_address) if wanted.per_address else ()
+    return per_address, {name: rates(text) for name, text in per_key.items() if text}
+
+
 def clicks_ttl_s(settings: Settings) -> float:
     """Return for how many seconds clicks are stored: as long as any app may match them."""
     return max(app.match_window_s for app in settings.apps.values()) + CLICK_SLACK_S
+
+
+def opens_ttl_s(settings: Settings) -> float:
+    """Return for how many seconds opens are stored."""
+    return settings.installs.install_ttl_days * DAY_S
 
 
 def claims_ttl_s(settings: Settings) -> float:

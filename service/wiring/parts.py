@@ -1,11 +1,12 @@
 """Builds the parts of the service, in the order of their dependencies."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import httpx
+from msgspec import structs
 from prometheus_client import generate_latest
 
 from service.attribution.answers import AnswerBuilder
@@ -22,7 +23,8 @@ from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
 from service.attribution.webhook_events import WebhookEvents
-from service.config.settings import AppSettings, Settings
+from service.config.settings import AppSettings
+from service.domain.current import Current
 from service.domain.device_identity import Identity, RandomIds
 from service.domain.errors import StoreFailed
 from service.domain.match_rules import Rules
@@ -36,6 +38,7 @@ from service.matching.click_sync import ClickSync
 from service.matching.ip_matching import AppMatching, IpMatching
 from service.matching.matcher import Matcher
 from service.outbox.worker import OutboxWorker
+from service.ratelimit.limiter import Limits
 from service.storage.call_budgets import SharedCallBudget
 from service.storage.clicks import ClickStore
 from service.storage.network_activity import NetworkActivity
@@ -43,7 +46,8 @@ from service.telemetry import Log, Metrics
 from service.telemetry.background import Background
 from service.webhooks.delivery import WebhookDelivery
 from service.wiring.calls_out import webhook_sender
-from service.wiring.from_settings import guards, lifetimes, limits, outbox_policy
+from service.wiring.from_settings import guards, lifetimes, limit_rates, limits, outbox_policy
+from service.wiring.in_force import Compiled, InForce
 from service.wiring.lifecycle import closing, opened
 from service.wiring.stores import Stores
 
@@ -63,28 +67,31 @@ class Parts:
 
     def __init__(
         self,
-        settings: Settings,
-        apps: Mapping[str, App],
+        in_force: InForce,
         transport: httpx.AsyncBaseTransport,
         timing: Clocks,
         log: Log,
         metrics: Metrics,
     ) -> None:
-        self._settings = settings
+        self._in_force = in_force
+        settings = self._settings = in_force.now.settings
+        apps = self._apps = Current(in_force.now.apps)
+        self._endpoints = Current(settings.webhooks)
         self._transport = transport
         clock, unix_time = self._clock, self._unix_time = timing.clock, timing.unix_time
         self._sleep = timing.sleep
         self._log = log
         self.metrics = metrics
-        self._background = Background(log, self.metrics.background_failures)
+        self.background = Background(log, self.metrics.background_failures)
+        self._matching_parts: dict[str, tuple[tuple[object, ...], AppMatching]] = {}
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
         identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
-        self.stores = Stores(settings, log, self.metrics, self._background, clock, unix_time)
-        self.limits = limits(settings, unix_time, self.metrics)
-        self.outbox = self._outbox(tuple(apps))
+        self.stores = Stores(in_force, log, self.metrics, self.background, clock, unix_time)
+        self._limits = limits(settings, unix_time, self.metrics)
+        self.outbox = self._outbox(apps)
         self._webhook_events = WebhookEvents(
             outbox=self.outbox,
             open_store=self.stores.opens,
@@ -95,7 +102,7 @@ class Parts:
         )
         self._webhook_sender = webhook_sender(unix_time)
         self.webhooks = WebhookDelivery(
-            endpoints=settings.webhooks,
+            endpoints=self._endpoints,
             sender=self._webhook_sender,
             body_of=self._webhook_events.body_of,
             is_back=self.outbox.endpoint_is_back,
@@ -106,8 +113,8 @@ class Parts:
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
-        self.event_feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
-        self.ip_matching = self._ip_matching_of(apps, dub)
+        self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
+        self.ip_matching = IpMatching(self._matching_of(in_force.now), dub)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = LeadCredit(self.stores.opens, identity)
         self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
@@ -133,7 +140,7 @@ class Parts:
         self.device_sessions = DeviceSessions(
             self.stores.device_sessions,
             self.install_erasure.forget_devices,
-            self._background,
+            self.background,
             clock,
             unix_time,
         )
@@ -142,6 +149,20 @@ class Parts:
         self._open_replay = OpenReplay(
             self.resolver, apps, lambda: self._clock() - guard.answered_at, self._unix_time
         )
+        in_force.follow(self._replace)
+
+    def _replace(self, compiled: Compiled) -> None:
+        """Put other apps in force. Nothing here awaits, so that no request sees a part of it."""
+        self._apps.replace(compiled.apps)
+        self._endpoints.replace(compiled.settings.webhooks)
+        self._limits.replace(*limit_rates(compiled.settings))
+        self.ip_matching.replace(self._matching_of(compiled))
+        self.outbox.add_apps()
+
+    @property
+    def rate_limiter(self) -> Limits | None:
+        """Return the rate limits, or None if there is none: then requests are not counted."""
+        return self._limits if self._limits.are_set else None
 
     def _conversions(
         self,
@@ -166,7 +187,7 @@ class Parts:
             timeout_s=self._settings.dub.timeout_ms / 1000,
         )
 
-    def _outbox(self, apps: tuple[str, ...]) -> OutboxWorker:
+    def _outbox(self, apps: Collection[str]) -> OutboxWorker:
         outbox = OutboxWorker(
             self.stores.outbox,
             apps=apps,
@@ -190,13 +211,28 @@ class Parts:
         guard = self.guards[_ENDPOINT_OF[kind]]
         return guard.replay_in_s(app) if kind == "open" else guard.retry_in_s(app)
 
-    def _ip_matching_of(self, apps: Mapping[str, App], dub: DubClient) -> IpMatching:
-        matching = {
-            name: self._matching(app, self._settings.apps[name])
-            for name, app in apps.items()
-            if app.ip_matching != "off"
+    def _matching_of(self, compiled: Compiled) -> dict[str, AppMatching]:
+        """Return what matches each app's opens. It is built anew only for apps whose rules have changed."""
+        before, self._matching_parts = self._matching_parts, {}
+        for name, app in compiled.apps.items():
+            settings = compiled.settings.apps[name]
+            rules = (
+                *(app.domains, app.dub_api_key, app.analytics_calls_per_s),
+                *(
+                    settings.match_window_s,
+                    settings.crowd_limit,
+                    settings.ambiguous,
+                    settings.shared_networks,
+                ),
+            )
+            known = before.get(name)
+            if app.ip_matching != "off":
+                parts = known[1] if known and known[0] == rules else self._matching(app, settings)
+                self._matching_parts[name] = (rules, parts)
+        return {
+            name: structs.replace(parts, is_on=compiled.apps[name].matching)
+            for name, (_, parts) in self._matching_parts.items()
         }
-        return IpMatching(matching, dub)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
@@ -216,7 +252,7 @@ class Parts:
             unreadable=self.metrics.events_unreadable,
             clock=self._clock,
             unix_time=self._unix_time,
-            background=self._background,
+            background=self.background,
             sleep=self._sleep,
         )
         activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
@@ -240,7 +276,7 @@ class Parts:
             identity=identity,
             erasures=self.stores.erasures,
             webhook_events=self._webhook_events,
-            background=self._background,
+            background=self.background,
             log=self._log,
         )
         evidence_resolver = EvidenceResolver(
@@ -261,7 +297,7 @@ class Parts:
             answers,
             self._precedence.certain,
             self._clock,
-            self._background,
+            self.background,
             self._sleep,
         )
         return Resolver(
@@ -331,11 +367,13 @@ class Parts:
         """Return what does not work at the moment, one message for each problem."""
         missing = [
             f"apps.{name}: no dub_api_key_env: no leads, sales or events"
-            for name in self._settings.apps
-            if not self._settings.dub_api_keys.get(name)
+            for name, app in self._apps.items()
+            if not app.dub_api_key
         ]
         breakers = [f"Dub's {endpoint}: circuit breaker open" for endpoint in self.guards.open_breakers()]
+        status = self._in_force.status
         return (
+            *(status.problems() if status else ()),
             *missing,
             *breakers,
             *self.stores.problems(),

@@ -32,7 +32,8 @@ from service.storage.outbox import SqlOutboxStore
 from service.storage.statements import Row, Statement
 from service.telemetry import Event, Log, Metrics
 from service.telemetry.background import Background
-from service.wiring.from_settings import DAY_S, claims_ttl_s, clicks_ttl_s, memory_limits, secret_kept_s
+from service.wiring.from_settings import claims_ttl_s, clicks_ttl_s, memory_limits, opens_ttl_s, secret_kept_s
+from service.wiring.in_force import InForce
 
 _RETRY_S = 1.0
 
@@ -48,13 +49,14 @@ class Stores:
 
     def __init__(
         self,
-        settings: Settings,
+        in_force: InForce,
         log: Log,
         metrics: Metrics,
         background: Background,
         clock: Clock,
         unix_time: Clock,
     ) -> None:
+        settings = in_force.now.settings
         self._background = background
         self.database = Database(
             engine(settings),
@@ -71,17 +73,15 @@ class Stores:
         self.claims = ClaimStore(self.database, unix_time)
         self.device_sessions = DeviceSessionStore(self.database, unix_time)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
-        opens_s = settings.installs.install_ttl_days * DAY_S
-        claims_s, clicks_s = claims_ttl_s(settings), clicks_ttl_s(settings)
 
-        def before_ms(seconds: float) -> int:
-            return int((unix_time() - seconds) * 1000)
+        def before_ms(ttl_s: Callable[[Settings], float]) -> int:
+            return int((unix_time() - ttl_s(in_force.now.settings)) * 1000)
 
         self._housekeeping = Housekeeping(
             (
-                lambda: self.opens.expire(before_ms(opens_s), before_ms(clicks_s)),
-                lambda: self.claims.expire(before_ms(claims_s)),
-                lambda: expire_clicks(self.database, before_ms(clicks_s)),
+                lambda: self.opens.expire(before_ms(opens_ttl_s), before_ms(clicks_ttl_s)),
+                lambda: self.claims.expire(before_ms(claims_ttl_s)),
+                lambda: expire_clicks(self.database, before_ms(clicks_ttl_s)),
                 self._kept_erasures.expire,
                 self.device_sessions.expire,
             ),

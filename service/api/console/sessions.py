@@ -57,6 +57,10 @@ class Sessions:
         self._hash_key = blake2b(secret, digest_size=32, person=b"firstopen.webkey").digest()
         self._fernet = Fernet(base64.urlsafe_b64encode(sealing))
         self._unix_time = unix_time
+        self.replace(apps)
+
+    def replace(self, apps: Sequence[AppKeys]) -> None:
+        """Accept these apps' server keys from now on; the sessions of others end."""
         self._server = {self._hashed(key): each.app for each in apps for key in each.server}
         self._publishable = {self._hashed(key) for each in apps for key in each.publishable}
 
