@@ -50,6 +50,7 @@ class _Write:
     values: Values = ()
     done: "asyncio.Future[list[list[Row]]] | None" = None
     alone: bool = False  # not together with other rows: one of those failed
+    size_bytes: int = 0  # an estimate of its memory, made once, when it is queued behind
 
     @property
     def is_wanted(self) -> bool:
@@ -61,8 +62,7 @@ class _Write:
         """Return how much of a commit's room it takes: one for a row or statement."""
         return len(self.unit) if self.rows is None else 1
 
-    @property
-    def size_bytes(self) -> int:
+    def estimated_bytes(self) -> int:
         """Estimate the memory that it takes."""
         if self.rows is not None:
             return _WRITE_BYTES + _sizes(self.values)
@@ -262,6 +262,7 @@ class Database:
 
     def _push_behind(self, write: _Write) -> None:
         self._behind.append(write)
+        write.size_bytes = write.size_bytes or write.estimated_bytes()
         self._behind_bytes += write.size_bytes
         self._drop_oldest()
         self._wanted.set()

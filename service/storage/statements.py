@@ -5,7 +5,6 @@ replicas with different clocks agree about leases; ``{skip_locked}`` skips rows 
 locked, if the engine has such locks.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
@@ -44,10 +43,11 @@ class RowStatement(Struct, frozen=True):
     def over(self, rows: Sequence[Values]) -> Iterator[tuple[list[Statement], list[int]]]:
         """Yield statements that write the rows and query them, each with the positions of their rows."""
         layers: list[list[int]] = []
-        seen: Counter[object] = Counter()
+        seen: dict[object, int] = {}
         for position, values in enumerate(rows):
-            layer = seen[values[self.key]]
-            seen[values[self.key]] += 1
+            key = values[self.key]
+            layer = seen.get(key, 0)
+            seen[key] = layer + 1
             if layer == len(layers):
                 layers.append([])
             layers[layer].append(position)
