@@ -78,7 +78,8 @@ def _nothing(_: Run) -> None:
 class Subject(Struct, frozen=True):
     """A server under load; ``upcalls`` is what is held against the upstream's own count.
 
-    ``settle`` waits for what a run leaves to do, so that the next subject does not pay for it.
+    ``settle`` waits for what a run leaves to do, so that the next subject does not pay for it. Before each of
+    its rounds, a subject is loaded for ``lead_in_s`` seconds, if what it does depends on what it did last.
     """
 
     name: str
@@ -86,15 +87,27 @@ class Subject(Struct, frozen=True):
     opens: Opens
     upcalls: Upcalls
     settle: Callable[[Run], None] = _nothing
+    lead_in_s: int = 0
 
 
 class Series(Struct):
     """One subject's rates, a round each, and what went wrong in any of its runs."""
 
-    rates: list[float]
-    p50_ms: list[float]
-    p99_ms: list[float]
-    problems: list[str]
+    rates: list[float] = []
+    p50_ms: list[float] = []
+    p99_ms: list[float] = []
+    cpu_us: list[float] = []  # of the server, an answer: steadier than rates on a busy machine
+    problems: list[str] = []
+
+    @property
+    def details(self) -> dict[str, object]:
+        """Return what the table's JSON tells beside the rates."""
+        return {
+            "connections": CONNECTIONS,
+            "p50Ms": self.p50_ms,
+            "p99Ms": self.p99_ms,
+            "cpuUs": [round(each, 1) for each in self.cpu_us],
+        }
 
 
 def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
@@ -167,7 +180,7 @@ def _result(running: subprocess.Popen[str], seconds: int) -> Run:
 
 def alternate(lab: Lab, upstream: Upstream, subjects: Sequence[Subject]) -> dict[str, Series]:
     """Load the subjects in turns, round after round, so that the machine's noise hits all alike."""
-    found = {subject.name: Series([], [], [], []) for subject in subjects}
+    found = {subject.name: Series() for subject in subjects}
     for subject in subjects:
         lab.say(f"warming up {subject.name}")
         found[subject.name].problems += _first_answer(subject)
@@ -176,9 +189,13 @@ def alternate(lab: Lab, upstream: Upstream, subjects: Sequence[Subject]) -> dict
         found[subject.name].problems += problems
     for number in range(1, lab.rounds + 1):
         for subject in subjects:
+            if subject.lead_in_s:
+                subject.settle(wrk(lab, subject.server.url, subject.opens, subject.lead_in_s))
+            before_s = subject.server.cpu_s()
             run, problems = _checked(lab, upstream, subject, lab.seconds)
-            subject.settle(run)
             series = found[subject.name]
+            series.cpu_us.append((subject.server.cpu_s() - before_s) / max(run.requests, 1) * 1e6)
+            subject.settle(run)
             series.rates.append(run.rate)
             series.p50_ms.append(run.p50_us / 1000)
             series.p99_ms.append(run.p99_us / 1000)

@@ -14,7 +14,7 @@ import psycopg
 from service.storage.engines.sqlite import FILE
 from tests.bench import sample
 from tests.bench.lab import Lab, complaints
-from tests.bench.load import CONNECTIONS, Run, Subject, alternate, ratios, wrk
+from tests.bench.load import Run, Subject, alternate, ratios, wrk
 from tests.bench.outside import counted, number, wait_until
 from tests.bench.processes import Server, fetch
 from tests.bench.table import Row
@@ -75,7 +75,7 @@ def run(lab: Lab) -> list[Row]:
                 name=name,
                 unit="req/s",
                 rounds=series.rates,
-                details={"connections": CONNECTIONS, "p50Ms": series.p50_ms, "p99Ms": series.p99_ms},
+                details=series.details,
                 problems=series.problems,
             )
             for name, series in found.items()

@@ -72,7 +72,7 @@ def repeats(lab: Lab) -> list[Row]:
                 name=name,
                 unit="req/s",
                 rounds=series.rates,
-                details={"connections": CONNECTIONS, "p50Ms": series.p50_ms, "p99Ms": series.p99_ms},
+                details=series.details,
                 problems=series.problems,
             )
             for name, series in found.items()

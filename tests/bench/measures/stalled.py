@@ -5,7 +5,7 @@ import statistics
 import msgspec
 
 from tests.bench.lab import Lab, Upstream, complaints
-from tests.bench.load import CONNECTIONS, Run, Subject, alternate, ratios, wrk, wrk_until
+from tests.bench.load import Run, Subject, alternate, ratios, wrk, wrk_until
 from tests.bench.outside import queued, wait_until
 from tests.bench.paced import Arrivals, latencies_ms
 from tests.bench.processes import Failed, Server, fetch
@@ -85,7 +85,7 @@ def breaker(lab: Lab) -> list[Row]:
                 name=name,
                 unit="req/s",
                 rounds=series.rates,
-                details={"connections": CONNECTIONS, "p50Ms": series.p50_ms, "p99Ms": series.p99_ms},
+                details=series.details,
                 problems=series.problems,
             )
             for name, series in found.items()
