@@ -13,6 +13,7 @@ With a proxy (``HTTPS_PROXY``), the proxy looks the name up and connects: it mus
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -186,4 +187,6 @@ def _problem(exc: Exception) -> str:
         return "its host name cannot be resolved"
     if isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return f"TLS: {type(exc).__name__}"
+    if isinstance(exc, aiohttp.ClientConnectorError) and exc.errno:
+        return os.strerror(exc.errno)
     return type(exc).__name__

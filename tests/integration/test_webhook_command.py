@@ -78,7 +78,7 @@ async def test_what_is_away_or_private_is_explained(
     await backend.down()
     result = await webhook()
     assert result.exit_code == 1
-    assert "no answer" in result.output
+    assert "no answer: Connection refused" in result.output
     assert "/hooks" not in result.output
     (tmp_path / "firstopen.toml").write_text(with_hook(CONFIG, HOOK.replace("= true", "= false")))
     result = await webhook(ACME_WEBHOOK_URL="https://127.0.0.1/hooks")
