@@ -1,8 +1,8 @@
 """Answer ``POST`` requests to one path without Litestar's processing of requests, arguments and results.
 
 For each request Litestar looks for the route, wraps the connection for its exception handlers and hooks,
-collects a handler's arguments and converts the result into a response. That takes as long as a cached answer
-(measured: 40 of 110 µs). So requests to the most used path go to ``Direct`` first, which takes fewer steps.
+collects a handler's arguments and converts the result into a response. That took 40 of the 110 µs of a
+repeated open. So requests to the most used path go to ``Direct`` first, which takes fewer steps.
 
 What can go wrong: a request is answered in another way than Litestar would (``Direct`` sends only good
 answers; a request that it cannot authenticate, or that fails, goes to Litestar's route and error handlers).
