@@ -1,5 +1,6 @@
 """Build the console, unless the settings turn it off. Imported only if they do not."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ def console(
     place = engine(settings, exclusive=False).place
 
     def health(app: App) -> Health:
-        return _health(in_force.now.settings, parts, app, place)
+        problems = [] if in_force.status is None else in_force.status.problems()
+        return _health(in_force.now.settings, parts, app, place, problems)
 
     return console_router(
         shell,
@@ -88,12 +90,15 @@ def settings_shown(settings: Settings, app: str) -> dict[str, list[Setting]]:
     return {**tables, "environment": [*process, *hidden]}
 
 
-def _health(settings: Settings, parts: Parts, app: App, database: str) -> Health:
+def _health(settings: Settings, parts: Parts, app: App, database: str, of_file: list[str]) -> Health:
     states, in_flight = parts.guards.states(), parts.guards.in_flight()
     sync = parts.ip_matching.sync_of(app.name)
-    others = tuple(f"apps.{name}:" for name in settings.apps if name != app.name)
+    others = [f"apps.{name}" for name in settings.apps if name != app.name]
+    problems = [
+        each for each in (*parts.degraded(), *of_file) if not any(_names(each, other) for other in others)
+    ]
     return Health(
-        problems=[each for each in parts.degraded() if not each.startswith(others)],
+        problems=problems,
         breakers=[BreakerHealth(each, state, in_flight[each]) for each, state in states.items()],
         database=database,
         database_problem=parts.stores.database.failing,
@@ -101,6 +106,11 @@ def _health(settings: Settings, parts: Parts, app: App, database: str) -> Health
         opens=parts.metrics.opens.totals("match", app=app.name),
         settings=settings_shown(settings, app.name),
     )
+
+
+def _names(problem: str, app: str) -> bool:
+    """Return True if a problem is of this app: it is nobody else's business."""
+    return re.search(rf"{re.escape(app)}(?![\w-])", problem) is not None
 
 
 def _table(table: Struct) -> list[Setting]:

@@ -102,7 +102,7 @@ def marked(text: str) -> "Markup":
 
 def moment(unix_s: float) -> str:
     """Return a time for people: date and time in UTC, to the second."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def span(seconds: float) -> str:
