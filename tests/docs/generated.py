@@ -15,6 +15,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
+from service.config.files import RELOADED
 from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings
 from service.config.starter import STARTER
 from service.domain.gate import GateRule, PlatformGateRule
@@ -65,9 +66,16 @@ def settings_section() -> str:
         if field.name != "apps"
     ]
     return "\n\n".join(
-        f"### {name.replace('.*', '')}\n\n{about}\n\n{_settings_table(name, struct, written)}"
+        f"### {name.replace('.*', '')}\n\n{about} {_when(name)}\n\n{_settings_table(name, struct, written)}"
         for name, struct, about in tables
     )
+
+
+def _when(table: str) -> str:
+    """Return whether a running service takes changes over."""
+    if table.partition(".")[0] in RELOADED:
+        return "Changes count at once."
+    return "Changes need a restart."
 
 
 def described_settings() -> dict[tuple[str, str], Described]:

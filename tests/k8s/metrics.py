@@ -31,6 +31,7 @@ METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_claims_refused_total": ("counter", frozenset()),
     "firstopen_matching_refused_total": ("counter", frozenset({"reason"})),
     "firstopen_events_unreadable_total": ("counter", frozenset({"fault"})),
+    "firstopen_config_rejected": ("gauge", frozenset()),
     "firstopen_database_failing": ("gauge", frozenset()),
     "firstopen_webhooks_total": ("counter", frozenset({"app", "event", "outcome"})),
 }

@@ -66,6 +66,9 @@ def _container(container: Object, pod: Object) -> Iterator[str]:
         yield from _probes(container, pod)
     yield from _resources(container.get("resources", {}))
     yield from _restricted(container.get("securityContext", {}), pod.get("securityContext", {}))
+    for mount in container.get("volumeMounts", []):
+        if "subPath" in mount or "subPathExpr" in mount:
+            yield f"volumeMount {mount['name']}: subPath: a changed ConfigMap would not be seen"
     for port in container.get("ports", []):
         if "hostPort" in port:
             yield f"port {port['containerPort']}: hostPort: not allowed"

@@ -187,6 +187,7 @@ NAMES = [
     ("ServiceMonitor", "spec.endpoints.0.port", "web", "has a port web"),
     ("ServiceMonitor", "spec.selector.matchLabels.x", "y", "selects no Service"),
     ("ServiceAccount", "", DROP, "no ServiceAccount/firstopen"),
+    ("Deployment", f"{BOX}.volumeMounts.config.subPath", "firstopen.toml", "would not be seen"),
     ("Service", "", DROP, "no Service/firstopen"),
 ]
 PRODUCT = [
