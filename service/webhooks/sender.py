@@ -65,6 +65,7 @@ class WebhookSender:
         self._tls = tls
         self._proxy_for = proxy_for
         self._unix_time = unix_time
+        self._user_agent = f"firstopen/{version('firstopen')}"  # read from disk: once
         self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "firstopen-webhook-dns")
         self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by whether only public addresses are allowed
 
@@ -99,7 +100,7 @@ class WebhookSender:
         timestamp = int(self._unix_time())
         return {
             "Content-Type": "application/json",
-            "User-Agent": f"firstopen/{version('firstopen')}",
+            "User-Agent": self._user_agent,
             "webhook-id": event_id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures(endpoint.keys, event_id, timestamp, body),
