@@ -288,12 +288,16 @@ def two_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/metrics/", "//metrics", "/%6Detrics", "/schema", "/schema/openapi.json"]
+    "path",
+    [
+        *("/metrics", "/metrics/", "//metrics", "/%6Detrics", "/schema", "/schema/openapi.json"),
+        *("/", "/console", "/console/login", "//console/login", "/assets/0/style.css"),
+    ],
 )
 def test_the_public_port_has_no_operators_paths(
     two_ports: tuple[httpx.Client, httpx.Client], method: str, path: str
 ) -> None:
-    """With FIRSTOPEN_OPS_PORT, metrics and schema do not exist on FIRSTOPEN_PORT, whatever the Host says."""
+    """With FIRSTOPEN_OPS_PORT, operators' pages do not exist on FIRSTOPEN_PORT, whatever the Host says."""
     public, ops = two_ports
     reply = public.request(method, f"{public.base_url}{path}", headers={"Host": ops.base_url.netloc.decode()})
     assert reply.status_code == 404
@@ -308,7 +312,8 @@ def test_the_ops_port_has_operators_paths(two_ports: tuple[httpx.Client, httpx.C
     metrics = ops.get("/metrics")
     assert metrics.status_code == 200
     assert 'firstopen_requests_total{route="unrouted",status="404"}' in metrics.text
-    assert ops.get("/schema").status_code == 200
+    for path in ("/", "/schema", "/console/login"):
+        assert ops.get(path).status_code == 200
     assert "/v1/opens" in ops.get("/schema/openapi.json").json()["paths"]
 
 

@@ -163,6 +163,13 @@ async def test_a_link_from_another_site_finds_the_session(service: Service) -> N
     assert again.status_code == 303
 
 
+@pytest.mark.parametrize("path", ["http://firstopen//console/opens", "/console/opens?" + "x" * 600])
+async def test_a_page_that_asks_again_stays_here(service: Service, path: str) -> None:
+    """A path with two slashes at its start would be another host."""
+    asked = await service.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'content="0; url=/console/opens"' in asked.text
+
+
 @pytest.mark.parametrize(
     "to", ["https://evil.example/", "//evil.example", "/console/../x\\y", "/console/login", "/v1/opens", ""]
 )

@@ -107,7 +107,7 @@ class Shell:
         asked = cast("ConsoleRequest", request)
         session = self.sessions.read(asked.cookies)
         if session is None or session.app is None:
-            here = asked.url.path + (f"?{asked.url.query}" if asked.url.query else "")
+            here = safe_next(asked.url.path + (f"?{asked.url.query}" if asked.url.query else ""))
             if asked.method != "GET":
                 return redirect(_LOGIN)
             if asked.headers.get("sec-fetch-site") == "cross-site":
