@@ -27,6 +27,7 @@ from service.api.pages.front import front_routes
 from service.api.pages.rendering import Pages
 from service.api.problems import Problems, count_failed
 from service.api.schema import openapi
+from service.api.touches import touches_routes
 from service.api.traces import traces_routes
 from service.api.well_known import well_known_routes
 from service.config.files import Loaded
@@ -126,6 +127,7 @@ def create_app(
         route_handlers=[
             *opens_routes(callers, parts.resolver, answer_open),
             *listing_routes(callers, parts.stores.pages),
+            *touches_routes(callers, parts.touches, parts.resolver.parse_link),
             *traces_routes(callers, parts.resolver, parts.device_sessions, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),

@@ -13,9 +13,12 @@ from service.domain.deep_links import DeepLink, canonical_domain, control_free
 from service.domain.device_identity import Platform, canonical_install_id, platform_of
 from service.domain.device_sessions import session_name
 from service.domain.errors import InvalidField
+from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.models import App
+from service.domain.signals import language_of, screen_of, timezone_of
 
 _DOMAIN_MAX_CHARS = 253
+_SIGNAL_MAX_CHARS = 64
 _MILLISECONDS_ABOVE = 1e11  # as seconds, such a time would be after the year 5000
 _NUMBER_MAX = 1e18
 _NUMBERS = (int, float)
@@ -127,6 +130,28 @@ class FieldReader:
         if found is None:
             self.ignored.append(name)
         return found
+
+    def signal(self, name: str, value: Any, read: Callable[[str], str | None]) -> str:
+        """Read a signal in its one form; return "" if there is none, or if it cannot be used."""
+        if value is None:
+            return ""
+        text = self.text(name, value, _SIGNAL_MAX_CHARS)
+        if text is None:
+            return ""
+        found = read(text)
+        if found is None:
+            self.ignored.append(name)
+        return found or ""
+
+    def signals(self, language: Any, timezone: Any, screen: Any) -> Signals:
+        """Read the fields ``language``, ``timezone`` and ``screen``."""
+        if language is None and timezone is None and screen is None:
+            return NO_SIGNALS
+        return Signals(
+            self.signal("language", language, language_of),
+            self.signal("timezone", timezone, timezone_of),
+            self.signal("screen", screen, screen_of),
+        )
 
     def bounded(self, name: str, value: Any, low: int, high: int) -> int | None:
         """Read a number, and clamp it to the bounds."""

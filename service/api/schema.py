@@ -114,6 +114,7 @@ def openapi(version: str, pages: Pages) -> OpenAPIConfig:
         use_handler_docstrings=True,
         tags=[
             Tag("Opens", "What an app sends when it is opened."),
+            Tag("Touches", "What a web page sees of a visitor on the way to the store."),
             Tag("Leads", "Sign-ups and other conversions, credited to the click of an install."),
             Tag("Dub-compatible API", "For Dub's own SDKs: change their base URL."),
             Tag("Ops", "Health and metrics, for operators."),

@@ -96,6 +96,27 @@ BudgetMs = Annotated[
     ),
 ]
 
+Language = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        description="The device's language. Signals are compared with a touch's only if the app's settings"
+        " have `touch_signals`, and are not stored.",
+        examples=["de-DE"],
+    ),
+]
+Timezone = Annotated[
+    str, Meta(max_length=64, description="The device's time zone, as `language`.", examples=["Europe/Berlin"])
+]
+Screen = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        description="Width and height in points and the pixel ratio, as `language`.",
+        examples=["390x844@3"],
+    ),
+]
+
 EXAMPLE_ANSWER = Answer(
     open_id="0f8fad5bd9cb469fa16570867728950e",
     click_id="d0UtZqE0BZuBPrJS",
@@ -138,6 +159,9 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
         float | None, Meta(description="Google Play's installBeginTimestampSeconds.")
     ] = None
     test_device: TestDeviceName | None = None
+    language: Language | None = None
+    timezone: Timezone | None = None
+    screen: Screen | None = None
 
     def to_report(self, caller: Caller, default_budget_ms: int, parse_link: ParseLink) -> OpenReport:
         """Return the report; its ``ignored`` names the fields that cannot be used. Never raises."""
@@ -161,6 +185,7 @@ class OpenRequest(Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
             referrer_clicked_at=read.timestamp("referrerClickedAt", self.referrer_clicked_at),
             install_began_at=read.timestamp("installBeganAt", self.install_began_at),
             test_device=read.test_device("testDevice", self.test_device, TEST_DEVICE_MAX_CHARS),
+            signals=read.signals(self.language, self.timezone, self.screen),
             ignored=tuple(read.ignored),
         )
 

@@ -90,7 +90,7 @@ class DelayedMatching:
             attempt = await self._ip_matching.match(
                 context, _ATTEMPT_S, since=since, claim=True, certain=certain
             )
-            if attempt.click is not None or not attempt.retry:
+            if not attempt.retry:
                 break
         del self._tasks[opened.open_id]  # settled: ``forget`` must not cancel it any more
         settle(context, self._final(context, opened, attempt), attempt)

@@ -15,11 +15,12 @@ from service.domain.ports import Erasable, ErasableOpens
 
 
 class ErasedCounts(Struct, frozen=True):
-    """The numbers of deleted answers, claims and outbox entries."""
+    """The numbers of deleted answers, claims, outbox entries and touches."""
 
     answers: int
     claims: int
     outbox: int
+    touches: int
 
 
 class InstallErasure:
@@ -32,6 +33,7 @@ class InstallErasure:
         delayed_matching: DelayedMatching,
         opens: ErasableOpens,
         claims: Erasable,
+        touches: Erasable,
         entries: Erasable,
         erasures: RecentErasures,
         webhook_events: WebhookEvents,
@@ -46,6 +48,7 @@ class InstallErasure:
         self._delayed_matching = delayed_matching
         self._opens = opens
         self._claims = claims
+        self._touches = touches
         self._entries = entries
 
     async def forget(self, app: App, install_id: str) -> ErasedCounts:
@@ -65,7 +68,7 @@ class InstallErasure:
         No webhook reports it.
         """
         if not devices:
-            return ErasedCounts(0, 0, 0)
+            return ErasedCounts(0, 0, 0, 0)
         await self._erasures.add(devices, self._unix_time())
         erased = await self._forget(devices)
         await self._scrub()
@@ -81,8 +84,9 @@ class InstallErasure:
         open_ids = await self._opens.ids(devices)
         await self._delayed_matching.forget(open_ids)
         outbox = await self._entries.forget([*devices, *open_ids])
+        touches = await self._touches.forget(devices)  # by their claims
         claims = await self._claims.forget(devices)
         if app is not None:
             await self._webhook_events.install_erased(app, devices[0], open_ids)
         answers = await self._opens.forget(devices)
-        return ErasedCounts(answers, claims, outbox)
+        return ErasedCounts(answers, claims, outbox, touches)

@@ -26,7 +26,7 @@ from service.domain.errors import (
     LinkFailing,
     StoreFailed,
 )
-from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH, EvidenceItem
+from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH, EvidenceItem, EvidenceType
 from service.domain.models import Link, Open, OpenedLink
 from service.domain.open_context import OpenContext
 from service.domain.ports import Claims, IpMatcher, LinkProvider, OpenCache, OpenStore
@@ -264,7 +264,8 @@ class EvidenceResolver:
         outcome: Outcome = (
             "matched" if attempt.click else "pending" if attempt.pending or attempt.retry else "none"
         )
-        recorder.add("ip", outcome, attempt.detail, self._clock() - began)
+        evidence: EvidenceType = "touch" if attempt.match.type == "touch" else "ip"
+        recorder.add(evidence, outcome, attempt.detail, self._clock() - began)
         recorder.candidates = attempt.candidates
         recorder.click_may_be_late = attempt.retry
         strongest = self._precedence.strongest(context)

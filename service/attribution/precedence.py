@@ -25,7 +25,7 @@ from service.domain.ports import Claims, OpenCache, OpenStore
 from service.telemetry import Event, Log
 from service.telemetry.background import Background
 
-_GUESS = EVIDENCE_PRIORITY["ip"]
+_GUESS = EVIDENCE_PRIORITY["touch"]  # and below: matches by touch and by IP address
 _NO_INSTALL_ID_S = 60.0  # how long equal IP address and User-Agent count as one device
 
 
@@ -148,7 +148,7 @@ class EvidencePrecedence:
                 await self._claims.release(guess.click_id, context.device)
             devices = devices_of(context, self._identity)
             for opened in await self._open_store.of_device(devices):
-                if opened.click_id == guess.click_id and priority_of(opened) == _GUESS:
+                if opened.click_id == guess.click_id and priority_of(opened) <= _GUESS:
                     self._revise(context, opened, certain)
         except StoreFailed:
             return

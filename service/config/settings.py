@@ -90,6 +90,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     schemes: tuple[str, ...] = ()
     leads: Literal["client", "server"] = "server"  # publishable keys can be extracted from the app
     ip_matching: Literal["on", "off", "consented"] = "on"
+    touch_signals: Literal["off", "on", "consented"] = "off"
     trusts_forwarded_ip: bool = False
     match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # maximum age of a click; one hour at Dub
     first_launch_max_age_h: Annotated[int, Meta(ge=1, le=2160)] = 72  # of the install; at least the window

@@ -22,6 +22,9 @@ default_screen = "home"                    # the screen to show if no route matc
 #                                          # app can then report any customer with any click
 # ip_matching = "on"                       # match first launches by IP address. "consented": only opens
 #                                          # with "consent": true
+# touch_signals = "off"                    # "on": compare language, time zone and screen of touches and
+#                                          # opens, to tell visitors apart; "consented": if both consent.
+#                                          # Read docs/privacy.md first
 # match_window_s = 3600                    # seconds; older clicks are not matched by IP address
 # first_launch_max_age_h = 72              # hours since installedAt; an older install is an update, not a
 #                                          # first launch

@@ -1,4 +1,4 @@
-"""Build the evidence chain of an open: deep link, ``dub_id``, install referrer, clipboard, IP address.
+"""Build the evidence chain of an open: deep link, ``dub_id``, install referrer, clipboard, touch, IP address.
 
 The strongest evidence comes first. What can go wrong: a referrer is encoded twice, or is a whole store URL;
 clipboard text is private text, or resembles one of the app's links on another host; weaker evidence wins over
@@ -16,13 +16,14 @@ from service.domain.match_rules import CLOCK_DIFFERENCE_S
 from service.domain.models import App, OpenReport
 from service.domain.wrapped_links import find_deep_link
 
-EvidenceType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip"]
+EvidenceType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "touch", "ip"]
 
 EVIDENCE_PRIORITY: dict[str, int] = {
-    "deep_link": 5,
-    "dub_id": 4,
-    "install_referrer": 3,
-    "clipboard": 2,
+    "deep_link": 6,
+    "dub_id": 5,
+    "install_referrer": 4,
+    "clipboard": 3,
+    "touch": 2,
     "ip": 1,
     "none": 0,
 }
@@ -36,7 +37,10 @@ _UNWRAPPINGS = 3  # a store URL, its parameter, and one superfluous encoding
 
 
 class EvidenceItem(Struct, frozen=True, gc=False):
-    """One piece of evidence to resolve: a link, a click (``dub_id``), or the IP address if both are empty."""
+    """One piece of evidence to resolve: a link, a click (``dub_id``), or the IP address if both are empty.
+
+    Touches are found by the IP address, too, so they have no item of their own.
+    """
 
     type: EvidenceType
     link: DeepLink | None = None

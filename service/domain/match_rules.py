@@ -21,6 +21,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from service.domain.device_traits import Fit, Misfit, Traits, compare, may_be_one_device
+from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.models import Link
 from service.domain.networks import Unmatchable
 
@@ -79,7 +80,9 @@ class Click(Struct, frozen=True, gc=False):
     link: Link
     query: str  # of the clicked short link, as far as Dub's event contains it
     device: Traits
+    signals: Signals = NO_SIGNALS  # what a page saw of the browser, if the app lets them be compared
     opened_app: bool = False  # recorded for a deep link that opened the app: it cannot lead to an install
+    touch_id: str = ""  # the id of the touch, if a page saw this visitor; claimed together with the click
 
 
 class FirstOpen(Struct, frozen=True, gc=False):
@@ -89,6 +92,7 @@ class FirstOpen(Struct, frozen=True, gc=False):
     at_ms: int  # Unix milliseconds, by our clock
     device: Traits
     installed_ms: int | None = None  # Unix milliseconds, by the device's clock
+    signals: Signals = NO_SIGNALS  # what the app told of itself, if it lets them be compared
     domain: str | None = None  # only clicks on this domain count; None: clicks on every domain of the app
 
 

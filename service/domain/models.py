@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from service.domain.deep_links import DeepLink
 from service.domain.device_identity import Platform, TrustedProxies
 from service.domain.gate import Gate, Gates
+from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.routing import Route, Router
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 BUDGET_MIN_MS, BUDGET_MAX_MS = 100, 10_000
 
-MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "ip", "none"]
+MatchType = Literal["deep_link", "dub_id", "install_referrer", "clipboard", "touch", "ip", "none"]
 Source = Literal["dub", "cache", "stale", "parsed"]
 MatchReason = Literal[
     "off",
@@ -49,6 +50,8 @@ class App(Struct, frozen=True, eq=False):
     dub_api_key: str = ""
     analytics_calls_per_s: int = 2
     ip_matching: Literal["on", "off", "consented"] = "on"
+    touch_signals: Literal["off", "on", "consented"] = "off"
+    window_s: int = 3600  # maximum age of a click or touch
     first_launch_max_age_s: float = 259_200
     webhook_events: frozenset[str] = frozenset()
     gates: Gates | None = None  # None: no build is held
@@ -129,6 +132,7 @@ class OpenReport(Struct, frozen=True, gc=False, kw_only=True):
     referrer_clicked_at: float | None = None  # Unix seconds, Google Play's time of the click
     install_began_at: float | None = None  # Unix seconds, Google Play's time of the install's start
     test_device: str | None = None  # the name of an active test session
+    signals: Signals = NO_SIGNALS
     ignored: tuple[str, ...] = ()  # wire names of fields that were sent and cannot be used
 
 

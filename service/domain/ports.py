@@ -275,6 +275,22 @@ class NetworkActivity(Protocol):
         ...
 
 
+class TouchStore(Protocol):
+    """The touches of all apps, shared by all replicas. Raises ``StoreFailed``."""
+
+    async def add(self, app: str, network: int, touch: Click, since_ms: int) -> bool:
+        """Store a touch; return False if its network has too many since a time (Unix milliseconds)."""
+        ...
+
+    async def exist(self, app: str, since_ms: int) -> bool:
+        """Return whether the app has touches since a time (Unix milliseconds)."""
+        ...
+
+    async def forget(self, devices: Sequence[str]) -> int:
+        """Delete the touches that these devices have claimed, and return how many."""
+        ...
+
+
 class IpMatcher(Protocol):
     """Finds the click of an install that opens without a link, by its address."""
 

@@ -28,7 +28,7 @@ class MatchAttempt(Struct, frozen=True):
 
     match: Match
     detail: str  # for the trace
-    click: tuple[str, Link, str] | None = None  # click id, link, and the query of the clicked URL
+    click: tuple[str | None, Link, str] | None = None  # click id, link, and the query of the clicked URL
     pending: bool = False  # the click may still appear at Dub
     stays_pending: bool = False  # even after the last attempt, because Dub's events cannot be decoded
     retry: bool = False  # a later attempt may find the click
@@ -127,7 +127,8 @@ class Traces:
         recorder = self._recorders.get(open_id)
         if recorder is not None:
             outcome: Outcome = "matched" if attempt.click else "pending" if attempt.stays_pending else "none"
-            recorder.add("ip", outcome, f"looked again: {attempt.detail}")
+            evidence: EvidenceType = "touch" if attempt.match.type == "touch" else "ip"
+            recorder.add(evidence, outcome, f"looked again: {attempt.detail}")
             recorder.candidates = attempt.candidates or recorder.candidates
 
     def get(self, open_id: str) -> Trace | None:

@@ -36,6 +36,11 @@ _LOOSE_ESCAPE = re.compile(  # of an unreserved character; or in lower case; or 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
+def is_click_id(text: str) -> bool:
+    """Return True for a clickId as Dub makes them: 16 letters and digits."""
+    return _CLICK_ID.fullmatch(text) is not None
+
+
 def canonical_host(host: str) -> str:
     """Return a parsed host without the trailing dot of the DNS root and without leading ``www.``."""
     host = without_last_dot(host)

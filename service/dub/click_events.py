@@ -99,7 +99,7 @@ class ClickEvent(Struct, frozen=True, gc=False):
             Link(link.id, link.domain, link.key, link.url),
             carried_query(click.url, [link.url, link.ios, link.android]),
             traits_of_click(click.ua, click.os, click.browser),
-            _opened_app(click.trigger, click.ua),
+            opened_app=_opened_app(click.trigger, click.ua),
         )
 
 

@@ -10,7 +10,7 @@ and reported by readiness).
 import asyncio
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.domain.clicks import Fault
 from service.domain.device_identity import upstream_user_agent
@@ -27,9 +27,10 @@ from service.domain.match_rules import (
     from_provider,
 )
 from service.domain.models import SUPERSEDED, Link, Match, MatchReason, Open, uses_up
-from service.domain.networks import Networks
+from service.domain.networks import Network, Networks
 from service.domain.open_context import OpenContext
-from service.domain.ports import FirstOpenProvider, NetworkActivity
+from service.domain.ports import FirstOpenProvider, LinkProvider, NetworkActivity, TouchStore
+from service.domain.touches import TOUCH, compared_signals
 from service.domain.trace import MatchAttempt
 from service.matching.click_sync import ClickSync, Outcome, Problem
 from service.matching.matcher import Matcher
@@ -59,6 +60,7 @@ _WAITS = {
 }
 
 
+_UNKNOWN_NETWORK = Network(None, "no_address")
 _SUPERSEDED = MatchAttempt(SUPERSEDED, "stronger evidence has found this install's click in the meantime")
 
 
@@ -76,9 +78,19 @@ class AppMatching(Struct, frozen=True):
 class IpMatching:
     """Implements ``domain.ports.IpMatcher``."""
 
-    def __init__(self, apps: Mapping[str, AppMatching], dub: FirstOpenProvider) -> None:
+    def __init__(
+        self,
+        apps: Mapping[str, AppMatching],
+        dub: FirstOpenProvider,
+        links: LinkProvider,
+        touches: TouchStore,
+        clock: Callable[[], float],
+    ) -> None:
         self._apps = apps
         self._dub = dub
+        self._links = links
+        self._clock = clock
+        self._touches = touches
         self._ending: list[ClickSync] = []
 
     def replace(self, apps: Mapping[str, AppMatching]) -> None:
@@ -87,6 +99,11 @@ class IpMatching:
         before = [*self._ending, *(app.click_sync for app in self._apps.values())]
         self._ending = [each for each in before if id(each) not in stays and not each.is_idle]
         self._apps = apps
+
+    def network_of(self, app: str, ip: str | None) -> Network:
+        """Return the hashed network of an address, as this app's clicks and opens have it."""
+        matching = self._apps.get(app)
+        return _UNKNOWN_NETWORK if matching is None else matching.networks.of(ip)
 
     def problems(self) -> list[str]:
         """Return one message for each problem with an app's click events."""
@@ -138,6 +155,7 @@ class IpMatching:
         certain: Callable[[], Open | None],
     ) -> MatchAttempt:
         """Search the click for up to ``timeout_s`` seconds and, with ``claim``, claim it. Never raises."""
+        until = self._clock() + timeout_s
         app = self._apps.get(context.app.name)
         if app is None or not app.is_on:
             return MatchAttempt(_none("off"), "matching by IP address is off for this app")
@@ -147,6 +165,29 @@ class IpMatching:
             return MatchAttempt(_none(reason), EXPLANATIONS[reason])
         context.network = network.key
         opened = self._first_open(context)
+        known = None if certain() is None else _SUPERSEDED
+        return (
+            known
+            or await self._by_touch(app, context, opened, until=until, claim=claim, certain=certain)
+            or await self._by_click(
+                app, context, opened, timeout_s, since=since, claim=claim, certain=certain
+            )
+        )
+
+    async def _by_click(
+        self,
+        app: AppMatching,
+        context: OpenContext,
+        opened: FirstOpen,
+        timeout_s: float,
+        *,
+        since: float,
+        claim: bool,
+        certain: Callable[[], Open | None],
+    ) -> MatchAttempt:
+        """Match a click, once Dub's clicks are known up to ``since``, or ``timeout_s`` seconds are over."""
+        network = context.network
+        assert network is not None  # noqa: S101  ensured by the caller
         from_dub = None
         if context.app.trusts_forwarded_ip:
             from_dub, outcome = await asyncio.gather(
@@ -159,19 +200,18 @@ class IpMatching:
             return _SUPERSEDED
         try:
             if claim and outcome.allows_match:
-                decision = await app.matcher.match(network.key, opened, from_dub)
+                decision = await app.matcher.match(network, opened, from_dub)
             else:  # claim no click while the right one may be missing
-                decision = await app.matcher.preview(network.key, opened, from_dub)
+                decision = await app.matcher.preview(network, opened, from_dub)
         except StoreFailed:
             why = "the database does not answer in time, so no click can be claimed"
             return MatchAttempt(_none("not_recorded"), why, pending=True, retry=True)
         click = decision.click
         if claim and click is not None and (found := certain()) is not None:
-            if not uses_up(found, click.id, click.link):
-                await self._release(app.matcher, click.id, context.device)
+            await self._release(app.matcher, click, context.device, found)
             return _SUPERSEDED
         if claim and not outcome.allows_match:
-            app.activity.record_open(network.key, context.device, opened.at_ms)
+            app.activity.record_open(network, context.device, opened.at_ms)
         return _attempt(decision, outcome)
 
     async def close(self) -> None:
@@ -184,9 +224,66 @@ class IpMatching:
         if context.network is not None:
             app.activity.record_open(context.network, context.device, int(context.opened_at * 1000))
 
-    async def _release(self, matcher: Matcher, click_id: str, install: str) -> None:
+    async def _by_touch(
+        self,
+        app: AppMatching,
+        context: OpenContext,
+        opened: FirstOpen,
+        *,
+        until: float,
+        claim: bool,
+        certain: Callable[[], Open | None],
+    ) -> MatchAttempt | None:
+        """Match a touch at once, without asking Dub for clicks; None if none is good enough."""
+        network = context.network
+        assert network is not None  # noqa: S101  ensured by the caller
         try:
-            await matcher.release(click_id, install)
+            if not await self._touches.exist(context.app.name, opened.at_ms - app.rules.window_s * 1000):
+                return None
+            decision = await app.matcher.match_touch(network, opened, claim=claim)
+        except StoreFailed:
+            return None  # the match by clicks decides what to say
+        if decision is None or decision.click is None:
+            return None
+        if claim and (found := certain()) is not None:
+            await self._release(app.matcher, decision.click, context.device, found)
+            return _SUPERSEDED
+        return await self._credited(context, _matched(decision, decision.click), until, claim=claim)
+
+    async def _credited(
+        self, context: OpenContext, attempt: MatchAttempt, until: float, *, claim: bool
+    ) -> MatchAttempt:
+        """Get a clickId for a touch that has none: report its link to Dub, as for a link in the clipboard.
+
+        Without Dub, the attempt is repeated later.
+        """
+        assert attempt.click is not None  # noqa: S101  ensured by the caller
+        click_id, link, query = attempt.click
+        if click_id is not None and link.id:
+            return attempt
+        try:
+            found = await self._links.track_open(
+                context.app.name,
+                f"https://{link.domain}/{'' if link.key == '_root' else link.key}",
+                user_agent=upstream_user_agent(context.report.caller.user_agent, context.device),
+                ip=context.ip if context.app.trusts_forwarded_ip else None,
+                queue_timeout_s=max(until - self._clock(), 0),
+                no_track=click_id is not None or not claim,
+                replay=context.replay,
+            )
+        except DubLinkNotFound:
+            return attempt
+        except DubUnavailable:
+            return structs.replace(attempt, pending=True, retry=True)
+        click = (click_id or found.click_id, found.link or link, query)
+        return structs.replace(attempt, click=click)
+
+    async def _release(self, matcher: Matcher, click: Click, install: str, found: Open) -> None:
+        """Release a click that stronger evidence has not used up."""
+        if uses_up(found, click.id, click.link):
+            return
+        try:
+            await matcher.release(click, install)
         except StoreFailed:
             return  # the claim stays, and no other install gets this click
 
@@ -218,7 +315,14 @@ class IpMatching:
         traits = traits_of_open(report.platform, report.caller.user_agent)
         domain = context.domain if report.domain is not None else None
         installed_ms = None if report.installed_at is None else int(report.installed_at * 1000)
-        return FirstOpen(context.device, int(context.opened_at * 1000), traits, installed_ms, domain)
+        return FirstOpen(
+            context.device,
+            int(context.opened_at * 1000),
+            traits,
+            installed_ms,
+            compared_signals(context.app, report.signals, consent=report.consent),
+            domain,
+        )
 
 
 def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
@@ -226,15 +330,7 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
     considered = decision.considered
     click = decision.click
     if click is not None and outcome.allows_match:
-        match = Match(
-            "ip",
-            guaranteed=False,
-            candidates=decision.candidates,
-            age_s=decision.age_s,
-            confidence=decision.confidence,
-        )
-        detail = f"click {click.id}, {decision.age_s} s old, confidence {decision.confidence}"
-        return MatchAttempt(match, detail, (click.id, click.link, click.query), candidates=considered)
+        return _matched(decision, click)
     reason: NoMatch = decision.reason or "no_click"
     detail = EXPLANATIONS[reason]
     if outcome.status == "unreadable" and reason in _MORE_CLICKS_MAY_HELP:
@@ -257,6 +353,20 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
     return MatchAttempt(
         _none(reason), _WAITS[outcome.status], pending=True, candidates=considered, retry=True
     )
+
+
+def _matched(decision: Decision, click: Click) -> MatchAttempt:
+    match = Match(
+        "touch" if click.touch_id else "ip",
+        guaranteed=False,
+        candidates=decision.candidates,
+        age_s=decision.age_s,
+        confidence=decision.confidence,
+    )
+    named = "touch" if click.touch_id else f"click {click.id}"
+    detail = f"{named}, {decision.age_s} s old, confidence {decision.confidence}"
+    click_id = None if click.id.startswith(TOUCH) else click.id
+    return MatchAttempt(match, detail, (click_id, click.link, click.query), candidates=decision.considered)
 
 
 def _none(reason: MatchReason) -> Match:

@@ -43,17 +43,49 @@ class Matcher:
                 if lost or any(each.rejected in _TAKEN for each in decision.considered):
                     self._refused()
                 return decision
-            if await self._claims.claim(click.id, opened.install):
+            if await self._claim(click, opened.install):
                 return decision
             lost[click.id] = ""  # another install has claimed it in the meantime
+
+    async def match_touch(self, network: int, opened: FirstOpen, *, claim: bool) -> Decision | None:
+        """Choose a candidate that a page has seen, and claim it; return None if none is good enough.
+
+        Clicks of Dub's that are not known yet cannot change this decision much, so it is made at once. The
+        open is not recorded if there is no such candidate. Raises ``StoreFailed``.
+        """
+        lost: dict[str, str] = {}
+        while True:
+            decision = await self._decide(network, opened, None, lost)
+            click = decision.click
+            if click is None or not click.touch_id:
+                return None
+            if not claim:
+                return decision
+            self._activity.record_open(network, opened.install, opened.at_ms)
+            if await self._claim(click, opened.install):
+                return decision
+            lost[click.id] = ""
 
     async def preview(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
         """Choose a click as ``match`` does, without recording or claiming; raises ``StoreFailed``."""
         return await self._decide(network, opened, from_dub, {})
 
-    async def release(self, click_id: str, install: str) -> None:
-        """Release an install's claim on a click; raises ``StoreFailed``."""
-        await self._claims.release(click_id, install)
+    async def release(self, click: Click, install: str) -> None:
+        """Release an install's claim on a click, and on the touch joined with it; raises ``StoreFailed``."""
+        await self._claims.release(click.id, install)
+        if click.touch_id and click.touch_id != click.id:
+            await self._claims.release(click.touch_id, install)
+
+    async def _claim(self, click: Click, install: str) -> bool:
+        """Claim a click, and the touch that was joined with it; return False if another install has one."""
+        if click.touch_id and click.touch_id != click.id:
+            if not await self._claims.claim(click.touch_id, install):
+                return False
+            if not await self._claims.claim(click.id, install):
+                await self._claims.release(click.touch_id, install)
+                return False
+            return True
+        return await self._claims.claim(click.id, install)
 
     async def _decide(
         self, network: int, opened: FirstOpen, from_dub: Click | None, lost: Mapping[str, str]

@@ -19,8 +19,10 @@ from service.aio.tasks import cancel_all
 from service.domain.clicks import Fault, SyncRound
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
+from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.match_rules import Click
 from service.domain.models import Link
+from service.domain.touches import join_touches
 from service.storage.database import Database
 from service.storage.encryption import Cipher, Undecryptable
 from service.storage.hashes import device_name, to_signed
@@ -42,7 +44,7 @@ _ADD = RowStatement(
     after=""" ON CONFLICT (app, click_id) DO UPDATE SET network = excluded.network, record = excluded.record
     WHERE clicks.network <> excluded.network""",  # after a change of FIRSTOPEN_SECRET
 )
-_ON_NETWORK = """SELECT c.click_id, c.clicked_at, c.record, k.device FROM clicks AS c
+_ON_NETWORK = """SELECT c.click_id, c.clicked_at, c.record, c.is_touch, k.device FROM clicks AS c
     LEFT JOIN claims AS k ON k.click_id = c.click_id
     WHERE c.network = ? AND c.clicked_at >= ? AND c.app = ? ORDER BY c.clicked_at DESC LIMIT ?"""
 _CREATE_SYNC = """INSERT INTO click_syncs
@@ -70,6 +72,7 @@ class _Record(Struct, frozen=True, gc=False):
     query: str
     device: Traits
     opened_app: bool
+    signals: Signals = NO_SIGNALS
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -113,16 +116,16 @@ class ClickStore:
         """Return the query for a network's newest clicks since a time, with the claiming installs."""
         return Statement(_ON_NETWORK, (to_signed(network), since_ms, self._app, limit))
 
-    def clicks(self, rows: Iterable[Row]) -> tuple[tuple[Click, ...], dict[str, str]]:
-        """Decode the rows of ``on_network``: clicks, newest first, and by click id the claiming installs."""
+    def clicks(self, rows: Iterable[Row]) -> tuple[tuple[Click, ...], Mapping[str, str]]:
+        """Decode the rows of ``on_network``: candidates, and by their ids the claiming installs."""
         clicks, owners = [], {}
-        for click_id, clicked_at, encrypted, owner in rows:
-            click = self._click(click_id, clicked_at, encrypted)
+        for click_id, clicked_at, encrypted, is_touch, owner in rows:
+            click = self._click(click_id, clicked_at, encrypted, is_touch=bool(is_touch))
             if click is not None:
                 clicks.append(click)
                 if owner is not None:
                     owners[click_id] = device_name(owner)
-        return tuple(clicks), owners
+        return join_touches(clicks, owners)
 
     @asynccontextmanager
     async def sync_round(self) -> AsyncIterator[SyncRound]:
@@ -216,7 +219,7 @@ class ClickStore:
     async def _add(self, clicks: Sequence[tuple[int, Click]]) -> list[Statement]:
         rows: list[Values] = []
         for number, (network, click) in enumerate(clicks, 1):
-            record = self._cipher.encrypt(_encode(_record(click)))
+            record = encode_click(click, self._cipher)
             rows.append((click.id, self._app, to_signed(network), click.at_ms, record))
             if number % _ENCRYPTED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
@@ -228,12 +231,21 @@ class ClickStore:
             return _Sync(sync_round, 0, 0, {}, is_free=bool(is_free))
         return _Sync(sync_round, finished_round, synced_to_ms, _decode_unread(unread), is_free=bool(is_free))
 
-    def _click(self, click_id: str, clicked_at: int, encrypted: bytes) -> Click | None:
+    def _click(self, click_id: str, clicked_at: int, encrypted: bytes, *, is_touch: bool) -> Click | None:
         try:
             record = _decode(self._cipher.decrypt(bytes(encrypted)))
         except (Undecryptable, msgspec.DecodeError):
             return None  # encrypted with a secret that is no longer listed
-        return Click(click_id, clicked_at, record.link, record.query, record.device, record.opened_app)
+        return Click(
+            click_id,
+            clicked_at,
+            record.link,
+            record.query,
+            record.device,
+            record.signals,
+            record.opened_app,
+            click_id if is_touch else "",
+        )
 
 
 async def expire_clicks(database: Database, before_ms: int) -> int:
@@ -245,5 +257,7 @@ async def expire_clicks(database: Database, before_ms: int) -> int:
     return len(rows)
 
 
-def _record(click: Click) -> _Record:
-    return _Record(click.link, click.query, click.device, click.opened_app)
+def encode_click(click: Click, cipher: Cipher) -> bytes:
+    """Return what is stored of a click beside its id, time and network."""
+    record = _Record(click.link, click.query, click.device, click.opened_app, click.signals)
+    return cipher.encrypt(_encode(record))

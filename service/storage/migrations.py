@@ -156,7 +156,14 @@ _TEST_DEVICES = (
         pending, click_id, link_id, link_domain, link_key, app_version, test_device FROM opens""",
 )
 
+_TOUCHES = (
+    # a page saw this visitor: the row is a touch, with or without a click of Dub's
+    "ALTER TABLE clicks ADD COLUMN is_touch BOOLEAN NOT NULL DEFAULT FALSE",
+    "CREATE INDEX clicks_touches ON clicks (app, clicked_at) WHERE is_touch",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
     Migration(2, "test devices", _TEST_DEVICES),
+    Migration(3, "touches", _TOUCHES),
 )

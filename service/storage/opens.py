@@ -339,7 +339,7 @@ class SqlOpenStore:
         now = self._unix_time()
         offered = EVIDENCE_PRIORITY.get(record.offered, 0)
         age_s = now - updated_at / 1000
-        queue_timeout_s = _LOOKED_FOR_S if offered <= EVIDENCE_PRIORITY["ip"] else _REPORTED_S
+        queue_timeout_s = _LOOKED_FOR_S if offered <= EVIDENCE_PRIORITY["touch"] else _REPORTED_S
         return Open(
             app=app,
             open_id=bytes(open_id).hex(),

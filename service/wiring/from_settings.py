@@ -32,6 +32,8 @@ def compile_app(name: str, settings: Settings) -> App:
         clients_report_leads=app.leads == "client",
         dub_api_key=settings.dub_api_keys.get(name, ""),
         ip_matching=app.ip_matching,
+        touch_signals=app.touch_signals,
+        window_s=app.match_window_s,
         first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
         analytics_calls_per_s=app.analytics_calls_per_s,
         webhook_events=frozenset(app.webhook.events) if app.webhook else frozenset(),

@@ -22,6 +22,7 @@ from service.attribution.open_replay import OpenReplay
 from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
+from service.attribution.touches import Touches
 from service.attribution.webhook_events import WebhookEvents
 from service.config.settings import AppSettings
 from service.domain.current import Current
@@ -113,8 +114,22 @@ class Parts:
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
+<<<<<<< HEAD
         self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
         self.ip_matching = IpMatching(self._matching_of(in_force.now), dub)
+=======
+        self.event_feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
+        self.ip_matching = self._ip_matching_of(apps, dub)
+        self.touches = Touches(
+            store=self.stores.touches,
+            dub=dub,
+            cache=self.stores.cache,
+            network_of=self.ip_matching.network_of,
+            secret=settings.secrets[0].encode("utf-8", "surrogateescape"),
+            clock=clock,
+            unix_time=unix_time,
+        )
+>>>>>>> 45bd666 (Touches: POST /v1/touches and touch.js, matched above Dub's clicks)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = LeadCredit(self.stores.opens, identity)
         self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
@@ -131,6 +146,7 @@ class Parts:
             delayed_matching=self._delayed_matching,
             opens=self.stores.opens,
             claims=self.stores.claims,
+            touches=self.stores.touches,
             entries=self.stores.outbox,
             erasures=self.stores.erasures,
             webhook_events=self._webhook_events,
@@ -233,6 +249,10 @@ class Parts:
             name: structs.replace(parts, is_on=compiled.apps[name].matching)
             for name, (_, parts) in self._matching_parts.items()
         }
+<<<<<<< HEAD
+=======
+        return IpMatching(matching, dub, dub, self.stores.touches, self._clock)
+>>>>>>> 45bd666 (Touches: POST /v1/touches and touch.js, matched above Dub's clicks)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(

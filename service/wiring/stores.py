@@ -30,6 +30,7 @@ from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
 from service.storage.opens import SqlOpenStore
 from service.storage.outbox import SqlOutboxStore
 from service.storage.statements import Row, Statement
+from service.storage.touches import TouchStore
 from service.telemetry import Event, Log, Metrics
 from service.telemetry.background import Background
 from service.wiring.from_settings import claims_ttl_s, clicks_ttl_s, memory_limits, opens_ttl_s, secret_kept_s
@@ -71,6 +72,7 @@ class Stores:
         self.opens = SqlOpenStore(self.database, self.cipher, clock=clock, unix_time=unix_time)
         self.pages = OpenPages(self._read_page, unix_time)
         self.claims = ClaimStore(self.database, unix_time)
+        self.touches = TouchStore(self.database, self.cipher, clock)
         self.device_sessions = DeviceSessionStore(self.database, unix_time)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
 

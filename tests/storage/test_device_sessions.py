@@ -38,7 +38,7 @@ async def replica(make_engine: MakeEngine, clock: FakeClock) -> AsyncIterator[De
 
 
 async def no_installs(_: object) -> ErasedCounts:
-    return ErasedCounts(0, 0, 0)
+    return ErasedCounts(0, 0, 0, 0)
 
 
 async def is_test(sessions: DeviceSessions, app: App, name: str) -> bool:
