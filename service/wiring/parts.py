@@ -114,12 +114,9 @@ class Parts:
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
-<<<<<<< HEAD
         self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
-        self.ip_matching = IpMatching(self._matching_of(in_force.now), dub)
-=======
-        self.event_feed = EventFeed(dub, CallBudget(clock), self._background, shared_calls)
-        self.ip_matching = self._ip_matching_of(apps, dub)
+        matching = self._matching_of(in_force.now)
+        self.ip_matching = IpMatching(matching, dub, dub, self.stores.touches, clock)
         self.touches = Touches(
             store=self.stores.touches,
             dub=dub,
@@ -129,7 +126,6 @@ class Parts:
             clock=clock,
             unix_time=unix_time,
         )
->>>>>>> 45bd666 (Touches: POST /v1/touches and touch.js, matched above Dub's clicks)
         self.resolver = self._resolver(dub, identity, recent, new_id)
         credit = LeadCredit(self.stores.opens, identity)
         self.conversions = self._conversions(dub, apps, identity, credit, recent, new_id)
@@ -249,10 +245,6 @@ class Parts:
             name: structs.replace(parts, is_on=compiled.apps[name].matching)
             for name, (_, parts) in self._matching_parts.items()
         }
-<<<<<<< HEAD
-=======
-        return IpMatching(matching, dub, dub, self.stores.touches, self._clock)
->>>>>>> 45bd666 (Touches: POST /v1/touches and touch.js, matched above Dub's clicks)
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
