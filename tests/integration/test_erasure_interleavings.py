@@ -192,7 +192,7 @@ class Install:
             assert (await service.get(f"/v1/opens/{open_id}")).status_code == 404
         for lead_id in self.leads:
             assert (await service.get(f"/v1/leads/{lead_id}")).status_code == 404
-        assert await self.erase() == {"answers": 0, "claims": 0, "outbox": 0}
+        assert await self.erase() == {"answers": 0, "claims": 0, "outbox": 0, "touches": 0}
         await asyncio.sleep(1)
         again = await service.open(FB_PROMO, install_id=self._id)
         assert again.open_id not in self.opens

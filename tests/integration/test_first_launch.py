@@ -342,7 +342,7 @@ async def test_an_install_is_forgotten_everywhere(world: World) -> None:
     anna = await world.launch(ANNA)
     assert anna.click_id
     reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
-    assert reply.json() == {"answers": 1, "claims": 1, "outbox": 0}
+    assert reply.json() == {"answers": 1, "claims": 1, "outbox": 0, "touches": 0}
     assert (await world.service.get(f"/v1/opens/{anna.open_id}")).status_code == 404
     assert (await world.launch(BEN)).click_id == anna.click_id
     assert (await world.service.post("/v1/installs/forget", json={"installId": ANNA})).status_code == 403

@@ -291,7 +291,7 @@ async def test_erasure_takes_the_waiting_leads_of_an_install(world: World) -> No
     """Dub hears of none of them when the install opens afterwards: it is a new one."""
     lead_id = await queued(world)
     reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
-    assert reply.json() == {"answers": 0, "claims": 0, "outbox": 1}
+    assert reply.json() == {"answers": 0, "claims": 0, "outbox": 1, "touches": 0}
     await world.launch(deep_link=FB_PROMO)
     world.clock.advance(3600)
     assert (await world.service.get(f"/v1/leads/{lead_id}")).status_code == 404

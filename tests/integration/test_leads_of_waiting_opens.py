@@ -150,7 +150,7 @@ async def test_an_install_with_a_queued_lead_is_forgotten(world: World, logs: Lo
     assert [reply.json()["status"] for reply in leads] == ["queued"] * 3
     ben = await world.launch(BEN, deep_link=FB_PROMO)
     reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
-    assert reply.json() == {"answers": 2, "claims": 1, "outbox": 4}
+    assert reply.json() == {"answers": 2, "claims": 1, "outbox": 4, "touches": 0}
     await world.mend()
     assert (await world.settled(ben)).click_id
     for lead in leads:
@@ -158,7 +158,7 @@ async def test_an_install_with_a_queued_lead_is_forgotten(world: World, logs: Lo
         assert gone.status_code == 404
     assert await credited(world) == {}
     again = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
-    assert again.json() == {"answers": 0, "claims": 0, "outbox": 0}
+    assert again.json() == {"answers": 0, "claims": 0, "outbox": 0, "touches": 0}
     assert (await world.lead(installId=ANNA)).json()["status"] == "queued"  # until it opens again
     assert json.dumps(ANNA) not in logs.text
 
@@ -170,11 +170,11 @@ async def test_a_forgotten_install_is_looked_for_no_more(clock: FakeClock, logs:
         opened = await world.launch()
         forget = {"installId": ANNA}
         reply = await world.service.post("/v1/installs/forget", json=forget, headers=AS_SERVER)
-        assert reply.json() == {"answers": 1, "claims": 0, "outbox": 0}
+        assert reply.json() == {"answers": 1, "claims": 0, "outbox": 0, "touches": 0}
         for _ in range(40):
             world.clock.advance(1)
             await world.service.get("/v1/opens/unknown")  # lets looks and the disk have their turn
         assert (await world.service.get(f"/v1/opens/{opened.open_id}")).status_code == 404
         again = await world.service.post("/v1/installs/forget", json=forget, headers=AS_SERVER)
-        assert again.json() == {"answers": 0, "claims": 0, "outbox": 0}
+        assert again.json() == {"answers": 0, "claims": 0, "outbox": 0, "touches": 0}
         assert (await world.launch(BEN)).click_id
