@@ -5,10 +5,11 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 
 import rich_click as click
 from litestar import Litestar
@@ -24,6 +25,10 @@ from service.server.run import PortTaken, Served, listen, run
 from service.storage.errors import EngineUnavailable, StartRefused
 from service.telemetry import Event, Log, Metrics, configure_logs
 from service.wiring.stores import Prepared, engine, prepare
+
+if TYPE_CHECKING:
+    from service.sandbox.domains import SandboxDomain
+    from service.sandbox.links import SandboxLink
 
 _SANDBOX_FILE = "sandbox.sqlite"  # a file, so that clicks and leads survive a restart
 _SANDBOX_STOP_S = 1  # a call that a fault stalls may never end
@@ -81,30 +86,50 @@ def _serve_configured(loaded: Loaded) -> None:
 
 
 def _serve_demo(env: Mapping[str, str]) -> None:
-    from service.sandbox import create_sandbox
     from service.sandbox.demo import demo_domain, demo_links
 
     configured = demo.settings(env)
     sandbox_port = demo.sandbox_port(configured.port)
+    links = demo_links()
+    here = Path("firstopen.toml")
+    unused = f" ({here} exists here, but FIRSTOPEN_CONFIG is not set to it)" if here.exists() else ""
+
+    def greeting() -> list[str]:
+        return [
+            f"firstopen {version('firstopen')}, the demo on {demo.HOST} only: no FIRSTOPEN_CONFIG{unused}",
+            *_addresses(configured),
+            f"  sandbox  http://{demo.HOST}:{sandbox_port}  an embedded Dub; its links:",
+            *(f"           http://{link.domain}:{sandbox_port}/{link.key} -> {link.url}" for link in links),
+            "Try it (sent again, it is a repeat; another installId gets another clickId):",
+            demo.curl(configured.port),
+        ]
+
+    serve_beside_sandbox(configured, links, [demo_domain()], greeting, host=demo.HOST)
+
+
+def serve_beside_sandbox(
+    configured: Settings,
+    links: list["SandboxLink"],
+    domains: list["SandboxDomain"],
+    greeting: Callable[[], list[str]],
+    *,
+    host: str,
+) -> None:
+    """Serve beside an embedded Dub on the next port; ``greeting`` is printed once both listen.
+
+    Raises ``SettingsError``, ``PortTaken`` or ``StartRefused`` before any request is accepted.
+    """
+    from service.sandbox import create_sandbox
+
     log = configure_logs(configured.log_level)
     prepared = _prepare(configured, log)
     readiness, metrics = Readiness(), Metrics()
     app = create_app(configured, readiness=readiness, metrics=metrics)
-    links = demo_links()
     sandbox_dir = configured.data_dir.with_name(f"{configured.data_dir.name}-sandbox")
     sandbox_dir.mkdir(parents=True, exist_ok=True)
-    sandbox = create_sandbox(links, domains=[demo_domain()], data=sandbox_dir / _SANDBOX_FILE)
-    socks, sandbox_sock = _take_ports(configured), listen(demo.HOST, sandbox_port)
-    here = Path("firstopen.toml")
-    unused = f" ({here} exists here, but FIRSTOPEN_CONFIG is not set to it)" if here.exists() else ""
-    _print(
-        f"firstopen {version('firstopen')}, the demo on {demo.HOST} only: no FIRSTOPEN_CONFIG{unused}",
-        *_addresses(configured),
-        f"  sandbox  http://{demo.HOST}:{sandbox_port}  an embedded Dub; its links:",
-        *(f"           http://{link.domain}:{sandbox_port}/{link.key} -> {link.url}" for link in links),
-        "Try it (sent again, it is a repeat; another installId gets another clickId):",
-        demo.curl(configured.port),
-    )
+    sandbox = create_sandbox(links, domains=domains, data=sandbox_dir / _SANDBOX_FILE)
+    socks, sandbox_sock = _take_ports(configured), listen(host, demo.sandbox_port(configured.port))
+    _print(*greeting())
     prepared.log(log)
     served = [_served(app, socks, configured, metrics), Served(sandbox, [sandbox_sock], _SANDBOX_STOP_S)]
     run(served, readiness=readiness, log=log, drain_s=_drain_s(configured))

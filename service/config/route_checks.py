@@ -96,6 +96,15 @@ def findings(router: Router) -> list[Finding]:
     return found
 
 
+def sample_url(router: Router, route: CompiledRoute) -> str | None:
+    """Return a URL that this route takes, or None if none could be generated."""
+    for url in _sample_urls(route.pattern.parts):
+        found = router.first_match(url)
+        if found is not None and found[0] is route:
+            return url
+    return None
+
+
 def _taken_by(router: Router, route: CompiledRoute) -> list[int]:
     """Return the indexes of the routes that take all URLs generated for ``route``.
 

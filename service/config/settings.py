@@ -198,6 +198,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str  # PostgreSQL's; empty: SQLite in ``data_dir``
     tracing: bool
     demo: bool = False
+    private_networks: bool = False  # match private addresses: only ``firstopen dev`` does
 
     def __repr__(self) -> str:
         """Return a text without secrets."""

@@ -52,15 +52,17 @@ _SHARED_NETWORK = Network(None, "shared_network")
 class Networks:
     """Hashes networks with a secret. ``shared`` are further ranges that many people share, such as a relay's.
 
+    ``private``: private addresses are matched, too, for devices on the network of a developer's machine.
+
     All replicas of a deployment use the same secret, so a network has the same key on each of them.
     """
 
-    def __init__(self, secret: bytes, shared: Sequence[str] = ()) -> None:
+    def __init__(self, secret: bytes, shared: Sequence[str] = (), *, private: bool = False) -> None:
         self._secret = blake2b(secret, person=b"networks", digest_size=32).digest()
         # Changes with the secret and the ranges, because keys computed before the change cannot be compared.
         self.fingerprint = blake2b("\n".join(shared).encode(), key=self._secret, digest_size=8).hexdigest()
         self._private = _Ranges(_PRIVATE)
-        self._unmatchable = _Ranges((*_PRIVATE, *_SHARED, *shared))
+        self._unmatchable = _Ranges((*(() if private else _PRIVATE), *_SHARED, *shared))
 
     def of(self, ip: str | None) -> Network:
         """Return the hashed network. ``key`` is None for invalid, private or shared addresses."""

@@ -251,7 +251,7 @@ class Parts:
             window_s=settings.match_window_s, crowd_limit=settings.crowd_limit, ambiguous=settings.ambiguous
         )
         secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
-        networks = Networks(secret, settings.shared_networks)
+        networks = Networks(secret, settings.shared_networks, private=self._settings.private_networks)
         scope = f"{networks.fingerprint} {rules.window_s} {','.join(app.domains)}"
         clicks = ClickStore(self.stores.database, self.stores.cipher, app.name, scope)
         click_sync = ClickSync(

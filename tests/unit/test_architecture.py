@@ -31,13 +31,14 @@ MAY_IMPORT = {
     "app": {"api", "config", "domain", "wiring"},
     "cli": {"api", "app", "config", "doctor", "domain", "sandbox", "server", "storage", "wiring"},
     "doctor": {"config", "domain", "dub", "storage", "wiring"},
+    "testing": set(),
     "sandbox": set(),
     "telemetry": set(),
     "aio": set(),
     "__init__": set(),
     "__main__": {"cli"},
 }
-NO_LEAVES = {"domain", "sandbox", *LEAVES}
+NO_LEAVES = {"domain", "sandbox", "testing", *LEAVES}
 # Who may start a task without ``Background.spawn``, and what becomes of that task's exceptions.
 OWN_TASKS = {
     "telemetry/background.py": "reported by it",
