@@ -18,7 +18,7 @@ def services() -> Any:
     return document["services"]
 
 
-@pytest.mark.parametrize("name", ["firstopen", "database"])
+@pytest.mark.parametrize("name", ["firstopen", "database", "demo"])
 def test_a_container_is_confined(services: Any, name: str) -> None:
     """No root, nothing writable but volumes and tmpfs, no capabilities, a bound on memory."""
     container = services[name]
@@ -39,6 +39,15 @@ def test_nothing_but_the_opens_port_is_published(services: Any) -> None:
     assert services["firstopen"]["environment"]["FIRSTOPEN_OPS_PORT"] != "8000"
 
 
+def test_the_demo_is_on_this_machine_only(services: Any) -> None:
+    """It has a public secret: loopback only, no volume, and never started by ``docker compose up`` alone."""
+    demo = services["demo"]
+    assert demo["profiles"] == ["demo"]
+    assert demo["ports"] == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"]
+    assert "volumes" not in demo
+    assert "env_file" not in demo
+
+
 def test_firstopen_starts_with_its_environment(services: Any) -> None:
     """The image's user, folders and time to stop; what the file sets and what ``.env`` adds is a boot."""
     _, stages = dockerfile.read(check.ROOT / "Dockerfile")
@@ -46,7 +55,7 @@ def test_firstopen_starts_with_its_environment(services: Any) -> None:
     assert container["user"] == stages[-1].last("USER").text
     environment = container["environment"]
     assert f"./firstopen.toml:{environment['FIRSTOPEN_CONFIG']}:ro" in container["volumes"]
-    assert container["env_file"] == ".env"
+    assert [file["path"] for file in container["env_file"]] == [".env"]
     url = SECRET.sub("abc", environment["FIRSTOPEN_DATABASE_URL"])
     told = {name: f"{name}-".ljust(40, "x") for name in ("FIRSTOPEN_SECRET", "ACME_DUB_API_KEY")}
     settings = parse(
