@@ -19,6 +19,7 @@ from service.api.http import JSONReply, request_class
 from service.api.installs import installs_routes
 from service.api.leads import leads_routes
 from service.api.listing import listing_routes
+from service.api.live import live_routes
 from service.api.opens import answering_opens, direct_opens, opens_routes
 from service.api.ops import Readiness, ops_routes
 from service.api.outgoing import Outgoing
@@ -39,6 +40,7 @@ from service.wiring.calls_out import dub_transport, request_tracing
 from service.wiring.config_watch import ConfigWatch
 from service.wiring.in_force import InForce, compile_settings
 from service.wiring.lifecycle import closing
+from service.wiring.live import live_feed
 from service.wiring.parts import Clocks, Parts
 
 
@@ -84,6 +86,7 @@ def create_app(
     in_force = InForce(compile_settings(settings))
     timing = Clocks(clock, unix_time, sleep)
     parts = Parts(in_force, transport, timing, log, metrics or Metrics())
+    live = live_feed(parts, readiness, unix_time)
     proxies = TrustedProxies(settings.forwarded_allow_ips)
     callers = Callers(in_force.now.keys, proxies, parts.rate_limiter)
     in_force.follow(lambda compiled: callers.replace(compiled.keys, parts.rate_limiter))
@@ -107,7 +110,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         watched = contextlib.nullcontext() if watch is None else watch.running()
-        async with closing(tracing.close if tracing else _nothing), parts.alive(), watched:
+        tracing_ends = closing(tracing.close if tracing else _nothing)
+        async with tracing_ends, parts.alive(), closing(live.close), watched:
             _warn(settings, log)
             log.info(
                 Event.STARTED,
@@ -128,6 +132,7 @@ def create_app(
             *opens_routes(callers, parts.resolver, answer_open),
             *listing_routes(callers, parts.stores.pages),
             *touches_routes(callers, parts.touches, parts.resolver.parse_link),
+            *live_routes(callers, live, parts.background),
             *traces_routes(callers, parts.resolver, parts.device_sessions, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
@@ -145,7 +150,7 @@ def create_app(
     if settings.console.enabled:
         from service.wiring.console import console  # noqa: PLC0415  a process without it imports none of it
 
-        routers.append(console(in_force, proxies, pages, parts, timing, problems))
+        routers.append(console(in_force, proxies, pages, parts, timing, problems, live))
     service = Service(
         routers,
         middleware=[tracing.middleware] if tracing else (),

@@ -30,6 +30,7 @@ from service.domain.errors import (
     StoreFailed,
     TooManySessions,
     TooManyWaiting,
+    TooManyWatchers,
     UnsupportedBody,
     WrongKey,
     WrongKind,
@@ -50,6 +51,7 @@ STATUS_OF: dict[type[CallerError], int] = {
     OverBudget: 429,
     TooManyWaiting: 429,
     TooManySessions: 429,
+    TooManyWatchers: 429,
     RateLimited: 429,
     NotFound: 404,
 }
@@ -113,7 +115,7 @@ def _headers(exc: CallerError) -> dict[str, str] | None:
     match exc:
         case RateLimited(rate_limit_status=rate_limit_status):
             return {**_retry_after(rate_limit_status.reset_s), **rate_limit_headers(rate_limit_status)}
-        case OverBudget() | TooManyWaiting():
+        case OverBudget() | TooManyWaiting() | TooManyWatchers():
             return _retry_after(exc.retry_after_s)
     return None
 

@@ -253,9 +253,9 @@ class AnswerBuilder:
             looking=looking,
             app_version=shared(context.report.app_version),
             platform=context.report.platform,
+            test_device=context.test_device,
             offered=offered,
             evidence=evidence_mask(context.chain),
-            is_test=context.test_device is not None,
             opened_at=context.opened_at,
             repeat_until=self._clock() + (self.lifetimes.answer_ttl_s if ttl_s is None else ttl_s),
         )

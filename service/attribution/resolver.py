@@ -458,7 +458,7 @@ class Resolver:
         self._webhook_events.open_kept(context, opened, settles=settles)
         self._cache.keep(context.key, opened)
         self._precedence.settle(context, opened)
-        self._open_store.keep(context.key, opened, context.network, context.traits, context.test_device)
+        self._open_store.keep(context.key, opened, context.network, context.traits)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
             self._outbox.release_dependents(install_name(context.device), after_s=after_s)

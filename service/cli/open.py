@@ -8,7 +8,7 @@ import msgspec
 import rich_click as click
 from rich.table import Table
 
-from service.cli.output import base_url, console, fail, pick_app, read_settings
+from service.cli.output import base_url, console, fail, pick_app, read_settings, server_key
 
 _TIMEOUT_S = 15
 
@@ -58,13 +58,11 @@ def explain_open(body: dict[str, Any], app_name: str | None) -> None:
     """Request a dry run and print the result; on failure, print one line and end the command."""
     configured = read_settings()
     name = pick_app(configured, app_name or next(iter(configured.apps)))
-    keys = configured.server_keys.get(name)
-    if not keys:
-        fail(f"apps.{name}.server_keys_env: a dry run needs a server key, and none is set")
+    key = server_key(configured, name, "a dry run")
     given = {field: value for field, value in body.items() if value is not None}
     if not given.keys() & {"deepLink", "installReferrer", "clipboard", "dubDomain"}:
         given["dubDomain"] = configured.apps[name].domains[0]
-    _print(_ask(base_url(configured), keys[0], given))
+    _print(_ask(base_url(configured), key, given))
 
 
 def _ask(base: str, key: str, body: dict[str, Any]) -> dict[str, Any]:

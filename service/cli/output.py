@@ -44,3 +44,11 @@ def console() -> Console:
     """Return a console for tables; wide enough for whole lines if the output is piped."""
     terminal = Console(highlight=False, markup=False)
     return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=_PIPED_COLUMNS)
+
+
+def server_key(configured: Settings, app: str, purpose: str) -> str:
+    """Return a server key of an app; if there is none, end the process and say what needs it."""
+    keys = configured.server_keys.get(app)
+    if not keys:
+        fail(f"apps.{app}.server_keys_env: {purpose} needs a server key, and none is set")
+    return keys[0]

@@ -15,6 +15,7 @@ FirstopenError
 │   ├── OverBudget           too many analytics calls
 │   ├── TooManyWaiting       too many leads wait for opens that have not arrived
 │   ├── TooManySessions      too many test sessions of an app are active
+│   ├── TooManyWatchers      too many connections follow live opens
 │   └── RateLimited          too many requests with this key or from this address
 ├── NotConfigured            a setting that this operation needs is missing
 ├── StoreFailed              the database cannot be read or written
@@ -100,6 +101,12 @@ class TooManyWaiting(CallerError):
 
 class TooManySessions(CallerError):
     """Too many test sessions of an app are active."""
+
+
+class TooManyWatchers(CallerError):
+    """Too many connections follow the live opens of this replica."""
+
+    retry_after_s = 10.0
 
 
 class RateLimited(CallerError):

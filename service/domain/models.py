@@ -155,11 +155,16 @@ class Open(Struct, frozen=True, gc=False, kw_only=True):
     credited_to: str | None = None  # if this open has no click: openId of the install's open that has one
     app_version: str | None = None
     platform: Platform | None = None
-    is_test: bool = False  # of a test device
+    test_device: str | None = None  # the name of its test session
     offered: int = 0  # the priority of the strongest evidence, see ``evidence.EVIDENCE_PRIORITY``
     evidence: int = 0  # the evidence types as a bit mask, see ``evidence.evidence_mask``
     opened_at: float  # Unix seconds
     repeat_until: float  # monotonic seconds
+
+    @property
+    def is_test(self) -> bool:
+        """Return True if this is the open of a test device."""
+        return self.test_device is not None
 
     @property
     def pending(self) -> bool:

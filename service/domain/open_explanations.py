@@ -18,6 +18,7 @@ MATCH_TYPES: Mapping[str, str] = {
     "dub_id": "dub_id in the URL",
     "install_referrer": "install referrer",
     "clipboard": "clipboard",
+    "touch": "touch",
     "ip": "IP address",
     "none": "none",
 }

@@ -12,6 +12,7 @@ from service.domain.clicks import SyncRound, UnreadEvent
 from service.domain.device_sessions import DeviceSession
 from service.domain.device_traits import Traits
 from service.domain.errors import FirstopenError
+from service.domain.live_opens import Arrival, Repeated
 from service.domain.match_rules import Click, NetworkView, Retirement
 from service.domain.models import App, Link, Open, OpenedLink
 from service.domain.networks import Networks
@@ -158,18 +159,11 @@ class OpenStore(Protocol):
 
     is_shared: bool  # whether other processes keep opens here, too
 
-    def keep(
-        self,
-        key: bytes,
-        opened: Open,
-        network: int | None,
-        traits: Traits | None,
-        test_device: str | None = None,
-    ) -> None:
+    def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
         """Store an open under the key that it answers; replaces a row with the same openId. Never raises.
 
         ``network`` is a keyed hash of its network. ``traits`` are its device's, set if this install's click
-        must not be matched to other installs of that network. ``test_device`` is its test session.
+        must not be matched to other installs of that network.
         """
         ...
 
@@ -216,6 +210,22 @@ class OpenHistory(Protocol):
         Reads a bounded number of rows, so it may return fewer opens, or none, although there are more; None
         if there are no more. Raises ``StoreFailed``.
         """
+        ...
+
+
+class LiveSource(Protocol):
+    """Opens of all replicas, soon after they were answered. Raises ``StoreFailed``."""
+
+    async def arrivals(self, app: str, since_ms: int, limit: int) -> list[Arrival]:
+        """Return an app's opens from a time on, newest first."""
+        ...
+
+    async def several(self, open_ids: Sequence[str]) -> list[Open]:
+        """Return opens by their ids, in any order."""
+        ...
+
+    async def of_test_devices(self, app: str, name: str, limit: int) -> list[Open]:
+        """Return the latest opens of one test session, or of all if the name is empty, newest first."""
         ...
 
 
@@ -368,6 +378,10 @@ class KeptSessions(Protocol):
 
     def repeated(self, app: str, name: str, open_id: str) -> None:
         """Record that a session's open was reported again. Never raises."""
+        ...
+
+    async def repeats(self, app: str, since_ms: int) -> list[Repeated]:
+        """Return when opens of an app's test devices were reported again, from a time on."""
         ...
 
     async def forget_repeats(self, app: str, name: str) -> None:

@@ -18,6 +18,7 @@ from service.domain.device_identity import Platform
 from service.domain.device_traits import Traits
 from service.domain.errors import StoreFailed
 from service.domain.evidence import EVIDENCE_PRIORITY, FIRST_LAUNCH
+from service.domain.live_opens import Arrival
 from service.domain.models import Link, Match, Open, Source
 from service.domain.open_listing import Position
 from service.storage.database import WRITE_BEHIND_S, Database
@@ -41,7 +42,7 @@ _COLUMNS = """open_id, app, device, answer_key, network, opened_at, updated_at, 
     device_traits, record, test_device"""
 _READ = """o.open_id, o.app, o.device, o.answer_key, o.opened_at, o.updated_at, o.match_type, o.match_reason,
     o.guaranteed, o.confidence, o.source, o.pending, o.click_id, o.link_id, o.link_domain, o.link_key,
-    o.app_version, o.record"""
+    o.app_version, o.test_device, o.record"""
 _NOT_ERASED = """NOT EXISTS (SELECT 1 FROM erasures AS e
     WHERE e.device = o.device AND e.erased_at >= o.opened_at)"""
 _KEEP = RowStatement(
@@ -78,6 +79,11 @@ _LOOK_NO_FURTHER_BACK = """SELECT opened_at, open_id FROM opens WHERE (opened_at
     ORDER BY opened_at DESC, open_id DESC LIMIT 1 OFFSET ?"""
 _LOOKED_AT_MAX = 10_000  # opens of all apps that are read for one page of one app
 _LATEST_TIMEOUT_S = 5.0
+_ARRIVALS = f"""SELECT o.open_id, o.opened_at, o.match_type, o.test_device FROM opens AS o
+    WHERE o.opened_at >= ? AND o.app = ? AND {_NOT_ERASED}
+    ORDER BY o.opened_at DESC, o.open_id DESC LIMIT ?"""  # noqa: S608
+_OF_TEST_DEVICES = f"""SELECT {_READ} FROM opens AS o WHERE o.app = ? AND o.test_device IS NOT NULL
+    AND (o.test_device = ? OR ? = '') AND {_NOT_ERASED} ORDER BY o.opened_at DESC LIMIT ?"""  # noqa: S608
 _DEVICES = "SELECT DISTINCT device FROM opens WHERE device > ? ORDER BY device LIMIT ?"
 _DEVICES_AT_A_TIME = 1000  # takes 2 ms of the event loop
 _EXPIRE = """DELETE FROM opens WHERE open_id IN
@@ -105,7 +111,6 @@ class _Record(Struct, frozen=True, gc=False, omit_defaults=True):
     offered: str = "none"
     evidence: tuple[str, ...] = ()
     platform: str | None = None
-    is_test: bool = False
     repeat_until: float = 0  # Unix seconds
 
 
@@ -157,18 +162,11 @@ class SqlOpenStore:
                 known.add(last)
         self._devices_are_read = True
 
-    def keep(
-        self,
-        key: bytes,
-        opened: Open,
-        network: int | None,
-        traits: Traits | None,
-        test_device: str | None = None,
-    ) -> None:
+    def keep(self, key: bytes, opened: Open, network: int | None, traits: Traits | None) -> None:
         """Queue an open to be written, with the key of its answer; the same openId replaces it. Never raises.
 
         ``network`` is the hashed network of its address. ``traits`` are those of its device, if its click
-        must not be matched to another install on that network. ``test_device`` is its test session.
+        must not be matched to another install on that network.
         """
         device = device_number(opened.device)
         if self._devices is not None:
@@ -178,7 +176,7 @@ class SqlOpenStore:
             *(None if network is None else to_signed(network), _ms(opened.opened_at), _ms(self._unix_time())),
             *_decision(opened),
             *(None if network is None or traits is None else encode_traits(traits), self._record(opened)),
-            test_device,
+            opened.test_device,
         )
         self._database.write_row_behind(_KEEP, row)
 
@@ -267,6 +265,26 @@ class SqlOpenStore:
             return opens, Position(rows[-1][_OPENED_AT], bytes(rows[-1][0]))
         return opens, bound
 
+    async def arrivals(self, app: str, since_ms: int, limit: int) -> list[Arrival]:
+        """Return an app's opens from a time on, newest first, with little of each."""
+        rows = await self._database.read(_ARRIVALS, since_ms, app, limit, timeout_s=_LATEST_TIMEOUT_S)
+        return [Arrival(bytes(open_id).hex(), at_ms, match, device) for open_id, at_ms, match, device in rows]
+
+    async def several(self, open_ids: Sequence[str]) -> list[Open]:
+        """Return opens by their ids, in any order; those that cannot be read are missing."""
+        if not open_ids:
+            return []
+        found = f"o.open_id IN ({placeholders(len(open_ids))})"
+        sql = f"SELECT {_READ} FROM opens AS o WHERE {found} AND {_NOT_ERASED}"  # noqa: S608
+        rows = await self._database.read(sql, *map(bytes.fromhex, open_ids), timeout_s=_LATEST_TIMEOUT_S)
+        return [opened for opened in map(self._opened, rows) if opened is not None]
+
+    async def of_test_devices(self, app: str, name: str, limit: int) -> list[Open]:
+        """Return the latest opens of one test session, or of all if the name is empty, newest first."""
+        values = (app, name, name, limit)
+        rows = await self._database.read(_OF_TEST_DEVICES, *values, timeout_s=_LATEST_TIMEOUT_S)
+        return [opened for opened in map(self._opened, rows) if opened is not None]
+
     async def ids(self, devices: Sequence[str]) -> list[str]:
         """Return the ids of a device's opens."""
         sql = f"SELECT open_id FROM opens WHERE device IN ({placeholders(len(devices))})"  # noqa: S608
@@ -321,7 +339,6 @@ class SqlOpenStore:
                 name for name, priority in EVIDENCE_PRIORITY.items() if opened.evidence & 1 << priority
             ),
             platform=opened.platform,
-            is_test=opened.is_test,
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
         )
 
@@ -332,7 +349,7 @@ class SqlOpenStore:
         """
         (open_id, app, device, _, opened_at, updated_at) = row[:6]
         (match_type, reason, guaranteed, confidence, source, pending) = row[6:12]
-        (click_id, link_id, domain, link_key, app_version, encoded) = row[12:]
+        (click_id, link_id, domain, link_key, app_version, test_device, encoded) = row[12:]
         record = self._read(bytes(encoded))
         if record is None:
             return None
@@ -355,7 +372,7 @@ class SqlOpenStore:
             credited_to=record.credited_to,
             app_version=app_version,
             platform=_PLATFORMS.get(record.platform or ""),
-            is_test=record.is_test,
+            test_device=test_device,
             offered=offered,
             evidence=sum(
                 1 << EVIDENCE_PRIORITY[name] for name in record.evidence if name in EVIDENCE_PRIORITY

@@ -173,6 +173,10 @@ class Metrics:
             "config_rejected", "1 while the configuration file is invalid: the one before is in force."
         )
         self.database_failing = self._gauge("database_failing", "1 while the database cannot be used.")
+        self.live_watchers = self._gauge("live_watchers", "Connections that follow live opens.")
+        self.live_skipped = self._counter(
+            "live_skipped", "Opens not shown live: too many came, or a watcher reads too slowly."
+        )
         self.store_commits = self._counter("store_commits", "Durable commits.")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

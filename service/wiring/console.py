@@ -7,7 +7,9 @@ import msgspec
 from litestar import Router
 from msgspec import Struct
 
+from service.api.console.devices import devices_pages
 from service.api.console.health import BreakerHealth, Health, Setting, SyncHealth, health_pages
+from service.api.console.live import live_pages
 from service.api.console.opens import opens_pages
 from service.api.console.routes import console_router
 from service.api.console.sessions import Sessions
@@ -15,6 +17,7 @@ from service.api.console.shell import Shell
 from service.api.console.trying import try_pages
 from service.api.pages.rendering import Pages
 from service.api.problems import Problems
+from service.attribution.live_feed import LiveFeed
 from service.attribution.recent_opens import RecentOpens
 from service.config.settings import Settings
 from service.domain.device_identity import TrustedProxies
@@ -37,6 +40,7 @@ def console(
     parts: Parts,
     timing: Clocks,
     problems: Problems,
+    live: LiveFeed,
 ) -> Router:
     """Build the console's routes on the service's parts."""
     settings = in_force.now.settings
@@ -63,6 +67,8 @@ def console(
         problems,
         [
             *opens_pages(shell, RecentOpens(stores.opens), parts.resolver, stores.outbox),
+            *live_pages(shell, live, parts.device_sessions, parts.background, timing.unix_time),
+            *devices_pages(shell, live, parts.device_sessions, parts.resolver.parse_link),
             *try_pages(shell, parts.resolver, settings.budget_ms, timing.clock),
             *health_pages(shell, stores.outbox, health),
         ],

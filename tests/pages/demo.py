@@ -21,6 +21,7 @@ from service.storage.outbox import SqlOutboxStore
 from service.telemetry import configure_logs
 from tests.pages.support import token_in
 from tests.process import free_ports, started
+from tests.replicas.processes import Replica
 
 SECRET = "the demo's secret known to everybody"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15"
@@ -107,16 +108,16 @@ def demo_running(folder: Path) -> Iterator[Demo]:
 
 @asynccontextmanager
 async def watched(
-    browser: Browser, demo: Demo, *, logged_in: bool = True, **options: Any
+    browser: Browser, site: Demo | Replica, *, logged_in: bool = True, **options: Any
 ) -> AsyncIterator[Page]:
     """Open a page of a new browser session, and fail for what no page may do.
 
     That is a request to another host, a script error, or anything that the Content-Security-Policy blocks.
     """
-    base = demo.base
+    base = site.base
     context = await browser.new_context(base_url=base, **options)
-    if logged_in:
-        await context.add_cookies([demo.session])
+    if logged_in and isinstance(site, Demo):
+        await context.add_cookies([site.session])
     page = await context.new_page()
     wrong: list[str] = []
     page.on("request", lambda request: None if request.url.startswith(base) else wrong.append(request.url))

@@ -28,6 +28,19 @@ async def _try(page: Page) -> None:
     await page.get_by_role("status").wait_for()
 
 
+async def _live(page: Page) -> None:
+    await page.goto("/console/live")
+    await page.get_by_text("Up to date").wait_for()
+
+
+async def _device(page: Page) -> None:
+    await page.goto("/console/devices")
+    await page.get_by_role("button", name="Start a session").click()
+    await page.get_by_label("Short link").fill("http://acme.localhost:8001/fb-promo")
+    await page.get_by_role("button", name="Show its code").click()
+    await page.get_by_text("Up to date").wait_for()
+
+
 def _at(path: str) -> Callable[[Page], Awaitable[object]]:
     return lambda page: page.goto(path)
 
@@ -39,6 +52,8 @@ PICTURES: dict[str, Callable[[Page], Awaitable[object]]] = {
     "console-opens": _at("/console/opens"),
     "console-open": _open,
     "console-try": _try,
+    "console-live": _live,
+    "console-device": _device,
     "console-health": _at("/console/health#dead"),
 }
 

@@ -118,7 +118,7 @@ async def test_opens_are_listed_newest_first_and_filtered(service: Service, cloc
     for number, link in enumerate([FB_PROMO, "https://acme.link/gift", None, "https://acme.link/summer"]):
         clock.advance(1)
         await service.open(link, install_id=f"install-{number}")
-    rows = (await service.get("/console/opens")).text.split("<tr>")[2:]
+    rows = (await service.get("/console/opens")).text.split('<tr id="open-')[1:]
     assert ["/console/opens/" in row for row in rows] == [True] * 4
     assert "acme.link/summer" in rows[0]
     assert "nothing to route" in rows[1]
@@ -131,7 +131,7 @@ async def test_opens_are_listed_newest_first_and_filtered(service: Service, cloc
         ("match=none&outcome=matched", []),
         ("match=nonsense&outcome=nonsense&before=nonsense", None),
     ]:
-        found = (await service.get(f"/console/opens?{query}")).text.split("<tr>")[2:]
+        found = (await service.get(f"/console/opens?{query}")).text.split('<tr id="open-')[1:]
         assert len(found) == (4 if links is None else len(links)), query
         assert all(link in row for link, row in zip(links or [], found, strict=False))
 

@@ -137,10 +137,10 @@ def until(condition: Callable[[], Any], within_s: float = 30) -> None:
 
 
 @contextlib.contextmanager
-def sandbox(folder: Path) -> Iterator[Sandbox]:
+def sandbox(folder: Path, configured: str = LINKS) -> Iterator[Sandbox]:
     port = free_ports()
     links = folder / "links.toml"
-    links.write_text(LINKS)
+    links.write_text(configured)
     with started("sandbox", "--port", str(port), "--links", str(links), env={}, cwd=folder) as process:
         process.until(str(port))
         found = Sandbox(port)
