@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from service.config.demo import PUBLISHABLE_KEY, SERVER_KEY
 from service.domain.outbox_entries import Entry
@@ -133,6 +133,7 @@ async def watched(
 async def log_in(page: Page, key: str = SERVER_KEY) -> None:
     """Log in with the keyboard, as a person does: the field has the focus."""
     await page.goto("/console")
+    await expect(page.get_by_label("Server key")).to_be_focused()
     await page.keyboard.type(key)
     async with page.expect_navigation():
         await page.keyboard.press("Enter")
