@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import structlog
 from litestar import Litestar, Router
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 
 from service.api.auth import Callers
 from service.api.direct import Direct
@@ -54,6 +56,11 @@ class Service(Litestar):
 
     direct: Direct | None
     reload: Callable[[], None] | None
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        """Add Litestar's plugin for msgspec only: it would import pydantic where that is installed."""
+        return [*plugins, MsgspecDIPlugin()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one ASGI connection."""

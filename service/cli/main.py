@@ -1,7 +1,9 @@
 """The ``firstopen`` command and the list of its subcommands, one module each."""
 
 import gc
+import sys
 from importlib import import_module
+from typing import Any
 
 import rich_click as click
 
@@ -25,10 +27,27 @@ class LazyGroup(click.RichGroup):
             return None
         gc.disable()  # imports leave no garbage, but collecting takes a tenth of the start
         try:
+            if cmd_name == "serve":
+                _import_bare("structlog", "httpx")
             command: click.Command = import_module(f"service.cli.{cmd_name}").command
         finally:
             gc.enable()
         return command
+
+
+def _import_bare(*names: str) -> None:
+    """Import libraries without what they import, where it is installed, to colour their own output.
+
+    That would take a tenth of a start, and of the memory of a process.
+    """
+    hidden: dict[str, Any] = dict.fromkeys({"rich", "pygments"} - sys.modules.keys())
+    sys.modules.update(hidden)  # with None, an import raises ImportError
+    try:
+        for name in names:
+            import_module(name)
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

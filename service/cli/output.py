@@ -1,12 +1,14 @@
 """Shared by the commands: reading settings, printing failures and tables."""
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import rich_click as click
-from rich.console import Console
 
 from service.config import demo, settings
 from service.config.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NOT_USABLE_YET, REFUSED = 1, 2  # exit codes
 
@@ -40,8 +42,10 @@ def base_url(configured: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{configured.port}"
 
 
-def console() -> Console:
+def console() -> "Console":
     """Return a console for tables; wide enough for whole lines if the output is piped."""
+    from rich.console import Console
+
     terminal = Console(highlight=False, markup=False)
     return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=_PIPED_COLUMNS)
 

@@ -19,9 +19,11 @@ What can go wrong:
 """
 
 import asyncio
+import os
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import cast
 from urllib.parse import urlsplit
@@ -228,8 +230,13 @@ def _is_loopback(host: str) -> bool:
 def trusted() -> ssl.SSLContext:
     """Return a TLS context that trusts the authorities of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
 
-    Raises ``OSError``.
+    All callers share it, because reading certificates takes a twentieth of a start. Raises ``OSError``.
     """
+    return _trusted(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(1)
+def _trusted(*_: str | None) -> ssl.SSLContext:
     try:
         return httpx.create_ssl_context()
     except OSError as exc:
