@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from service.config.env_file import ENV_FILE, BadEnvFile, read_env_file
 from service.domain.deep_links import canonical_domain
 from service.domain.gate import BadGate, GateRule, Gates
-from service.domain.match_rules import CROWD_LIMIT_MAX
+from service.domain.match_rules import MIN_CONFIDENCE
 from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.rates import rates
 from service.domain.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
@@ -94,7 +94,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     trusts_forwarded_ip: bool = False
     match_window_s: Annotated[int, Meta(ge=60, le=259_200)] = 3600  # maximum age of a click; one hour at Dub
     first_launch_max_age_h: Annotated[int, Meta(ge=1, le=2160)] = 72  # of the install; at least the window
-    crowd_limit: Annotated[int, Meta(ge=1, le=CROWD_LIMIT_MAX)] = 3  # installs on one network in the window
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] = MIN_CONFIDENCE  # of a match by IP address or touch
     ambiguous: Literal["refuse", "latest"] = "refuse"
     shared_networks: tuple[str, ...] = ()  # such as those of relays: never matched
     rate_limit: str | None = None  # of each key of this app; replaces limits.per_key

@@ -28,7 +28,7 @@ default_screen = "home"                    # the screen to show if no route matc
 # match_window_s = 3600                    # seconds; older clicks are not matched by IP address
 # first_launch_max_age_h = 72              # hours since installedAt; an older install is an update, not a
 #                                          # first launch
-# crowd_limit = 3                          # no match by IP on a network with more installs than this
+# min_confidence = 0.9                     # of a match by IP: the share of such matches that are right
 # ambiguous = "refuse"                     # no match if clicks on several links fit equally well.
 #                                          # "latest": match the latest click
 # shared_networks = []                     # networks that are never matched, such as a relay's:

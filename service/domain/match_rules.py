@@ -1,27 +1,39 @@
 """Decide which click of a network, if any, led to an install that opened without a link. Pure rules.
 
+Rules say which clicks can have led to the install at all; ``match_odds`` says how likely each of those has.
+
 What can go wrong:
 
-- A click is credited to the wrong install because it is the latest one: a crowded network is refused, and
-  so are clicks on several links.
+- A click is credited to the wrong install because it is the latest one: the confidence in it must reach
+  ``min_confidence``. It is low among several clicks that fit, and on a busy network.
 - A click is credited that cannot have led to the install: from another system, later than the open, or
   recorded by a deep link.
 - A phone clicks twice, in an in-app browser and in the system's browser, and the second click is credited to
-  the install of a room-mate: the second click is used up together with the first. Other clicks that were
-  credited to another install lower the confidence.
-- The confidence is too high: it does not rise when a click is added or gets older, when more installs open,
-  or when a click was credited to another install.
+  the install of a room-mate: the second click is used up together with the first.
+- The confidence in a click is too high: it does not rise when the click gets older or fits worse, when
+  another click is added, or when more devices use the network.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from math import log2
 from typing import Literal
 
 from msgspec import Struct, structs
 
 from service.domain.device_traits import Fit, Misfit, Traits, compare, may_be_one_device
-from service.domain.match_odds import NO_SIGNALS, Signals
+from service.domain.match_odds import (
+    CERTAINTY_MAX,
+    CLAIM_DOUBT,
+    DEFAULT_RATES,
+    NO_SIGNALS,
+    Rates,
+    Signals,
+    background_weight,
+    click_weight,
+    clicks_per_s,
+    other_person,
+    signals_ratio,
+)
 from service.domain.models import Link
 from service.domain.networks import Unmatchable
 
@@ -29,7 +41,9 @@ CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
 # People who cannot continue in an in-app browser open the link in the system's browser within minutes. A
 # longer time would use up more clicks of other people who received the same link.
 SECOND_CLICK_S = 300
-CROWD_LIMIT_MAX = 1000  # counting more installs of a network would take longer than an open may take
+_HOUR_S = 3600
+_AGAIN_S = 900.0  # people who click another link, too, do so within a quarter of an hour
+MIN_CONFIDENCE = 0.9  # the lowest for which 99 % of matches are right on the simulation's tuning seeds
 
 Ambiguous = Literal["refuse", "latest"]
 NoMatch = Literal[
@@ -43,8 +57,8 @@ EXPLANATIONS: Mapping[NoMatch, str] = {
     "unknown_platform": "the install's platform is not known, so that clicks cannot be compared with it",
     "no_click": "no click came from this network within the window",
     "no_candidate": "every click from this network was rejected",
-    "crowd": "more installs than crowd_limit opened from this network within the window",
-    "several_links": "the unclaimed clicks are on several links, and the device fits them equally well",
+    "crowd": "so many devices used this network lately that the click may be somebody else's",
+    "several_links": "clicks on several links fit, and nothing says which of them led to the install",
     "unlikely": "the best candidate's confidence is below min_confidence: it is old, or not the only one",
 }
 
@@ -94,15 +108,17 @@ class FirstOpen(Struct, frozen=True, gc=False):
     installed_ms: int | None = None  # Unix milliseconds, by the device's clock
     signals: Signals = NO_SIGNALS  # what the app told of itself, if it lets them be compared
     domain: str | None = None  # only clicks on this domain count; None: clicks on every domain of the app
+    is_home: bool = False  # from an IPv6 network: one home or one phone
 
 
 class Rules(Struct, frozen=True, kw_only=True):
     """An app's settings for matching."""
 
     window_s: int = 3600
-    crowd_limit: int = 3  # distinct installs on one network within the window
-    ambiguous: Ambiguous = "refuse"  # for clicks on several links: refuse all, or take the latest
-    min_confidence: float = 0.5  # a match that is more likely wrong than right is refused
+    # "refuse": the confidence in the best click must reach min_confidence. "latest": the probability that
+    # one of the candidates led to the install must, and the best of them is taken.
+    ambiguous: Ambiguous = "refuse"
+    min_confidence: float = MIN_CONFIDENCE
 
 
 class Retirement(Struct, frozen=True, gc=False):
@@ -128,7 +144,7 @@ class NetworkView(Struct, frozen=True, gc=False):
 
     clicks: tuple[Click, ...]
     owners: Mapping[str, str]  # install by claimed click id
-    installs: int  # distinct installs that opened from the network within the window, including this one
+    installs: int  # distinct installs that opened from the network within ACTIVITY_S, including this one
     retirements: tuple[Retirement, ...]
 
 
@@ -149,7 +165,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     candidates: int = 0
     age_s: int = 0
     confidence: float = 0.0
-    installs: int = 0  # distinct installs that opened from the network within the window
+    installs: int = 0  # distinct installs that opened from the network within ACTIVITY_S
     considered: tuple[CandidateTrace, ...] = ()
 
 
@@ -169,12 +185,13 @@ def decide(
     installs: int,
     owners: Mapping[str, str],
     retirements: Iterable[Retirement] = (),
+    rates: Rates = DEFAULT_RATES,
 ) -> Decision:
     """Choose one of the clicks of the open's network.
 
-    ``installs`` counts the distinct installs that opened from the network within the window, including this
-    one. ``owners`` maps claimed clicks to installs. If the install has claimed a click before, that click
-    is chosen regardless of the others, so that a repeated report gets the same answer.
+    ``installs`` counts the distinct installs that opened from the network within ``ACTIVITY_S``, including
+    this one. ``owners`` maps claimed clicks to installs. If the install has claimed a click before, that
+    click is chosen regardless of the others, so that a repeated report gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
     covered = {click.id for click in clicks if any(each.covers(click) for each in retired)}
@@ -187,7 +204,8 @@ def decide(
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
     considered: list[CandidateTrace] = []
-    for click in sorted(clicks, key=_newest_first):
+    newest_first = sorted(clicks, key=_newest_first)
+    for click in newest_first:
         fit = _fit(opened, click, rules)
         if not isinstance(fit, Fit):
             considered.append(_traced(opened, click, fit))
@@ -205,55 +223,50 @@ def decide(
         elif click.id not in covered:  # matching credited it to another install, perhaps wrongly
             rivals.append(candidate)
         considered.append(_traced(opened, click, taken))
-    claimed = [each for each in candidates if owners.get(each.click.id) == opened.install]
-    best = claimed or _best(candidates)
     undecided = Decision(candidates=len(candidates), installs=installs, considered=tuple(considered))
-    if not best:
+    if not candidates:
         return structs.replace(undecided, reason=_no_candidate(opened, clicks))
-    chosen = best[0]
-    certainty = confidence([*candidates, *rivals], installs)
-    reason = None if claimed else _why_refused(rules, installs, best, certainty)
-    if reason is not None:
+    others_per_s = clicks_per_s(
+        _devices(newest_first) - 1, installs - 1, rules.window_s, rates, is_home=opened.is_home
+    )
+    weights = _weights(opened, candidates, others_per_s, rates)
+    against = CLAIM_DOUBT * sum(_weight(opened, each, rates) for each in rivals)
+    odds = Odds(candidates, weights, against, background_weight(others_per_s, rates))
+    mine = next(
+        (at for at, each in enumerate(candidates) if owners.get(each.click.id) == opened.install), None
+    )
+    if mine is None and (reason := _why_refused(opened, rules, rates, odds)) is not None:
         return structs.replace(undecided, reason=reason)
-    return structs.replace(undecided, click=chosen.click, age_s=int(chosen.age_s), confidence=certainty)
+    chosen = odds.best if mine is None else mine
+    click, age_s = candidates[chosen].click, int(candidates[chosen].age_s)
+    return structs.replace(undecided, click=click, age_s=age_s, confidence=round(odds.confidence(chosen), 3))
 
 
-# ODDS_AGAINST estimates how often a device that fits is the wrong one; no simulation can supply it. The other
-# constants are fitted to the tuning seeds of `make bench`'s simulated city, with a window of one hour.
-ODDS_AGAINST: Mapping[Fit, float] = {
-    Fit.AS_DESKTOP: 0.1,
-    Fit.SYSTEM: 0.025,
-    Fit.VERSION: 0.02,
-    Fit.MODEL: 0.01,
-}
-ODDS_PER_INSTALL = 0.001  # for a click that was just made
-ODDS_OF_AN_HOUR = 0.6  # per install at an age of one hour; below, they grow with the square of the age
-ODDS_PER_DOUBLED_AGE = 0.05  # added for each doubling of the age beyond one hour
-ODDS_OF_RIVAL = 0.05  # minimum for each further click that fits
-_HOUR_S = 3600
+class Odds(Struct, frozen=True, gc=False):
+    """The candidates, newest first, with their weights, and the weights of everything else."""
 
+    candidates: Sequence[Candidate]
+    weights: Sequence[float]
+    claimed: float  # the weight of clicks that other installs were given
+    background: float
 
-def confidence(fitting: Sequence[Candidate], installs: int) -> float:
-    """Return the probability that the chosen click is right: 1 / (1 + the odds against it), to 3 decimals.
+    @property
+    def best(self) -> int:
+        """Return the index of the most likely candidate; of equal ones, that of the newest."""
+        return max(range(len(self.weights)), key=self.weights.__getitem__)
 
-    ``fitting`` are all clicks that fit: the chosen one, the other candidates, and those credited to another
-    install. The odds against a click depend on how well its device fits and on its age; the age counts once
-    for each of the ``installs`` that opened from the network. The odds of all clicks are added; each click
-    except the likeliest counts with at least ``ODDS_OF_RIVAL``. So the confidence does not depend on which
-    click is chosen, and does not rise when a click gets older, when a click or install is added, or when a
-    click is credited to another install.
-    """
-    odds = [odds_against(each, installs) for each in fitting]
-    least = min(odds)
-    total = sum(max(each, ODDS_OF_RIVAL) for each in odds) - max(least, ODDS_OF_RIVAL) + least
-    return round(1 / (1 + total), 3)
+    @property
+    def any_confidence(self) -> float:
+        """Return the probability that one of the candidates led to the install."""
+        return CERTAINTY_MAX * sum(self.weights) / self._total
 
+    def confidence(self, at: int) -> float:
+        """Return the probability that a candidate led to the install."""
+        return CERTAINTY_MAX * self.weights[at] / self._total
 
-def odds_against(candidate: Candidate, installs: int) -> float:
-    """Return the odds that a click belongs to another install, if it is the only candidate."""
-    hours = max(candidate.age_s, 0) / _HOUR_S
-    aged = ODDS_OF_AN_HOUR * min(hours, 1) ** 2 + ODDS_PER_DOUBLED_AGE * log2(max(hours, 1))
-    return ODDS_AGAINST[candidate.fit] + max(installs, 1) * (ODDS_PER_INSTALL + aged)
+    @property
+    def _total(self) -> float:
+        return sum(self.weights) + self.claimed + self.background
 
 
 def from_provider(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
@@ -285,11 +298,11 @@ def _is_second_click(candidate: Candidate, claimed: Click, device: Traits) -> bo
     It did not if the candidate names the exact model of the opening device and the claimed click does not.
     """
     click = candidate.click
-    if click.link.id != claimed.link.id or abs(click.at_ms - claimed.at_ms) > SECOND_CLICK_S * 1000:
+    if click.link.id != claimed.link.id:
         return False
     if candidate.fit is Fit.MODEL and compare(device, claimed.device) is not Fit.MODEL:
         return False
-    return may_be_one_device(click.device, claimed.device)
+    return _may_be_second_click(click, claimed)
 
 
 def _rejection(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | None:
@@ -308,33 +321,81 @@ def _rejection(opened: FirstOpen, click: Click, rules: Rules) -> Rejection | Non
     return None
 
 
-def _best(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates whose device fits best, newest first.
-
-    A click from an iPhone ranks above one from a Mac, and an equal exact model above an unknown model. An
-    equal version does not raise the rank: too many phones have the same version.
-    """
-    top = max((_rank(each.fit) for each in candidates), default=0)
-    return [each for each in candidates if _rank(each.fit) == top]
-
-
-def _rank(fit: Fit) -> int:
-    return {Fit.AS_DESKTOP: 0, Fit.MODEL: 2}.get(fit, 1)
-
-
 def _no_candidate(opened: FirstOpen, clicks: Sequence[Click]) -> NoMatch:
     if not opened.device.system:
         return "unknown_platform"
     return "no_candidate" if clicks else "no_click"
 
 
-def _why_refused(rules: Rules, installs: int, best: Sequence[Candidate], certainty: float) -> NoMatch | None:
-    """Return why the best candidates are refused, or None if the first of them is accepted."""
-    if installs > rules.crowd_limit:
-        return "crowd"
-    if rules.ambiguous == "refuse" and len({each.click.link.id for each in best}) > 1:
+def _why_refused(opened: FirstOpen, rules: Rules, rates: Rates, odds: Odds) -> NoMatch | None:
+    """Return why the best candidate is refused, or None if it is accepted."""
+    certainty = odds.confidence(odds.best) if rules.ambiguous == "refuse" else odds.any_confidence
+    if certainty >= rules.min_confidence:
+        return None
+    if odds.any_confidence >= rules.min_confidence and _are_several_links(odds.candidates):
         return "several_links"
-    return "unlikely" if certainty < rules.min_confidence else None
+    alone = background_weight(clicks_per_s(0, 0, rules.window_s, rates, is_home=opened.is_home), rates)
+    in_calm = structs.replace(odds, background=alone)
+    return "crowd" if in_calm.confidence(in_calm.best) >= rules.min_confidence else "unlikely"
+
+
+def _are_several_links(candidates: Sequence[Candidate]) -> bool:
+    return len({each.click.link.id for each in candidates}) > 1
+
+
+def _weights(
+    opened: FirstOpen, candidates: Sequence[Candidate], others_per_s: float, rates: Rates
+) -> list[float]:
+    """Return the weights of candidates, which are newest first.
+
+    The weight is less if the same phone may have made a newer click that fits as well: then that one counts.
+    """
+    alone = [_weight(opened, each, rates) for each in candidates]
+    weights: list[float] = []
+    for at, (candidate, weight) in enumerate(zip(candidates, alone, strict=True)):
+        click, share = candidate.click, 1.0
+        for newer, its_weight in zip(candidates[:at], alone, strict=False):
+            gap_s = (newer.click.at_ms - click.at_ms) / 1000
+            if (
+                its_weight >= weight
+                and gap_s <= _AGAIN_S
+                and may_be_one_device(newer.click.device, click.device)
+            ):
+                same_link = newer.click.link.id == click.link.id
+                share = other_person(gap_s, others_per_s, same_link=same_link)
+                break
+        weights.append(weight * share)
+    return weights
+
+
+def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
+    """Return the weight of a click by its delay (until the app was installed), device and signals."""
+    delay_s = candidate.age_s
+    if opened.installed_ms is not None:
+        delay_s = min(delay_s, max(opened.installed_ms - candidate.click.at_ms, 0) / 1000)
+    ratio = signals_ratio(opened.signals, candidate.click.signals)
+    return click_weight(delay_s, candidate.fit, opened.device, ratio, rates)
+
+
+def _devices(clicks: Iterable[Click]) -> int:
+    """Return how many devices have made these clicks. Two that one phone may have made count once."""
+    devices = 0
+    singles: dict[str, list[Click]] = {}  # by link
+    for click in clicks:
+        same_link = singles.setdefault(click.link.id, [])
+        pair = next((each for each in same_link if _may_be_second_click(each, click)), None)
+        if pair is None:
+            same_link.append(click)
+            devices += 1
+        else:
+            same_link.remove(pair)
+    return devices
+
+
+def _may_be_second_click(one: Click, other: Click) -> bool:
+    """Return True if two clicks on one link likely come from one phone."""
+    is_soon = abs(one.at_ms - other.at_ms) <= SECOND_CLICK_S * 1000
+    return is_soon and may_be_one_device(one.device, other.device)
 
 
 def _traced(opened: FirstOpen, click: Click, rejected: Rejection | None) -> CandidateTrace:

@@ -42,6 +42,7 @@ class Network(Struct, frozen=True, gc=False):
 
     key: int | None
     unmatchable: Unmatchable | None = None
+    is_home: bool = False  # an IPv6 /64, which is one home or one phone
 
 
 _NO_ADDRESS = Network(None, "no_address")
@@ -73,7 +74,7 @@ class Networks:
             return _PRIVATE_ADDRESS if self._private.hold(packed) else _SHARED_NETWORK
         prefix = packed[:_NETWORK_BYTES]
         hashed = blake2b(prefix, key=self._secret, digest_size=_HASH_BYTES).digest()
-        return Network(int.from_bytes(hashed, "big"))
+        return Network(int.from_bytes(hashed, "big"), is_home=len(packed) > len(prefix))
 
 
 def _packed(ip: str | None) -> bytes | None:

@@ -164,7 +164,7 @@ class IpMatching:
             reason = network.unmatchable or "no_address"
             return MatchAttempt(_none(reason), EXPLANATIONS[reason])
         context.network = network.key
-        opened = self._first_open(context)
+        opened = self._first_open(context, network)
         known = None if certain() is None else _SUPERSEDED
         return (
             known
@@ -310,18 +310,19 @@ class IpMatching:
             return None
         return from_provider(found.click_id, found.link, opened, app.rules)
 
-    def _first_open(self, context: OpenContext) -> FirstOpen:
+    def _first_open(self, context: OpenContext, network: Network) -> FirstOpen:
         report = context.report
         traits = traits_of_open(report.platform, report.caller.user_agent)
         domain = context.domain if report.domain is not None else None
-        installed_ms = None if report.installed_at is None else int(report.installed_at * 1000)
+        installed = [each for each in (report.installed_at, report.install_began_at) if each is not None]
         return FirstOpen(
             context.device,
             int(context.opened_at * 1000),
             traits,
-            installed_ms,
+            int(min(installed) * 1000) if installed else None,
             compared_signals(context.app, report.signals, consent=report.consent),
             domain,
+            is_home=network.is_home,
         )
 
 

@@ -7,6 +7,7 @@ against it); a dry run uses up a click (``preview`` claims nothing).
 
 from collections.abc import Callable, Mapping
 
+from service.domain.match_odds import Rates
 from service.domain.match_rules import Click, Decision, FirstOpen, Rejection, Rules, decide
 from service.domain.ports import Claims, NetworkActivity
 
@@ -22,11 +23,13 @@ class Matcher:
         activity: NetworkActivity,
         claims: Claims,
         rules: Rules,
+        rates: Callable[[], Rates] = Rates,
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._activity = activity
         self._claims = claims
         self._rules = rules
+        self._rates = rates
         self._refused = refused  # called for each open whose click another install has
 
     async def match(self, network: int, opened: FirstOpen, from_dub: Click | None = None) -> Decision:
@@ -102,4 +105,5 @@ class Matcher:
             installs=view.installs,
             owners={**owners, **lost} if lost else owners,
             retirements=view.retirements,
+            rates=self._rates(),
         )

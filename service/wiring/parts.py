@@ -232,7 +232,7 @@ class Parts:
                 *(app.domains, app.dub_api_key, app.analytics_calls_per_s),
                 *(
                     settings.match_window_s,
-                    settings.crowd_limit,
+                    settings.min_confidence,
                     settings.ambiguous,
                     settings.shared_networks,
                 ),
@@ -248,7 +248,9 @@ class Parts:
 
     def _matching(self, app: App, settings: AppSettings) -> AppMatching:
         rules = Rules(
-            window_s=settings.match_window_s, crowd_limit=settings.crowd_limit, ambiguous=settings.ambiguous
+            window_s=settings.match_window_s,
+            ambiguous=settings.ambiguous,
+            min_confidence=settings.min_confidence,
         )
         secret = self._settings.secrets[0].encode("utf-8", "surrogateescape")
         networks = Networks(secret, settings.shared_networks, private=self._settings.private_networks)

@@ -82,7 +82,7 @@ async def test_nothing_is_claimed_from_half_a_window(clock: FakeClock, logs: Log
         return httpx.Response(200, json=pages.get(page, []))
 
     dub.script = events
-    config = MATCHING.replace("analytics", 'ambiguous = "latest"\nanalytics', 1)
+    config = MATCHING.replace("analytics", "min_confidence = 0\nanalytics", 1)
     async with started_over(dub, clock, config) as world:
         first = await world.launch(budget_ms=1000)
         assert (first.pending, first.click_id) == (True, None)
@@ -182,8 +182,7 @@ async def test_what_leaves_no_trace_keeps_the_budget(dub: FakeDub, asked: str) -
 
 async def test_a_dry_run_makes_no_crowd(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001
     """However often an operator asks, and whatever Dub does meanwhile: nobody has opened anything."""
-    config = MATCHING.replace("analytics", "crowd_limit = 1\nanalytics", 1)
-    async for world in build(clock, config):
+    async for world in build(clock):
         await world.click()
         await world.fail("/track/open")
         for number in range(3):
@@ -193,7 +192,8 @@ async def test_a_dry_run_makes_no_crowd(clock: FakeClock, logs: LogLines) -> Non
         for number in range(3):
             dry = await world.dry_run(dubDomain="acme.link", installId=f"install-dry{number}")
             assert dry["answer"]["match"]["type"] == "ip"
-        assert (await world.launch()).match.type == "ip"
+        before, confidence = dry["answer"]["match"], (await world.launch()).match.confidence
+        assert before["confidence"] == confidence
 
 
 async def test_a_dry_run_tells_dub_nothing(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001

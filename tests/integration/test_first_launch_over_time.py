@@ -187,7 +187,7 @@ async def test_certain_evidence_outlives_the_matching_window(
 
 async def test_regulars_make_a_crowd_too(dub: httpx.ASGITransport, clock: FakeClock) -> None:
     """Installs that open again where they live are a crowd for a new one; also after a restart."""
-    regulars = [f"install-{number:04}" for number in range(4)]
+    regulars = [f"install-{number:04}" for number in range(12)]
     async with started_over(dub, clock) as world:
         for install in regulars:
             await world.launch(install)
@@ -195,6 +195,7 @@ async def test_regulars_make_a_crowd_too(dub: httpx.ASGITransport, clock: FakeCl
         for install in regulars:
             assert (await world.launch(install)).match.type == "none"
         await world.click()
+        clock.advance(600)
         crowded = await world.launch(ANNA)
         assert (crowded.match.type, crowded.match.reason) == ("none", "crowd")
     async with started_over(dub, clock) as world:

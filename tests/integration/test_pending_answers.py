@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.attribution import delayed_matching
-from tests.integration.world import HOME, REFERRER, World, build
+from tests.integration.world import ANOTHER_IN_APP_BROWSER, HOME, IN_APP_BROWSER, REFERRER, World, build
 from tests.support import ANNA, FB_PROMO, FakeClock, FakeDub, LogLines, Service
 
 
@@ -77,8 +77,8 @@ async def test_an_answer_that_is_final_says_no_time(service: Service) -> None:
 
 async def test_what_no_click_can_change_is_final(world: World) -> None:
     """Clicks of several links do not become fewer."""
-    await world.click("fb-promo")
-    await world.click("invite")
+    await world.click("fb-promo", user_agent=IN_APP_BROWSER)
+    await world.click("invite", user_agent=ANOTHER_IN_APP_BROWSER)
     launch = await world.launch()
     assert (launch.match.reason, launch.pending) == ("several_links", False)
 

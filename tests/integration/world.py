@@ -23,6 +23,11 @@ IPHONE_BROWSER = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
     " Version/18.0 Mobile/15E148 Safari/604.1"
 )
+IN_APP_BROWSER = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    " Mobile/15E148 [FBAN/FBIOS;FBAV/450.0;FBDV/iPhone14,5;FBMD/iPhone;FBSN/iOS;FBSV/18.0]"
+)
+ANOTHER_IN_APP_BROWSER = IN_APP_BROWSER.replace("iPhone14,5", "iPhone15,4")
 PIXEL_BROWSER = (
     "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko)"
     " Chrome/126.0.0.0 Mobile Safari/537.36"

@@ -24,7 +24,7 @@ dub_api_key_env = "ACME_DUB_API_KEY"
 domains = ["acme.link"]
 default_screen = "home"
 leads = "client"
-crowd_limit = 1000
+min_confidence = 0
 ambiguous = "latest"
 analytics_calls_per_s = 50
 

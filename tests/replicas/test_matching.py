@@ -111,11 +111,11 @@ def test_an_install_found_on_one_uses_up_clicks_on_the_other(world: World) -> No
 def test_a_crowd_is_counted_over_both_replicas(tmp_path: Path, postgres: Postgres) -> None:
     """Installs that opened behind one address on one replica count on the other, also after a restart."""
     url = postgres.database()
-    config = CONFIG.replace("crowd_limit = 1000", "crowd_limit = 3").replace('"latest"', '"refuse"')
+    config = CONFIG.replace("min_confidence = 0", "min_confidence = 0.995").replace('"latest"', '"refuse"')
     with ExitStack() as stack:
         dub = stack.enter_context(sandbox(tmp_path))
         here, there = (stack.enter_context(replica(tmp_path, dub, url, config=config)) for _ in range(2))
-        for number in range(4):
+        for number in range(12):
             opened = ip_matching((here, there)[number % 2], f"install-{number}")
             until(lambda: stored(url, opened["openId"]))  # noqa: B023  called at once
         dub.click(HOME)

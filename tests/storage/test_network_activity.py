@@ -62,19 +62,17 @@ class Opens:
         self.now_ms = at_ms
         self._store.keep(self._count.to_bytes(16, "big"), opened, network, traits)
 
-    async def view(
-        self, number: int = 0, network: int = HOME, app: str = "acme", crowd_limit: int = 3
-    ) -> NetworkView:
+    async def view(self, number: int = 0, network: int = HOME, app: str = "acme") -> NetworkView:
         """Look as a process does that has just been started."""
         await self.database.read_written("SELECT 1")
-        return await activity_of(self.database, app, crowd_limit).view(network, install(number), NOON_MS)
+        return await activity_of(self.database, app).view(network, install(number), NOON_MS)
 
 
 def activity_of(
-    database: Database, app: str = "acme", crowd_limit: int = 3, clock: Callable[[], float] = lambda: 0
+    database: Database, app: str = "acme", clock: Callable[[], float] = lambda: 0
 ) -> NetworkActivity:
     store = ClickStore(database, Cipher(["one"]), app, "an hour")
-    return NetworkActivity(database, store, app, Rules(crowd_limit=crowd_limit), clock=clock)
+    return NetworkActivity(database, store, app, Rules(), clock=clock)
 
 
 @pytest.fixture
@@ -83,14 +81,14 @@ def opens(database: Database) -> Opens:
 
 
 async def test_installs_are_counted_once(opens: Opens) -> None:
-    """Those of the network, the app and the window, and the one that asks."""
+    """Those of the network, the app and the day, and the one that asks."""
     for number in (1, 1, 2):
         opens.keep(number)
     opens.keep(3, network=OFFICE)
     opens.keep(4, network=None)
     opens.keep(5, app="other")
-    opens.keep(6, at_ms=NOON_MS - HOUR_MS - 1)
-    opens.keep(7, at_ms=NOON_MS - HOUR_MS)
+    opens.keep(6, at_ms=NOON_MS - 24 * HOUR_MS - 1)
+    opens.keep(7, at_ms=NOON_MS - 24 * HOUR_MS)
     assert (await opens.view(0)).installs == 4
     assert (await opens.view(1)).installs == 3
     assert (await opens.view(0, network=OFFICE)).installs == 2
@@ -98,18 +96,16 @@ async def test_installs_are_counted_once(opens: Opens) -> None:
 
 async def test_an_install_that_opens_every_day_counts_when_it_did_last(opens: Opens) -> None:
     """Opened again without a link, it is the same open (it has one row)."""
-    opens.keep(1, at_ms=NOON_MS - 24 * HOUR_MS, open_id=99)
+    opens.keep(1, at_ms=NOON_MS - 25 * HOUR_MS, open_id=99)
     assert (await opens.view(0)).installs == 1
     opens.keep(1, open_id=99)
     assert (await opens.view(0)).installs == 2
 
 
-async def test_counting_ends_above_the_crowd_limit(opens: Opens) -> None:
+async def test_counting_ends_at_some_number(opens: Opens) -> None:
     for number in range(1, 300):
         opens.keep(number)
-    assert (await opens.view()).installs == network_activity.INSTALLS_MAX + 1
-    assert (await opens.view(crowd_limit=200)).installs == 201
-    assert (await opens.view(crowd_limit=1000)).installs == 300
+    assert (await opens.view()).installs == network_activity.INSTALLS_MAX
 
 
 async def test_certain_opens_are_retirements(opens: Opens) -> None:
@@ -125,7 +121,7 @@ async def test_certain_opens_are_retirements(opens: Opens) -> None:
         Retirement(install(2), LINK.id, NOON_MS, IOS),
         Retirement(install(4), LINK.id, NOON_MS - HOUR_MS - 60_000, Traits("android")),
     ]
-    assert view.installs == 3
+    assert view.installs == 5
 
 
 async def test_a_second_report_in_the_same_batch_keeps_the_traits(opens: Opens) -> None:
@@ -161,7 +157,7 @@ async def test_what_was_seen_a_moment_ago_counts(database: Database) -> None:
     activity = activity_of(database, clock=lambda: now)
     activity.record_open(HOME, install(1), NOON_MS)
     activity.record_open(HOME, install(1), NOON_MS)
-    activity.record_open(HOME, install(2), NOON_MS - HOUR_MS - 1)
+    activity.record_open(HOME, install(2), NOON_MS - 24 * HOUR_MS - 1)
     retirement = Retirement(install(3), LINK.id, NOON_MS, IOS)
     activity.record_install(HOME, retirement)
     view = await activity.view(HOME, install(0), NOON_MS)
@@ -177,4 +173,4 @@ async def test_memory_of_a_busy_network_is_bounded(database: Database) -> None:
     for number in range(1, 1000):
         activity.record_install(HOME, Retirement(install(number), LINK.id, NOON_MS, IOS))
     view = await activity.view(HOME, install(0), NOON_MS)
-    assert view.installs == len(view.retirements) == network_activity.INSTALLS_MAX + 1
+    assert view.installs == len(view.retirements) == network_activity.INSTALLS_MAX

@@ -43,8 +43,10 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 class World:
     """One app's matcher over a database."""
 
-    def __init__(self, database: Database, ambiguous: Ambiguous = "refuse", crowd_limit: int = 3) -> None:
-        rules = Rules(ambiguous=ambiguous, crowd_limit=crowd_limit)
+    def __init__(
+        self, database: Database, ambiguous: Ambiguous = "refuse", min_confidence: float = 0
+    ) -> None:
+        rules = Rules(ambiguous=ambiguous, min_confidence=min_confidence)
         self.kept = Kept(database, rules=rules)
         self.claims = ClaimStore(database, lambda: NOW_MS / 1000)
         self.matcher = Matcher(activity=self.kept.activity, claims=self.claims, rules=rules)
@@ -86,7 +88,7 @@ async def test_a_click_is_given_once(database: Database) -> None:
 
 async def test_who_asks_at_once_shares_nothing(database: Database) -> None:
     """Installs that open in the same instant get different clicks, or none."""
-    world = World(database, crowd_limit=5)
+    world = World(database)
     for number in range(3):
         await world.click(f"click {number}", 40 + number * (SECOND_CLICK_S + 1))
     given_out = await asyncio.gather(*(world.match(f"install {number}") for number in range(5)))
@@ -125,15 +127,15 @@ async def test_another_network_is_another_home(database: Database) -> None:
 
 
 async def test_crowds_are_counted_from_every_open(database: Database) -> None:
-    """Opens of any kind make a crowd: the fourth install on a network is refused, elsewhere it is not."""
-    world = World(database)
-    await world.click("one")
-    await world.click("two", network=OFFICE)
-    for install in ("ben", "carl", "dora", "dora"):
+    """Opens of any kind make a crowd: among many installs a click is anybody's, elsewhere it is not."""
+    world = World(database, min_confidence=0.9)
+    await world.click("one", 900)
+    await world.click("two", 900, network=OFFICE)
+    for install in ("ben", *(f"install {number}" for number in range(10)), "install 0"):
         world.kept.activity.record_open(OFFICE, named(install), NOW_MS - 60_000)
         world.kept.activity.record_open(HOME, named("ben"), NOW_MS - 60_000)
     decision = await world.matcher.match(OFFICE, an_open("anna"))
-    assert (decision.reason, decision.installs) == ("crowd", 4)
+    assert (decision.reason, decision.installs) == ("crowd", 12)
     assert await world.match("anna") == "one"
 
 

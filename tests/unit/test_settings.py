@@ -62,7 +62,7 @@ TWIN = MINIMAL.replace("apps.acme", "apps.twin")
             r"apps.acme.route_tests\[0\].screen: is required",
         ),
         (MINIMAL + "[cache]\nanswer_ttl_s = 0", "cache.answer_ttl_s: expected a number from 1 to 86400"),
-        (MINIMAL + "crowd_limit = 1001", "apps.acme.crowd_limit: expected an integer from 1 to 1000"),
+        (MINIMAL + "min_confidence = 1.5", "apps.acme.min_confidence: expected a number from 0 to 1"),
         (MINIMAL + TWIN, "apps.twin.domains: 'acme.link' is already used by apps.acme"),
         (
             MINIMAL + TWIN.replace("acme.link", "www.ACME.link"),

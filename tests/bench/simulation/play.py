@@ -1,34 +1,44 @@
-"""The city's opens, answered: by the real matching, and by two simple rules that others use."""
+"""A city's opens, answered by the real matcher over stores in memory, and by two simple rules of others."""
 
-import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_network
-from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
-import structlog
 from msgspec import Struct
 
 from service.domain.device_traits import traits_of_click, traits_of_open
-from service.domain.match_rules import Ambiguous, Click, Decision, FirstOpen, Retirement, Rules
-from service.domain.models import BY_DEEP_LINK, NO_MATCH, Link, Open
-from service.domain.networks import Networks
+from service.domain.learned_rates import Observation, count, rates_of
+from service.domain.match_odds import NO_SIGNALS, Rates, Signals
+from service.domain.match_rules import (
+    Ambiguous,
+    Click,
+    Decision,
+    FirstOpen,
+    NetworkView,
+    Retirement,
+    Rules,
+)
+from service.domain.models import Link
+from service.domain.networks import Network, Networks
 from service.matching.matcher import Matcher
-from service.storage.claims import ClaimStore
-from service.storage.clicks import ClickStore
-from service.storage.database import Database
-from service.storage.encryption import Cipher
-from service.storage.engines.sqlite import SqliteEngine
-from service.storage.network_activity import NetworkActivity
-from service.storage.opens import SqlOpenStore
-from tests.bench.simulation.city import RELAY_LISTED, Clicked, Days, Opened
+from service.storage.network_activity import CLICK_SLACK_S, CLICKS_MAX, INSTALLS_MAX
+from tests.bench.simulation.city import Clicked, Days, Opened
+from tests.bench.simulation.people import RELAY_LISTED
 
 WINDOW_S = 3600
 RETRIES_S = (0.0, 2.0, 10.0, 30.0)
 BEGAN_MS = 1_785_000_000_000
+
+_NETWORKS = Networks(b"a secret of the simulation, of 32 characters", [RELAY_LISTED])
+_NETWORKS_MAX = 500_000
+
+Evidence = Literal["clicks", "touches"]  # Dub's clicks only; or with touches, and signals on
+T = TypeVar("T")
 
 
 class Given(Struct, frozen=True):
@@ -40,117 +50,205 @@ class Given(Struct, frozen=True):
     reason: str | None
 
 
-def play(days: Days, ambiguous: Ambiguous) -> list[Given]:
-    """Let firstopen's matching answer the first opens that bring no stronger evidence."""
-    return asyncio.run(_play(days, ambiguous))
-
-
 def at_ms(seconds: float) -> int:
     """Return a time of the city in Unix milliseconds."""
     return BEGAN_MS + int(seconds * 1000)
 
 
-def networks() -> Networks:
-    """Return the networks as an operator would configure them: with the relay's ranges that are known."""
-    return Networks(b"a secret of the simulation, of 32 characters", [RELAY_LISTED])
+def network_of(ip: str) -> Network:
+    """Return an address's network. The operator has listed the relay's ranges that are known."""
+    return _network_of(exact(ip))
 
 
-class _Service:
-    """What answers the opens: matching, and the database that they are written to."""
+@lru_cache(_NETWORKS_MAX)
+def _network_of(ip: str) -> Network:
+    return _NETWORKS.of(ip)
 
-    def __init__(self, database: Database, ambiguous: Ambiguous) -> None:
-        rules = Rules(window_s=WINDOW_S, ambiguous=ambiguous)
-        cipher = Cipher(["a secret of the simulation"])
-        self.now = 0.0  # seconds of the city
-        self._networks = networks()
-        self._clicks = ClickStore(database, cipher, "acme", "all")
-        self._opens = SqlOpenStore(database, cipher, clock=self._unix_time, unix_time=self._unix_time)
-        self._ids = count()
-        self._activity = NetworkActivity(database, self._clicks, "acme", rules)
-        claims = ClaimStore(database, self._unix_time)
-        self._matcher = Matcher(activity=self._activity, claims=claims, rules=rules)
 
-    async def see(self, clicks: Sequence[Clicked]) -> None:
-        """Store clicks that Dub shows."""
-        seen = []
-        for clicked in clicks:
-            network = self._networks.of(clicked.shown_ip).key
-            if network is not None:
-                device = traits_of_click(clicked.user_agent, clicked.system, None)
-                at = at_ms(clicked.dub_at)
-                seen.append((network, Click(clicked.id, at, _link(clicked.link), "", device)))
-        await self._clicks.add(seen)
+def exact(ip: str) -> str:
+    """Return an address; of an IPv6 address one of its /64: devices change the rest from time to time."""
+    return ip if ":" not in ip else f"{':'.join(ip.split(':')[:4])}::"
 
-    async def answer(self, opened: Opened) -> Decision | None:
-        """Answer an open; only those that bring no stronger evidence are matched."""
-        asked = _first_open(opened)
-        network = self._networks.of(opened.ip)
-        link = _link(opened.link or 0) if opened.stronger else None
-        decision = None
-        if network.key is not None:
-            self._activity.record_open(network.key, asked.install, asked.at_ms)
-            if link is not None and asked.device.system:
-                retirement = Retirement(asked.install, link.id, asked.at_ms, asked.device)
-                self._activity.record_install(network.key, retirement)
-            elif opened.first and link is None:
-                decision = await self._matcher.match(network.key, asked)
-        elif opened.first and link is None:
-            decision = Decision(reason=network.unmatchable)
-        self._keep(asked, network.key, link)
-        return decision
 
-    def _keep(self, asked: FirstOpen, network: int | None, link: Link | None = None) -> None:
-        opened = Open(
-            app="acme",
-            open_id=f"{next(self._ids):032x}",
-            device=asked.install,
-            link=link,
-            match=NO_MATCH if link is None else BY_DEEP_LINK,
-            opened_at=asked.at_ms / 1000,
-            repeat_until=0,
+class _Activity:
+    """``ports.NetworkActivity`` in memory."""
+
+    def __init__(self, rules: Rules, owners: Mapping[str, str]) -> None:
+        self._window_ms = rules.window_s * 1000
+        self._owners = owners
+        self._clicks: dict[int, deque[Click]] = {}
+        self._opens: dict[int, dict[str, int]] = {}  # by network: installs, the latest last
+        self._retirements: dict[int, deque[Retirement]] = {}
+
+    def add(self, network: int, click: Click) -> None:
+        """Store a click that Dub shows."""
+        self._clicks.setdefault(network, deque()).appendleft(click)
+
+    def record_open(self, network: int, install: str, at_ms: int) -> None:
+        """Record an open."""
+        seen = self._opens.setdefault(network, {})
+        seen.pop(install, None)
+        seen[install] = at_ms
+
+    def record_install(self, network: int, retirement: Retirement) -> None:
+        """Record an install that certain evidence has attributed."""
+        self.record_open(network, retirement.install, retirement.at_ms)
+        self._retirements.setdefault(network, deque()).append(retirement)
+
+    async def view(self, network: int, install: str, at_ms: int) -> NetworkView:
+        """Return what is known of a network."""
+        since_ms = at_ms - self._window_ms
+        clicks = self._clicks.get(network, deque())
+        slack_ms = since_ms - CLICK_SLACK_S * 1000
+        while clicks and clicks[-1].at_ms < slack_ms - 120_000:
+            clicks.pop()
+        newest = tuple(click for click in islice(clicks, CLICKS_MAX) if click.at_ms >= slack_ms)
+        owners = {each.id: self._owners[each.id] for each in newest if each.id in self._owners}
+        installs = {install}
+        for other, seen_ms in reversed(self._opens.get(network, {}).items()):
+            if seen_ms < at_ms - 86_400_000 or len(installs) > INSTALLS_MAX:
+                break
+            installs.add(other)
+        retirements = self._retirements.get(network, deque())
+        while retirements and retirements[0].at_ms < since_ms - 120_000:
+            retirements.popleft()
+        return NetworkView(newest, owners, len(installs), tuple(retirements))
+
+
+class _Claims:
+    """``ports.Claims`` in memory."""
+
+    def __init__(self) -> None:
+        self.by_click: dict[str, str] = {}
+
+    async def owners(self, click_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the installs that have claimed these clicks."""
+        return {each: self.by_click[each] for each in click_ids if each in self.by_click}
+
+    async def claim(self, click_id: str, install: str) -> bool:
+        """Claim a click."""
+        return self.by_click.setdefault(click_id, install) == install
+
+    async def release(self, click_id: str, install: str) -> None:
+        """Release a click."""
+        if self.by_click.get(click_id) == install:
+            del self.by_click[click_id]
+
+
+class Player:
+    """Plays a city's days to firstopen's matching."""
+
+    def __init__(self, rules: Rules, evidence: Evidence) -> None:
+        self._evidence = evidence
+        claims = _Claims()
+        self._activity = _Activity(rules, claims.by_click)
+        self._rates = Rates()
+        self._counted: Counter[str] = Counter()
+        self._matcher = Matcher(
+            activity=self._activity, claims=claims, rules=rules, rates=lambda: self._rates
         )
-        traits = None if link is None or not asked.device.system else asked.device
-        self._opens.keep(bytes(16), opened, network, traits)
 
-    def _unix_time(self) -> float:
-        return BEGAN_MS / 1000 + self.now
+    def play(self, days: Days) -> list[Given]:
+        """Answer the first opens that bring no stronger evidence."""
+        coming = sorted(days.clicks, key=self._visible_at, reverse=True)
+        agenda = [(opened.at, number, 0) for number, opened in enumerate(days.opens)]
+        heapq.heapify(agenda)
+        given: dict[int, Given] = {}
+        while agenda:
+            now, number, tries = heapq.heappop(agenda)
+            opened = days.opens[number]
+            if opened.first and not opened.stronger:
+                while coming and self._visible_at(coming[-1]) <= now:
+                    self._see(coming.pop())
+            if opened.first and not tries:
+                self._counted.update(count(_told(opened)))
+            decision = self._answer(opened)
+            if decision is not None:
+                if opened.at >= days.scored_from:
+                    click = decision.click.id if decision.click else None
+                    given[number] = Given(opened, click, decision.confidence, decision.reason)
+                if decision.reason in {"no_click", "no_candidate"} and tries + 1 < len(RETRIES_S):
+                    heapq.heappush(agenda, (opened.at + RETRIES_S[tries + 1], number, tries + 1))
+        return list(given.values())
+
+    def _is_touched(self, click: Clicked) -> bool:
+        return click.touched and self._evidence == "touches"
+
+    def _visible_at(self, click: Clicked) -> float:
+        return click.at + 1 if self._is_touched(click) else click.visible_at
+
+    def _see(self, clicked: Clicked) -> None:
+        touched = self._is_touched(clicked)
+        network = network_of(clicked.ip if touched else clicked.shown_ip).key
+        if network is not None:
+            device = traits_of_click(clicked.user_agent, clicked.system, None)
+            at = at_ms(clicked.dub_at)
+            signals = Signals(*clicked.signals) if touched else NO_SIGNALS
+            self._activity.add(network, Click(clicked.id, at, _link(clicked.link), "", device, signals))
+
+    def _answer(self, opened: Opened) -> Decision | None:
+        """Answer an open; only those that bring no stronger evidence are matched."""
+        asked = _first_open(opened, self._evidence)
+        found = network_of(opened.ip)
+        network = found.key
+        if network is None:
+            return Decision(reason=found.unmatchable) if opened.first and not opened.stronger else None
+        if opened.stronger:
+            link = _link(opened.link or 0)
+            if opened.first:
+                self._learn(opened, asked, network)
+            self._activity.record_install(
+                network, Retirement(asked.install, link.id, asked.at_ms, asked.device)
+            )
+            return None
+        if not opened.first:
+            self._activity.record_open(network, asked.install, asked.at_ms)
+            return None
+        return finished(self._matcher.match(network, asked))
+
+    def _learn(self, opened: Opened, asked: FirstOpen, network: int) -> None:
+        """Learn from a first open with certain evidence, as the service does."""
+        view = finished(self._activity.view(network, asked.install, asked.at_ms))
+        own = next((each for each in view.clicks if each.id == opened.brought_by), None)
+        observation = Observation(
+            is_here=own is not None,
+            is_quiet=None
+            if asked.is_home
+            else view.installs == 1 and all(each.id == opened.brought_by for each in view.clicks),
+            delay_s=None if own is None else (asked.at_ms - own.at_ms) / 1000,
+        )
+        self._counted.update(count(observation))
+        if not self._counted["networks"] % 20:
+            self._rates = rates_of(self._counted)
 
 
-async def _play(days: Days, ambiguous: Ambiguous) -> list[Given]:
-    with TemporaryDirectory() as folder:
-        database = Database(SqliteEngine(Path(folder)), structlog.get_logger())
-        await database.open()
-        given = await _answered(days, _Service(database, ambiguous))
-        await database.close()
-    return given
+def _told(opened: Opened) -> Observation:
+    """Return what a first open says without a look at its network."""
+    is_organic = opened.referrer == "organic" if opened.referrer else None
+    return Observation(is_organic=is_organic, is_ios=opened.platform == "ios")
 
 
-async def _answered(days: Days, service: _Service) -> list[Given]:
-    coming = sorted(days.clicks, key=lambda click: click.visible_at, reverse=True)
-    agenda = [(opened.at, number, 0) for number, opened in enumerate(days.opens)]
-    heapq.heapify(agenda)
-    given: dict[int, Given] = {}
-    while agenda:
-        service.now, number, tries = heapq.heappop(agenda)
-        opened = days.opens[number]
-        if opened.first and not opened.stronger:
-            shown = []
-            while coming and coming[-1].visible_at <= service.now:
-                shown.append(coming.pop())
-            await service.see(shown)
-        decision = await service.answer(opened)
-        if decision is not None:
-            click = decision.click.id if decision.click else None
-            given[number] = Given(opened, click, decision.confidence, decision.reason)
-            if decision.reason in {"no_click", "no_candidate"} and tries + 1 < len(RETRIES_S):
-                heapq.heappush(agenda, (opened.at + RETRIES_S[tries + 1], number, tries + 1))
-    return list(given.values())
+def finished(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as exc:
+        result: T = exc.value
+        return result
+    raise RuntimeError("a store in memory has waited")
 
 
-def _first_open(opened: Opened) -> FirstOpen:
+def play(days: Days, ambiguous: Ambiguous, evidence: Evidence = "clicks") -> list[Given]:
+    """Let firstopen's matching answer the first opens that bring no stronger evidence."""
+    return Player(Rules(window_s=WINDOW_S, ambiguous=ambiguous), evidence).play(days)
+
+
+def _first_open(opened: Opened, evidence: Evidence) -> FirstOpen:
     device = traits_of_open(opened.platform, opened.user_agent)
     install = blake2b(opened.install.encode(), digest_size=8).hexdigest()
-    return FirstOpen(install, at_ms(opened.at), device)
+    installed_ms = None if opened.installed_at is None else at_ms(opened.installed_at)
+    signals = Signals(*opened.signals) if evidence == "touches" else NO_SIGNALS
+    return FirstOpen(install, at_ms(opened.at), device, installed_ms, signals, is_home=":" in opened.ip)
 
 
 def _link(number: int) -> Link:
@@ -159,7 +257,7 @@ def _link(number: int) -> Link:
 
 def same_address(days: Days) -> list[Given]:
     """Answer the latest click from the open's address within the window."""
-    return _simple(days, _exact, by_platform=False)
+    return _simple(days, exact, by_platform=False)
 
 
 def same_24_and_platform(days: Days) -> list[Given]:
@@ -174,7 +272,7 @@ def _simple(days: Days, place: Callable[[str], str], *, by_platform: bool) -> li
             clicks.setdefault(place(click.shown_ip), []).append(click)
     given = []
     for opened in days.opens:
-        if opened.first and not opened.stronger:
+        if opened.first and not opened.stronger and opened.at >= days.scored_from:
             fitting = [
                 click
                 for click in clicks.get(place(opened.ip), [])
@@ -184,11 +282,6 @@ def _simple(days: Days, place: Callable[[str], str], *, by_platform: bool) -> li
             ]
             given.append(Given(opened, fitting[-1].id if fitting else None, 1.0, None))
     return given
-
-
-def _exact(ip: str) -> str:
-    """Return the address, of IPv6 the /64: a device's own address changes from one request to the next."""
-    return ip if ":" not in ip else str(ip_network(f"{ip}/64", strict=False))
 
 
 def _broad(ip: str) -> str:
