@@ -36,7 +36,7 @@ class PostgresMissing(Exception):
 
 def binary(name: str) -> str:
     """Find one of PostgreSQL's programs; the newest version installed. Raises ``PostgresMissing``."""
-    on_path = shutil.which(name)
+    on_path = shutil.which(name) or shutil.which(name, path="/usr/sbin")  # where Debian puts pgbouncer
     if on_path is not None and (name == "pgbouncer" or shutil.which("initdb") is not None):
         return on_path
     found = [path for folder in _FOLDERS for path in Path(folder).glob(f"*/bin/{name}")]
