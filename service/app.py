@@ -20,6 +20,7 @@ from service.api.dub_compat.routes import dub_routes
 from service.api.http import JSONReply, request_class
 from service.api.installs import installs_routes
 from service.api.leads import leads_routes
+from service.api.links import links_routes
 from service.api.listing import listing_routes
 from service.api.live import live_routes
 from service.api.opens import answering_opens, direct_opens, opens_routes
@@ -141,6 +142,7 @@ def create_app(
             *touches_routes(callers, parts.touches, parts.resolver.parse_link),
             *live_routes(callers, live, parts.background),
             *traces_routes(callers, parts.resolver, parts.device_sessions, budget_ms),
+            *links_routes(callers, parts.links, parts.identity, budget_ms),
             *leads_routes(callers, parts.leads, budget_ms),
             *dub_routes(callers, parts.resolver, parts.conversions, parts.event_feed, budget_ms),
             *installs_routes(callers, parts.install_erasure),

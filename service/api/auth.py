@@ -57,7 +57,7 @@ class Callers:
         self._publishable = {key: known for each in apps for key, known in self._known(each, server=False)}
         self._server = {key: known for each in apps for key, known in self._known(each, server=True)}
 
-    # The next five methods are ``before_request`` hooks of handlers: they run before the body is read. Each
+    # The next six methods are ``before_request`` hooks of handlers: they run before the body is read. Each
     # sets the request's caller, or raises ``MissingKey``, ``WrongKey``, ``WrongKind``, or ``RateLimited``
     # after too many requests or failed authentications.
 
@@ -77,6 +77,10 @@ class Callers:
         """Identify a backend, or an app that may report leads by its settings; count the request."""
         await (await self._identify(request, self._with_any_key)).check_rate_limit()
 
+    async def any_key(self, request: AnyRequest) -> None:
+        """Identify a backend or an app; count the request. ``by_server`` of the request says which it is."""
+        await (await self._identify(request, self._with_either_key)).check_rate_limit()
+
     async def client_leads(self, request: AnyRequest) -> None:
         """Identify an app that reports leads or sales itself, if its settings allow it; count the request."""
         await (await self._identify(request, self._with_leads_key)).check_rate_limit()
@@ -93,6 +97,7 @@ class Callers:
             await self._failed(lean.head)
             raise
         lean.caller = self._caller(known, lean.head)
+        lean.by_server = known.server
         cast("dict[str, Any]", lean.scope)[CALLER] = lean.caller
         return lean.caller
 
@@ -118,11 +123,15 @@ class Callers:
         raise WrongKey(f"Authorization: no app has this {kind} key")
 
     def _with_any_key(self, head: RequestHead) -> _Known:
+        known = self._with_either_key(head)
+        return known if known.server else _allowed_to_report_leads(known)
+
+    def _with_either_key(self, head: RequestHead) -> _Known:
         digest = self._digest(_key_of(head, "publishable or server"))
         known = self._server.get(digest) or self._publishable.get(digest)
         if known is None:
             raise WrongKey("Authorization: no app has this key")
-        return known if known.server else _allowed_to_report_leads(known)
+        return known
 
     def _with_leads_key(self, head: RequestHead) -> _Known:
         return _allowed_to_report_leads(self._with_publishable_key(head))

@@ -68,13 +68,14 @@ class RequestHead:
 class LeanRequest(Request[Any, Any, State]):
     """A request that reads the headers it needs in one pass, and limits the size of its body.
 
-    ``caller`` is set by the handler's ``before_request`` hook.
+    ``caller`` and ``by_server`` (it has a server key) are set by the handler's ``before_request`` hook.
     """
 
-    __slots__ = ("caller", "head")
+    __slots__ = ("by_server", "caller", "head")
 
     clock: Callable[[], float]
     caller: Caller
+    by_server: bool
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)

@@ -21,11 +21,13 @@ from service.domain.errors import (
     FirstopenError,
     ForeignDomain,
     InvalidField,
+    LinkUnavailable,
     MalformedBody,
     MissingKey,
     NotConfigured,
     NotFound,
     OverBudget,
+    QuotaUsedUp,
     RateLimited,
     StoreFailed,
     TooManySessions,
@@ -52,6 +54,7 @@ STATUS_OF: dict[type[CallerError], int] = {
     TooManyWaiting: 429,
     TooManySessions: 429,
     TooManyWatchers: 429,
+    QuotaUsedUp: 429,
     RateLimited: 429,
     NotFound: 404,
 }
@@ -62,6 +65,7 @@ CODE_OF = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",
     422: "unprocessable_entity",
@@ -78,6 +82,7 @@ _EXAMPLES = {
     401: ("The key is missing, or belongs to no app.", "Authorization: no app has this publishable key"),
     403: ("Not allowed for this app or key.", "dubDomain: is not one of this app's domains"),
     404: ("This app has no such record.", "openId: this app has no such open, or it was deleted"),
+    409: ("Another link has this key.", "Duplicate key: this short link already exists."),
     413: ("The body is over 64 KiB.", "body: must be at most 65536 bytes"),
     415: ("The body is not sent as JSON.", "Content-Type: expected application/json"),
     429: ("Too many calls, here or at Dub.", "rate limit: 20 requests per second from this address"),
@@ -115,7 +120,7 @@ def _headers(exc: CallerError) -> dict[str, str] | None:
     match exc:
         case RateLimited(rate_limit_status=rate_limit_status):
             return {**_retry_after(rate_limit_status.reset_s), **rate_limit_headers(rate_limit_status)}
-        case OverBudget() | TooManyWaiting() | TooManyWatchers():
+        case OverBudget() | TooManyWaiting() | TooManyWatchers() | QuotaUsedUp():
             return _retry_after(exc.retry_after_s)
     return None
 
@@ -178,6 +183,9 @@ class Problems:
                 )
             case DubThrottled():
                 return problem_reply(429, "Dub's rate limit is reached", _retry_after(exc.retry_after_s))
+            case LinkUnavailable():
+                message = "the link is not created yet; ask for it again"
+                return problem_reply(503, message, _retry_after(exc.retry_after_s))
             case DubRefused():
                 message = "Dub refuses this app's Dub API key"
             case NotConfigured():

@@ -14,13 +14,14 @@ from service.domain.models import App
 from service.domain.ports import Erasable, ErasableOpens
 
 
-class ErasedCounts(Struct, frozen=True):
-    """The numbers of deleted answers, claims, outbox entries and touches."""
+class ErasedCounts(Struct, frozen=True, omit_defaults=True):
+    """The numbers of deleted answers, claims, outbox entries, touches and short links."""
 
     answers: int
     claims: int
     outbox: int
     touches: int
+    links: int = 0
 
 
 class InstallErasure:
@@ -35,6 +36,7 @@ class InstallErasure:
         claims: Erasable,
         touches: Erasable,
         entries: Erasable,
+        links: Erasable,
         erasures: RecentErasures,
         webhook_events: WebhookEvents,
         unix_time: Callable[[], float],
@@ -50,6 +52,7 @@ class InstallErasure:
         self._claims = claims
         self._touches = touches
         self._entries = entries
+        self._links = links
 
     async def forget(self, app: App, install_id: str) -> ErasedCounts:
         """Delete all data of an install of this app; an unknown install has none. Raises ``StoreFailed``.
@@ -86,7 +89,8 @@ class InstallErasure:
         outbox = await self._entries.forget([*devices, *open_ids])
         touches = await self._touches.forget(devices)  # by their claims
         claims = await self._claims.forget(devices)
+        links = await self._links.forget(devices)
         if app is not None:
             await self._webhook_events.install_erased(app, devices[0], open_ids)
         answers = await self._opens.forget(devices)
-        return ErasedCounts(answers, claims, outbox, touches)
+        return ErasedCounts(answers, claims, outbox, touches, links)

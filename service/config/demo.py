@@ -41,6 +41,11 @@ pattern = "https://acme.com/invite/:from"
 screen = "invite"
 min_version = "2.3"
 
+[[apps.acme.link_templates]]
+name = "invite"
+url = "https://acme.com/invite/{{from}}"
+parameters = {{ from = 64 }}
+
 [apps.acme.ios]
 app_ids = ["ABCDE12345.com.acme.app"]
 

@@ -24,6 +24,7 @@ from service.domain.match_rules import MIN_CONFIDENCE
 from service.domain.models import BUDGET_MAX_MS, BUDGET_MIN_MS
 from service.domain.rates import rates
 from service.domain.routing import NEVER_SCHEMES, BadRule, Router, RouteRule, RouteTest
+from service.domain.short_links import BadTemplate, LinkTemplate, LinkTemplateRule
 from service.domain.type_descriptions import closest, explain
 from service.domain.webhooks import EVENT_TYPES, Endpoint, EventType, InvalidEndpoint, parse_endpoint
 
@@ -102,6 +103,7 @@ class AppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     routes: tuple[RouteRule, ...] = ()
     route_tests: tuple[RouteTest, ...] = ()
     gate: GateRule = GateRule()
+    link_templates: tuple[LinkTemplateRule, ...] = ()
     ios: IosSettings | None = None
     android: AndroidSettings | None = None
     webhook: WebhookSettings | None = None
@@ -333,6 +335,23 @@ def compile_gates(name: str, app: AppSettings) -> Gates | None:
     return None if gates.is_open else gates
 
 
+def compile_templates(name: str, app: AppSettings) -> dict[str, LinkTemplate]:
+    """Compile an app's link templates, by name; raises ``SettingsError``."""
+    templates: dict[str, LinkTemplate] = {}
+    for index, rule in enumerate(app.link_templates):
+        path = f"apps.{name}.link_templates[{index}]"
+        domain = app.domains[0] if rule.domain is None else canonical_domain(rule.domain)
+        if domain not in app.domains:
+            raise SettingsError(f"{path}.domain: expected one of the app's domains")
+        if rule.name in templates:
+            raise SettingsError(f"{path}.name: {rule.name!r} is already used")
+        try:
+            templates[rule.name] = LinkTemplate(rule, domain, app.schemes)
+        except BadTemplate as exc:
+            raise SettingsError(f"{path}.{exc.field}: {exc}") from exc
+    return templates
+
+
 def _app(table: object, name: str) -> AppSettings:
     app = _convert(table, AppSettings, f"apps.{name}")
     path = f"apps.{name}"
@@ -356,6 +375,7 @@ def _app(table: object, name: str) -> AppSettings:
     app = msgspec.structs.replace(app, domains=domains)
     compile_router(name, app)
     compile_gates(name, app)
+    compile_templates(name, app)
     return app
 
 

@@ -94,6 +94,15 @@ screen = "category"
 # update_url = "https://play.google.com/store/apps/details?id=com.acme.app"
 #                                          # for Android, instead of the one above
 
+# Short links that the app itself may create, such as invitations, with POST /v1/links. See docs/links.md.
+# [[apps.acme.link_templates]]
+# name = "invite"                          # what the app names
+# url = "https://acme.com/invite/{from}"   # the destination; {name} is a parameter
+# parameters = { from = 64 }               # the parameters, and how many characters each may have
+# domain = "acme.link"                     # one of the app's domains; omitted: its first
+# prefix = ""                              # of the links' random keys, such as "i/"
+# per_install_per_day = 10                 # how many different links an install may create in a day (UTC)
+
 # What one process keeps in memory.
 # [cache]
 # answer_ttl_s = 3600                      # seconds for which an answer is repeated; one hour at Dub

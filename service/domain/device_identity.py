@@ -18,6 +18,7 @@ USER_AGENT_MAX_CHARS = 512
 
 _DEVICE_HEX_CHARS = 16
 _SHA256_BLOCK_BYTES = 64
+_LINK_HEX_CHARS = 32
 _LEAD_KEY_HEX_CHARS = 32  # long enough to rule out collisions, which would drop a lead as a duplicate
 _ID_BYTES = 16
 _ANSWER_KEY_BYTES = 15  # with one more, Python would allot 16 bytes more for each cached key
@@ -74,6 +75,11 @@ class Identity:
     def customer(self, app: str, customer_id: str) -> str:
         """Return a customer's hash: 16 hex characters, specific to the app."""
         return _hashed(self._keyed[0], app, f"c\0{customer_id}")
+
+    def link_names(self, app: str, what: str, install_id: str | None) -> list[str]:
+        """Return the names of a short link, of an install if one is given: one under each secret."""
+        subject = f"l\0{install_id or ''}\0{what}"
+        return [f"fo_{_hashed(keyed, app, subject, _LINK_HEX_CHARS)}" for keyed in self._keyed]
 
     def lead_key(self, app: str, what: Literal["event", "idempotency", "body"], text: str) -> str:
         """Return a deduplication key of a lead: 32 hex characters.

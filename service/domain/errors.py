@@ -14,11 +14,13 @@ FirstopenError
 │   ├── NotFound             an openId, installId or leadId that this app never received, or that expired
 │   ├── OverBudget           too many analytics calls
 │   ├── TooManyWaiting       too many leads wait for opens that have not arrived
+│   ├── QuotaUsedUp          an install has created its links of the day
 │   ├── TooManySessions      too many test sessions of an app are active
 │   ├── TooManyWatchers      too many connections follow live opens
 │   └── RateLimited          too many requests with this key or from this address
 ├── NotConfigured            a setting that this operation needs is missing
 ├── StoreFailed              the database cannot be read or written
+├── LinkUnavailable          a short link is not created yet
 ├── NoOpen                   the install that a lead names has reported no open yet
 ├── OpenPending              the open that a webhook reports is not final yet
 ├── WebhookFailed            a backend has not taken a webhook
@@ -99,6 +101,14 @@ class TooManyWaiting(CallerError):
     retry_after_s = 60.0
 
 
+class QuotaUsedUp(CallerError):
+    """An install has created as many links of a template as it may on one day."""
+
+    def __init__(self, per_day: int, retry_after_s: float) -> None:
+        super().__init__(f"installId: has created {per_day} links of this template today")
+        self.retry_after_s = retry_after_s
+
+
 class TooManySessions(CallerError):
     """Too many test sessions of an app are active."""
 
@@ -133,6 +143,12 @@ class NotConfigured(FirstopenError):
 
 class StoreFailed(FirstopenError):
     """The database cannot be read or written."""
+
+
+class LinkUnavailable(FirstopenError):
+    """A short link is not created yet, because Dub or the database has not answered in time."""
+
+    retry_after_s = 2.0
 
 
 class NoOpen(FirstopenError):

@@ -4,6 +4,7 @@
 is computed for each report, because a repeat from a newer app version may land on another screen.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -13,6 +14,7 @@ from service.domain.device_identity import Platform, TrustedProxies
 from service.domain.gate import Gate, Gates
 from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.routing import Route, Router
+from service.domain.short_links import LinkTemplate
 
 if TYPE_CHECKING:
     from service.domain.ports import RateLimitCheck
@@ -54,6 +56,8 @@ class App(Struct, frozen=True, eq=False):
     window_s: int = 3600  # maximum age of a click or touch
     first_launch_max_age_s: float = 259_200
     webhook_events: frozenset[str] = frozenset()
+    schemes: tuple[str, ...] = ()
+    link_templates: Mapping[str, LinkTemplate] = {}
     gates: Gates | None = None  # None: no build is held
     matching: bool = True  # False: no click is matched by touch or IP address, whatever ``ip_matching`` is
 

@@ -32,6 +32,7 @@ from service.domain.outbox_entries import (
     TakenEntry,
 )
 from service.domain.rate_limit_status import RateLimitStatus
+from service.domain.short_links import ShortLink, StoredLink
 from service.domain.trace import MatchAttempt
 
 
@@ -78,6 +79,42 @@ class ConversionProvider(Protocol):
 
     async def track_sale(self, app: App, body: bytes, *, queue_timeout_s: float) -> bytes:
         """Send a sale; raises ``DubRefused`` or a ``DubUnavailable``."""
+        ...
+
+
+class ShortLinkProvider(Protocol):
+    """The provider, asked to create short links."""
+
+    async def create_link(self, app: App, body: bytes, *, queue_timeout_s: float) -> ShortLink:
+        """Create a link; raises ``DubRefused`` (409: it exists already) or a ``DubUnavailable``."""
+        ...
+
+    async def find_link(self, app: App, external_id: str, *, queue_timeout_s: float) -> ShortLink:
+        """Return the link with this external id; raises ``DubRefused`` or a ``DubUnavailable``."""
+        ...
+
+
+class KeptLinks(Protocol):
+    """The stored short links. Times are Unix seconds. Raises ``StoreFailed``."""
+
+    async def find(self, app: str, names: Sequence[str]) -> StoredLink | None:
+        """Return the link that is stored under one of these names."""
+        ...
+
+    async def add(self, app: str, name: str, device: str | None, template: str, at: float) -> None:
+        """Commit that a link is asked for, once for each name."""
+        ...
+
+    async def earlier(self, app: str, name: str, device: str, template: str, at: float, since: float) -> int:
+        """Count the links of an install and template that were asked for before this one."""
+        ...
+
+    async def complete(self, app: str, name: str, link: ShortLink) -> None:
+        """Commit what was created, if the request is still stored."""
+        ...
+
+    async def give_up(self, app: str, name: str) -> None:
+        """Delete a request that was refused."""
         ...
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Self, TypeVar, cast
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -27,11 +28,20 @@ from service.domain.errors import (
     InvalidDubResponse,
 )
 from service.domain.models import App, OpenedLink
+from service.domain.short_links import ShortLink
 from service.dub.guard import Guard, Guards
 from service.dub.transport import Answer, close, posting_over, read_bounded
-from service.dub.wire import TrackOpen, check_lead, check_sale, decode_error, decode_opened, encode
+from service.dub.wire import (
+    TrackOpen,
+    check_lead,
+    check_sale,
+    decode_error,
+    decode_opened,
+    decode_short_link,
+    encode,
+)
 
-ENDPOINTS = ("/track/open", "/track/lead", "/track/sale", "/events")
+ENDPOINTS = ("/track/open", "/track/lead", "/track/sale", "/events", "/links")
 RETRY_AFTER_MAX_S = 3600.0
 
 _OK = 200
@@ -47,7 +57,7 @@ T = TypeVar("T")
 
 
 class DubClient:
-    """Implements ``Dub``, ``DubConversions`` and ``DubEvents`` of ``ports``.
+    """Implements the providers of ``ports``.
 
     ``timeout_s`` limits a whole call, from connecting to the last byte. It does not depend on callers'
     budgets: a call continues after their end, so that a late answer still completes the open. Every call may
@@ -73,7 +83,8 @@ class DubClient:
         self._lead_url = f"{base}/track/lead"
         self._sale_url = f"{base}/track/sale"
         self._events_url = httpx.URL(f"{base}/events")
-        self._opens, self._leads, self._sales, self._events = (guards[each] for each in ENDPOINTS)
+        self._links_url = f"{base}/links"
+        self._opens, self._leads, self._sales, self._events, self._links = map(guards.__getitem__, ENDPOINTS)
 
     async def track_open(
         self,
@@ -128,6 +139,19 @@ class DubClient:
             self._sales, app.name, queue_timeout_s, self._sale_url, _with_key(app), body, read
         )
 
+    async def create_link(self, app: App, body: bytes, *, queue_timeout_s: float) -> ShortLink:
+        """Create a short link; raises ``DubRefused`` or a ``DubUnavailable``."""
+        return await self._ask(
+            self._links, app.name, queue_timeout_s, self._links_url, _with_key(app), body, self._short_link
+        )
+
+    async def find_link(self, app: App, external_id: str, *, queue_timeout_s: float) -> ShortLink:
+        """Return the short link with this external id; raises ``DubRefused`` or a ``DubUnavailable``."""
+        url = f"{self._links_url}/info?externalId=ext_{quote(external_id, safe='')}"
+        return await self._ask(
+            self._links, app.name, queue_timeout_s, url, _key_of(app), None, self._short_link
+        )
+
     async def events(self, app: App, query: str, *, queue_timeout_s: float) -> "Arriving":
         """Request a page of events, to be read as it arrives; raises ``DubRefused`` or a ``DubUnavailable``.
 
@@ -169,17 +193,23 @@ class DubClient:
         queue_timeout_s: float,
         url: str,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | None,
         read: Callable[[Answer], T],
         *,
         replay: bool = False,
     ) -> T:
-        """Post one request through its guard, and return what ``read`` makes of the whole answer."""
+        """Send one request through its guard, and return what ``read`` makes of the whole answer.
+
+        It is a POST, or without a body a GET.
+        """
         call = await guard.acquire(app, queue_timeout_s, replay=replay)
         answered = None
         try:
             with self._bounded() as bounded:
-                answer = await self._post(url, headers, body, bounded.on_head)
+                if body is None:
+                    answer = await self._get(url, headers, bounded.on_head)
+                else:
+                    answer = await self._post(url, headers, body, bounded.on_head)
             result = read(answer)
             answered = True
         except FirstopenError as exc:
@@ -189,6 +219,17 @@ class DubClient:
             return result
         finally:
             guard.release(call, answered=answered)
+
+    async def _get(self, url: str, headers: Mapping[str, str], on_head: Callable[[], None]) -> Answer:
+        request = httpx.Request("GET", url, headers=headers, stream=httpx.ByteStream(b""))
+        request.read()
+        response = await self._send(request)
+        on_head()
+        try:
+            text = await read_bounded(response)
+        finally:
+            await close(response)
+        return Answer(response.status_code, response.headers.get("Retry-After", ""), text)
 
     def _judge(self, guard: Guard, app: str, exc: FirstopenError) -> bool | None:
         """Return what an error says about Dub's health, in the form of ``answered`` of ``Guard.release``.
@@ -220,6 +261,11 @@ class DubClient:
             return answer.body
 
         return read
+
+    def _short_link(self, answer: Answer) -> ShortLink:
+        if answer.status != _OK:
+            raise _refusal(answer, self._unix_time())
+        return _read(decode_short_link, answer.body)
 
     def _bounded(self) -> "_Bounded":
         return _Bounded(self._deadlines, self._timeout_s)

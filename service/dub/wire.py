@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 from msgspec.json import Decoder, Encoder
 
 from service.domain.models import Link, OpenedLink
+from service.domain.short_links import ShortLink
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Url = Annotated[str, Meta(max_length=32_000)]
@@ -41,6 +42,10 @@ class _LeadLink(_Link, frozen=True):
     short_link: str = field(name="shortLink")
 
 
+class _ShortLink(_Link, frozen=True, gc=False):
+    short_link: _Url = field(name="shortLink")
+
+
 class _Click(Struct, frozen=True):
     id: str
 
@@ -68,7 +73,14 @@ encode = Encoder().encode
 decode_error = Decoder(DubError).decode
 check_lead = Decoder(_Lead).decode
 check_sale = Decoder(_Sale).decode
+_decode_short_link = Decoder(_ShortLink).decode
 _decode_opened = Decoder(_Opened).decode
+
+
+def decode_short_link(body: bytes) -> ShortLink:
+    """Decode a link; raises ``msgspec.DecodeError`` or ``UnicodeDecodeError``."""
+    link = _decode_short_link(body)
+    return ShortLink(link.id, link.domain, link.key, link.short_link, link.url)
 
 
 def decode_opened(body: bytes) -> OpenedLink:

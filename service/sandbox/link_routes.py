@@ -3,7 +3,7 @@
 Bodies have Dub's field names; fields that the sandbox does not use are ignored, because SDKs send many.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, delete, get, patch, post
@@ -32,8 +32,10 @@ def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRo
     async def create_link(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """Add a link; the default key is random, the default domain the first known one."""
         workspace = gate.links(request)
-        fields = _fields(json_of(await request.body()))
-        fields.setdefault("key", random_text(KEY_CHARS))
+        body = json_of(await request.body())
+        fields = _fields(body)
+        if not fields.get("key"):
+            fields["key"] = _random_key(convert(body, _RandomKey))
         fields.setdefault("domain", next((spec.domain for spec in domains.all()), "dub.sh"))
         return links.view(links.add(convert(fields | {"workspace": workspace}, SandboxLink)).id)
 
@@ -68,10 +70,25 @@ def link_routes(gate: Gate, links: LinkBook, domains: DomainBook) -> list[HTTPRo
     return [create_link, link_info, change_link, delete_link]
 
 
+class _RandomKey(msgspec.Struct, rename="camel"):
+    """How a random key is made: `prefix` comes before it, and is ignored if a key is given."""
+
+    prefix: Annotated[str, msgspec.Meta(max_length=190)] | None = None
+    key_length: Annotated[int, msgspec.Meta(ge=3, le=190)] | None = None
+
+
+def _random_key(wanted: _RandomKey) -> str:
+    prefix = (wanted.prefix or "").strip("/")
+    key = random_text(wanted.key_length or KEY_CHARS)
+    return f"{prefix}/{key}" if prefix else key
+
+
 def _fields(body: Any) -> dict[str, Any]:
     """Return the known fields of a body; a single tag may be a string."""
     if not isinstance(body, dict):
         raise unprocessable("expected an object")
     known = {name: value for name, value in body.items() if name in _KNOWN}
-    tags = known.get("tagIds")
+    tags, external_id = known.get("tagIds"), known.get("externalId")
+    if isinstance(external_id, str):
+        known["externalId"] = external_id.removeprefix("ext_")
     return known | ({"tagIds": [tags]} if isinstance(tags, str) else {})

@@ -33,8 +33,11 @@ _LATE_OPENS = """SELECT o.open_id FROM erasures AS e CROSS JOIN opens AS o
     WHERE e.device > ? AND e.device <= ? AND o.device = e.device AND o.opened_at <= e.erased_at LIMIT ?"""
 _LATE_CLAIMS = """SELECT c.click_id FROM erasures AS e CROSS JOIN claims AS c
     WHERE e.device > ? AND e.device <= ? AND c.device = e.device AND c.claimed_at <= e.erased_at LIMIT ?"""
+_LATE_LINKS = """SELECT l.name FROM erasures AS e CROSS JOIN short_links AS l
+    WHERE e.device > ? AND e.device <= ? AND l.device = e.device AND l.created_at <= e.erased_at LIMIT ?"""
 _DELETE_OPENS = RowStatement("opens", "DELETE FROM opens WHERE open_id IN (", "?", ")")
 _DELETE_CLAIMS = RowStatement("claims", "DELETE FROM claims WHERE click_id IN (", "?", ")")
+_DELETE_LINKS = RowStatement("short_links", "DELETE FROM short_links WHERE name IN (", "?", ")")
 _LATE_ENTRIES = "DELETE FROM outbox WHERE kind IN ('open', 'webhook') AND subject = ? AND created_at <= ?"
 _EXPIRE = """DELETE FROM erasures WHERE device IN
     (SELECT device FROM erasures WHERE erased_at < ? LIMIT ?) RETURNING 1"""
@@ -77,7 +80,7 @@ class ErasureStore:
             await cancel_all([self._following])
 
     async def expire(self) -> int:
-        """Delete opens and claims that were written after their install's erasure, and old erasures.
+        """Delete opens, claims and links that were written after their install's erasure, and old erasures.
 
         The latter in a batch; return how many. Each write is small, because leads wait for it.
         """
@@ -86,6 +89,7 @@ class ErasureStore:
             page = (last, devices[-1][0])
             late += await self._delete_late(_LATE_OPENS, _DELETE_OPENS, page)
             late += await self._delete_late(_LATE_CLAIMS, _DELETE_CLAIMS, page)
+            late += await self._delete_late(_LATE_LINKS, _DELETE_LINKS, page)
             last = devices[-1][0]
         if late:
             await self._database.erased()

@@ -162,8 +162,23 @@ _TOUCHES = (
     "CREATE INDEX clicks_touches ON clicks (app, clicked_at) WHERE is_touch",
 )
 
+_SHORT_LINKS = (
+    """CREATE TABLE short_links (
+        app TEXT NOT NULL,
+        name TEXT NOT NULL,              -- hash of what was asked for, and of the install
+        device BIGINT,                   -- the install that asked for it; null: a backend
+        template TEXT NOT NULL,          -- or empty
+        created_at BIGINT NOT NULL,
+        record BYTEA,                    -- the link, encrypted; null until Dub has created it
+        PRIMARY KEY (app, name)
+    )""",
+    "CREATE INDEX short_links_by_device ON short_links (device, created_at) WHERE device IS NOT NULL",
+    "CREATE INDEX short_links_by_time ON short_links (created_at)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
     Migration(2, "test devices", _TEST_DEVICES),
     Migration(3, "touches", _TOUCHES),
+    Migration(4, "short links", _SHORT_LINKS),
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from service.api.auth import AppKeys
 from service.attribution.answers import Lifetimes
-from service.config.settings import Settings, compile_gates, compile_router
+from service.config.settings import Settings, compile_gates, compile_router, compile_templates
 from service.domain.models import App
 from service.domain.rates import Rate, rates
 from service.domain.well_known import WellKnownFiles, apple_app_site_association, asset_links
@@ -37,6 +37,8 @@ def compile_app(name: str, settings: Settings) -> App:
         first_launch_max_age_s=max(app.first_launch_max_age_h * 3600, app.match_window_s),
         analytics_calls_per_s=app.analytics_calls_per_s,
         webhook_events=frozenset(app.webhook.events) if app.webhook else frozenset(),
+        schemes=app.schemes,
+        link_templates=compile_templates(name, app),
         gates=compile_gates(name, app),
         matching=app.gate.matching,
     )

@@ -22,6 +22,7 @@ from service.attribution.open_replay import OpenReplay
 from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
+from service.attribution.short_links import ShortLinks
 from service.attribution.touches import Touches
 from service.attribution.webhook_events import WebhookEvents
 from service.config.settings import AppSettings
@@ -87,7 +88,9 @@ class Parts:
         self._matching_parts: dict[str, tuple[tuple[object, ...], AppMatching]] = {}
         new_id = RandomIds()
         timeout_s = settings.dub.timeout_ms / 1000
-        identity = Identity([secret.encode("utf-8", "surrogateescape") for secret in settings.secrets])
+        identity = self.identity = Identity(
+            [secret.encode("utf-8", "surrogateescape") for secret in settings.secrets]
+        )
         recent = RecentClicks(clock)
         self.guards = guards(settings, clock, self.metrics)
         self.stores = Stores(in_force, log, self.metrics, self.background, clock, unix_time)
@@ -114,6 +117,14 @@ class Parts:
         dub = DubClient(transport, settings.dub_base_url, timeout_s, self.guards, unix_time)
         database = self.stores.database
         shared_calls = SharedCallBudget(database, settings.secrets[0]) if database.is_shared else None
+        self.links = ShortLinks(
+            dub=dub,
+            kept=self.stores.links,
+            erasures=self.stores.erasures,
+            background=self.background,
+            unix_time=unix_time,
+            call_s=timeout_s,
+        )
         self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
         matching = self._matching_of(in_force.now)
         self.ip_matching = IpMatching(matching, dub, dub, self.stores.touches, clock)
@@ -144,6 +155,7 @@ class Parts:
             claims=self.stores.claims,
             touches=self.stores.touches,
             entries=self.stores.outbox,
+            links=self.stores.links,
             erasures=self.stores.erasures,
             webhook_events=self._webhook_events,
             unix_time=unix_time,
@@ -358,6 +370,7 @@ class Parts:
             closing(self._delayed_matching.close),
             closing(self.device_sessions.close),
             closing(lambda: self.resolver.close(stop_s)),
+            closing(lambda: self.links.close(stop_s)),
         ):
             yield
 

@@ -29,6 +29,7 @@ from service.storage.migrations import Migration
 from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
 from service.storage.opens import SqlOpenStore
 from service.storage.outbox import SqlOutboxStore
+from service.storage.short_links import ShortLinkStore
 from service.storage.statements import Row, Statement
 from service.storage.touches import TouchStore
 from service.telemetry import Event, Log, Metrics
@@ -74,6 +75,7 @@ class Stores:
         self.claims = ClaimStore(self.database, unix_time)
         self.touches = TouchStore(self.database, self.cipher, clock)
         self.device_sessions = DeviceSessionStore(self.database, unix_time)
+        self.links = ShortLinkStore(self.database, self.cipher)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
 
         def before_ms(ttl_s: Callable[[Settings], float]) -> int:
@@ -83,6 +85,7 @@ class Stores:
             (
                 lambda: self.opens.expire(before_ms(opens_ttl_s), before_ms(clicks_ttl_s)),
                 lambda: self.claims.expire(before_ms(claims_ttl_s)),
+                lambda: self.links.expire(before_ms(opens_ttl_s)),
                 lambda: expire_clicks(self.database, before_ms(clicks_ttl_s)),
                 self._kept_erasures.expire,
                 self.device_sessions.expire,

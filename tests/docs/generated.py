@@ -20,6 +20,7 @@ from service.config.settings import AndroidSettings, AppSettings, File, IosSetti
 from service.config.starter import STARTER
 from service.domain.gate import GateRule, PlatformGateRule
 from service.domain.routing import RouteRule, RouteTest
+from service.domain.short_links import LinkTemplateRule
 from service.telemetry.events import Event
 from service.telemetry.metrics import Metrics
 from tests.docs.pages import ROOT
@@ -55,6 +56,11 @@ def settings_section() -> str:
             "apps.*.webhook",
             WebhookSettings,
             "`[apps.NAME.webhook]`: which [events](webhooks.md) the app's backend gets.",
+        ),
+        (
+            "apps.*.link_templates",
+            LinkTemplateRule,
+            "`[[apps.NAME.link_templates]]`: short links that the app itself [may create](links.md).",
         ),
         ("apps.*.gate", GateRule, f"`[apps.NAME.gate]`: {_summary(GateRule)} See [the gate](gate.md)."),
         ("apps.*.gate.ios", PlatformGateRule, "`[apps.NAME.gate.ios]`: what differs on iOS."),

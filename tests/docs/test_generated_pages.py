@@ -9,6 +9,7 @@ import pytest
 from service.config.settings import AndroidSettings, AppSettings, File, IosSettings, WebhookSettings, parse
 from service.domain.gate import GateRule, PlatformGateRule
 from service.domain.routing import RouteRule, RouteTest
+from service.domain.short_links import LinkTemplateRule
 from tests.docs.generated import (
     SECTIONS,
     described_events,
@@ -38,12 +39,16 @@ def test_every_setting_is_in_the_starter_file_with_its_meaning() -> None:
         "apps.*.ios": IosSettings,
         "apps.*.android": AndroidSettings,
         "apps.*.webhook": WebhookSettings,
+        "apps.*.link_templates": LinkTemplateRule,
         "apps.*.gate": GateRule,
         "apps.*.gate.ios": PlatformGateRule,
         "apps.*.gate.android": PlatformGateRule,
     }
     tables |= {field.name: field.type for field in msgspec.structs.fields(File) if field.name != "apps"}
-    nested = {("apps.*", name) for name in ("routes", "route_tests", "ios", "android", "webhook", "gate")}
+    nested = {
+        ("apps.*", name)
+        for name in ("routes", "route_tests", "ios", "android", "webhook", "gate", "link_templates")
+    }
     nested |= {("apps.*.gate", name) for name in ("ios", "android")}
     exist = {(table, field.name) for table, of in tables.items() for field in msgspec.structs.fields(of)}
     written = described_settings()

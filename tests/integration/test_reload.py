@@ -195,7 +195,7 @@ def test_every_setting_of_the_process_has_a_name_that_operators_know() -> None:
     """What is not taken over is named by its table in the file, or by its variable."""
     tables = {"cache", "dub", "outbox", "installs", "server", "console"}
     variables = {"secrets", "host", "port", "ops_port", "budget_ms", "forwarded_allow_ips", "log_level"}
-    variables |= {"dub_base_url", "data_dir", "database_url", "tracing", "demo"}
+    variables |= {"dub_base_url", "data_dir", "database_url", "tracing", "demo", "private_networks"}
     assert set(Settings.__struct_fields__) == RELOADED | tables | variables
 
 

@@ -42,6 +42,24 @@ async def test_defaults(sandbox: Sandbox) -> None:
     assert [tag["id"] for tag in link["tags"]] == ["one"]
 
 
+async def test_random_keys_and_external_ids(sandbox: Sandbox) -> None:
+    """A prefix comes before a random key and is ignored beside a key; `ext_` is no part of an external id.
+
+    As Dub's reference of `POST /links` and its page "Organizing links" say.
+    """
+    link = (
+        await sandbox.post("/links", {"url": "https://acme.com/", "prefix": "/i/", "keyLength": 4})
+    ).json()
+    assert (link["key"][:2], len(link["key"])) == ("i/", 6)
+    assert (await sandbox.click(f"/{link['key']}")).status_code == 302
+    named = {"url": "https://acme.com/", "prefix": "i", "key": "mine", "externalId": "ext_order/7"}
+    assert (await sandbox.post("/links", named)).json()["key"] == "mine"
+    found = await sandbox.http.get("/links/info", params={"externalId": "ext_order/7"}, headers=KEY)
+    assert (found.json()["key"], found.json()["externalId"]) == ("mine", "order/7")
+    again = {"url": "https://acme.com/", "externalId": "order/7"}
+    assert error_of(await sandbox.post("/links", again))[0] == 409
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
