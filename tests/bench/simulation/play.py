@@ -1,7 +1,7 @@
 """A city's opens, answered by the real matcher over stores in memory, and by two simple rules of others."""
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct
 
 from service.domain.device_traits import traits_of_click, traits_of_open
-from service.domain.learned_rates import Observation, count, rates_of
-from service.domain.match_odds import NO_SIGNALS, Rates, Signals
+from service.domain.match_odds import NO_SIGNALS, Signals
 from service.domain.match_rules import (
     Ambiguous,
     Click,
@@ -142,11 +141,7 @@ class Player:
         self._evidence = evidence
         claims = _Claims()
         self._activity = _Activity(rules, claims.by_click)
-        self._rates = Rates()
-        self._counted: Counter[str] = Counter()
-        self._matcher = Matcher(
-            activity=self._activity, claims=claims, rules=rules, rates=lambda: self._rates
-        )
+        self._matcher = Matcher(activity=self._activity, claims=claims, rules=rules)
 
     def play(self, days: Days) -> list[Given]:
         """Answer the first opens that bring no stronger evidence."""
@@ -160,8 +155,6 @@ class Player:
             if opened.first and not opened.stronger:
                 while coming and self._visible_at(coming[-1]) <= now:
                     self._see(coming.pop())
-            if opened.first and not tries:
-                self._counted.update(count(_told(opened)))
             decision = self._answer(opened)
             if decision is not None:
                 if opened.at >= days.scored_from:
@@ -195,8 +188,6 @@ class Player:
             return Decision(reason=found.unmatchable) if opened.first and not opened.stronger else None
         if opened.stronger:
             link = _link(opened.link or 0)
-            if opened.first:
-                self._learn(opened, asked, network)
             self._activity.record_install(
                 network, Retirement(asked.install, link.id, asked.at_ms, asked.device)
             )
@@ -205,27 +196,6 @@ class Player:
             self._activity.record_open(network, asked.install, asked.at_ms)
             return None
         return finished(self._matcher.match(network, asked))
-
-    def _learn(self, opened: Opened, asked: FirstOpen, network: int) -> None:
-        """Learn from a first open with certain evidence, as the service does."""
-        view = finished(self._activity.view(network, asked.install, asked.at_ms))
-        own = next((each for each in view.clicks if each.id == opened.brought_by), None)
-        observation = Observation(
-            is_here=own is not None,
-            is_quiet=None
-            if asked.is_home
-            else view.installs == 1 and all(each.id == opened.brought_by for each in view.clicks),
-            delay_s=None if own is None else (asked.at_ms - own.at_ms) / 1000,
-        )
-        self._counted.update(count(observation))
-        if not self._counted["networks"] % 20:
-            self._rates = rates_of(self._counted)
-
-
-def _told(opened: Opened) -> Observation:
-    """Return what a first open says without a look at its network."""
-    is_organic = opened.referrer == "organic" if opened.referrer else None
-    return Observation(is_organic=is_organic, is_ios=opened.platform == "ios")
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:
