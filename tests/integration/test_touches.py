@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from service.attribution.touches import TouchAnswer
+from service.domain.models import Answer
 from tests.integration.world import (
     AS_SERVER,
     HOME,
@@ -30,6 +31,8 @@ from tests.support import ANNA, ENV, FakeClock
 BERTA = "install-berta"
 AS_DUB = {"Authorization": f"Bearer {ENV['ACME_DUB_API_KEY']}"}
 PROMO = "https://acme.link/fb-promo"
+SIGNALS = MATCHING.replace("analytics_calls_per_s", 'touch_signals = "on"\nanalytics_calls_per_s')
+CONSENTED = MATCHING.replace("analytics_calls_per_s", 'touch_signals = "consented"\nanalytics_calls_per_s')
 
 
 def over(clock: FakeClock, config: str = MATCHING) -> AbstractAsyncContextManager[World]:
@@ -286,6 +289,41 @@ async def test_an_erased_install_takes_its_visit_along(world: World) -> None:
     reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
     assert reply.json()["touches"] == 1
     assert (await world.settled(await world.launch(BERTA))).match.type == "none"
+
+
+ANNAS = {"language": "de-DE", "timezone": "Europe/Berlin", "screen": "390x844@3"}
+BERTAS = {"language": "pt-BR", "timezone": "Europe/Berlin", "screen": "430x932@3"}
+
+
+async def two_visits(world: World, **fields: Any) -> Answer:
+    """Two people of one home visit two links' pages; the first opens the app."""
+    await post(world, {"url": PROMO, **ANNAS, **fields})
+    world.clock.advance(3)
+    await post(world, {"url": "https://acme.link/invite", **BERTAS, **fields})
+    world.clock.advance(20)
+    return await world.launch(language="de_DE", screen="844x390@3.0", timezone="Europe/Berlin", **fields)
+
+
+async def test_signals_tell_people_of_one_home_apart(clock: FakeClock) -> None:
+    async with over(clock, config=SIGNALS) as world:
+        answer = await two_visits(world)
+        assert answer.match.type == "touch"
+        assert answer.link is not None
+        assert answer.link.key == "fb-promo"
+
+
+@pytest.mark.parametrize("config", [MATCHING, CONSENTED], ids=["off", "without consent"])
+async def test_signals_are_not_compared_unless_allowed(clock: FakeClock, config: str) -> None:
+    """Without them, nothing tells the two apart, and the later visit is the likelier one."""
+    async with over(clock, config=config) as world:
+        answer = await two_visits(world)
+        assert answer.link is not None
+        assert answer.link.key == "invite"
+
+
+async def test_signals_are_compared_with_consent(clock: FakeClock) -> None:
+    async with over(clock, config=CONSENTED) as world:
+        assert (await two_visits(world, consent=True)).match.type == "touch"
 
 
 async def test_any_page_may_send_a_touch(world: World) -> None:
