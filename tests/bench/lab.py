@@ -11,7 +11,7 @@ import msgspec
 from msgspec import structs
 
 from tests.bench.processes import Failed, Server, clean_env, fetch, free_port, serving
-from tests.bench.sample import CONFIG, DUB_API_KEY, SECRET
+from tests.bench.sample import CONFIG, KEYS, SECRET
 from tests.bench.upstream import Counts
 from tests.postgres import Postgres, PostgresMissing
 from tests.postgres import serving as serving_postgres
@@ -121,7 +121,7 @@ class Lab:
             "FIRSTOPEN_SECRET": SECRET,
             "FIRSTOPEN_PORT": str(port),
             "DUB_BASE_URL": upstream.url,
-            **DUB_API_KEY,
+            **KEYS,
         }
         if database_url:
             env["FIRSTOPEN_DATABASE_URL"] = database_url

@@ -7,7 +7,8 @@ from msgspec import json
 INSTALL = "8d7e6f5a-1234-4abc-9def-001122334455"
 BUDGET_MS = 1500
 SECRET = "bench-0123456789abcdef0123456789abcdef"
-DUB_API_KEY = {"BENCH_DUB_API_KEY": "dub_secret_of_acme"}
+SERVER_KEY = "server_secret_of_acme"
+KEYS = {"BENCH_DUB_API_KEY": "dub_secret_of_acme", "BENCH_SERVER_KEYS": SERVER_KEY}
 
 HEADERS: Mapping[str, str] = {
     "Content-Type": "application/json",
@@ -24,6 +25,7 @@ default_screen = "home"
 leads = "client"
 analytics_calls_per_s = 100
 dub_api_key_env = "BENCH_DUB_API_KEY"
+server_keys_env = "BENCH_SERVER_KEYS"
 
 [[apps.acme.routes]]
 pattern = "https://acme.com/invite/:code"

@@ -17,6 +17,7 @@ from tests.bench.measures import (
     stalled,
     start,
     throughput,
+    watchers,
 )
 from tests.bench.table import Row
 
@@ -41,6 +42,7 @@ MEASURES = (
     Measure("leads", "SQLite's durable commits per lead, 64 clients at once", leads.on_sqlite),
     Measure("pgleads", "PostgreSQL's durable commits per lead, 64 clients at once", leads.on_postgres),
     Measure("rolling", "two replicas restarted in turn under load: failed requests", rolling.run),
+    Measure("watchers", "opens while 10 operators watch them live, and after they have left", watchers.run),
     Measure("drain", "10,000 queued opens after an outage, and hits meanwhile", drain.run),
     Measure("start", "process start to the first 200 on /health/ready", start.run),
     Measure("memory", "resident memory for 100,000 cached opens", memory.run),
