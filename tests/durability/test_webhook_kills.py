@@ -42,11 +42,9 @@ async def test_no_webhook_is_lost_by_kills(ours: tuple[Killable, Sandbox], backe
             await reports.reach(number * INSTALLS // (KILLED + 1))
             await asyncio.sleep(chance.uniform(0, 0.05))
             await asyncio.to_thread(service.kill)
-            if number == KILLED // 2:
-                await backend.down()
+            await backend.down()
             await asyncio.to_thread(service.start)
             await asyncio.to_thread(service.ready)
-            await backend.down()
             await backend.up()
 
     async with httpx.AsyncClient(headers=AS_APP, timeout=20) as http:
