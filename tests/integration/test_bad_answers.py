@@ -79,7 +79,7 @@ async def test_what_dub_answers_badly_becomes_a_dead_letter(
     await service.open(FB_PROMO, install_id=ANNA)  # Dub answers others well
 
     def is_dead() -> bool:
-        clock.advance(0.05)
+        clock.advance(0.2)
         return bool(logs.events("outbox.dead"))
 
     await until(is_dead)

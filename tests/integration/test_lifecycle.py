@@ -37,7 +37,7 @@ async def test_a_stop_is_the_reverse_of_birth(logs: LogLines) -> None:
         asyncio.get_running_loop().call_later(0.05, dub.blocked.set)
     assert dub.order == ["asked", "answered", "closed"]
     names = [line["event"] for line in logs.lines]
-    assert names[:2] == ["store.migrated", "service.started"]
+    assert names.index("service.started") == names.count("store.migrated") > 0
     assert names.index("open.resolved") < names.index("service.stopped") == len(names) - 1
 
 

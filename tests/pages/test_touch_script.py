@@ -22,7 +22,7 @@ domains = ["acme.localhost"]
 default_screen = "home"
 
 [[apps.acme.routes]]
-pattern = "http://127.0.0.1/get-app"
+pattern = "PAGE/get-app"
 screen = "welcome"
 """
 PAGE = """<!doctype html><title>Get the app</title>
@@ -99,7 +99,7 @@ def world(tmp_path: Path, more: str = "") -> Iterator[tuple[str, str]]:
         serving(ProxyHandler, to=f"http://127.0.0.1:{port}") as service,
         serving(PageHandler, page=PAGE.format(service=service, link=link, more=more).encode()) as page,
     ):
-        (tmp_path / "firstopen.toml").write_text(CONFIG)
+        (tmp_path / "firstopen.toml").write_text(CONFIG.replace("PAGE", page))
         links = f'[[links]]\ndomain = "acme.localhost"\nkey = "promo"\nurl = "{page}/get-app"\n'
         (tmp_path / "links.toml").write_text(links)
         env = {
@@ -141,7 +141,7 @@ async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path) -> None:
             page = await browser.new_page(user_agent=IPHONE_BROWSER)
             async with page.expect_response("**/v1/touches") as sent:
                 await visited(page, link, complaints)
-            assert (await (await sent.value).json()) == {"stored": True}
+            assert (await sent.value).status == 200  # the body of a request with keepalive cannot be read
         answer = (await first_open(service)).json()
     assert complaints == []
     assert answer["match"]["type"] == "touch"
