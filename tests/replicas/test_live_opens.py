@@ -197,7 +197,10 @@ def test_followers_are_bounded_and_leave_their_places(shared: World) -> None:
         followers[0].leave()
         until(lambda: shared.here.metric("firstopen_live_watchers") == WATCHERS_MAX - 1)
         opened = shared.there.open(deepLink=FB_PROMO, installId="install-of-many")
-        assert {each.next()[0]["openId"] for each in followers[1:]} == {opened["openId"]}
+        for each in followers[1:]:
+            shown = each.next()[0]["openId"]
+            while shown != opened["openId"]:  # those of the seconds before may come first
+                shown = each.next()[0]["openId"]
     until(lambda: shared.here.metric("firstopen_live_watchers") == 0)
 
 
