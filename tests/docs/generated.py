@@ -80,7 +80,7 @@ def settings_section() -> str:
 def _when(table: str) -> str:
     """Return whether a running service takes changes over."""
     if table.partition(".")[0] in RELOADED:
-        return "Changes count at once."
+        return "Changes take effect at once."
     return "Changes need a restart."
 
 
