@@ -132,7 +132,7 @@ def create_app(
 
     budget_ms = settings.budget_ms
     requests = request_class(clock)
-    outgoing = Outgoing(parts.metrics)
+    outgoing = Outgoing(parts.metrics, clock)
     answer_open = answering_opens(parts.resolver, parts.device_sessions, budget_ms, parts.metrics)
     ours = Router(
         "/",

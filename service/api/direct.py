@@ -44,6 +44,7 @@ class Direct:
         self._clock = clock
         self._outgoing = outgoing
         self._headers = cors_headers(path, is_preflight=False)
+        self._observe = outgoing.timer(path, "POST")
 
     async def answers(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a request; return False, without sending anything, if Litestar must answer it."""
@@ -62,6 +63,7 @@ class Direct:
             if caller is not None:  # else nothing is read or counted yet, and Litestar's route fails alike
                 context[_FAILED], context[CALLER] = exc, caller
             return False
+        self._observe(self._clock() - head.arrived)
         headers += self._outgoing.counted(self._path, "200", caller, self._headers)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

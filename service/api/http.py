@@ -47,7 +47,9 @@ class RequestHead:
     def __init__(self, scope: Scope, clock: Callable[[], float]) -> None:
         context = cast("dict[str, Any]", scope)
         arrived = context.get("arrived")  # set by our server protocol, but not in tests
-        self.arrived: float = clock() if arrived is None else arrived
+        if arrived is None:
+            arrived = context["arrived"] = clock()
+        self.arrived: float = arrived
         self.peer: tuple[str, int] | None = context["client"]
         self.authorization = self.user_agent = self.forwarded_for = self.content_type = self.host = b""
         authorizations = 0

@@ -4,6 +4,7 @@ This is Litestar's ``before_send`` hook, which runs for each response: answers, 
 of unknown paths. Litestar's own ``OPTIONS`` handlers answer preflights; they need no key.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from litestar.types import Message, Scope
@@ -34,10 +35,12 @@ _DUBS_EVENTS = _cors(b"GET, OPTIONS", b"Content-Type, Authorization")
 
 
 class Outgoing:
-    """The ``before_send`` hook."""
+    """The ``before_send`` hook. ``clock`` is monotonic seconds."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._requests = metrics.requests
+        self._seconds = metrics.request_seconds
+        self._clock = clock
 
     async def __call__(self, message: Message, scope: Scope) -> None:
         """Add the headers to a response before it is sent, and count it."""
@@ -48,10 +51,18 @@ class Outgoing:
         headers = cors_headers(context["path"], is_preflight=is_preflight)
         if is_preflight and headers:
             headers = [*headers, (b"access-control-max-age", _PREFLIGHT_MAX_AGE_S)]
-        route = context.get("path_template") or "unrouted"
-        headers = self.counted(route, str(message["status"]), context.get(CALLER), headers)
+        route, status = context.get("path_template") or "unrouted", str(message["status"])
+        method = "any" if route == "unrouted" else context["method"]  # a path's methods are few
+        arrived = context.get("arrived")  # in tests, only requests that were authenticated have it
+        if arrived is not None:
+            self._seconds.labels(route, method, f"{status[0]}xx").observe(self._clock() - arrived)
+        headers = self.counted(route, status, context.get(CALLER), headers)
         if headers:
             message["headers"] = [*message["headers"], *headers]
+
+    def timer(self, route: str, method: str) -> Callable[[float], None]:
+        """Return the function that records how many seconds a good answer to such a request took."""
+        return self._seconds.labels(route, method, "2xx").observe
 
     def counted(self, route: str, status: str, caller: Caller | None, headers: Headers) -> Headers:
         """Count a response; return the headers, with those of the caller's rate limit."""

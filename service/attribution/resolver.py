@@ -122,7 +122,6 @@ class Resolver:
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         if outcome == "new" and isinstance(opened.match.reason, str):
             self._metrics.matching_refused.add(opened.match.reason)
-        self._metrics.open_seconds.observe(self._clock() - report.caller.arrived)
         return settled
 
     async def _settle(self, report: OpenReport) -> Settled:

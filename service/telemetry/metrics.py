@@ -12,6 +12,9 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from service.telemetry.logs import lost_log_lines
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
+# Of requests: fewer, because each is a series for each route. 1.5 s is the objective of opens.
+_REQUEST_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 10.0)
+_OPENS = ("/v1/opens", "/track/open")
 
 
 class FastCounter:
@@ -46,15 +49,19 @@ class FastCounter:
 
 
 class FastHistogram:
-    """A histogram of seconds without locks, for one event loop, with at most one label."""
+    """A histogram of seconds without locks, for one event loop."""
 
-    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+    def __init__(self, name: str, meaning: str, *labels: str, bounds: tuple[float, ...] = _SECONDS) -> None:
         self._family = (f"firstopen_{name}", meaning, labels)
+        self._bounds = bounds
         self._children: dict[tuple[str, ...], FastHistogramChild] = {}
 
     def labels(self, *values: str) -> "FastHistogramChild":
         """Return the histogram of these label values."""
-        return self._children.setdefault(values, FastHistogramChild())
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = FastHistogramChild(self._bounds)
+        return child
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the samples for Prometheus."""
@@ -65,21 +72,42 @@ class FastHistogram:
         yield family
 
 
+class OpenSeconds:
+    """Reports ``firstopen_open_seconds`` of 0.2.0, from the histogram of requests, until the next release."""
+
+    def __init__(self, requests: FastHistogram) -> None:
+        self._answered = [requests.labels(path, "POST", "2xx") for path in _OPENS]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the sum over both ways to report an open for Prometheus."""
+        meaning = (
+            "Deprecated: read firstopen_request_seconds. Time from an open's request head to its answer."
+        )
+        family = HistogramMetricFamily("firstopen_open_seconds", meaning)
+        each = zip(*(child.buckets() for child in self._answered), strict=True)
+        buckets = [(parts[0][0], sum(count for _, count in parts)) for parts in each]
+        family.add_metric((), buckets, sum(child.total_s for child in self._answered))
+        yield family
+
+
 class FastHistogramChild:
     """The histogram of one combination of label values."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_SECONDS) + 1)
+    __slots__ = ("_bounds", "_counts", "total_s")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self.total_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Record one duration."""
-        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._counts[bisect_left(self._bounds, seconds)] += 1
         self.total_s += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return cumulative counts by upper bound."""
-        bounds = [*(str(bound) for bound in _SECONDS), "+Inf"]
+        bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
         return list(zip(bounds, (float(count) for count in accumulate(self._counts)), strict=True))
 
 
@@ -103,8 +131,6 @@ class Metrics:
             version("firstopen")
         ).set(1)
         self.opens = FastCounter("opens", "Opens answered.", "app", "match", "source", "outcome")
-        open_seconds = FastHistogram("open_seconds", "Time from an open's request head to its answer.")
-        self.open_seconds = open_seconds.labels()
         self.dub_seconds = FastHistogram("dub_seconds", "Duration of calls to Dub.", "endpoint")
         self.cache = FastCounter("cache", "Lookups of answers, by tier and result.", "tier", "result")
         self.matching_refused = FastCounter(
@@ -115,6 +141,12 @@ class Metrics:
         )
         self.rate_limited = FastCounter("rate_limited", "Requests refused by our rate limits (429).", "by")
         self.requests = FastCounter("requests", "Responses, by route template and status.", "route", "status")
+        self.request_seconds = FastHistogram(
+            "request_seconds",
+            "Time from a request's head to its response, by route template, method and class of status.",
+            *("route", "method", "status_class"),
+            bounds=_REQUEST_SECONDS,
+        )
         self.requests_unread = partial(self.requests.add, "unrouted", "400")
         self.ignored_fields = FastCounter(
             "ignored_fields", "Fields of opens that could not be used.", "field"
@@ -131,7 +163,8 @@ class Metrics:
             self.requests,
             self.ignored_fields,
             self.opens,
-            open_seconds,
+            self.request_seconds,
+            OpenSeconds(self.request_seconds),
             self.dub_seconds,
             self.cache,
             self.matching_refused,

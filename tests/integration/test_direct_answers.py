@@ -67,6 +67,9 @@ async def test_both_ways_count_alike(service: Service) -> None:
     metrics = (await service.get("/metrics")).text
     assert 'firstopen_requests_total{route="/v1/opens",status="200"} 2.0' in metrics
     assert 'firstopen_requests_total{route="/v1/opens",status="400"} 2.0' in metrics
+    for kind in ("2xx", "4xx"):
+        labels = f'method="POST",route="/v1/opens",status_class="{kind}"'
+        assert f"firstopen_request_seconds_count{{{labels}}} 2.0" in metrics
 
 
 async def _report(service: Service, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:

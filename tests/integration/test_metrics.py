@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 
+from tests.integration.world import AS_SERVER
 from tests.support import ANNA, BEN, FB_PROMO, FakeClock, FakeDub, Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -42,6 +44,9 @@ async def test_opens_are_counted_by_what_became_of_them(
     assert found['firstopen_cache_total{result="hit",tier="memory"}'] == 1
     assert found['firstopen_outbox_entries{kind="open"}'] == 1
     assert found["firstopen_open_seconds_count"] == 3
+    answered = '{method="POST",route="/v1/opens",status_class="2xx"}'
+    assert found[f"firstopen_request_seconds_count{answered}"] == 3
+    assert found[f"firstopen_request_seconds_sum{answered}"] == pytest.approx(0.2)
 
 
 async def test_an_open_breaker_shows(service: Service, dub: FakeDub) -> None:
@@ -84,6 +89,43 @@ async def test_every_response_is_counted_by_route_and_status(service: Service) -
         '{route="unrouted",status="404"}': 1,
         '{route="unrouted",status="405"}': 1,
     }
+
+
+async def test_requests_are_timed_by_route_method_and_class(
+    service: Service, dub: FakeDub, clock: FakeClock
+) -> None:
+    """A route's methods are told apart, and refusals from answers; what callers make up is no label."""
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        clock.advance(0.3)
+        return httpx.Response(404)
+
+    dub.script = slow
+    opened = await service.open(FB_PROMO, install_id=ANNA)
+    dub.script = None
+    await service.post("/track/open", json={"deepLink": FB_PROMO})
+    await service.recall(opened.open_id)
+    await service.report({"deepLink": FB_PROMO}, Authorization="")
+    await service.get("/v1/opens", headers=AS_SERVER)
+    await service.request("OPTIONS", "/v1/opens")
+    found = await scraped(service)
+    counted = {
+        tuple(re.findall(r'"([^"]+)"', name)): count
+        for name, count in found.items()
+        if name.startswith("firstopen_request_seconds_count") and count
+    }
+    assert counted == {
+        ("POST", "/v1/opens", "2xx"): 1,
+        ("POST", "/v1/opens", "4xx"): 1,
+        ("GET", "/v1/opens", "2xx"): 1,
+        ("POST", "/track/open", "2xx"): 1,
+        ("GET", "/v1/opens/{openId}", "2xx"): 1,
+        ("OPTIONS", "/v1/opens", "2xx"): 1,
+    }
+    series = 'firstopen_request_seconds_bucket{{le="{}",method="POST",route="/v1/opens",status_class="2xx"}}'
+    assert [found[series.format(bound)] for bound in ("0.25", "0.5", "+Inf")] == [0, 1, 1]
+    assert found["firstopen_open_seconds_count"] == 2  # of 0.2.0: both ways to report an open
+    assert found['firstopen_open_seconds_bucket{le="0.25"}'] == 1
 
 
 async def test_the_page_lists_every_metric(service: Service) -> None:

@@ -312,6 +312,8 @@ def test_the_ops_port_has_operators_paths(two_ports: tuple[httpx.Client, httpx.C
     metrics = ops.get("/metrics")
     assert metrics.status_code == 200
     assert 'firstopen_requests_total{route="unrouted",status="404"}' in metrics.text
+    timed = 'firstopen_request_seconds_count{method="any",route="unrouted",status_class="4xx"}'
+    assert timed in metrics.text
     for path in ("/", "/schema", "/console/login"):
         assert ops.get(path).status_code == 200
     assert "/v1/opens" in ops.get("/schema/openapi.json").json()["paths"]

@@ -14,7 +14,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 # What they may name: type and labels. A test compares this with service/telemetry/metrics.py.
 METRICS: dict[str, tuple[Kind, frozenset[str]]] = {
     "firstopen_opens_total": ("counter", frozenset({"app", "match", "source", "outcome"})),
-    "firstopen_open_seconds": ("histogram", frozenset()),
+    "firstopen_request_seconds": ("histogram", frozenset({"route", "method", "status_class"})),
     "firstopen_requests_total": ("counter", frozenset({"route", "status"})),
     "firstopen_dub_seconds": ("histogram", frozenset({"endpoint"})),
     "firstopen_cache_total": ("counter", frozenset({"tier", "result"})),

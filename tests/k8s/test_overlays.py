@@ -306,8 +306,8 @@ METRICS = [
     (
         "PrometheusRule",
         "spec.groups.0.rules.0.expr",
-        "firstopen_open_seconds",
-        "no metric firstopen_open_sec",
+        "firstopen_request_seconds",
+        "no metric firstopen_request_sec",
     ),
     ("PrometheusRule", "spec.groups.0.rules.0.expr", 'firstopen_in_flight{a="b"}', "has no label a"),
     ("PrometheusRule", "spec.groups.0.rules.0.expr", "sum by (a) (firstopen_in_flight)", "has no label a"),
