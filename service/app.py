@@ -100,6 +100,7 @@ def create_app(
     in_force.follow(lambda compiled: callers.replace(compiled.keys, parts.rate_limiter))
     well_known = Current(in_force.now.well_known)
     in_force.follow(lambda compiled: well_known.replace(compiled.well_known))
+    in_force.follow(lambda compiled: _warn_of_deprecated(compiled.settings, log))
     watch = (
         None
         if loaded is None
@@ -120,7 +121,9 @@ def create_app(
         watched = contextlib.nullcontext() if watch is None else watch.running()
         tracing_ends = closing(tracing.close if tracing else _nothing)
         async with tracing_ends, parts.alive(), closing(live.close), watched:
-            _warn(settings, log)
+            if "*" in settings.forwarded_allow_ips:
+                log.warning(Event.FORWARDED_BY_ANYBODY)
+            _warn_of_deprecated(settings, log)
             log.info(
                 Event.STARTED,
                 version=version("firstopen"),
@@ -180,6 +183,6 @@ async def _nothing() -> None:
     """Close nothing."""
 
 
-def _warn(settings: Settings, log: Log) -> None:
-    if "*" in settings.forwarded_allow_ips:
-        log.warning(Event.FORWARDED_BY_ANYBODY)
+def _warn_of_deprecated(settings: Settings, log: Log) -> None:
+    for setting, successor in settings.deprecated:
+        log.warning(Event.CONFIG_DEPRECATED, setting=setting, instead=successor)

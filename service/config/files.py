@@ -18,7 +18,7 @@ from service.config.settings import Settings, SettingsError, parse_file, read_fi
 State = tuple[tuple[int, ...] | None, ...]
 
 # Fields of ``Settings`` that are taken over while the service runs. All others need a restart.
-RELOADED = frozenset({"apps", "limits", "server_keys", "dub_api_keys", "webhooks"})
+RELOADED = frozenset({"apps", "limits", "server_keys", "dub_api_keys", "webhooks", "deprecated"})
 _VARIABLES = {
     "secrets": "FIRSTOPEN_SECRET",
     "dub_base_url": "DUB_BASE_URL",

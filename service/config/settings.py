@@ -8,7 +8,7 @@ sets; ``firstopen.toml`` contains only the names of those variables.
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -45,6 +45,8 @@ _LINK_PATH = re.compile(r"(?:NOT )?[/*]\S{0,500}")
 _PACKAGE = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)+", re.ASCII)
 _FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+# Settings of apps that 0.2.0 had, and what took their place. The next release refuses them as unknown.
+_REPLACED = {"crowd_limit": "min_confidence"}
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PORT_MAX = 65_535
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -199,6 +201,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     data_dir: Path
     database_url: str  # PostgreSQL's; empty: SQLite in ``data_dir``
     tracing: bool
+    deprecated: tuple[tuple[str, str], ...] = ()  # set, without effect; each with what took its place
     demo: bool = False
     private_networks: bool = False  # match private addresses: only ``firstopen dev`` does
 
@@ -277,6 +280,7 @@ def parse(
     file = _convert(raw, File, "")
     if not file.apps:
         raise SettingsError("apps: expected at least one [apps.<name>] table")
+    deprecated = tuple(_take_replaced(file.apps))
     apps = {app: _app(table, app) for app, table in file.apps.items()}
     _refuse_shared(apps)
     _check_limits(file.limits)
@@ -308,6 +312,7 @@ def parse(
         data_dir=Path(env.get("FIRSTOPEN_DATA_DIR") or "var"),
         database_url=env.get("FIRSTOPEN_DATABASE_URL", ""),
         tracing=_wants_traces(env),
+        deprecated=deprecated,
         demo=demo,
     )
 
@@ -350,6 +355,14 @@ def compile_templates(name: str, app: AppSettings) -> dict[str, LinkTemplate]:
         except BadTemplate as exc:
             raise SettingsError(f"{path}.{exc.field}: {exc}") from exc
     return templates
+
+
+def _take_replaced(apps: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Remove the settings that an earlier version had; yield the name of each, and what took its place."""
+    for name, table in apps.items():
+        for setting, successor in _REPLACED.items():
+            if isinstance(table, dict) and table.pop(setting, None) is not None:
+                yield f"apps.{name}.{setting}", successor
 
 
 def _app(table: object, name: str) -> AppSettings:

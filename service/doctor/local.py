@@ -53,6 +53,10 @@ def settings_checks(settings: Settings, env: Mapping[str, str]) -> list[Check]:
         checks.append(ok("configuration", f"{env['FIRSTOPEN_CONFIG']}: {apps}; every route test passes"))
     except SettingsError as exc:
         checks.append(fail("configuration", str(exc), "firstopen routes shows where each URL lands"))
+    checks += [
+        warn("configuration", f"{setting} has no effect any more", f"delete it; {successor} took its place")
+        for setting, successor in settings.deprecated
+    ]
     env_path = Path(env["FIRSTOPEN_CONFIG"]).parent / ENV_FILE
     if is_readable_by_others(env_path):
         checks.append(warn("secrets", f"others can read {env_path}", f"chmod 600 {env_path}"))

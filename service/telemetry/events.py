@@ -35,6 +35,8 @@ class Event(StrEnum):
     """The configuration was read again, and has this ``problem``: the one before stays in force."""
     CONFIG_NEEDS_RESTART = "config.needs_restart"
     """These ``settings`` were changed, and keep their values until the next start."""
+    CONFIG_DEPRECATED = "config.deprecated"
+    """This ``setting`` has no effect any more: use ``instead``. The next release refuses it."""
     OPEN_RESOLVED = "open.resolved"
     """Dub knew the link. Each open that Dub answers is logged once."""
     OPEN_UNKNOWN_LINK = "open.unknown_link"

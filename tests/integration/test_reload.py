@@ -170,6 +170,15 @@ async def test_every_kind_of_bad_file_is_refused(
     assert (await here.service.open(FB_PROMO, install_id=ANNA)).route.screen == "product"
 
 
+async def test_a_deprecated_setting_is_warned_of(logs: LogLines, here: Installation) -> None:
+    """What a changed file sets without effect is accepted, and named as at a start."""
+    changed = CONFIG.replace('schemes = ["acme"]', 'schemes = ["acme"]\ncrowd_limit = 5')
+    health = await here.write(changed + MAINTENANCE)
+    assert (health["config"]["rejected"], health["config"]["waitingForRestart"]) == (None, [])
+    assert logs.events("config.deprecated")[0]["instead"] == "min_confidence"
+    assert (await here.service.open(FB_PROMO, install_id=ANNA)).gate is not None
+
+
 async def test_what_needs_a_restart_is_named_and_kept(logs: LogLines, here: Installation) -> None:
     """Settings of the process keep their values; those of apps in the same file are taken over."""
     (here.file.parent / ".env").write_text("FIRSTOPEN_PORT=9000\nFIRSTOPEN_BUDGET_MS=900\n")
