@@ -158,10 +158,17 @@ async def _events(live: LiveFeed, watcher: Watcher, since_ms: int | None) -> Asy
             yield event("skipped", f'{{"skipped": {watcher.skipped - skipped}}}')
             skipped = watcher.skipped
         if shown:
-            yield b"".join(event("open", _json(each), str(_ms(each.at))) for each in shown)
+            yield b"".join(map(_event, shown))
         else:
             yield b": \n\n"
         shown = await watcher.next(HEARTBEAT_S)
+
+
+def _event(shown: LiveOpen) -> bytes:
+    """Write an open's event, unless it was written for another watcher."""
+    if not shown.event:
+        shown.event = event("open", _json(shown), str(_ms(shown.at)))
+    return shown.event
 
 
 def _json(shown: LiveOpen) -> str:

@@ -42,13 +42,17 @@ class LiveFilter(Struct, frozen=True):
 
 
 class LiveOpen(Struct, gc=False):
-    """An open, and where it lands. ``html`` keeps its row of the console, which all watchers share."""
+    """An open, and where it lands.
+
+    All watchers share it, so it is written once: ``html`` keeps its row of the console, ``event`` its event.
+    """
 
     open: Open
     route: Route
     test_device: str | None
     repeated_at: float | None = None  # Unix seconds
     html: str = ""
+    event: bytes = b""
 
     @property
     def at(self) -> float:

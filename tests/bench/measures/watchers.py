@@ -1,18 +1,17 @@
 """Operators who watch opens live: what it costs the opens while they watch, and after they have left."""
 
 import contextlib
-import socket
 import statistics
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from tests.bench.lab import Lab, complaints
 from tests.bench.load import Subject, alternate
 from tests.bench.outside import counted, wait_until
 from tests.bench.paced import Arrivals, latencies_ms
-from tests.bench.processes import Failed, Server
-from tests.bench.sample import BUDGET_MS, SERVER_KEY
+from tests.bench.processes import ROOT, Failed, Server, end, last_words
+from tests.bench.sample import BUDGET_MS
 from tests.bench.table import Row
 
 WATCHERS = 10
@@ -25,7 +24,6 @@ BEFORE, AFTER = (
 )
 
 _WITHIN_S = 20.0
-_ANSWER_BYTES = 65536
 
 
 def run(lab: Lab) -> list[Row]:
@@ -35,7 +33,7 @@ def run(lab: Lab) -> list[Row]:
 
 def _after(lab: Lab) -> Row:
     with lab.upstream() as upstream, lab.service(upstream) as never, lab.service(upstream) as left:
-        with watching(left):
+        with watching(lab, left):
             pass
         found = alternate(
             lab, upstream, [Subject(BEFORE, never, "same", "any"), Subject(AFTER, left, "same", "any")]
@@ -54,6 +52,7 @@ def _meanwhile(lab: Lab) -> list[Row]:
     arrivals = Arrivals(per_s=OPENS_PER_S, seconds=lab.seconds, budget_ms=BUDGET_MS)
     delayed: list[float] = []
     longer: list[float] = []
+    dearer: list[float] = []
     shown = 0
     problems: list[str] = []
     with (
@@ -63,10 +62,14 @@ def _meanwhile(lab: Lab) -> list[Row]:
     ):
         latencies_ms(service.url, arrivals)
         for number in range(1, lab.rounds + 1):
+            began_s = service.cpu_s()
             alone_ms, refused_alone = latencies_ms(service.url, arrivals)
-            with watching(service) as watchers:
+            alone_s = service.cpu_s() - began_s
+            with watching(lab, service) as watchers:
+                began_s = service.cpu_s()
                 took_ms, refused = latencies_ms(service.url, arrivals)
-                shown += min(each.received for each in watchers)
+                dearer.append((service.cpu_s() - began_s) / alone_s)
+            shown += watchers.received
             delayed.append(sum(took > BUDGET_MS for took in took_ms))
             longer.append(_p99(took_ms) - _p99(alone_ms))
             if refused or refused_alone:
@@ -84,48 +87,41 @@ def _meanwhile(lab: Lab) -> list[Row]:
             problems=problems,
         ),
         Row(name="    99th percentile, with watchers - without", unit="ms", rounds=longer),
+        Row(name="    CPU time of an open, with watchers / without", rounds=dearer),
     ]
 
 
-class Watcher:
-    """A connection to ``GET /v1/opens/live`` that a thread reads."""
+class Watchers:
+    """What the process of ``WATCHERS`` connections reports when it has ended."""
 
-    def __init__(self, service: Server) -> None:
-        parts = urlsplit(service.url)
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=_WITHIN_S)
-        self._socket.sendall(
-            f"GET /v1/opens/live HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-            f"Authorization: Bearer {SERVER_KEY}\r\n\r\n".encode()
-        )
-        head = self._socket.recv(_ANSWER_BYTES)
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise Failed(f"a watcher was refused: {head[:80]!r}")
-        self.received = 0  # bytes
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            while data := self._socket.recv(_ANSWER_BYTES):
-                self.received += len(data)
-
-    def leave(self) -> None:
-        """Close the connection."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(_WITHIN_S)
-        self._socket.close()
+    received = 0  # opens, of the one that got the fewest
 
 
 @contextlib.contextmanager
-def watching(service: Server) -> Iterator[list[Watcher]]:
+def watching(lab: Lab, service: Server) -> Iterator[Watchers]:
     """Keep ``WATCHERS`` connected, then wait until the service has noticed that they left."""
-    watchers = [Watcher(service) for _ in range(WATCHERS)]
+    found = Watchers()
+    log = lab.new_folder("watching") / "log"
+    command = [sys.executable, "-m", "tests.bench.watching", service.url, str(WATCHERS)]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            ["taskset", "-c", str(lab.load_core), *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
     try:
-        yield watchers
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            raise Failed(f"the watchers did not connect:{last_words(log)}")
+        yield found
+        said, _ = process.communicate(timeout=_WITHIN_S)
+        if not said:
+            raise Failed(f"the watchers ended early:{last_words(log)}")
+        found.received = int(said)
     finally:
-        for each in watchers:
-            each.leave()
+        end(process)
     wait_until(
         lambda: counted(service, "firstopen_live_watchers") == 0,
         within_s=_WITHIN_S,
