@@ -45,12 +45,12 @@ def live_pages(
         """Show the latest opens that fit the filter, and those that come."""
         app = request.app_of_session
         wanted = live_filter(request.query_params)
+        names = {each.name: each.name for each in await sessions.of_app(app)}
         return await shell.page(
             request,
             "live.html",
             wanted=wanted,
-            sessions=await sessions.of_app(app),
-            any_test_device=ANY_TEST_DEVICE,
+            devices={ANY_TEST_DEVICE: "any test device", **names},
             **await live_values(live, request, wanted),
         )
 
