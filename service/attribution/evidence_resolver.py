@@ -15,6 +15,7 @@ from service.attribution.failing_links import FailingLinks
 from service.attribution.lead_credit import open_to_credit
 from service.attribution.precedence import EvidencePrecedence, devices_of
 from service.attribution.recent_clicks import RecentClicks
+from service.attribution.shadow_matching import ShadowMatching
 from service.domain.deep_links import DeepLink
 from service.domain.device_identity import Identity, upstream_user_agent
 from service.domain.errors import (
@@ -43,6 +44,7 @@ class EvidenceResolver:
         *,
         dub: LinkProvider,
         ip_matching: IpMatcher,
+        shadow_matching: ShadowMatching,
         cache: OpenCache,
         open_store: OpenStore,
         claims: Claims,
@@ -55,6 +57,7 @@ class EvidenceResolver:
     ) -> None:
         self._dub = dub
         self._ip_matching = ip_matching
+        self._shadow_matching = shadow_matching
         self._cache = cache
         self._open_store = open_store
         self._claims = claims
@@ -229,6 +232,7 @@ class EvidenceResolver:
                 self._recent.add(found.click_id, began)
             if not link.no_track:
                 self._ip_matching.record_install(context, found.link)
+                self._shadow_matching.observe(context, opened)
         return opened
 
     async def _by_click(

@@ -9,7 +9,7 @@ import rich_click as click
 
 # Each command is the module of its name in this package, which defines its click command as ``command``.
 _COMMANDS = (
-    *("db", "dev", "doctor", "export", "init", "open"),
+    *("calibration", "db", "dev", "doctor", "export", "init", "open"),
     *("outbox", "reload", "routes", "sandbox", "serve", "tail", "webhook"),
 )
 

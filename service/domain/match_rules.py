@@ -158,10 +158,14 @@ class CandidateTrace(Struct, frozen=True, gc=False, rename="camel"):
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """The chosen click or the reason why there is none, and all clicks considered, newest first."""
+    """The chosen click or the reason why there is none, and all clicks considered, newest first.
+
+    ``confidence`` is that in the likeliest candidate, chosen or refused.
+    """
 
     click: Click | None = None
     reason: NoMatch | None = None
+    refused: Click | None = None  # the likeliest candidate, if it is refused
     candidates: int = 0
     age_s: int = 0
     confidence: float = 0.0
@@ -235,11 +239,11 @@ def decide(
     mine = next(
         (at for at, each in enumerate(candidates) if owners.get(each.click.id) == opened.install), None
     )
-    if mine is None and (reason := _why_refused(opened, rules, rates, odds)) is not None:
-        return structs.replace(undecided, reason=reason)
     chosen = odds.best if mine is None else mine
-    click, age_s = candidates[chosen].click, int(candidates[chosen].age_s)
-    return structs.replace(undecided, click=click, age_s=age_s, confidence=round(odds.confidence(chosen), 3))
+    best, confidence = candidates[chosen], round(odds.confidence(chosen), 3)
+    if mine is None and (reason := _why_refused(opened, rules, rates, odds)) is not None:
+        return structs.replace(undecided, reason=reason, refused=best.click, confidence=confidence)
+    return structs.replace(undecided, click=best.click, age_s=int(best.age_s), confidence=confidence)
 
 
 class Odds(Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from service.domain.calibration import Calibration, ShadowMatch
 from service.domain.clicks import SyncRound, UnreadEvent
 from service.domain.device_sessions import DeviceSession
 from service.domain.device_traits import Traits
@@ -423,6 +424,18 @@ class KeptSessions(Protocol):
 
     async def forget_repeats(self, app: str, name: str) -> None:
         """Delete the records of repeated opens of a session."""
+        ...
+
+
+class KeptCalibration(Protocol):
+    """The counts of shadow matches, of all replicas."""
+
+    def add(self, app: str, matches: Sequence[ShadowMatch]) -> None:
+        """Count an app's shadow matches. Never raises."""
+        ...
+
+    async def read(self, app: str, days: int = ...) -> Calibration:
+        """Return how good an app's matching was in the last days; raises ``StoreFailed``."""
         ...
 
 

@@ -32,6 +32,7 @@ class MatchAttempt(Struct, frozen=True):
     pending: bool = False  # the click may still appear at Dub
     stays_pending: bool = False  # even after the last attempt, because Dub's events cannot be decoded
     retry: bool = False  # a later attempt may find the click
+    refused: tuple[Link, float] | None = None  # of the likeliest click, if it is refused: link and confidence
     candidates: tuple[CandidateTrace, ...] = ()
 
 

@@ -341,7 +341,8 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
         )
     if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
         retry = reason in _CLICK_MAY_SHOW
-        return MatchAttempt(_none(reason), detail, candidates=considered, retry=retry)
+        refused = None if decision.refused is None else (decision.refused.link, decision.confidence)
+        return MatchAttempt(_none(reason), detail, candidates=considered, retry=retry, refused=refused)
     if outcome.problem is not None:
         is_permanent = outcome.problem in _PERMANENT
         return MatchAttempt(

@@ -176,9 +176,23 @@ _SHORT_LINKS = (
     "CREATE INDEX short_links_by_time ON short_links (created_at)",
 )
 
+_SHADOW_MATCHES = (
+    """CREATE TABLE shadow_matches (        -- matching, compared with opens whose link is certain
+        app TEXT NOT NULL,
+        day BIGINT NOT NULL,             -- when it began, in UTC
+        outcome TEXT NOT NULL,
+        percent BIGINT NOT NULL,         -- the confidence in the likeliest click; -1: there was none
+        agrees BOOLEAN NOT NULL,         -- that click is on the certain link
+        opens BIGINT NOT NULL,
+        PRIMARY KEY (app, day, outcome, percent, agrees)
+    )""",
+    "CREATE INDEX shadow_matches_by_day ON shadow_matches (day)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
     Migration(2, "test devices", _TEST_DEVICES),
     Migration(3, "touches", _TOUCHES),
     Migration(4, "short links", _SHORT_LINKS),
+    Migration(5, "shadow matches", _SHADOW_MATCHES),
 )

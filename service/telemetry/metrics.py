@@ -6,11 +6,19 @@ from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 from service.telemetry.logs import lost_log_lines
 
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 # Of requests: fewer, because each is a series for each route. 1.5 s is the objective of opens.
 _REQUEST_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 10.0)
@@ -158,7 +166,22 @@ class Metrics:
             "event",
             "outcome",
         )
+        self.shadow_matches = FastCounter(
+            "shadow_matches",
+            "First opens with certain evidence, by what matching makes of them"
+            " (agreed, other_click, refused, none).",
+            "app",
+            "outcome",
+        )
+        self.shadow_confidence = Histogram(
+            "firstopen_shadow_confidence",
+            "Confidence in the likeliest click of a shadow match, also if it was refused.",
+            ("app", "outcome"),
+            buckets=_CONFIDENCES,
+            registry=self.registry,
+        )
         for each in (
+            self.shadow_matches,
             self.webhooks,
             self.requests,
             self.ignored_fields,

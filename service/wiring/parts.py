@@ -22,6 +22,7 @@ from service.attribution.open_replay import OpenReplay
 from service.attribution.precedence import EvidencePrecedence
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
+from service.attribution.shadow_matching import ShadowMatching
 from service.attribution.short_links import ShortLinks
 from service.attribution.touches import Touches
 from service.attribution.webhook_events import WebhookEvents
@@ -305,9 +306,18 @@ class Parts:
             background=self.background,
             log=self._log,
         )
+        self._shadow_matching = ShadowMatching(
+            self.ip_matching,
+            self.stores.calibration,
+            self.metrics,
+            self._clock,
+            self.background,
+            self._sleep,
+        )
         evidence_resolver = EvidenceResolver(
             dub=dub,
             ip_matching=self.ip_matching,
+            shadow_matching=self._shadow_matching,
             cache=cache,
             open_store=self.stores.opens,
             claims=self.stores.claims,
@@ -368,6 +378,7 @@ class Parts:
                 self.outbox.close,
             ),
             closing(self._delayed_matching.close),
+            closing(self._shadow_matching.close),
             closing(self.device_sessions.close),
             closing(lambda: self.resolver.close(stop_s)),
             closing(lambda: self.links.close(stop_s)),

@@ -12,6 +12,7 @@ from service.config.settings import Settings, SettingsError
 from service.domain.errors import StoreFailed
 from service.storage import import_v3
 from service.storage.cache import MemoryOpenCache
+from service.storage.calibration import CalibrationStore
 from service.storage.claims import ClaimStore
 from service.storage.clicks import expire_clicks
 from service.storage.database import Database
@@ -76,6 +77,7 @@ class Stores:
         self.touches = TouchStore(self.database, self.cipher, clock)
         self.device_sessions = DeviceSessionStore(self.database, unix_time)
         self.links = ShortLinkStore(self.database, self.cipher)
+        self.calibration = CalibrationStore(self.database, unix_time)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
 
         def before_ms(ttl_s: Callable[[Settings], float]) -> int:
@@ -89,6 +91,7 @@ class Stores:
                 lambda: expire_clicks(self.database, before_ms(clicks_ttl_s)),
                 self._kept_erasures.expire,
                 self.device_sessions.expire,
+                self.calibration.expire,
             ),
             background,
         )
