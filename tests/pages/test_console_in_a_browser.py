@@ -4,14 +4,15 @@ Each page is watched: no request to another host, no script error, nothing that 
 blocks (see ``watched``).
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import chromium
 from tests.pages.demo import Demo, demo_running, log_in, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
 PAGES = ("/", "/schema", "/console/opens", "/console/try", "/console/health")
 PHONE = {"width": 360, "height": 740}
@@ -21,12 +22,6 @@ PHONE = {"width": 360, "height": 740}
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     with demo_running(Path(tmp_path_factory.mktemp("demo"))) as demo:
         yield demo
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])

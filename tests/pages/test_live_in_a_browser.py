@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import chromium
 from tests.pages.demo import log_in, watched
 from tests.postgres import Postgres
 from tests.replicas.processes import CONFIG, HOME, LINKS, SAFARI, Replica, Sandbox, replica, sandbox
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
 SERVER_KEY = "server-key-of-acme"
 DOMAIN = "acme.localhost"
@@ -39,12 +40,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
         env = {"ACME_SERVER_KEYS": SERVER_KEY}
         here, there = (stack.enter_context(replica(folder, dub, url, config=config, **env)) for _ in range(2))
         yield World(here, there, dub)
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 @asynccontextmanager

@@ -7,12 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-from playwright.async_api import Page
+import pytest
+from playwright.async_api import Browser, Page
 
-from tests.browser import chromium
 from tests.integration.world import HOME, IPHONE_BROWSER
 from tests.process import free_ports, started
 from tests.support import ENV
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
 HOP_BY_HOP = {"content-length", "connection", "date", "server", "transfer-encoding"}
 CONFIG = """
@@ -133,12 +135,12 @@ async def first_open(service: str) -> httpx.Response:
         )
 
 
-async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path) -> None:
+async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path, browser: Browser) -> None:
     """A phone follows the link to a page with the script; the app's first answer has the link."""
     complaints: list[str] = []
     with world(tmp_path) as (service, link):
-        async with chromium() as browser:
-            page = await browser.new_page(user_agent=IPHONE_BROWSER)
+        async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
+            page = await phone.new_page()
             async with page.expect_response("**/v1/touches") as sent:
                 await visited(page, link, complaints)
             assert (await sent.value).status == 200  # the body of a request with keepalive cannot be read
@@ -150,11 +152,11 @@ async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path) -> None:
     assert answer["pending"] is False
 
 
-async def test_the_button_copies_the_short_link(tmp_path: Path) -> None:
+async def test_the_button_copies_the_short_link(tmp_path: Path, browser: Browser) -> None:
     complaints: list[str] = []
+    permissions = ["clipboard-read", "clipboard-write"]
     with world(tmp_path) as (_, link):
-        async with chromium() as browser:
-            phone = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        async with await browser.new_context(permissions=permissions) as phone:
             page = await phone.new_page()
             await visited(page, link, complaints)
             await page.click("#copy")
@@ -163,13 +165,13 @@ async def test_the_button_copies_the_short_link(tmp_path: Path) -> None:
     assert complaints == []
 
 
-async def test_nothing_is_sent_before_consent(tmp_path: Path) -> None:
+async def test_nothing_is_sent_before_consent(tmp_path: Path, browser: Browser) -> None:
     """``data-consent="ask"``: the page calls ``firstopen.touch(true)`` once the visitor agrees."""
     complaints: list[str] = []
     sent: list[str] = []
     with world(tmp_path, 'data-consent="ask" data-signals') as (_, link):
-        async with chromium() as browser:
-            page = await browser.new_page(user_agent=IPHONE_BROWSER)
+        async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
+            page = await phone.new_page()
             page.on("request", lambda request: sent.append(request.url))
             await visited(page, link, complaints)
             await page.wait_for_load_state("networkidle")
