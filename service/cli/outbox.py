@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import TypeVar
 
 import rich_click as click
@@ -53,7 +54,7 @@ runs; retried entries are sent within a second.
 def command(context: click.Context) -> None:
     """Print an overview if there is no subcommand."""
     if context.invoked_subcommand is None:
-        _run(_overview)
+        _run(partial(_overview, _with_webhook()))
 
 
 @command.command()
@@ -61,13 +62,14 @@ def command(context: click.Context) -> None:
 @click.option("--reveal", is_flag=True, help="Print the entry's content, which is personal data.")
 def show(entry_id: str, *, reveal: bool) -> None:
     """Show one entry; personal data only with --reveal."""
+    with_webhook = _with_webhook()
 
     async def found(entries: SqlOutboxStore) -> None:
         entry = await entries.found(entry_id)
         if entry is None:
             fail(f"no entry {entry_id!r}")
         summary, payload = entry
-        for name, value in _described(summary):
+        for name, value in _described(summary.explained(has_webhook=summary.app in with_webhook)):
             click.echo(f"{name:>10}  {value}")
         if reveal and payload is None:
             click.echo("   content  deleted")
@@ -111,7 +113,12 @@ def discard(entry_id: str, reason: str) -> None:
     _run(give_up)
 
 
-async def _overview(entries: SqlOutboxStore) -> None:
+def _with_webhook() -> frozenset[str]:
+    """Return the apps that have a webhook."""
+    return frozenset(name for name, app in read_settings().apps.items() if app.webhook is not None)
+
+
+async def _overview(with_webhook: Collection[str], entries: SqlOutboxStore) -> None:
     depths, oldest = await entries.depths(*_STATES), await entries.oldest()
     out = console()
     table = Table("", *_STATES)
@@ -123,7 +130,10 @@ async def _overview(entries: SqlOutboxStore) -> None:
     out.print(f"oldest queued: {_age(min(oldest.values())) + ' old' if oldest else 'none'}")
     titles: dict[State, str] = {"queued": "queued, oldest first", "dead": "dead letters"}
     for state, title in titles.items():
-        listed = await entries.listed(state, _LISTED_MAX)
+        listed = [
+            each.explained(has_webhook=each.app in with_webhook)
+            for each in await entries.listed(state, _LISTED_MAX)
+        ]
         if listed:
             out.print(_table(state, title, listed))
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Literal, get_args
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from service.domain.device_identity import Platform
 from service.domain.errors import FirstopenError
@@ -173,6 +173,12 @@ class Summary(Struct, frozen=True):
         if self.depends_on_open.startswith(OPEN_SETTLES):
             return f"the final answer of open {self.depends_on_open.removeprefix(OPEN_SETTLES)}"
         return f"open {self.depends_on_open}" if self.depends_on_open else "nothing"
+
+    def explained(self, *, has_webhook: bool) -> "Summary":
+        """Return the entry, with why it waits if it is a webhook of an app that has none in its settings."""
+        if has_webhook or self.kind != "webhook" or self.state != "queued":
+            return self
+        return structs.replace(self, reason=f"apps.{self.app}.webhook is not configured")
 
 
 Deliver = Callable[[Entry], Awaitable[DeliveryResult]]

@@ -182,7 +182,8 @@ _OLD_LEADS = f"""SELECT sequence, {_TAKEN}, reason FROM outbox
     WHERE state = 'queued' AND kind = 'lead' AND created_at < ? LIMIT ?"""  # noqa: S608
 _BURY_WEBHOOKS = """WITH old AS (SELECT id FROM outbox
     WHERE state = 'queued' AND kind = 'webhook' AND depends_on = '' AND created_at < ? LIMIT ? {skip_locked})
-    UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0, reason = 'expired: ' || reason
+    UPDATE outbox SET state = 'dead', next_attempt_at = ?, lease_until = 0, reason = 'expired: ' ||
+        CASE reason WHEN '' THEN 'never sent: the endpoint failed, or there was none' ELSE reason END
     WHERE id IN (SELECT id FROM old) RETURNING 1"""
 _BURY = f"""WITH old AS
     (SELECT id FROM outbox WHERE state = 'queued' AND created_at < ? LIMIT ? {{skip_locked}})

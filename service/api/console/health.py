@@ -74,7 +74,10 @@ def health_pages(shell: Shell, outbox: OutboxDesk, health: Callable[[App], Healt
         try:
             depths = dict(await outbox.app_depths(app.name))
             dead = await outbox.listed("dead", LISTED_MAX, app.name)
-            queued = await outbox.listed("queued", LISTED_MAX, app.name)
+            queued = [
+                each.explained(has_webhook=bool(app.webhook_events))
+                for each in await outbox.listed("queued", LISTED_MAX, app.name)
+            ]
         except StoreFailed as exc:  # the page must say so, not fail with it
             failed = str(exc)
         return await shell.page(
