@@ -11,7 +11,7 @@ import httpx
 import structlog
 
 from service.app import create_app
-from service.config.settings import parse
+from service.config.settings import Settings, parse
 from service.sandbox import SandboxLink, create_sandbox
 from service.storage.database import Database
 from service.storage.encryption import Cipher
@@ -131,15 +131,22 @@ async def eventually(service: Service, lead_id: str, status: str, *, turns: int 
     raise AssertionError(f"never {status}: {seen}")
 
 
-async def in_the_outbox(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
-    """Do something on the outbox of the test's data directory, beside the service, as a command would."""
+async def in_the_database(work: Callable[[Database, Settings], Awaitable[T]]) -> T:
+    """Do something on the database in the test's data directory, beside the service, as a command would."""
     settings = parse(CONFIG, ENV)
     database = Database(SqliteEngine(settings.data_dir, exclusive=False), structlog.get_logger())
     await database.open()
     try:
-        return await work(SqlOutboxStore(database, Cipher(settings.secrets), time.time))
+        return await work(database, settings)
     finally:
         await database.close()
+
+
+async def in_the_outbox(work: Callable[[SqlOutboxStore], Awaitable[T]]) -> T:
+    """Do something on the outbox, beside the service."""
+    return await in_the_database(
+        lambda database, settings: work(SqlOutboxStore(database, Cipher(settings.secrets), time.time))
+    )
 
 
 async def left_over() -> dict[str, int]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from service.cli.output import console, fail, pick_app, read_settings
 from service.config.settings import Settings, SettingsError
-from service.domain.calibration import SHADOW_KEPT_DAYS, Calibration, Share
+from service.domain.calibration import SHADOW_KEPT_DAYS, Calibration
 from service.domain.errors import StoreFailed
 from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
@@ -95,20 +95,14 @@ def _print(found: Calibration) -> None:
     if not found.opens:
         out.print("  none yet: see firstopen calibration --help for which opens count")
         return
-    matched = found.agreed + found.other_click
     out.print(
-        f"  matched {matched} (agreed {found.agreed}, other {found.other_click}),"
+        f"  matched {found.matched} (agreed {found.agreed}, other {found.other_click}),"
         f" refused {found.refused}, none {found.none}"
     )
-    out.print(f"  precision  {_share(found.precision)}")
-    out.print(f"  recall     {_share(found.recall)}")
-    out.print(f"             {_share(found.recall_with_candidate)} with a candidate")
+    out.print(f"  precision  {found.precision or '-'}")
+    out.print(f"  recall     {found.recall or '-'}")
+    out.print(f"             {found.recall_with_candidate or '-'} with a candidate")
     table = Table("confidence", "clicks", "stated", "right")
     for point in found.curve:
-        bounds = f"{point.at_least:.2f} to {point.below:.2f}"
-        table.add_row(bounds, str(point.opens), f"{point.stated:.3f}", _share(point.right))
+        table.add_row(point.bounds, str(point.opens), f"{point.stated:.3f}", str(point.right))
     out.print(table)
-
-
-def _share(share: Share | None) -> str:
-    return "-" if share is None else f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"

@@ -47,6 +47,10 @@ class Share(Struct, frozen=True):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Return it for people, such as ``0.980 [0.895, 0.997]``."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 class CurvePoint(Struct, frozen=True, rename="camel"):
     """The opens whose likeliest click had a confidence between two bounds, whether it was refused or not."""
@@ -56,6 +60,11 @@ class CurvePoint(Struct, frozen=True, rename="camel"):
     opens: int
     stated: float  # the mean confidence
     right: Share  # of these clicks, those on the certain link
+
+    @property
+    def bounds(self) -> str:
+        """Return between which confidences, for people."""
+        return f"{self.at_least:.2f} to {self.below:.2f}"
 
 
 class Calibration(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -72,6 +81,11 @@ class Calibration(Struct, frozen=True, kw_only=True, rename="camel"):
     recall: Share | None  # of all opens, those matched to the certain link
     recall_with_candidate: Share | None  # of the opens with a click that could have been theirs
     curve: tuple[CurvePoint, ...]
+
+    @property
+    def matched(self) -> int:
+        """Return how many opens were matched, rightly or not."""
+        return self.agreed + self.other_click
 
 
 def compare_with(certain: Link, attempt: MatchAttempt) -> ShadowMatch | None:

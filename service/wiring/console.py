@@ -70,7 +70,7 @@ def console(
             *live_pages(shell, live, parts.device_sessions, parts.background, timing.unix_time),
             *devices_pages(shell, live, parts.device_sessions, parts.resolver.parse_link),
             *try_pages(shell, parts.resolver, settings.budget_ms, timing.clock),
-            *health_pages(shell, stores.outbox, health),
+            *health_pages(shell, stores.outbox, stores.calibration, health),
         ],
     )
 

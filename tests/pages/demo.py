@@ -13,7 +13,9 @@ import httpx
 from playwright.async_api import Browser, Page, expect
 
 from service.config.demo import PUBLISHABLE_KEY, SERVER_KEY
+from service.domain.calibration import ShadowMatch
 from service.domain.outbox_entries import Entry
+from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
 from service.storage.encryption import Cipher
 from service.storage.engines.sqlite import SqliteEngine
@@ -27,6 +29,18 @@ SECRET = "the demo's secret known to everybody"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15"
 # A short link, and which install opens it: they land on a screen, on no screen, on one for newer builds.
 OPENS = (("fb-promo", "2.4"), ("summer", "2.4"), ("press", "2.4"), ("join-anna", "2.1"), (None, "2.4"))
+SHADOW_MATCHES = [
+    *[ShadowMatch("agreed", 99, agrees=True)] * 412,
+    *[ShadowMatch("agreed", 96, agrees=True)] * 214,
+    *[ShadowMatch("other_click", 96)] * 6,
+    *[ShadowMatch("agreed", 92, agrees=True)] * 98,
+    *[ShadowMatch("other_click", 92)] * 8,
+    *[ShadowMatch("refused", 74, agrees=True)] * 41,
+    *[ShadowMatch("refused", 74)] * 17,
+    *[ShadowMatch("refused", 43, agrees=True)] * 22,
+    *[ShadowMatch("refused", 43)] * 31,
+    *[ShadowMatch("none")] * 187,
+]
 
 
 class Demo:
@@ -70,6 +84,14 @@ class Demo:
         """Put a dead letter into the outbox, beside the running service."""
         asyncio.run(self._bury(name))
 
+    def compare(self) -> None:
+        """Count shadow matches, as of an app whose installs are matched for some weeks."""
+        asyncio.run(self._compare())
+
+    async def _compare(self) -> None:
+        async with self._database() as database:
+            CalibrationStore(database, time.time).add("acme", SHADOW_MATCHES)
+
     async def _bury(self, name: str) -> None:
         now = time.time()
         entry = Entry(
@@ -81,19 +103,25 @@ class Demo:
             next_try=now,
             payload=json.dumps({"kind": "lead", "body": {"customerExternalId": name}}).encode(),
         )
-        database = Database(SqliteEngine(self._folder, exclusive=False), configure_logs("critical"))
-        await database.open()
-        try:
+        async with self._database() as database:
             entries = SqlOutboxStore(database, Cipher([SECRET]), time.time)
             await entries.add(entry, leased=False)
             entries.finish(entry, "dead", "DubRefused: 404 not_found: Click not found")
+
+    @asynccontextmanager
+    async def _database(self) -> AsyncIterator[Database]:
+        """Open the database beside the running service."""
+        database = Database(SqliteEngine(self._folder, exclusive=False), configure_logs("critical"))
+        await database.open()
+        try:
+            yield database
         finally:
             await database.close()
 
 
 @contextmanager
 def demo_running(folder: Path) -> Iterator[Demo]:
-    """Run the demo on free ports, with some opens and dead letters."""
+    """Run the demo on free ports, with some opens, dead letters and shadow matches."""
     port = free_ports(2)
     env = {"FIRSTOPEN_PORT": str(port), "FIRSTOPEN_DATA_DIR": str(folder / "data")}
     with started("serve", env=env, cwd=folder) as process:
@@ -103,6 +131,7 @@ def demo_running(folder: Path) -> Iterator[Demo]:
             demo.open(link, f"install-{number:04}", appVersion=version, platform="ios")
         for name in ("lead-of-a-test", "lead-of-anna"):
             demo.bury(name)
+        demo.compare()
         yield demo
 
 

@@ -54,6 +54,7 @@ PICTURES: dict[str, Callable[[Page], Awaitable[object]]] = {
     "console-try": _try,
     "console-live": _live,
     "console-device": _device,
+    "console-matching": _at("/console/health#matching"),
     "console-health": _at("/console/health#dead"),
 }
 

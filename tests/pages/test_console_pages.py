@@ -9,16 +9,18 @@ import pytest
 
 from service.api.traces import DryRunRequest
 from service.app import create_app
-from service.config.settings import parse
+from service.config.settings import Settings, parse
+from service.domain.calibration import ShadowMatch
 from service.domain.errors import StoreFailed
 from service.domain.models import MatchReason, MatchType, Source
 from service.domain.open_explanations import MATCH_REASONS, MATCH_TYPES, OUTCOMES, SOURCES
 from service.domain.outbox_entries import Entry
 from service.domain.routing import Reason
+from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
 from service.storage.outbox import SqlOutboxStore
 from tests.pages.support import GLOBEX_SERVER_KEY, log_in, submit, text_of, token_in
-from tests.sandboxed import in_the_outbox, left_over
+from tests.sandboxed import in_the_database, in_the_outbox, left_over
 from tests.support import ANNA, BEN, CONFIG, ENV, FB_PROMO, FakeClock, FakeDub, Service, running
 
 TWO_APPS = CONFIG.replace(
@@ -219,6 +221,28 @@ async def test_health_shows_what_is_degraded_and_the_configuration(service: Serv
     assert "ip_matching off set" in text
     assert "apps.globex" not in text  # it has no Dub API key, which is another app's problem
     assert "server keys of this app 2 set, hidden" in text
+
+
+async def test_health_shows_how_often_matching_is_right(service: Service, clock: FakeClock) -> None:
+    """The same numbers as ``firstopen calibration``, of this app only; without any, it says so."""
+    before = text_of(await service.get("/console/health"))
+    assert "No first open with certain evidence in 90 days" in before
+    right, wrong = ShadowMatch("agreed", 99, agrees=True), ShadowMatch("other_click", 92)
+    refused, none = ShadowMatch("refused", 40, agrees=True), ShadowMatch("none")
+
+    async def count(database: Database, _: Settings) -> None:
+        store = CalibrationStore(database, clock.unix_time)
+        store.add("acme", [*[right] * 49, wrong, refused, none])
+        store.add("globex", [wrong])
+
+    await in_the_database(count)
+    text = text_of(await service.get("/console/health"))
+    assert "52 first opens with certain evidence in 90 days" in text
+    assert "matched 50 (agreed 49, other 1), refused 1, none 1" in text
+    assert "precision 0.980 [0.895, 0.997]" in text
+    assert "recall 0.942 [0.844, 0.980]; 0.961 [0.868, 0.989] with a candidate" in text
+    assert "0.90 to 0.95 1 0.920 0.000 [0.000, 0.793]" in text
+    assert "0.98 to 1.00 49 0.990 1.000 [0.927, 1.000]" in text
 
 
 async def test_a_dry_run(service: Service, dub: FakeDub) -> None:

@@ -9,11 +9,12 @@ from msgspec import Struct
 from service.api.console.sessions import PATH
 from service.api.console.shell import ConsoleRequest, Shell
 from service.api.pages.rendering import redirect
+from service.domain.calibration import Calibration
 from service.domain.errors import InvalidField, NotFound, StoreFailed
 from service.domain.models import App
 from service.domain.open_explanations import MATCH_TYPES
 from service.domain.outbox_entries import DISCARD_REASON_MAX_CHARS, KINDS, State, discard_reason
-from service.domain.ports import OutboxDesk
+from service.domain.ports import KeptCalibration, OutboxDesk
 
 LISTED_MAX = 50
 
@@ -61,7 +62,9 @@ class Health(Struct, frozen=True, kw_only=True):
     settings: dict[str, list[Setting]]  # by table
 
 
-def health_pages(shell: Shell, outbox: OutboxDesk, health: Callable[[App], Health]) -> list[HTTPRouteHandler]:
+def health_pages(
+    shell: Shell, outbox: OutboxDesk, kept: KeptCalibration, health: Callable[[App], Health]
+) -> list[HTTPRouteHandler]:
     """Build the handlers of the page and of its forms."""
     shell.add("Health", _PAGE)
 
@@ -87,6 +90,7 @@ def health_pages(shell: Shell, outbox: OutboxDesk, health: Callable[[App], Healt
             depths=depths,
             dead=dead,
             queued=queued,
+            calibration=await _calibration(kept, app),
             outbox_failed=failed,
             kinds=KINDS,
             states=_STATES,
@@ -117,3 +121,11 @@ def health_pages(shell: Shell, outbox: OutboxDesk, health: Callable[[App], Healt
         return redirect(f"{_PAGE}?done=discarded")
 
     return [show, retry, discard]
+
+
+async def _calibration(kept: KeptCalibration, app: App) -> Calibration | None:
+    """Return how often the app's matching is right; None if it cannot be read."""
+    try:
+        return await kept.read(app.name)
+    except StoreFailed:
+        return None
