@@ -656,7 +656,10 @@ class OutboxStore(Protocol):
         ...
 
     async def take_over(self) -> None:
-        """End the leases of earlier processes in a database that only this process uses."""
+        """End the leases of earlier processes in a database that only this process uses.
+
+        Call it before entries are added.
+        """
         ...
 
     def give_back(self, entry_id: str, next_attempt_at: float) -> None:

@@ -47,6 +47,7 @@ _AHEAD_MAX_MS = int((DELAY_MAX_S + 60) * 1000)  # an entry that is due later was
 _LEASE_MAX_MS = 60_000  # a longer lease was taken when the database's clock was wrong
 _AT_A_TIME = 500  # rows per bulk change, so that commits stay short
 _ADD_TRIES = 3
+_WAITED_FOR_MAX = 100_000  # names in memory; with more, every open is looked for in the database
 _QUEUE_S = 2.0  # a lead may wait for those that came before it, while they are committed
 _TAKEN = "id, app, kind, ordering_key, depends_on, subject, created_at, next_attempt_at, attempts, payload"
 _SUMMARY = "id, app, kind, state, created_at, next_attempt_at, attempts, depends_on, reason"
@@ -165,6 +166,8 @@ _DIED = RowStatement(
     row="(?, ?, ?)",
     after=f") AS new WHERE id = new.column1 AND {_STILL_QUEUED}",
 )
+_WAITED_FOR = """SELECT DISTINCT depends_on FROM outbox
+    WHERE state = 'queued' AND depends_on <> '' AND kind <> 'webhook' LIMIT ?"""
 _REMOVE = RowStatement(table=_CONVERSIONS, before="DELETE FROM outbox WHERE id IN (", row="?", after=")")
 _FAILED_BEFORE = """SELECT id, next_attempt_at FROM outbox WHERE state = 'queued' AND kind = ? AND app = ?
     AND next_attempt_at > ? AND attempts > 0 AND depends_on = ''
@@ -231,6 +234,9 @@ class SqlOutboxStore:
         self._unix_time = unix_time
         self._owner = secrets.token_hex(8)
         self._sequence = 0
+        # The opens and installs that entries wait for, so that an open which no entry waits for costs no
+        # write. None: unknown, because other processes write to the database, or because there are too many.
+        self._waited_for: set[str] | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -245,6 +251,7 @@ class SqlOutboxStore:
         install and this one does not, the earlier entry gets this one's payload, and becomes due.
         """
         row = self._row(entry, leased=leased)
+        self._expect(entry.depends_on_open)
         for _ in range(_ADD_TRIES):
             try:
                 added, behind = await self._database.write_row(
@@ -257,6 +264,7 @@ class SqlOutboxStore:
                     self._database.write_row_behind(_REMOVE, (entry.id,))
                 raise
             if added:
+                self._expect(entry.depends_on_open)  # it may have been released before it was committed
                 return Added(behind_another=bool(behind))
             repeat = await self._reported(entry)
             if repeat is not None:
@@ -287,7 +295,18 @@ class SqlOutboxStore:
 
     def release_dependents(self, name: str, at: float) -> None:
         """Make the entries that wait for this open or install due at a time (Unix seconds)."""
-        self._database.write_row_behind(_RELEASE, (name, _ms(at)))
+        if self._waited_for is None or name in self._waited_for:
+            self._database.write_row_behind(_RELEASE, (name, _ms(at)))
+        if self._waited_for is not None:
+            self._waited_for.discard(name)
+
+    def _expect(self, name: str) -> None:
+        """Note that an entry waits for an open or install; "" stands for none."""
+        if not name or self._waited_for is None:
+            return
+        self._waited_for.add(name)
+        if len(self._waited_for) > _WAITED_FOR_MAX:
+            self._waited_for = None
 
     async def take_due(
         self, kind: Kind, apps: Sequence[str], limit: int, *, written: bool = False
@@ -355,9 +374,16 @@ class SqlOutboxStore:
             await self._database.write(*unit)
 
     async def take_over(self) -> None:
-        """End the leases of an earlier process, if no other process uses the database."""
-        if not self._database.is_shared:
-            await self._database.write(Statement(_END_LEASES))
+        """End the leases of an earlier process, and learn which opens are waited for.
+
+        Does nothing if other processes use the database. Call it before entries are added.
+        """
+        if self._database.is_shared:
+            return
+        await self._database.write(Statement(_END_LEASES))
+        rows = await self._database.read(_WAITED_FOR, _WAITED_FOR_MAX + 1)
+        if len(rows) <= _WAITED_FOR_MAX:
+            self._waited_for = {name for (name,) in rows}
 
     def give_back(self, entry_id: str, next_attempt_at: float) -> None:
         """End the lease of an entry that was not attempted, and schedule it (Unix seconds)."""
@@ -597,6 +623,8 @@ class SqlOutboxStore:
 
     def _taken(self, row: Row) -> TakenEntry:
         _, entry_id, app, kind, ordering_key, depends_on, subject, *times, attempts, payload = row
+        if kind != "webhook":
+            self._expect(depends_on)  # perhaps a dead letter that the CLI, another process, has queued again
         try:
             clear = self._cipher.decrypt(payload)
         except Undecryptable:

@@ -538,3 +538,63 @@ async def test_leases_of_a_file_s_last_process_end(database: Database, store: Sq
     await store.add(entry("a"), leased=True)
     await store.take_over()
     assert await taken(store_of(database)) == ([] if database.is_shared else ["a"])
+
+
+async def test_an_open_that_nothing_waits_for_costs_no_write(database: Database) -> None:
+    """With SQLite: there, no other process adds entries. What waits is known after a restart, too."""
+    await add(store_of(database), "before", depends_on_open=ANNA, next_try=NOW + 30)
+    store = store_of(database)
+    await store.take_over()
+    await add(store, "now", depends_on_open=BEN, next_try=NOW + 30)
+    store.release_dependents("another", NOW)
+    assert bool(database._behind) is database.is_shared
+    store.release_dependents(ANNA, NOW)
+    store.release_dependents(BEN, NOW)
+    assert sorted(await taken(store)) == ["before", "now"]
+
+
+async def test_a_lead_that_is_committed_after_its_release_can_be_released_again(database: Database) -> None:
+    """The open came while the lead was being stored: its report looks again, once the lead is stored."""
+    store = store_of(database)
+    await store.take_over()
+    adding = asyncio.ensure_future(add(store, "lead", depends_on_open=ANNA, next_try=NOW + 30))
+    await asyncio.sleep(0)  # its row waits for the writer
+    store.release_dependents(ANNA, NOW)
+    await adding
+    store.release_dependents(ANNA, NOW)
+    assert await taken(store) == ["lead"]
+
+
+async def test_a_dead_letter_that_the_cli_queues_again_waits_for_its_open_again(database: Database) -> None:
+    """Another process writes to the file then; the entry is known as soon as it is tried."""
+    store = store_of(database)
+    await store.take_over()
+    await add(store, "lead", depends_on_open=ANNA)
+    store.finish(entry("lead"), "dead", "expired")
+    store.release_dependents(ANNA, NOW)
+    await database.flush()
+    assert await store_of(database).retry_now("lead") == 1
+    assert await taken(store) == ["lead"]
+    store.reschedule("lead", NOW + 30, "its open has not arrived")
+    store.release_dependents(ANNA, NOW)
+    assert await taken(store) == ["lead"]
+
+
+async def test_with_very_many_names_every_open_is_looked_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names that fit into memory say nothing about the others, after a restart neither."""
+    monkeypatch.setattr(outbox, "_WAITED_FOR_MAX", 1)
+    await add(store_of(database), "before", depends_on_open=ANNA, next_try=NOW + 30)
+    store = store_of(database)
+    await store.take_over()
+    await add(store, "now", depends_on_open=BEN, next_try=NOW + 30)
+    store.release_dependents(ANNA, NOW)
+    store.release_dependents(BEN, NOW)
+    assert sorted(await taken(store)) == ["before", "now"]
+    await add(store, "more", depends_on_open=ANNA, next_try=NOW + 30)
+    await add(store, "most", depends_on_open=BEN, next_try=NOW + 30)
+    again = store_of(database)
+    await again.take_over()
+    again.release_dependents(BEN, NOW)
+    assert "most" in await taken(again)
