@@ -23,14 +23,16 @@ import os
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from typing import cast
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 from yarl import URL
@@ -60,10 +62,19 @@ class Answer(Struct, frozen=True, gc=False):
 Post = Callable[[str, Mapping[str, str], bytes, Callable[[], None]], Awaitable[Answer]]
 
 
+class _Route(aiohttp.ClientRequest):
+    """Tells the connection pool where to connect. It is never sent."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        """Return the key of the pool's connections, computed once."""
+        return super().connection_key
+
+
 class _Target(Struct, frozen=True, eq=False):
     """What all POSTs to one URL share."""
 
-    route: aiohttp.ClientRequest  # tells the connection pool where to connect; never sent
+    route: _Route
     head: str
 
 
@@ -79,6 +90,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._tls = trusted()
         self._opened: aiohttp.ClientSession | None = None
         self._targets: dict[str, _Target] = {}
+        self._prepared: WeakSet[ResponseHandler] = WeakSet()  # connections that have a parser of answers
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, on_head: Callable[[], None]
@@ -100,7 +112,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connection = await self._connection(target)
         try:
             protocol = cast("ResponseHandler", connection.protocol)
-            protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            if protocol not in self._prepared:  # a new parser for each answer would take 1 % of an open
+                protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+                self._prepared.add(protocol)
             cast("asyncio.Transport", protocol.transport).write(request)
             message, payload = await protocol.read()
             while message.code < _FINAL and message.code != _SWITCHING_PROTOCOLS:
@@ -130,7 +144,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def _target(self, url: str) -> _Target:
         """Build and cache what the POSTs to a URL share; there is one URL per endpoint."""
         parsed = URL(url)
-        route = aiohttp.ClientRequest("POST", parsed, loop=asyncio.get_running_loop())
+        route = _Route("POST", parsed, loop=asyncio.get_running_loop())
         head = f"POST {parsed.raw_path_qs} HTTP/1.1\r\nHost: {parsed.host_port_subcomponent}\r\n"
         target = self._targets[url] = _Target(route, f"{head}Accept-Encoding: identity\r\n")
         return target

@@ -135,6 +135,20 @@ async def test_an_answer_is_read_in_each_form_of_http(reply: bytes, then: str) -
     assert answer.click_id == "c" * 16
 
 
+async def test_answers_of_every_form_follow_each_other_on_a_connection(logs: LogLines) -> None:  # noqa: ARG001
+    """Each is read by itself: its status, its length or chunks, and what came before it."""
+    unknown = b'{"error": {"code": "not_found", "message": "", "doc_url": ""}}'
+    not_found = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n" % len(unknown) + unknown
+    dub = RawDub()
+    replies = [GOOD, CHUNKED + WHOLE_CHUNK + b"X-Trailer: 1\r\n\r\n", not_found, HINTS + GOOD, GOOD]
+    async with service_over(dub) as service:
+        for number, dub.reply in enumerate(replies * 2):
+            answer = await service.open(f"https://acme.link/{number}", install_id=ANNA)
+            assert answer.click_id == (None if dub.reply is not_found else "c" * 16)
+            assert not answer.pending
+    assert dub.connections == 1
+
+
 @pytest.mark.parametrize(
     "reply",
     [
