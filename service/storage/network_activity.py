@@ -8,7 +8,6 @@ newest are read, because few clicks can be matched on a network with so many ins
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -44,9 +43,6 @@ _OPENS = """SELECT DISTINCT device, counts, traits,
     WHERE NOT EXISTS (SELECT 1 FROM erasures AS e
         WHERE e.device = newest.device AND e.erased_at >= newest.opened_at)"""
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Traits).decode
 
@@ -65,7 +61,7 @@ class _Recent(Struct):
     """The activity of a network in the last seconds, on this process."""
 
     installs: dict[int, int] = {}  # time of each install's last open, in Unix milliseconds
-    retirements: dict[tuple[str, str], Retirement] = {}  # by install and link
+    retirements: list[Retirement] = []  # one for each install and link; nearly always one in all
     until: float = 0.0  # clock seconds
 
 
@@ -96,7 +92,14 @@ class NetworkActivity:
     def record_install(self, network: int, retirement: Retirement) -> None:
         """Remember an install whose click is certain, until its open is in the database."""
         recent = self._note(network, retirement.install, retirement.at_ms)
-        _put(recent.retirements, (retirement.install, retirement.link_id), retirement, INSTALLS_MAX)
+        kept = recent.retirements
+        for at, each in enumerate(kept):
+            if each.install == retirement.install and each.link_id == retirement.link_id:
+                del kept[at]
+                break
+        if len(kept) >= INSTALLS_MAX:
+            del kept[0]
+        kept.append(retirement)
 
     async def view(self, network: int, install: str, at_ms: int) -> NetworkView:
         """Return the clicks and installs of a network, as seen by an open of ``install``.
@@ -120,7 +123,7 @@ class NetworkActivity:
             installs.update(
                 device for device, seen_ms in recent.installs.items() if seen_ms >= active_since_ms
             )
-            retirements += [each for each in recent.retirements.values() if each.at_ms >= opens_since_ms]
+            retirements += [each for each in recent.retirements if each.at_ms >= opens_since_ms]
         return NetworkView(clicks, owners, min(len(installs), INSTALLS_MAX), tuple(retirements))
 
     def _note(self, network: int, install: str, at_ms: int) -> _Recent:
@@ -131,16 +134,12 @@ class NetworkActivity:
         self._recent[network] = recent
         while len(self._recent) > _RECENT_NETWORKS_MAX or next(iter(self._recent.values())).until <= now:
             self._recent.popitem(last=False)
-        _put(recent.installs, device_number(install), at_ms, INSTALLS_MAX)
+        device, installs = device_number(install), recent.installs
+        installs.pop(device, None)
+        if len(installs) >= INSTALLS_MAX:
+            del installs[next(iter(installs))]
+        installs[device] = at_ms
         return recent
-
-
-def _put(kept: dict[K, V], key: K, value: V, at_most: int) -> None:
-    """Put a value; drop the oldest one if there are ``at_most`` already."""
-    kept.pop(key, None)
-    if len(kept) >= at_most:
-        del kept[next(iter(kept))]
-    kept[key] = value
 
 
 def _retirement(row: Row) -> Retirement:
