@@ -20,10 +20,13 @@ class Deadlines:
     def __init__(self) -> None:
         self._due: dict[int, dict[int, Wake]] = {}
         self._number = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, timeout_s: float, wake: Wake) -> tuple[int, int]:
         """Call ``wake`` after ``timeout_s`` seconds; return a ticket that cancels the deadline."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # asked once: until Python 3.12, each answer takes a system call
+            loop = self._loop = asyncio.get_running_loop()
         tick = int((loop.time() + timeout_s) / TICK_S)
         waiting = self._due.get(tick)
         if waiting is None:

@@ -31,7 +31,7 @@ class Flight(Generic[T]):
         """
         task = self.task
         if not task.done():
-            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            woken: asyncio.Future[None] = task.get_loop().create_future()
             wake = partial(_wake, woken)
             ticket = self.deadlines.add(timeout_s, wake)
             task.add_done_callback(wake)

@@ -28,7 +28,6 @@ ZERO_WIDTH = "".join(
 )
 
 _INVISIBLE = "".join(map(chr, range(0x20))) + "\x7f" + ZERO_WIDTH
-_BEHIND_PATH = re.compile("[?#]")
 _LONG_KEY_CHARS = 200
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -69,7 +68,7 @@ class DeepLink(Struct, frozen=True, gc=False):
     @property
     def at_dub(self) -> str:
         """Return the URL to send to Dub: without the fragment and the query, which Dub ignores."""
-        return _BEHIND_PATH.split(self.url, maxsplit=1)[0]
+        return self.url.partition("#")[0].partition("?")[0]
 
 
 def canonical_domain(text: str) -> str:

@@ -7,6 +7,7 @@ for every phone. So the User-Agent sent to Dub is the client's plus a token that
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from ipaddress import IPv6Address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
@@ -148,8 +149,13 @@ def answer_key(app: str, device: str, target: str) -> bytes:
 
 def upstream_user_agent(user_agent: str, device: str) -> str:
     """Return the User-Agent for Dub: up to 512 printable ASCII characters of the client's, and the device."""
-    printable = _UNPRINTABLE.sub("", user_agent[:USER_AGENT_MAX_CHARS]).strip()
+    printable = _printable(user_agent[:USER_AGENT_MAX_CHARS])
     return f"{printable} firstopen-device/{device}" if printable else f"firstopen-device/{device}"
+
+
+@lru_cache(1024)
+def _printable(user_agent: str) -> str:
+    return _UNPRINTABLE.sub("", user_agent).strip()
 
 
 class RandomIds:

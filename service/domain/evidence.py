@@ -74,7 +74,10 @@ _BY_ADDRESS = EvidenceItem("ip")
 
 def evidence_mask(chain: EvidenceChain) -> int:
     """Return the evidence types of a chain as a bit mask."""
-    return sum(1 << EVIDENCE_PRIORITY[item.type] for item in chain.items)
+    mask = 0
+    for item in chain.items:
+        mask |= 1 << EVIDENCE_PRIORITY[item.type]
+    return mask
 
 
 def build_chain(

@@ -9,6 +9,7 @@ no personal data).
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 import msgspec
@@ -335,9 +336,7 @@ class SqlOpenStore:
             looking=opened.looking,
             credited_to=opened.credited_to,
             offered=_EVIDENCE.get(opened.offered, "none"),
-            evidence=tuple(
-                name for name, priority in EVIDENCE_PRIORITY.items() if opened.evidence & 1 << priority
-            ),
+            evidence=_names_of(opened.evidence),
             platform=opened.platform,
             repeat_until=self._unix_time() + opened.repeat_until - self._clock(),
         )
@@ -394,6 +393,12 @@ def _of_device(devices: Sequence[int]) -> tuple[str, *tuple[object, ...]]:
         value for device in devices for role, limit in _NEWEST.items() for value in (device, role, limit)
     ]
     return sql, *values
+
+
+@lru_cache
+def _names_of(evidence: int) -> tuple[str, ...]:
+    """Return the names of the evidence types in a bit mask, see ``evidence_mask``."""
+    return tuple(name for name, priority in EVIDENCE_PRIORITY.items() if evidence & 1 << priority)
 
 
 def _role(opened: Open) -> Role:
