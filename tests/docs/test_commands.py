@@ -15,11 +15,10 @@ from tests.process import free_ports, started
 # Programs that cannot run here, and why; what they do is held by other tests where that is possible.
 CANNOT_RUN = {
     "adb": "needs an Android device",
-    "detox": "needs an iOS or Android build of an app, and a simulator",
     "docker": "needs a Docker daemon; make image-check and tests/k8s/test_compose.py check its files",
     "helm": "needs a cluster; make k8s renders the chart with a helm of its own",
     "kubectl": "needs a cluster; make k8s validates what is applied",
-    "maestro": "needs an iOS or Android build of an app, and a simulator",
+    "python3": "runs what is in docs/examples, which test_examples.py runs",
     "sqlite3": "is not everywhere; the tests of docs/data.md run its SQL through Python's",
     "xcrun": "comes with Xcode, on macOS only",
 }
