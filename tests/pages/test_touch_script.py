@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from tests.support import ENV
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
+ELSEWHERE = "203.0.113.77"
 HOP_BY_HOP = {"content-length", "connection", "date", "server", "transfer-encoding"}
 CONFIG = """
 [apps.acme]
@@ -38,13 +41,14 @@ document.getElementById("copy").onclick = () =>
 
 
 class PageHandler(BaseHTTPRequestHandler):
-    """Answers every path with one page."""
+    """Answers with pages, by path."""
 
-    page = b""
+    pages: Mapping[str, str]
 
     def do_GET(self) -> None:
         """Send the page."""
-        self.answer(200, {"Content-Type": "text/html"}, self.page)
+        page = self.pages.get(urlsplit(self.path).path, "")  # browsers also ask for an icon
+        self.answer(200, {"Content-Type": "text/html"}, page.encode())
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)
@@ -61,12 +65,13 @@ class PageHandler(BaseHTTPRequestHandler):
 class ProxyHandler(PageHandler):
     """Passes requests to the service, as a reverse proxy does: with the address of the phone."""
 
-    to = ""
+    to: str
+    phone: str
 
     def do_GET(self) -> None:
         """Pass the request on."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {**dict(self.headers), "X-Forwarded-For": HOME}
+        headers = {**dict(self.headers), "X-Forwarded-For": self.phone}
         reply = httpx.request(self.command, f"{self.to}{self.path}", headers=headers, content=body)
         kept = {name: value for name, value in reply.headers.items() if name not in HOP_BY_HOP}
         self.answer(reply.status_code, kept, reply.content)
@@ -92,18 +97,39 @@ def serving(handler: type[PageHandler], **values: object) -> Iterator[str]:
         server.server_close()
 
 
-@contextmanager
-def world(tmp_path: Path, more: str = "") -> Iterator[tuple[str, str]]:
-    """Start the service, a sandbox and a page; yield the service's address and the short link."""
+class World(NamedTuple):
+    """Where the service is, for a phone at home, and the short link to each page."""
+
+    service: str
+    links: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Run the service, a sandbox and the pages. Who visits the others than ``get-app`` is not at home."""
+    folder = Path(tmp_path_factory.mktemp("touches"))
     port, sandbox_port = free_ports(), free_ports()
-    link = f"http://acme.localhost:{sandbox_port}/promo"
+    to = f"http://127.0.0.1:{port}"
+    links = {name: f"http://acme.localhost:{sandbox_port}/{name}" for name in ("get-app", "copy", "ask")}
+    pages: dict[str, str] = {}
     with (
-        serving(ProxyHandler, to=f"http://127.0.0.1:{port}") as service,
-        serving(PageHandler, page=PAGE.format(service=service, link=link, more=more).encode()) as page,
+        serving(ProxyHandler, to=to, phone=HOME) as home,
+        serving(ProxyHandler, to=to, phone=ELSEWHERE) as elsewhere,
+        serving(PageHandler, pages=pages) as site,
     ):
-        (tmp_path / "firstopen.toml").write_text(CONFIG.replace("PAGE", page))
-        links = f'[[links]]\ndomain = "acme.localhost"\nkey = "promo"\nurl = "{page}/get-app"\n'
-        (tmp_path / "links.toml").write_text(links)
+        for name, service, more in (
+            ("get-app", home, ""),
+            ("copy", elsewhere, ""),
+            ("ask", elsewhere, 'data-consent="ask" data-signals'),
+        ):
+            pages[f"/{name}"] = PAGE.format(service=service, link=links[name], more=more)
+        (folder / "firstopen.toml").write_text(CONFIG.replace("PAGE", site))
+        (folder / "links.toml").write_text(
+            "".join(
+                f'[[links]]\ndomain = "acme.localhost"\nkey = "{name}"\nurl = "{site}/{name}"\n'
+                for name in links
+            )
+        )
         env = {
             "FIRSTOPEN_CONFIG": "firstopen.toml",
             "FIRSTOPEN_PORT": str(port),
@@ -111,13 +137,10 @@ def world(tmp_path: Path, more: str = "") -> Iterator[tuple[str, str]]:
             "DUB_BASE_URL": f"http://127.0.0.1:{sandbox_port}",
         }
         sandbox = ("sandbox", "--no-demo", "--port", str(sandbox_port), "--links", "links.toml")
-        with (
-            started(*sandbox, env={}, cwd=tmp_path) as dub,
-            started("serve", env=env, cwd=tmp_path) as process,
-        ):
+        with started(*sandbox, env={}, cwd=folder) as dub, started("serve", env=env, cwd=folder) as process:
             dub.until("Try it")
             process.ready(port)
-            yield service, link
+            yield World(home, links)
 
 
 async def visited(page: Page, link: str, complaints: list[str]) -> None:
@@ -135,16 +158,15 @@ async def first_open(service: str) -> httpx.Response:
         )
 
 
-async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path, browser: Browser) -> None:
+async def test_a_visit_of_a_page_decides_the_first_open(world: World, browser: Browser) -> None:
     """A phone follows the link to a page with the script; the app's first answer has the link."""
     complaints: list[str] = []
-    with world(tmp_path) as (service, link):
-        async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
-            page = await phone.new_page()
-            async with page.expect_response("**/v1/touches") as sent:
-                await visited(page, link, complaints)
-            assert (await sent.value).status == 200  # the body of a request with keepalive cannot be read
-        answer = (await first_open(service)).json()
+    async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
+        page = await phone.new_page()
+        async with page.expect_response("**/v1/touches") as sent:
+            await visited(page, world.links["get-app"], complaints)
+        assert (await sent.value).status == 200  # the body of a request with keepalive cannot be read
+    answer = (await first_open(world.service)).json()
     assert complaints == []
     assert answer["match"]["type"] == "touch"
     assert answer["route"]["screen"] == "welcome"
@@ -152,34 +174,31 @@ async def test_a_visit_of_a_page_decides_the_first_open(tmp_path: Path, browser:
     assert answer["pending"] is False
 
 
-async def test_the_button_copies_the_short_link(tmp_path: Path, browser: Browser) -> None:
+async def test_the_button_copies_the_short_link(world: World, browser: Browser) -> None:
     complaints: list[str] = []
-    permissions = ["clipboard-read", "clipboard-write"]
-    with world(tmp_path) as (_, link):
-        async with await browser.new_context(permissions=permissions) as phone:
-            page = await phone.new_page()
-            await visited(page, link, complaints)
-            await page.click("#copy")
-            await page.get_by_text("copied").wait_for()
-            assert await page.evaluate("navigator.clipboard.readText()") == link
+    async with await browser.new_context(permissions=["clipboard-read", "clipboard-write"]) as phone:
+        page = await phone.new_page()
+        await visited(page, world.links["copy"], complaints)
+        await page.click("#copy")
+        await page.get_by_text("copied").wait_for()
+        assert await page.evaluate("navigator.clipboard.readText()") == world.links["copy"]
     assert complaints == []
 
 
-async def test_nothing_is_sent_before_consent(tmp_path: Path, browser: Browser) -> None:
+async def test_nothing_is_sent_before_consent(world: World, browser: Browser) -> None:
     """``data-consent="ask"``: the page calls ``firstopen.touch(true)`` once the visitor agrees."""
     complaints: list[str] = []
     sent: list[str] = []
-    with world(tmp_path, 'data-consent="ask" data-signals') as (_, link):
-        async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
-            page = await phone.new_page()
-            page.on("request", lambda request: sent.append(request.url))
-            await visited(page, link, complaints)
-            await page.wait_for_load_state("networkidle")
-            assert not [url for url in sent if "touches" in url]
-            async with page.expect_request("**/v1/touches") as asked:
-                await page.evaluate("firstopen.touch(true)")
-            body = (await asked.value).post_data_json
-            assert body is not None
+    async with await browser.new_context(user_agent=IPHONE_BROWSER) as phone:
+        page = await phone.new_page()
+        page.on("request", lambda request: sent.append(request.url))
+        await visited(page, world.links["ask"], complaints)
+        await page.wait_for_load_state("networkidle")
+        assert not [url for url in sent if "touches" in url]
+        async with page.expect_request("**/v1/touches") as asked:
+            await page.evaluate("firstopen.touch(true)")
+        body = (await asked.value).post_data_json
+        assert body is not None
     assert complaints == []
     assert body["consent"] is True
     assert set(body) >= {"url", "language", "timezone", "screen"}
