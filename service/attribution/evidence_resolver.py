@@ -14,6 +14,7 @@ from service.attribution.answers import AnswerBuilder
 from service.attribution.failing_links import FailingLinks
 from service.attribution.lead_credit import open_to_credit
 from service.attribution.precedence import EvidencePrecedence, devices_of
+from service.attribution.rate_learning import RateLearning
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.shadow_matching import ShadowMatching
 from service.domain.deep_links import DeepLink
@@ -45,6 +46,7 @@ class EvidenceResolver:
         dub: LinkProvider,
         ip_matching: IpMatcher,
         shadow_matching: ShadowMatching,
+        rates: RateLearning,
         cache: OpenCache,
         open_store: OpenStore,
         claims: Claims,
@@ -58,6 +60,7 @@ class EvidenceResolver:
         self._dub = dub
         self._ip_matching = ip_matching
         self._shadow_matching = shadow_matching
+        self._rates = rates
         self._cache = cache
         self._open_store = open_store
         self._claims = claims
@@ -233,6 +236,7 @@ class EvidenceResolver:
             if not link.no_track:
                 self._ip_matching.record_install(context, found.link)
                 self._shadow_matching.observe(context, opened)
+                self._rates.observe_first_open(context, has_link=True)
         return opened
 
     async def _by_click(
@@ -272,6 +276,8 @@ class EvidenceResolver:
         recorder.add(evidence, outcome, attempt.detail, self._clock() - began)
         recorder.candidates = attempt.candidates
         recorder.click_may_be_late = attempt.retry
+        if not dry:
+            self._rates.observe_first_open(context, has_link=False)
         strongest = self._precedence.strongest(context)
         return self._answers.by_address(open_id, context, attempt, recorder.source, strongest)
 

@@ -1,7 +1,7 @@
 """Run matching in the shadow of first opens whose link is certain, to measure how often it is right.
 
 Half a minute after such an open was answered, its install is matched as if it had opened without a link,
-nothing is claimed, and the result is counted (``domain.calibration``).
+nothing is claimed, and the result is counted (``domain.calibration``, ``domain.learned_rates``).
 
 What can go wrong: shadow matches use up the Dub calls or the database that opens need (they run one after
 another; those of an app within half a minute share a sync; more than ``WAITING_MAX`` are left out); a shadow
@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable
 from msgspec import structs
 
 from service.aio.tasks import cancel_all
+from service.attribution.rate_learning import RateLearning
 from service.domain.calibration import ShadowMatch, compare_with
+from service.domain.learned_rates import of_shadow_match
 from service.domain.models import Link, Open
 from service.domain.open_context import OpenContext
 from service.domain.ports import IpMatcher, KeptCalibration
@@ -36,6 +38,7 @@ class ShadowMatching:
         self,
         ip_matching: IpMatcher,
         kept: KeptCalibration,
+        rates: RateLearning,
         metrics: Metrics,
         clock: Callable[[], float],
         background: Background,
@@ -43,6 +46,7 @@ class ShadowMatching:
     ) -> None:
         self._ip_matching = ip_matching
         self._kept = kept
+        self._rates = rates
         self._metrics = metrics
         self._clock = clock
         self._background = background
@@ -87,6 +91,10 @@ class ShadowMatching:
             )
             if attempt.pending:
                 failing.add(app)  # Dub or the database does not answer: do not wait for it again
+            is_home = self._ip_matching.network_of(app, context.ip).is_home
+            observation = of_shadow_match(link, attempt, is_home=is_home)
+            if observation is not None and not attempt.pending:
+                self._rates.add(context, observation, is_shadow=True)
             shadow = compare_with(link, attempt)
             if shadow is not None:
                 found.setdefault(app, []).append(shadow)
@@ -102,18 +110,8 @@ class ShadowMatching:
 
 
 def _is_first(context: OpenContext, opened: Open) -> bool:
-    """Return True if this is the first open of an install, and it might have been matched without its link.
-
-    Without ``installedAt``, an update of the app cannot be told from an install.
-    """
-    return (
-        opened.match.type in _CERTAIN
-        and context.earlier == []
-        and context.is_install
-        and context.report.installed_at is not None
-        and context.test_device is None
-        and context.chain.items[-1].type == "ip"
-    )
+    """Return True if this is the first open of an install, and might have been matched without its link."""
+    return opened.match.type in _CERTAIN and context.is_first_open and context.chain.items[-1].type == "ip"
 
 
 def _without_texts(context: OpenContext) -> OpenContext:

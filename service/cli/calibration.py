@@ -5,16 +5,19 @@ import time
 
 import msgspec
 import rich_click as click
+from msgspec import structs
 from rich.table import Table
 
 from service.cli.output import console, fail, pick_app, read_settings
 from service.config.settings import Settings, SettingsError
 from service.domain.calibration import SHADOW_KEPT_DAYS, Calibration
 from service.domain.errors import StoreFailed
+from service.domain.learned_rates import NAMES, learned_rates
 from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
 from service.storage.engines.sqlite import FILE
 from service.storage.errors import SchemaTooNew
+from service.storage.learned_rates import RateStore
 from service.telemetry import configure_logs
 from service.wiring.stores import engine
 
@@ -38,6 +41,9 @@ Curve      of the clicks with a stated confidence, the share that was right. A m
            calibrated has the same number in both columns. Refused clicks are in it, too.
 
 The intervals in brackets hold the true share with 95 % probability: with 50 matches they are still wide.
+Learned    what matching assumes of your installs. Each rate moves from its default as first opens are
+           observed, and never leaves its bounds, so that invented opens cannot bend it far.
+
 Evidence names a link, not a click, so an app that has one or two links cannot learn much from agreement.
 Counted are installs that report installedAt and an installId, for {SHADOW_KEPT_DAYS} days, over all replicas;
 opens of test devices are not. It reads the database in FIRSTOPEN_DATABASE_URL, or else in
@@ -84,7 +90,11 @@ async def _read(configured: Settings, apps: list[str], days: int) -> list[Calibr
         if database.failing:
             raise StoreFailed(database.failing)
         store = CalibrationStore(database, time.time)
-        return [await store.read(app, days) for app in apps]
+        counted = await RateStore(database, time.time).read()
+        return [
+            structs.replace(await store.read(app, days), rates=learned_rates(counted.get(app, {})))
+            for app in apps
+        ]
     finally:
         await database.close()
 
@@ -94,7 +104,24 @@ def _print(found: Calibration) -> None:
     out.print(f"{found.app}: {found.opens} first opens with certain evidence in {found.days} days")
     if not found.opens:
         out.print("  none yet: see firstopen calibration --help for which opens count")
-        return
+    else:
+        _print_matches(found)
+    if any(rate.observations for rate in found.rates):
+        _print_rates(found)
+
+
+def _print_rates(found: Calibration) -> None:
+    rates = Table("learned rate", "value", "default", "bounds", "first opens")
+    for rate in found.rates:
+        bounds = f"{rate.least:g} to {rate.most:g}"
+        rates.add_row(
+            NAMES[rate.name], f"{rate.value:.3g}", f"{rate.default:g}", bounds, str(rate.observations)
+        )
+    console().print(rates)
+
+
+def _print_matches(found: Calibration) -> None:
+    out = console()
     out.print(
         f"  matched {found.matched} (agreed {found.agreed}, other {found.other_click}),"
         f" refused {found.refused}, none {found.none}"

@@ -15,6 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.domain.learned_rates import LearnedRate
 from service.domain.models import Link
 from service.domain.trace import MatchAttempt
 
@@ -81,6 +82,7 @@ class Calibration(Struct, frozen=True, kw_only=True, rename="camel"):
     recall: Share | None  # of all opens, those matched to the certain link
     recall_with_candidate: Share | None  # of the opens with a click that could have been theirs
     curve: tuple[CurvePoint, ...]
+    rates: tuple[LearnedRate, ...] = ()  # learned from the first opens of ``LEARNED_DAYS``
 
     @property
     def matched(self) -> int:

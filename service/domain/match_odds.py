@@ -33,7 +33,7 @@ ACTIVITY_S = 86_400  # for how long an open counts for how busy its network is
 
 
 class Rates(Struct, frozen=True, kw_only=True):
-    """What is assumed of the installs of an app."""
+    """What an app's own opens say of its installs; the defaults hold until it has some."""
 
     background: float = 0.775
     """Share of first opens without certain evidence that no click on their network has led to."""
@@ -68,7 +68,7 @@ _LATER_DENSITY = _LATER / log((_LATER_TO_S + _LATER_FROM_S) / _LATER_FROM_S)
 _FALL = 2.5
 
 # How many people use a network is a Gamma distribution. Its shape far below 1 says that most networks have
-# few people and some have very many. An IPv6 /64 is one home or one phone.
+# few people and some have very many; its rate is learned. An IPv6 /64 is one home or one phone.
 _SHAPE = 0.3
 _HOME = 10.0
 # What a day of opens on a network says about its clicks: three devices open the app there for each click in

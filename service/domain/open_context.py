@@ -50,6 +50,19 @@ class OpenContext(Struct, gc=False, eq=False):
         return self.report.test_device
 
     @property
+    def is_first_open(self) -> bool:
+        """Return True if this is an install's first open, which says something of the app's installs.
+
+        Without ``installedAt``, an update of the app cannot be told from an install.
+        """
+        return (
+            self.earlier == []
+            and self.is_install
+            and self.report.installed_at is not None
+            and self.test_device is None
+        )
+
+    @property
     def chain(self) -> EvidenceChain:
         """Return the evidence chain, strongest evidence first, built on first access."""
         if self.known_chain is None:

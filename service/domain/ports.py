@@ -16,7 +16,7 @@ from service.domain.errors import FirstopenError
 from service.domain.live_opens import Arrival, Repeated
 from service.domain.match_rules import Click, NetworkView, Retirement
 from service.domain.models import App, Link, Open, OpenedLink
-from service.domain.networks import Networks
+from service.domain.networks import Network, Networks
 from service.domain.open_context import OpenContext
 from service.domain.open_listing import OpenPage, Position
 from service.domain.outbox_entries import (
@@ -342,6 +342,10 @@ class TouchStore(Protocol):
 class IpMatcher(Protocol):
     """Finds the click of an install that opens without a link, by its address."""
 
+    def network_of(self, app: str, ip: str | None) -> Network:
+        """Return the hashed network of an address."""
+        ...
+
     def record_open(self, context: OpenContext) -> None:
         """Record an open, so that it counts for how crowded its network is."""
         ...
@@ -436,6 +440,18 @@ class KeptCalibration(Protocol):
 
     async def read(self, app: str, days: int = ...) -> Calibration:
         """Return how good an app's matching was in the last days; raises ``StoreFailed``."""
+        ...
+
+
+class KeptRates(Protocol):
+    """What the apps' first opens say of their installs, on all replicas."""
+
+    def add(self, app: str, counts: Mapping[str, int]) -> None:
+        """Add to an app's counters. Never raises."""
+        ...
+
+    async def read(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the counters of the last days, by app and name; raises ``StoreFailed``."""
         ...
 
 

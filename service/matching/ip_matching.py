@@ -342,7 +342,14 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
     if outcome.is_final or (decision.click is None and reason not in _CLICK_MAY_SHOW):
         retry = reason in _CLICK_MAY_SHOW
         refused = None if decision.refused is None else (decision.refused.link, decision.confidence)
-        return MatchAttempt(_none(reason), detail, candidates=considered, retry=retry, refused=refused)
+        return MatchAttempt(
+            _none(reason),
+            detail,
+            candidates=considered,
+            retry=retry,
+            refused=refused,
+            installs=decision.installs,
+        )
     if outcome.problem is not None:
         is_permanent = outcome.problem in _PERMANENT
         return MatchAttempt(
@@ -368,7 +375,13 @@ def _matched(decision: Decision, click: Click) -> MatchAttempt:
     named = "touch" if click.touch_id else f"click {click.id}"
     detail = f"{named}, {decision.age_s} s old, confidence {decision.confidence}"
     click_id = None if click.id.startswith(TOUCH) else click.id
-    return MatchAttempt(match, detail, (click_id, click.link, click.query), candidates=decision.considered)
+    return MatchAttempt(
+        match,
+        detail,
+        (click_id, click.link, click.query),
+        candidates=decision.considered,
+        installs=decision.installs,
+    )
 
 
 def _none(reason: MatchReason) -> Match:

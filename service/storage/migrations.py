@@ -189,10 +189,21 @@ _SHADOW_MATCHES = (
     "CREATE INDEX shadow_matches_by_day ON shadow_matches (day)",
 )
 
+_LEARNED_COUNTS = (
+    """CREATE TABLE learned_counts (        -- what first opens say of an app's installs
+        app TEXT NOT NULL,
+        day BIGINT NOT NULL,             -- when it began, in UTC
+        name TEXT NOT NULL,
+        total BIGINT NOT NULL,
+        PRIMARY KEY (app, day, name)
+    )""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "initial schema", (*_OPENS, *_CLAIMS, *_CLICKS, *_OUTBOX, *_SHARED)),
     Migration(2, "test devices", _TEST_DEVICES),
     Migration(3, "touches", _TOUCHES),
     Migration(4, "short links", _SHORT_LINKS),
     Migration(5, "shadow matches", _SHADOW_MATCHES),
+    Migration(6, "learned rates", _LEARNED_COUNTS),
 )

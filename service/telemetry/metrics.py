@@ -142,7 +142,7 @@ class Metrics:
         self.dub_seconds = FastHistogram("dub_seconds", "Duration of calls to Dub.", "endpoint")
         self.cache = FastCounter("cache", "Lookups of answers, by tier and result.", "tier", "result")
         self.matching_refused = FastCounter(
-            "matching_refused", "Opens without a link for which no click matched, by reason.", "app", "reason"
+            "matching_refused", "Opens without a link for which no click matched, by reason.", "reason"
         )
         self.events_unreadable = FastCounter(
             "events_unreadable", "Dub's events that could not be decoded, by fault; repeats count.", "fault"
@@ -166,13 +166,6 @@ class Metrics:
             "event",
             "outcome",
         )
-        self.match_confidence = Histogram(
-            "firstopen_match_confidence",
-            "Confidence of the matches by touch and IP address that were answered, once for each install.",
-            ("app", "match"),
-            buckets=_CONFIDENCES,
-            registry=self.registry,
-        )
         self.shadow_matches = FastCounter(
             "shadow_matches",
             "First opens with certain evidence, by what matching makes of them"
@@ -185,6 +178,18 @@ class Metrics:
             "Confidence in the likeliest click of a shadow match, also if it was refused.",
             ("app", "outcome"),
             buckets=_CONFIDENCES,
+            registry=self.registry,
+        )
+        self.learned_rate = Gauge(
+            "firstopen_learned_rate",
+            "What matching assumes of an app's installs, learned from its first opens; delay_s in seconds.",
+            ("app", "rate"),
+            registry=self.registry,
+        )
+        self.rate_observations = Gauge(
+            "firstopen_rate_observations",
+            "First opens of the last 90 days that a learned rate rests on.",
+            ("app", "rate"),
             registry=self.registry,
         )
         for each in (
@@ -217,16 +222,14 @@ class Metrics:
             "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open.", "kind"
         )
         self.outbox_delivered = self._counter(
-            "outbox_delivered", "Entries that Dub (webhooks: the backend) accepted.", "app", "kind"
+            "outbox_delivered", "Entries that Dub (webhooks: the backend) accepted.", "kind"
         )
         self.outbox_undecryptable = self._counter(
             "outbox_undecryptable", "Attempts at entries under a FIRSTOPEN_SECRET that is not listed."
         )
-        self.outbox_dead = self._counter(
-            "outbox_dead", "Entries that were refused for good, and became dead letters.", "app", "kind"
-        )
+        self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
         self.claims_refused = self._counter(
-            "claims_refused", "Opens whose click another install had claimed.", "app"
+            "claims_refused", "Opens whose click another install had claimed."
         )
         self.background_failures = self._counter(
             "background_failures", "Unexpected exceptions in background tasks.", "task"

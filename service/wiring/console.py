@@ -108,6 +108,7 @@ def _health(settings: Settings, parts: Parts, app: App, database: str, of_file: 
         breakers=[BreakerHealth(each, state, in_flight[each]) for each, state in states.items()],
         database=database,
         database_problem=parts.stores.database.failing,
+        rates=parts.rates.learned(app.name),
         sync=None if sync is None else SyncHealth(*sync),
         opens=parts.metrics.opens.totals("match", app=app.name),
         settings=settings_shown(settings, app.name),

@@ -20,6 +20,7 @@ from service.attribution.leads import Leads
 from service.attribution.open_contexts import OpenContextFactory
 from service.attribution.open_replay import OpenReplay
 from service.attribution.precedence import EvidencePrecedence
+from service.attribution.rate_learning import RateLearning
 from service.attribution.recent_clicks import RecentClicks
 from service.attribution.resolver import Resolver
 from service.attribution.shadow_matching import ShadowMatching
@@ -127,6 +128,7 @@ class Parts:
             call_s=timeout_s,
         )
         self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
+        self.rates = RateLearning(self.stores.rates, self.metrics, clock, self.background, self._sleep)
         matching = self._matching_of(in_force.now)
         self.ip_matching = IpMatching(matching, dub, dub, self.stores.touches, clock)
         self.touches = Touches(
@@ -283,8 +285,14 @@ class Parts:
             sleep=self._sleep,
         )
         activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
-        refused = self.metrics.claims_refused.labels(app.name).inc
-        matcher = Matcher(activity=activity, claims=self.stores.claims, rules=rules, refused=refused)
+        refused = self.metrics.claims_refused.inc
+        matcher = Matcher(
+            activity=activity,
+            claims=self.stores.claims,
+            rules=rules,
+            rates=lambda: self.rates.rates(app.name),
+            refused=refused,
+        )
         return AppMatching(networks, activity, matcher, click_sync, rules)
 
     def _resolver(
@@ -309,6 +317,7 @@ class Parts:
         self._shadow_matching = ShadowMatching(
             self.ip_matching,
             self.stores.calibration,
+            self.rates,
             self.metrics,
             self._clock,
             self.background,
@@ -318,6 +327,7 @@ class Parts:
             dub=dub,
             ip_matching=self.ip_matching,
             shadow_matching=self._shadow_matching,
+            rates=self.rates,
             cache=cache,
             open_store=self.stores.opens,
             claims=self.stores.claims,
@@ -377,6 +387,7 @@ class Parts:
                 ),
                 self.outbox.close,
             ),
+            opened(self.rates.start, self.rates.close),
             closing(self._delayed_matching.close),
             closing(self._shadow_matching.close),
             closing(self.device_sessions.close),

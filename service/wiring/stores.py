@@ -25,6 +25,7 @@ from service.storage.errors import ImportFailed
 from service.storage.fingerprints import SecretCheck
 from service.storage.housekeeping import Housekeeping
 from service.storage.import_v3 import Imported, import_old_file
+from service.storage.learned_rates import RateStore
 from service.storage.migrate import log_migrations, migrate
 from service.storage.migrations import Migration
 from service.storage.open_pages import PAGE_TIMEOUT_S, OpenPages
@@ -78,6 +79,7 @@ class Stores:
         self.device_sessions = DeviceSessionStore(self.database, unix_time)
         self.links = ShortLinkStore(self.database, self.cipher)
         self.calibration = CalibrationStore(self.database, unix_time)
+        self.rates = RateStore(self.database, unix_time)
         self.outbox = SqlOutboxStore(self.database, self.cipher, unix_time)
 
         def before_ms(ttl_s: Callable[[Settings], float]) -> int:
@@ -92,6 +94,7 @@ class Stores:
                 self._kept_erasures.expire,
                 self.device_sessions.expire,
                 self.calibration.expire,
+                self.rates.expire,
             ),
             background,
         )

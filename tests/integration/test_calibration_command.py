@@ -15,6 +15,7 @@ from service.config.settings import parse
 from service.domain.calibration import ShadowMatch
 from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
+from service.storage.learned_rates import RateStore
 from service.wiring.stores import engine
 from tests.support import CONFIG, ENV
 
@@ -110,3 +111,26 @@ def test_what_cannot_be_read_is_one_line(
         missing = calibration()
         assert missing.exit_code == 2
         assert f"FIRSTOPEN_DATA_DIR: there is no database in {data_dir}" in missing.output
+
+
+def test_the_learned_rates_of_each_app(calibration: Command, env: Mapping[str, str]) -> None:
+    """What matching assumes, beside the default, the bounds, and how many first opens it rests on."""
+
+    async def add() -> None:
+        database = Database(engine(parse(CONFIG, env)), structlog.get_logger())
+        await database.open()
+        RateStore(database, time.time).add("acme", {"ios_of": 180, "ios": 150})
+        await database.close()
+
+    asyncio.run(add())
+    lines = [" ".join(line.replace("\u2502", " ").split()) for line in calibration().output.splitlines()]
+    assert "first opens on iOS 0.8 0.5 0.1 to 0.9 180" in lines
+    (rate,) = (each for each in json.loads(calibration("--json").output)[0]["rates"] if each["name"] == "ios")
+    assert rate == {
+        "name": "ios",
+        "value": 0.8,
+        "default": 0.5,
+        "least": 0.1,
+        "most": 0.9,
+        "observations": 180,
+    }

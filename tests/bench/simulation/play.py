@@ -1,7 +1,7 @@
 """A city's opens, answered by the real matcher over stores in memory, and by two simple rules of others."""
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
+from service.attribution.rate_learning import EVERY_S, PER_NETWORK
 from service.domain.device_traits import traits_of_click, traits_of_open
-from service.domain.match_odds import NO_SIGNALS, Signals
+from service.domain.learned_rates import Observation, count, of_shadow_match, rates_of
+from service.domain.match_odds import NO_SIGNALS, Rates, Signals
 from service.domain.match_rules import (
     Ambiguous,
     Click,
@@ -22,8 +24,9 @@ from service.domain.match_rules import (
     Retirement,
     Rules,
 )
-from service.domain.models import Link
+from service.domain.models import Link, Match
 from service.domain.networks import Network, Networks
+from service.domain.trace import MatchAttempt
 from service.matching.matcher import Matcher
 from service.storage.network_activity import CLICK_SLACK_S, CLICKS_MAX, INSTALLS_MAX
 from tests.bench.simulation.city import Clicked, Days, Opened
@@ -33,6 +36,7 @@ WINDOW_S = 3600
 RETRIES_S = (0.0, 2.0, 10.0, 30.0)
 BEGAN_MS = 1_785_000_000_000
 
+_DAY_MS = 86_400_000
 _NETWORKS = Networks(b"a secret of the simulation, of 32 characters", [RELAY_LISTED])
 _NETWORKS_MAX = 500_000
 
@@ -141,7 +145,13 @@ class Player:
         self._evidence = evidence
         claims = _Claims()
         self._activity = _Activity(rules, claims.by_click)
-        self._matcher = Matcher(activity=self._activity, claims=claims, rules=rules)
+        self._rates = Rates()
+        self._counted: Counter[str] = Counter()
+        self._said: Counter[tuple[int, int, bool]] = Counter()  # by network and day
+        self._learned_ms = 0
+        self._matcher = Matcher(
+            activity=self._activity, claims=claims, rules=rules, rates=lambda: self._rates
+        )
 
     def play(self, days: Days) -> list[Given]:
         """Answer the first opens that bring no stronger evidence."""
@@ -152,10 +162,10 @@ class Player:
         while agenda:
             now, number, tries = heapq.heappop(agenda)
             opened = days.opens[number]
-            if opened.first and not opened.stronger:
+            if opened.first:
                 while coming and self._visible_at(coming[-1]) <= now:
                     self._see(coming.pop())
-            decision = self._answer(opened)
+            decision = self._answer(opened, first_try=not tries)
             if decision is not None:
                 if opened.at >= days.scored_from:
                     click = decision.click.id if decision.click else None
@@ -179,15 +189,20 @@ class Player:
             signals = Signals(*clicked.signals) if touched else NO_SIGNALS
             self._activity.add(network, Click(clicked.id, at, _link(clicked.link), "", device, signals))
 
-    def _answer(self, opened: Opened) -> Decision | None:
+    def _answer(self, opened: Opened, *, first_try: bool) -> Decision | None:
         """Answer an open; only those that bring no stronger evidence are matched."""
         asked = _first_open(opened, self._evidence)
         found = network_of(opened.ip)
         network = found.key
         if network is None:
             return Decision(reason=found.unmatchable) if opened.first and not opened.stronger else None
+        if opened.first and first_try:
+            self._learn(network, asked.at_ms, _told(opened), is_shadow=False)
         if opened.stronger:
             link = _link(opened.link or 0)
+            if opened.first:
+                observation = self._shadow_match(network, asked, link)
+                self._learn(network, asked.at_ms, observation, is_shadow=True)
             self._activity.record_install(
                 network, Retirement(asked.install, link.id, asked.at_ms, asked.device)
             )
@@ -196,6 +211,30 @@ class Player:
             self._activity.record_open(network, asked.install, asked.at_ms)
             return None
         return finished(self._matcher.match(network, asked))
+
+    def _learn(self, network: int, at_ms: int, observation: Observation | None, *, is_shadow: bool) -> None:
+        """Learn from a first open, as the service does; it reads the rates every minute."""
+        key = (network, at_ms // _DAY_MS, is_shadow)
+        if observation is None or self._said[key] >= PER_NETWORK:
+            return
+        self._said[key] += 1
+        self._counted.update(count(observation))
+        if at_ms - self._learned_ms >= EVERY_S * 1000:
+            self._learned_ms = at_ms
+            self._rates = rates_of(self._counted)
+
+    def _shadow_match(self, network: int, asked: FirstOpen, certain: Link) -> Observation | None:
+        decision = finished(self._matcher.preview(network, asked))
+        attempt = MatchAttempt(
+            Match("none", guaranteed=False), "", candidates=decision.considered, installs=decision.installs
+        )
+        return of_shadow_match(certain, attempt, is_home=asked.is_home)
+
+
+def _told(opened: Opened) -> Observation:
+    """Return what a first open says without a look at its network."""
+    is_organic = opened.referrer == "organic" if opened.referrer else None
+    return Observation(is_organic=is_organic, is_ios=opened.platform == "ios")
 
 
 def finished(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,115 @@
+"""Learn each app's rates from its first opens, over all replicas.
+
+What can go wrong: somebody invents opens to make matching too sure or too shy (a network counts
+``PER_NETWORK`` times a day in a process, and ``domain.learned_rates`` bounds each rate); the database is down
+(the rates known so far hold, and what is counted meanwhile waits in memory: some 20 numbers an app); a new
+replica decides by the defaults (it reads the rates before the first open, if the database answers).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+from cachetools import TTLCache
+
+from service.aio.tasks import cancel_all
+from service.domain.errors import StoreFailed
+from service.domain.learned_rates import LearnedRate, Observation, count, learned_rates, rates_of
+from service.domain.match_odds import DEFAULT_RATES, Rates
+from service.domain.open_context import OpenContext
+from service.domain.ports import KeptRates
+from service.telemetry import Metrics
+from service.telemetry.background import Background
+
+PER_NETWORK = 3
+EVERY_S = 60.0
+_NETWORKS_MAX = 20_000  # a few MB; beyond that the oldest counts are forgotten
+_DAY_S = 86_400
+
+
+class RateLearning:
+    """Counts observations and holds the rates in force. ``clock`` is monotonic seconds."""
+
+    def __init__(
+        self,
+        kept: KeptRates,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        background: Background,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._kept = kept
+        self._metrics = metrics
+        self._background = background
+        self._sleep = sleep
+        self._rates: dict[str, Rates] = {}
+        self._read_counts: Mapping[str, Mapping[str, int]] = {}
+        self._counted: dict[str, Counter[str]] = {}  # since they were last written, by app
+        self._by_network: TTLCache[tuple[str, int, bool], int] = TTLCache(_NETWORKS_MAX, _DAY_S, clock)
+        self._task: asyncio.Task[None] | None = None
+
+    def rates(self, app: str) -> Rates:
+        """Return what matching assumes of an app's installs."""
+        return self._rates.get(app, DEFAULT_RATES)
+
+    def learned(self, app: str) -> tuple[LearnedRate, ...]:
+        """Return the rates in force, for people to read."""
+        return learned_rates(self._read_counts.get(app, {}))
+
+    def observe_first_open(self, context: OpenContext, *, has_link: bool) -> None:
+        """Count the platform and the install referrer of an install's first open.
+
+        ``has_link``: a link or click in the report led to it. Call it when the open's network is known.
+        """
+        report = context.report
+        if not context.is_first_open or report.platform not in ("ios", "android"):
+            return
+        is_organic = None
+        if report.install_referrer is not None:
+            is_organic = not has_link and all(item.type != "install_referrer" for item in context.chain.items)
+        self.add(context, Observation(is_organic=is_organic, is_ios=report.platform == "ios"))
+
+    def add(self, context: OpenContext, observation: Observation, *, is_shadow: bool = False) -> None:
+        """Count what an open says, unless its network has said enough today."""
+        network = context.network
+        if network is None:
+            return
+        key = (context.app.name, network, is_shadow)
+        said = self._by_network.get(key, 0)
+        if said < PER_NETWORK:
+            self._by_network[key] = said + 1
+            self._counted.setdefault(context.app.name, Counter()).update(count(observation))
+
+    async def start(self) -> None:
+        """Read the rates, and keep them up to date in the background."""
+        await self._read()
+        self._task = self._background.spawn(self._run(), "rate_learning")
+
+    async def close(self) -> None:
+        """Write what was counted, and stop."""
+        if self._task is not None:
+            await cancel_all([self._task])
+        self._write()
+
+    async def _run(self) -> None:
+        while True:
+            await self._sleep(EVERY_S)
+            self._write()
+            await self._read()
+
+    def _write(self) -> None:
+        counted, self._counted = self._counted, {}
+        for app, counts in counted.items():
+            self._kept.add(app, counts)
+
+    async def _read(self) -> None:
+        try:
+            counted = await self._kept.read()
+        except StoreFailed:
+            return  # the rates known so far hold
+        self._read_counts = counted
+        self._rates = {app: rates_of(counts) for app, counts in counted.items()}
+        for app in counted:
+            for each in self.learned(app):
+                self._metrics.learned_rate.labels(app, each.name).set(each.value)
+                self._metrics.rate_observations.labels(app, each.name).set(each.observations)
