@@ -1,4 +1,4 @@
-"""Add CORS and rate-limit headers to every response, and count it.
+"""Add CORS and rate-limit headers to every response, count it and time it.
 
 This is Litestar's ``before_send`` hook, which runs for each response: answers, errors, preflights, and 404s
 of unknown paths. Litestar's own ``OPTIONS`` handlers answer preflights; they need no key.
@@ -35,7 +35,7 @@ _DUBS_EVENTS = _cors(b"GET, OPTIONS", b"Content-Type, Authorization")
 
 
 class Outgoing:
-    """The ``before_send`` hook. ``clock`` is monotonic seconds."""
+    """The ``before_send`` hook. ``clock`` is monotonic seconds: a time ends when the response begins."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._requests = metrics.requests
