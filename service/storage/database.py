@@ -389,7 +389,8 @@ class Database:
             if not isinstance(exc, EngineUnavailable | StartRefused):
                 self._log.error(Event.STORE_REFUSED, error=type(exc).__name__, where=where(exc))
             self._fail(exc)
-            for each in (*behind, *waiting):
+            # Callers further back in the queue, too: their turn would come only once the database works.
+            for each in (*behind, *waiting, *self._behind):
                 if each.done is not None:
                     _fail(each.done, StoreFailed(_named(exc)))
             self._put_back([each for each in behind if each.done is None])

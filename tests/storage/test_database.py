@@ -420,6 +420,24 @@ async def test_any_fault_is_reported_and_outlived(make_engine: MakeEngine, fault
     await database.close()
 
 
+async def test_a_flush_fails_at_once_however_many_rows_wait(make_engine: MakeEngine) -> None:
+    """While the database is away, a lead that names an open is refused: it does not wait until it is back."""
+    engine = Faulty(make_engine())
+    database = Database(engine, structlog.get_logger())  # type: ignore[arg-type]
+    await database.open()
+    engine.fault = EngineUnavailable("down")
+    for number in range(1000):  # more than one commit takes
+        database.write_row_behind(CLAIM, (f"{number:04}", number, 1))
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="down"):
+                await database.read_written(OWNERS)
+    engine.fault = None
+    await database.write()
+    assert len(await database.read_written(OWNERS)) == 1000
+    await database.close()
+
+
 async def test_a_database_that_only_accepts_connections_is_still_failing(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
