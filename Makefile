@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --resolver=backtracking
 IMAGE ?= firstopen:0.2.0
+MINUTES ?= 10
 # Replicas, their database and its faults have the machine to themselves; the others run over two workers.
-ALONE := tests/replicas
+ALONE := tests/replicas tests/soak
 # Without apt, the second call says in one line what to install.
 POSTGRES := $(BIN)/python -m tests.postgres
 INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
@@ -18,7 +19,7 @@ INSTALL_CHROMIUM := command -v chromium google-chrome chromium-browser >/dev/nul
 	apt-get install -y chromium; } >/dev/null 2>&1 || echo "make test needs a chromium or google-chrome on PATH for the tests of pages"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients lint format bench attack contract-sources k8s image image-check sbom docs lock clean
+.PHONY: help run test test-clients lint format bench soak attack contract-sources k8s image image-check sbom docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +49,10 @@ bench: $(VENV)/dev.stamp ## measure against baselines in one run (installs wrk a
 	@command -v wrk >/dev/null || { apt-get update && apt-get install -y wrk; } >/dev/null
 	@$(INSTALL_POSTGRES)
 	@$(BIN)/python -m tests.bench
+
+soak: $(VENV)/dev.stamp ## ten minutes of traffic while Dub, PostgreSQL and replicas fail in turns (MINUTES=10)
+	@$(INSTALL_POSTGRES)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 attack: $(VENV)/dev.stamp ## attack real processes for two minutes, as somebody without a key would or a bad Dub
 	@$(BIN)/python -m tests.attack

@@ -158,6 +158,12 @@ class Postgres:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def stop(self) -> None:
+        """End it as an administrator's restart does: connections are closed, nothing is lost."""
+        assert self.popen
+        self.popen.send_signal(signal.SIGINT)
+        self.popen.wait(READY_S)
+
     def kill(self) -> None:
         """End it as a crash would."""
         if self.popen is not None and self.popen.poll() is None:

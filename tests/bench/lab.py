@@ -1,9 +1,10 @@
 """What every measurement is made in: two cores, and servers to start on them."""
 
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,10 +54,16 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Lab:
-    """Starts servers, each pinned and with a folder of its own, and tells a person how far it is."""
+    """Starts servers, each with a folder of its own, and tells a person how far it is.
 
-    def __init__(self, *, folder: Path, cores: tuple[int, int], rounds: int, seconds: int) -> None:
+    Unless ``pinned`` is false, a server has one of the two cores.
+    """
+
+    def __init__(
+        self, *, folder: Path, cores: tuple[int, int], rounds: int, seconds: int, pinned: bool = True
+    ) -> None:
         self.server_core, self.load_core = cores
+        self._pinned = pinned
         self.rounds = rounds
         self.seconds = seconds
         self._folder = folder
@@ -75,7 +82,7 @@ class Lab:
         command = [sys.executable, "-m", "tests.bench.upstream", str(port)]
         log = self.new_folder("upstream") / "log"
         with serving(
-            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/counts"
+            command, port=port, core=self._on(self.load_core), log=log, env=clean_env(), ready_path="/counts"
         ) as server:
             yield Upstream(server.url)
 
@@ -88,7 +95,7 @@ class Lab:
         with serving(
             command,
             port=port,
-            core=self.server_core,
+            core=self._on(self.server_core),
             log=log,
             env=clean_env(),
             ready_path="/ready",  # which no Litestar here has
@@ -105,6 +112,7 @@ class Lab:
         database_url: str = "",
         port: int | None = None,
         folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Iterator[Server]:
         """Run firstopen as an operator would; ``tables`` are more of its ``firstopen.toml``.
 
@@ -114,7 +122,7 @@ class Lab:
         folder = folder or self.new_folder("firstopen")
         config = folder / "firstopen.toml"
         config.write_text(f"{CONFIG}\n{tables}")
-        env = {
+        variables = {
             **clean_env(),
             "FIRSTOPEN_CONFIG": str(config),
             "FIRSTOPEN_DATA_DIR": str(folder),
@@ -122,16 +130,17 @@ class Lab:
             "FIRSTOPEN_PORT": str(port),
             "DUB_BASE_URL": upstream.url,
             **KEYS,
+            **(env or {}),
         }
         if database_url:
-            env["FIRSTOPEN_DATABASE_URL"] = database_url
+            variables["FIRSTOPEN_DATABASE_URL"] = database_url
         command = [sys.executable, "-m", "service", "serve"]
         with serving(
             command,
             port=port,
-            core=self.server_core,
+            core=self._on(self.server_core),
             log=folder / "log",
-            env=env,
+            env=variables,
             ready_path="/health/ready",
         ) as server:
             yield structs.replace(server, database_url=database_url)
@@ -152,9 +161,18 @@ class Lab:
         command = [sys.executable, "-m", "tests.bench.proxy", str(port), *args]
         log = self.new_folder("proxy") / "log"
         with serving(
-            command, port=port, core=self.load_core, log=log, env=clean_env(), ready_path="/proxy/status"
+            command,
+            port=port,
+            core=self._on(self.load_core),
+            log=log,
+            env=clean_env(),
+            ready_path="/proxy/status",
         ) as server:
             yield server
+
+    def _on(self, core: int) -> int | str:
+        """Return where a process runs: on this core, or on all of them."""
+        return core if self._pinned else ",".join(map(str, sorted(os.sched_getaffinity(0))))
 
     def new_folder(self, name: str) -> Path:
         """Return a new empty folder."""

@@ -5,7 +5,7 @@ numbers hold: what ``preStop`` waits, how often a probe asks, how many failures 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -32,10 +32,20 @@ _BEFORE_AND_AFTER_S = 1.0
 class Replica:
     """One of the two: the same port, whatever process is behind it."""
 
-    def __init__(self, lab: Lab, upstream: Upstream, database_url: str) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        upstream: Upstream,
+        database_url: str,
+        *,
+        tables: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._lab = lab
         self._upstream = upstream
         self._database_url = database_url
+        self._tables = tables
+        self._env = env
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.logs: list[Server] = []
@@ -43,7 +53,13 @@ class Replica:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
-        service = self._lab.service(self._upstream, database_url=self._database_url, port=self.port)
+        service = self._lab.service(
+            self._upstream,
+            database_url=self._database_url,
+            tables=self._tables,
+            port=self.port,
+            env=self._env,
+        )
         self.logs.append(self._running.enter_context(service))
 
     def stop(self) -> None:
@@ -53,7 +69,6 @@ class Replica:
 
 def run(lab: Lab) -> list[Row]:
     """Restart one replica after the other, again and again, while opens come."""
-    pod = _pod()
     failed: list[float] = []
     requests: list[int] = []
     rates: list[float] = []
@@ -61,23 +76,14 @@ def run(lab: Lab) -> list[Row]:
     with (
         lab.upstream() as upstream,
         lab.postgres() as postgres,
-        _replicas(lab, upstream, postgres.database()) as replicas,
-        lab.proxy(
-            str(pod["readinessProbe"]["periodSeconds"]),
-            str(pod["readinessProbe"]["failureThreshold"]),
-            str(LAG_S),
-            *(each.url for each in replicas),
-        ) as proxy,
+        started(_two(lab, upstream, postgres.database())) as replicas,
+        in_front_of(replicas, lab) as proxy,
         ThreadPoolExecutor(1) as threads,
     ):
         upstream.delay(DUB_MS)
-        for each in replicas:
-            _await_rotation(proxy, each)
         for number in range(1, min(lab.rounds, _ROUNDS_MAX) + 1):
             before = _told(proxy)
-            restarted = threads.submit(
-                _restart, lab, proxy, replicas, pod["lifecycle"]["preStop"]["sleep"]["seconds"]
-            )
+            restarted = threads.submit(restart, lab, proxy, replicas)
             run = wrk_until(lab, proxy.url, "new", restarted.done, at_most_s=_AT_MOST_S)
             problems += restarted.result()
             after = _told(proxy)
@@ -113,9 +119,13 @@ def run(lab: Lab) -> list[Row]:
     ]
 
 
+def _two(lab: Lab, upstream: Upstream, database_url: str) -> list[Replica]:
+    return [Replica(lab, upstream, database_url) for _ in range(2)]
+
+
 @contextmanager
-def _replicas(lab: Lab, upstream: Upstream, database_url: str) -> Iterator[list[Replica]]:
-    replicas = [Replica(lab, upstream, database_url) for _ in range(2)]
+def started(replicas: Sequence[Replica]) -> Iterator[Sequence[Replica]]:
+    """Start replicas one after the other, and stop all of them in the end."""
     try:
         for each in replicas:
             each.start()
@@ -125,8 +135,27 @@ def _replicas(lab: Lab, upstream: Upstream, database_url: str) -> Iterator[list[
             each.stop()
 
 
-def _restart(lab: Lab, proxy: Server, replicas: list[Replica], pre_stop_s: float) -> list[str]:
-    """Replace one after the other as a Deployment does: delete, preStop, SIGTERM, start, ready, the next."""
+@contextmanager
+def in_front_of(replicas: Sequence[Replica], lab: Lab) -> Iterator[Server]:
+    """Run a proxy that sends requests to all of the replicas."""
+    probe = _pod()["readinessProbe"]
+    with lab.proxy(
+        str(probe["periodSeconds"]),
+        str(probe["failureThreshold"]),
+        str(LAG_S),
+        *(each.url for each in replicas),
+    ) as proxy:
+        for each in replicas:
+            _await_rotation(proxy, each)
+        yield proxy
+
+
+def restart(lab: Lab, proxy: Server, replicas: Sequence[Replica]) -> list[str]:
+    """Replace one after the other as a Deployment does: delete, preStop, SIGTERM, start, ready, the next.
+
+    Returns what was not as it should be.
+    """
+    pre_stop_s = _pod()["lifecycle"]["preStop"]["sleep"]["seconds"]
     problems = []
     for number, each in enumerate(replicas, 1):
         time.sleep(_BEFORE_AND_AFTER_S)
