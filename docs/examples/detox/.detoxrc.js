@@ -1,4 +1,4 @@
-// Copy this folder into your app, as e2e/, and say where your builds are.
+// Say where your builds are: paths begin in the folder in which you run the script, which is your app's.
 module.exports = {
   testRunner: { args: { $0: 'jest', config: `${__dirname}/jest.config.js` } },
   apps: {
