@@ -5,7 +5,7 @@ A caller that times out or disconnects does not cancel the task, which completes
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ class Flight(Generic[T]):
     task: asyncio.Task[T]
     deadlines: Deadlines
     late: bool = False  # a caller was answered before the task completed
+    _waiting: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def wait(self, timeout_s: float) -> T | None:
         """Return the task's result, or None if it is not done within ``timeout_s`` seconds.
@@ -32,18 +33,22 @@ class Flight(Generic[T]):
         task = self.task
         if not task.done():
             woken: asyncio.Future[None] = task.get_loop().create_future()
-            wake = partial(_wake, woken)
-            ticket = self.deadlines.add(timeout_s, wake)
-            task.add_done_callback(wake)
+            ticket = self.deadlines.add(timeout_s, partial(_wake, woken))
+            self._waiting.add(woken)
             try:
                 await woken
             finally:
                 self.deadlines.cancel(ticket)
-                task.remove_done_callback(wake)
+                self._waiting.discard(woken)
         return task.result() if task.done() else None
 
+    def wake_all(self) -> None:
+        """Wake the waiting callers, because the task is done."""
+        for woken in self._waiting:
+            _wake(woken)
 
-def _wake(woken: asyncio.Future[None], *_: object) -> None:
+
+def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
 
@@ -68,9 +73,13 @@ class SingleFlight(Generic[T]):
     def launch(self, key: bytes, open_id: str, work: Coroutine[Any, Any, T]) -> Flight[T]:
         """Start ``work`` as the flight of this key, which must not have one already."""
         task = self._spawn(work)
-        task.add_done_callback(lambda _: self._flights.pop(key, None))
         flight = self._flights[key] = Flight(open_id, task, self._deadlines)
+        task.add_done_callback(partial(self._land, key, flight))
         return flight
+
+    def _land(self, key: bytes, flight: Flight[T], _: asyncio.Task[T]) -> None:
+        self._flights.pop(key, None)
+        flight.wake_all()
 
     async def close(self, grace_s: float) -> None:
         """Wait up to ``grace_s`` seconds for running tasks, then cancel the rest."""

@@ -59,9 +59,10 @@ class Networks:
     """
 
     def __init__(self, secret: bytes, shared: Sequence[str] = (), *, private: bool = False) -> None:
-        self._secret = blake2b(secret, person=b"networks", digest_size=32).digest()
+        key = blake2b(secret, person=b"networks", digest_size=32).digest()
+        self._keyed = blake2b(key=key, digest_size=_HASH_BYTES)
         # Changes with the secret and the ranges, because keys computed before the change cannot be compared.
-        self.fingerprint = blake2b("\n".join(shared).encode(), key=self._secret, digest_size=8).hexdigest()
+        self.fingerprint = blake2b("\n".join(shared).encode(), key=key, digest_size=8).hexdigest()
         self._private = _Ranges(_PRIVATE)
         self._unmatchable = _Ranges((*(() if private else _PRIVATE), *_SHARED, *shared))
 
@@ -73,8 +74,9 @@ class Networks:
         if self._unmatchable.hold(packed):
             return _PRIVATE_ADDRESS if self._private.hold(packed) else _SHARED_NETWORK
         prefix = packed[:_NETWORK_BYTES]
-        hashed = blake2b(prefix, key=self._secret, digest_size=_HASH_BYTES).digest()
-        return Network(int.from_bytes(hashed, "big"), is_home=len(packed) > len(prefix))
+        hashed = self._keyed.copy()
+        hashed.update(prefix)
+        return Network(int.from_bytes(hashed.digest(), "big"), is_home=len(packed) > len(prefix))
 
 
 def _packed(ip: str | None) -> bytes | None:
