@@ -40,7 +40,10 @@ _ABOUT = {
 
 def main() -> int:
     """Return the exit status: 0, 1 if a promise does not hold, 2 if the soak cannot run."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.minutes < 3:
+        parser.error("--minutes: at least 3: a warm-up, and two to compare")
     cores = sorted(os.sched_getaffinity(0))
     weather = Weather()
     with tempfile.TemporaryDirectory(prefix="firstopen-soak-") as folder:
@@ -62,7 +65,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=int, default=10, metavar="N", help="at least 3 (default: 10)")
+    parser.add_argument("--minutes", type=int, default=10, metavar="N", help="3 or more (default: 10)")
     parser.add_argument(
         "--seconds", type=float, default=60, metavar="S", help="of a minute, for a quick look (default: 60)"
     )
@@ -158,7 +161,7 @@ class _Soak:
 
     def _note(self, name: str, rss_mb: float) -> None:
         now = time.monotonic()
-        life = self._lives.setdefault(name, Life(ready=rss_mb, warm=None, last=rss_mb, most=rss_mb))
+        life = self._lives.setdefault(name, Life(warm=None, last=rss_mb, most=rss_mb))
         if life.warm is None and now >= self._warm_at.setdefault(name, now + self._seconds):
             life.warm = rss_mb
         life.last, life.most = rss_mb, max(life.most, rss_mb)

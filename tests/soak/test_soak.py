@@ -30,7 +30,7 @@ def soak(**fields: Any) -> Soak:
     """Return what a soak saw in which all went well."""
     seen: dict[str, Any] = {
         "minutes": [minute(), minute(), minute(trouble="PostgreSQL restarts", unavailable=7), minute()],
-        "lives": {"A1": Life(90, 95, 101, 104), "A2": Life(90, None, 93, 93)},
+        "lives": {"A1": Life(95, 101, 104), "A2": Life(None, 93, 93)},
         "leads": {"customer-1": "install-1", "customer-2": "install-2"},
         "lead_ids": {"lead-1", "lead-2"},
         "at_dub": [("customer-1", "click-1"), ("customer-2", "click-2")],
@@ -107,11 +107,11 @@ AFTER_GOOD = GOOD_SOAK.minutes[:-1]
         ),
         (
             "memory of a process: growth since it was warm, at most",
-            {"lives": {"A1": Life(90, 95, 96 + GROWN_MB, 96 + GROWN_MB)}},
+            {"lives": {"A1": Life(95, 96 + GROWN_MB, 96 + GROWN_MB)}},
         ),
         # Nobody lived long enough to say.
-        ("memory of a process: growth since it was warm, at most", {"lives": {"A1": Life(90, None, 95, 95)}}),
-        ("    largest ever", {"lives": {"A1": Life(90, 95, 95, POD_MB + 1)}}),
+        ("memory of a process: growth since it was warm, at most", {"lives": {"A1": Life(None, 95, 95)}}),
+        ("    largest ever", {"lives": {"A1": Life(95, 95, POD_MB + 1)}}),
         ("anything else that went wrong", {"problems": ["the service logged request.failed 1 times"]}),
     ],
 )

@@ -11,7 +11,7 @@ from tests.bench.table import Row
 BUDGET_MS = 1500
 LATE_MS = 250  # beyond the budget: what the clients add, on the same busy machine
 LONGEST_MS = 5000  # PostgreSQL has 3 s to answer; whoever waits longer waits for a fault to end
-MEMORY_MB = 16  # of [cache]: small, so that its bound is reached
+MEMORY_MB = 16  # of [cache]: the least, so that the bound below is a narrow one
 GROWN_MB = MEMORY_MB + 24  # a full cache, and what Python keeps free for the next outage
 POD_MB = MEMORY_MB + 256  # what docs/configuration.md lets a pod have
 P50_TIMES, P99_TIMES = 2.0, 3.0
@@ -45,9 +45,8 @@ class Minute(Struct, kw_only=True):
 
 
 class Life(Struct):
-    """The memory of one process in MB: once it was ready, once it was warm, at its end, and at most."""
+    """The memory of one process in MB: a minute after it was ready, at its end, and at most."""
 
-    ready: float
     warm: float | None
     last: float
     most: float
