@@ -212,6 +212,8 @@ class _Soak:
             is_honest = asked.status == 503 or (asked.kind == "other" and asked.status == 404)
             if is_honest and self._at.was_down(asked.due, asked.due + asked.took_s):
                 minute.unavailable += 1
+            elif asked.status == 503:
+                minute.slow += 1
             else:
                 minute.broken.append(asked.answer)
 

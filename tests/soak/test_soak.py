@@ -30,6 +30,7 @@ def soak(**fields: Any) -> Soak:
     """Return what a soak saw in which all went well."""
     seen: dict[str, Any] = {
         "minutes": [minute(), minute(), minute(trouble="PostgreSQL restarts", unavailable=7), minute()],
+        "answers": {"repeat": 9, "ip": 3, "touch": 3, "pending": 5},
         "lives": {"A1": Life(95, 101, 104), "A2": Life(None, 93, 93)},
         "leads": {"customer-1": "install-1", "customer-2": "install-2"},
         "lead_ids": {"lead-1", "lead-2"},
@@ -73,7 +74,12 @@ AFTER_GOOD = GOOD_SOAK.minutes[:-1]
             {"clicks": {**GOOD_SOAK.clicks, "click-1": {"install-1", "install-3"}}},
         ),
         ("repeated opens that got another click", {"changed": ["open-1"]}),
-        ("    refused at any other time; likewise", {"minutes": [minute(broken=["503"]), *AFTER_GOOD]}),
+        (
+            "    503 at any other time, as a commit took over 250 ms; of 1,000",
+            {"minutes": [minute(slow=1), *AFTER_GOOD]},
+        ),
+        ("    refused in any other way", {"minutes": [minute(broken=["/v1/leads: 404"]), *AFTER_GOOD]}),
+        ("    matched by a touch", {"answers": {**GOOD_SOAK.answers, "touch": 0}}),
         ("acknowledged leads that Dub never got", {"at_dub": GOOD_SOAK.at_dub[:1]}),
         ("leads that Dub recorded twice", {"at_dub": [*GOOD_SOAK.at_dub, ("customer-1", "click-1")]}),
         (
@@ -182,6 +188,7 @@ def test_a_short_soak_with_a_restart_of_postgresql() -> None:
         "entries left in the outbox",
     ):
         assert re.search(rf"^{promise} +0 +.* ok$", output, re.MULTILINE), output
+    assert re.search(r"^    answered as a repeat +[1-9]", output, re.MULTILINE), output
     last = output.splitlines()[-1]
     assert last.startswith("soak: every promise held" if process.returncode == 0 else "soak: BROKEN: "), (
         output

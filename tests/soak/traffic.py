@@ -12,16 +12,17 @@ import aiohttp
 from aiohttp import web
 from msgspec import Struct
 
-from tests.bench.sample import HEADERS, SERVER_KEY
+from tests.bench import sample
 from tests.receiver import Received, Receiver, Script
-from tests.replicas.processes import SAFARI
+from tests.replicas.processes import IPHONE, SAFARI
 
 PER_S = 30
 LEADS_AGAIN_S = 2.0  # after which a backend reports a lead again that was refused
 
 _PROMO, _INVITE = "https://acme.link/fb-promo", "https://acme.link/invite"
 _REFERRER = "utm_source=x&deepLink=https%3A%2F%2Facme.link%2Ffb-promo%3Fskip_deeplink_preview%3D1"
-_BACKEND = {"Authorization": f"Bearer {SERVER_KEY}"}
+_APP = {**sample.HEADERS, "User-Agent": IPHONE}  # of the same iOS as the browser: else no click fits
+_BACKEND = {"Authorization": f"Bearer {sample.SERVER_KEY}"}
 _TIMEOUT_S = 20.0
 _KNOWN = 2000  # opens that are repeated, or that leads are reported for
 _STORE_S = 5.0  # from a click to the first open, at most
@@ -136,7 +137,7 @@ class Traffic:
     async def _after_a_touch(self) -> None:
         """Visit a web page, and open the app for the first time on the same network."""
         address = self._address()
-        headers = {**HEADERS, "X-Forwarded-For": address, "User-Agent": SAFARI}
+        headers = {**_APP, "X-Forwarded-For": address, "User-Agent": SAFARI}
         status, _ = await self._ask("other", "/v1/touches", {"url": _PROMO}, headers)
         if status != 200:
             return
@@ -146,7 +147,7 @@ class Traffic:
     async def _compatible_open(self) -> None:
         """Open a link as Dub's own SDKs do, which know of no install."""
         address = self._address()
-        headers = {**HEADERS, "X-Forwarded-For": address}
+        headers = {**_APP, "X-Forwarded-For": address}
         status, answer = await self._ask("open", "/track/open", {"deepLink": _PROMO}, headers)
         if status == 200 and answer["clickId"] is not None:
             self._ledger.clicks[answer["clickId"]].add(address)
@@ -190,7 +191,7 @@ class Traffic:
 
     async def _open(self, body: dict[str, Any], address: str) -> str | None:
         """Report an open; if it stays pending, ask again when the answer says so. Returns its click."""
-        headers = {**HEADERS, "X-Forwarded-For": address}
+        headers = {**_APP, "X-Forwarded-For": address}
         kind = "first" if "dubDomain" in body else "open"
         status, answer = await self._ask(kind, "/v1/opens", body, headers)
         if status != 200:
