@@ -121,7 +121,7 @@ class Resolver:
         outcome = "pending" if opened.provisional else "repeat" if settled.repeat else "new"
         self._metrics.opens.add(opened.app, opened.match.type, opened.source, outcome)
         if outcome == "new" and isinstance(opened.match.reason, str):
-            self._metrics.matching_refused.add(opened.match.reason)
+            self._metrics.matching_refused.add(opened.app, opened.match.reason)
         return settled
 
     async def _settle(self, report: OpenReport) -> Settled:
@@ -455,12 +455,21 @@ class Resolver:
             return
         settles = was_pending or context.was_pending or context.replay
         self._webhook_events.open_kept(context, opened, settles=settles)
+        self._observe_confidence(context, opened)
         self._cache.keep(context.key, opened)
         self._precedence.settle(context, opened)
         self._open_store.keep(context.key, opened, context.network, context.traits)
         if not may_get_click(opened):
             after_s = 0 if opened.click_id else _ANOTHER_OPEN_S
             self._outbox.release_dependents(install_name(context.device), after_s=after_s)
+
+    def _observe_confidence(self, context: OpenContext, opened: Open) -> None:
+        """Record how sure a match is, unless an earlier open is repeated, or it is a test device's."""
+        match = opened.match
+        if not isinstance(match.confidence, float) or context.test_device is not None:
+            return
+        if opened.offered and opened.opened_at == context.opened_at:
+            self._metrics.match_confidence.labels(opened.app, match.type).observe(match.confidence)
 
     def _keep_trace(
         self,

@@ -408,7 +408,7 @@ class OutboxWorker:
             case Delivered():
                 self._store.finish(entry, "delivered", "", result.event)
                 self._check_event(result.event)
-                self._metrics.outbox_delivered.labels(entry.kind).inc()
+                self._metrics.outbox_delivered.labels(entry.app, entry.kind).inc()
                 if entry.kind in _ORDERED:
                     self._log.info(Event.ENTRY_DELIVERED, kind=entry.kind, app=entry.app, id=entry.id)
             case RetryLater(error=CircuitOpen() | BulkheadFull()):
@@ -420,7 +420,7 @@ class OutboxWorker:
             case DeadLetter():
                 self._store.finish(entry, "dead", result.reason, result.event)
                 self._check_event(result.event)
-                self._metrics.outbox_dead.labels(entry.kind).inc()
+                self._metrics.outbox_dead.labels(entry.app, entry.kind).inc()
                 (self._log.info if result.organic else self._log.error)(
                     Event.ENTRY_DEAD, kind=entry.kind, app=entry.app, id=entry.id, reason=result.reason
                 )

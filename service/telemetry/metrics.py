@@ -142,7 +142,7 @@ class Metrics:
         self.dub_seconds = FastHistogram("dub_seconds", "Duration of calls to Dub.", "endpoint")
         self.cache = FastCounter("cache", "Lookups of answers, by tier and result.", "tier", "result")
         self.matching_refused = FastCounter(
-            "matching_refused", "Opens without a link for which no click matched, by reason.", "reason"
+            "matching_refused", "Opens without a link for which no click matched, by reason.", "app", "reason"
         )
         self.events_unreadable = FastCounter(
             "events_unreadable", "Dub's events that could not be decoded, by fault; repeats count.", "fault"
@@ -165,6 +165,13 @@ class Metrics:
             "app",
             "event",
             "outcome",
+        )
+        self.match_confidence = Histogram(
+            "firstopen_match_confidence",
+            "Confidence of the matches by touch and IP address that were answered, once for each install.",
+            ("app", "match"),
+            buckets=_CONFIDENCES,
+            registry=self.registry,
         )
         self.shadow_matches = FastCounter(
             "shadow_matches",
@@ -222,14 +229,16 @@ class Metrics:
             "outbox_oldest_seconds", "Age of the oldest queued entry that waits for no open.", "kind"
         )
         self.outbox_delivered = self._counter(
-            "outbox_delivered", "Entries that Dub (webhooks: the backend) accepted.", "kind"
+            "outbox_delivered", "Entries that Dub (webhooks: the backend) accepted.", "app", "kind"
         )
         self.outbox_undecryptable = self._counter(
             "outbox_undecryptable", "Attempts at entries under a FIRSTOPEN_SECRET that is not listed."
         )
-        self.outbox_dead = self._counter("outbox_dead", "Entries that became dead letters.", "kind")
+        self.outbox_dead = self._counter(
+            "outbox_dead", "Entries that were refused for good, and became dead letters.", "app", "kind"
+        )
         self.claims_refused = self._counter(
-            "claims_refused", "Opens whose click another install had claimed."
+            "claims_refused", "Opens whose click another install had claimed.", "app"
         )
         self.background_failures = self._counter(
             "background_failures", "Unexpected exceptions in background tasks.", "task"

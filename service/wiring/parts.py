@@ -285,7 +285,7 @@ class Parts:
             sleep=self._sleep,
         )
         activity = NetworkActivity(self.stores.database, clicks, app.name, rules)
-        refused = self.metrics.claims_refused.inc
+        refused = self.metrics.claims_refused.labels(app.name).inc
         matcher = Matcher(
             activity=activity,
             claims=self.stores.claims,

@@ -12,6 +12,7 @@ from service.app import create_app
 from service.config.settings import parse
 from service.domain.match_rules import Rejection
 from service.sandbox import create_sandbox
+from tests.integration.test_metrics import scraped
 from tests.integration.world import (
     ANOTHER_IN_APP_BROWSER,
     AS_SERVER,
@@ -54,6 +55,27 @@ async def test_a_click_is_given_once(world: World) -> None:
     assert (ben.match.type, ben.click_id) == ("none", None)
     again = await world.launch(ANNA)
     assert (again.click_id, again.open_id, again.repeat) == (anna.click_id, anna.open_id, True)
+
+
+async def test_the_confidence_of_each_match_is_measured_once(world: World) -> None:
+    """At once or late, and not again when the open is repeated; a refused claim names the app."""
+    await world.click()
+    at_once = await world.launch(ANNA)
+    await world.launch(ANNA)
+    await world.launch(BEN)
+    late = await world.launch("install-carol", ip="198.51.100.7")
+    assert late.pending
+    assert isinstance(at_once.match.confidence, float)
+    await world.click(ip="198.51.100.7")
+    late = await world.settled(late)
+    assert isinstance(late.match.confidence, float)
+    found = await scraped(world.service)
+    labels = 'app="acme",match="ip"'
+    assert found[f"firstopen_match_confidence_count{{{labels}}}"] == 2
+    assert found[f"firstopen_match_confidence_sum{{{labels}}}"] == pytest.approx(
+        at_once.match.confidence + late.match.confidence, abs=0.01
+    )
+    assert found['firstopen_claims_refused_total{app="acme"}'] >= 1
 
 
 async def test_two_hundred_at_once_share_nothing(clock: FakeClock, logs: LogLines) -> None:  # noqa: ARG001

@@ -113,7 +113,7 @@ async def test_an_open_that_is_looked_for_is_no_degraded_one(world: World) -> No
     assert (await world.launch()).pending
     text = (await world.service.get("/metrics")).text
     assert 'firstopen_opens_total{app="acme",match="none",outcome="new",source="dub"} 1' in text
-    assert 'firstopen_matching_refused_total{reason="no_click"} 1' in text
+    assert 'firstopen_matching_refused_total{app="acme",reason="no_click"} 1' in text
 
 
 async def test_the_schema_describes_it(service: Service) -> None:
