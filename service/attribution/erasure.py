@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from service.attribution.delayed_matching import DelayedMatching
 from service.attribution.recent_erasures import RecentErasures
+from service.attribution.shadow_matching import ShadowMatching
 from service.attribution.webhook_events import WebhookEvents
 from service.domain.device_identity import Identity
 from service.domain.errors import StoreFailed
@@ -32,6 +33,7 @@ class InstallErasure:
         *,
         identity: Identity,
         delayed_matching: DelayedMatching,
+        shadow_matching: ShadowMatching,
         opens: ErasableOpens,
         claims: Erasable,
         touches: Erasable,
@@ -48,6 +50,7 @@ class InstallErasure:
         self._scrub = scrub  # removes deleted rows from the database's own files
         self._identity = identity
         self._delayed_matching = delayed_matching
+        self._shadow_matching = shadow_matching
         self._opens = opens
         self._claims = claims
         self._touches = touches
@@ -86,6 +89,7 @@ class InstallErasure:
         """Delete all data of devices; if ``app`` is given, queue the webhook that reports it."""
         open_ids = await self._opens.ids(devices)
         await self._delayed_matching.forget(open_ids)
+        self._shadow_matching.forget(devices)
         outbox = await self._entries.forget([*devices, *open_ids])
         touches = await self._touches.forget(devices)  # by their claims
         claims = await self._claims.forget(devices)

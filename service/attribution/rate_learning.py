@@ -10,8 +10,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
-from cachetools import TTLCache
-
 from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
 from service.domain.learned_rates import LearnedRate, Observation, count, learned_rates, rates_of
@@ -23,7 +21,7 @@ from service.telemetry.background import Background
 
 PER_NETWORK = 3
 EVERY_S = 60.0
-_NETWORKS_MAX = 20_000  # a few MB; beyond that the oldest counts are forgotten
+_NETWORKS_MAX = 50_000  # some 10 MB; beyond that no other network counts on this day
 _DAY_S = 86_400
 
 
@@ -40,12 +38,14 @@ class RateLearning:
     ) -> None:
         self._kept = kept
         self._metrics = metrics
+        self._clock = clock
         self._background = background
         self._sleep = sleep
         self._rates: dict[str, Rates] = {}
         self._read_counts: Mapping[str, Mapping[str, int]] = {}
         self._counted: dict[str, Counter[str]] = {}  # since they were last written, by app
-        self._by_network: TTLCache[tuple[str, int, bool], int] = TTLCache(_NETWORKS_MAX, _DAY_S, clock)
+        self._by_network: dict[tuple[str, int, bool], int] = {}  # of this day
+        self._day_began = clock()
         self._task: asyncio.Task[None] | None = None
 
     def rates(self, app: str) -> Rates:
@@ -74,9 +74,11 @@ class RateLearning:
         network = context.network
         if network is None:
             return
+        if self._clock() - self._day_began >= _DAY_S:
+            self._by_network, self._day_began = {}, self._clock()
         key = (context.app.name, network, is_shadow)
         said = self._by_network.get(key, 0)
-        if said < PER_NETWORK:
+        if said < PER_NETWORK and (said or len(self._by_network) < _NETWORKS_MAX):
             self._by_network[key] = said + 1
             self._counted.setdefault(context.app.name, Counter()).update(count(observation))
 
@@ -94,12 +96,15 @@ class RateLearning:
     async def _run(self) -> None:
         while True:
             await self._sleep(EVERY_S)
-            self._write()
-            await self._read()
+            try:
+                self._write()
+                await self._read()
+            except Exception as exc:  # noqa: BLE001  reported, and the next round may succeed
+                self._background.report(exc, "rate_learning")
 
     def _write(self) -> None:
         counted, self._counted = self._counted, {}
-        for app, counts in counted.items():
+        for app, counts in sorted(counted.items()):  # replicas lock rows in one order
             self._kept.add(app, counts)
 
     async def _read(self) -> None:

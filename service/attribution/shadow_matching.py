@@ -1,7 +1,7 @@
 """Run matching in the shadow of first opens whose link is certain, to measure how often it is right.
 
-Half a minute after such an open was answered, its install is matched as if it had opened without a link,
-nothing is claimed, and the result is counted (``domain.calibration``, ``domain.learned_rates``).
+Half a minute to a minute after such an open was answered, its install is matched as if it had opened without
+a link, nothing is claimed, and the result is counted (``domain.calibration``, ``domain.learned_rates``).
 
 What can go wrong: shadow matches use up the Dub calls or the database that opens need (they run one after
 another; those of an app within half a minute share a sync; more than ``WAITING_MAX`` are left out); a shadow
@@ -11,7 +11,7 @@ has no texts).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from msgspec import structs
 
@@ -66,6 +66,12 @@ class ShadowMatching:
         if self._task is None or self._task.done():
             self._task = self._background.spawn(self._run(), "shadow_matching")
 
+    def forget(self, devices: Iterable[str]) -> None:
+        """Leave out what these devices have opened."""
+        for device in devices:
+            self._waiting.pop(device, None)
+            self._batch.pop(device, None)
+
     async def close(self) -> None:
         """Stop; the opens that wait are not counted."""
         if self._task is not None:
@@ -75,19 +81,22 @@ class ShadowMatching:
         while self._waiting:
             self._batch, self._waiting = self._waiting, {}
             await self._sleep(WAIT_S)
-            await self._match_batch()
-            self._batch = {}
+            try:
+                await self._match_batch()
+            finally:
+                self._batch = {}
 
     async def _match_batch(self) -> None:
         since = self._clock() - WAIT_S / 2  # a sync from the second half of the wait is recent enough
         found: dict[str, list[ShadowMatch]] = {}
         failing: set[str] = set()
-        for context, link in self._batch.values():
+        while self._batch:
+            context, link = self._batch.pop(next(iter(self._batch)))
             app = context.app.name
             if app in failing:
                 continue
             attempt = await self._ip_matching.match(
-                context, _ATTEMPT_S, since=since, claim=False, certain=_nothing_certain
+                context, _ATTEMPT_S, since=since, claim=False, certain=_nothing_certain, asks_dub=False
             )
             if attempt.pending:
                 failing.add(app)  # Dub or the database does not answer: do not wait for it again
@@ -110,8 +119,11 @@ class ShadowMatching:
 
 
 def _is_first(context: OpenContext, opened: Open) -> bool:
-    """Return True if this is the first open of an install, and might have been matched without its link."""
-    return opened.match.type in _CERTAIN and context.is_first_open and context.chain.items[-1].type == "ip"
+    """Return True if this is the first open of an install, and might have been matched without its link.
+
+    Dub matches forwarded addresses itself: such an open would be sent there once more.
+    """
+    return opened.match.type in _CERTAIN and context.is_first_open and not context.app.trusts_forwarded_ip
 
 
 def _without_texts(context: OpenContext) -> OpenContext:

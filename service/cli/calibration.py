@@ -39,11 +39,10 @@ Precision  of the matches, the share that agreed. It is what you can expect of m
 Recall     of the opens, the share that agreed; with a candidate: of those that had a click to find.
 Curve      of the clicks with a stated confidence, the share that was right. A model that is
            calibrated has the same number in both columns. Refused clicks are in it, too.
+Learned    what matching assumes of your installs, from 90 days. A rate moves from its default as first
+           opens are observed, and never leaves its bounds, so that invented opens move it little.
 
 The intervals in brackets hold the true share with 95 % probability: with 50 matches they are still wide.
-Learned    what matching assumes of your installs. Each rate moves from its default as first opens are
-           observed, and never leaves its bounds, so that invented opens cannot bend it far.
-
 Evidence names a link, not a click, so an app that has one or two links cannot learn much from agreement.
 Counted are installs that report installedAt and an installId, for {SHADOW_KEPT_DAYS} days, over all replicas;
 opens of test devices are not. It reads the database in FIRSTOPEN_DATABASE_URL, or else in
@@ -111,7 +110,7 @@ def _print(found: Calibration) -> None:
 
 
 def _print_rates(found: Calibration) -> None:
-    rates = Table("learned rate", "value", "default", "bounds", "first opens")
+    rates = Table("learned rate (90 days)", "value", "default", "bounds", "first opens")
     for rate in found.rates:
         bounds = f"{rate.least:g} to {rate.most:g}"
         rates.add_row(

@@ -5,8 +5,10 @@ What can go wrong:
 - Somebody invents opens, because a publishable key is public. No rate leaves its bounds, whatever was
   counted, and a network counts a few times a day (``attribution.rate_learning``).
 - A few opens are taken for a rule: the default counts like 20 or 40 observations.
-- An app whose links bring no install referrer looks as if all its installs were organic: without a single
-  referrer that names a link, the default holds.
+- An app whose links bring no install referrer looks as if all its installs were organic: without some
+  referrers that name a link, the default holds.
+- All rates are bent in one direction: at their bounds, they make the odds of a click a few times as high
+  together, so the bounds are narrow.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,9 @@ from service.domain.trace import MatchAttempt
 
 LEARNED_DAYS = 90
 LOG_UNIT = 1000  # delays are counted by their natural logarithm, in thousandths
+DELAY_MIN_S = 5.0  # nobody installs sooner: the clocks differ, or the click is another one
 DELAY_MAX_S = 300.0  # longer ones say little about those who install at once
+LINKED_MIN = 20  # referrers that name a link, before the share of installs without one is believed
 
 # Nobody installs an app within a second: delays are roughly log-normal. With a deviation of 0.6, their mean
 # logarithm is by so much below that of ``delay_s``, which 6 in 10 do not exceed.
@@ -43,11 +47,11 @@ class Prior(Struct, frozen=True):
 
 
 PRIORS: Mapping[str, Prior] = {
-    "organic": Prior(0.5, 40, 0.2, 0.9),
-    "ios": Prior(0.5, 20, 0.1, 0.9),
-    "click_here": Prior(0.6, 40, 0.4, 0.85),
-    "quiet": Prior(0.8, 40, 0.35, 0.98),
-    "delay_s": Prior(100.0, 40, 50.0, 200.0),
+    "organic": Prior(0.5, 40, 0.35, 0.9),
+    "ios": Prior(0.5, 20, 0.3, 0.8),
+    "click_here": Prior(0.6, 40, 0.4, 0.75),
+    "quiet": Prior(0.8, 40, 0.35, 0.85),
+    "delay_s": Prior(100.0, 40, 70.0, 150.0),
 }
 
 NAMES: Mapping[str, str] = {
@@ -94,9 +98,9 @@ def count(observation: Observation) -> dict[str, int]:
             if yes:
                 grown[name] = 1
     delay_s = observation.delay_s
-    if delay_s is not None and 0 <= delay_s <= DELAY_MAX_S:
+    if delay_s is not None and DELAY_MIN_S <= delay_s <= DELAY_MAX_S:
         grown["delay_s_of"] = 1
-        grown["delay_s"] = round(LOG_UNIT * log(max(delay_s, 1)))
+        grown["delay_s"] = round(LOG_UNIT * log(delay_s))
     return grown
 
 
@@ -105,11 +109,11 @@ def of_shadow_match(certain: Link, attempt: MatchAttempt, *, is_home: bool) -> O
 
     An IPv6 network is one home by itself, so it says nothing about how quiet IPv4 addresses are.
     """
-    if not attempt.installs:
+    if not attempt.installs or attempt.match.reason == "unknown_platform":
         return None
     name = f"{certain.domain}/{certain.key}"
     own = next((each for each in attempt.candidates if each.link == name and each.rejected is None), None)
-    is_alone = attempt.installs == 1 and all(each.link == name for each in attempt.candidates)
+    is_alone = attempt.installs == 1 and attempt.devices <= (own is not None)
     return Observation(
         is_click_here=own is not None,
         is_quiet=None if is_home else is_alone,
@@ -145,7 +149,7 @@ def _values(counted: Mapping[str, int]) -> dict[str, float]:
     found = {}
     for name, prior in PRIORS.items():
         seen, of = counted.get(name, 0), counted.get(f"{name}_of", 0)
-        if name == "organic" and seen == of:
+        if name == "organic" and of - seen < LINKED_MIN:
             value = prior.mean
         elif name == "delay_s":
             logs = log(prior.mean) * prior.worth + seen / LOG_UNIT + of * _LOG_BELOW

@@ -14,6 +14,7 @@ What can go wrong:
   another click is added, or when more devices use the network.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
@@ -42,7 +43,7 @@ CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
 # longer time would use up more clicks of other people who received the same link.
 SECOND_CLICK_S = 300
 _HOUR_S = 3600
-_AGAIN_S = 900.0  # people who click another link, too, do so within a quarter of an hour
+_AGAIN_MS = 900_000  # people who click another link, too, do so within a quarter of an hour
 MIN_CONFIDENCE = 0.9  # the lowest for which 99 % of matches are right on the simulation's tuning seeds
 
 Ambiguous = Literal["refuse", "latest"]
@@ -170,6 +171,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     age_s: int = 0
     confidence: float = 0.0
     installs: int = 0  # distinct installs that opened from the network within ACTIVITY_S
+    devices: int = 0  # that clicked there within the window
     considered: tuple[CandidateTrace, ...] = ()
 
 
@@ -210,11 +212,11 @@ def decide(
     considered: list[CandidateTrace] = []
     newest_first = sorted(clicks, key=_newest_first)
     for click in newest_first:
-        fit = _fit(opened, click, rules)
+        fit, age_s = _fit(opened, click, rules), _age_s(opened, click)
         if not isinstance(fit, Fit):
-            considered.append(_traced(opened, click, fit))
+            considered.append(_traced(click, age_s, fit))
             continue
-        candidate = Candidate(click, fit, _age_s(opened, click))
+        candidate = Candidate(click, fit, age_s)
         taken: Rejection | None = None
         if click.id in owners:
             taken = Rejection.CLAIMED if owners[click.id] != opened.install else None
@@ -226,13 +228,14 @@ def decide(
             candidates.append(candidate)
         elif click.id not in covered:  # matching credited it to another install, perhaps wrongly
             rivals.append(candidate)
-        considered.append(_traced(opened, click, taken))
-    undecided = Decision(candidates=len(candidates), installs=installs, considered=tuple(considered))
+        considered.append(_traced(click, age_s, taken))
+    devices = _devices(newest_first)
+    undecided = Decision(
+        candidates=len(candidates), installs=installs, devices=devices, considered=tuple(considered)
+    )
     if not candidates:
         return structs.replace(undecided, reason=_no_candidate(opened, clicks))
-    others_per_s = clicks_per_s(
-        _devices(newest_first) - 1, installs - 1, rules.window_s, rates, is_home=opened.is_home
-    )
+    others_per_s = clicks_per_s(devices - 1, installs - 1, rules.window_s, rates, is_home=opened.is_home)
     weights = _weights(opened, candidates, others_per_s, rates)
     against = CLAIM_DOUBT * sum(_weight(opened, each, rates) for each in rivals)
     odds = Odds(candidates, weights, against, background_weight(others_per_s, rates))
@@ -356,17 +359,16 @@ def _weights(
     """
     alone = [_weight(opened, each, rates) for each in candidates]
     weights: list[float] = []
+    first = 0  # the newest click that is soon enough after the one looked at
     for at, (candidate, weight) in enumerate(zip(candidates, alone, strict=True)):
         click, share = candidate.click, 1.0
-        for newer, its_weight in zip(candidates[:at], alone, strict=False):
-            gap_s = (newer.click.at_ms - click.at_ms) / 1000
-            if (
-                its_weight >= weight
-                and gap_s <= _AGAIN_S
-                and may_be_one_device(newer.click.device, click.device)
-            ):
-                same_link = newer.click.link.id == click.link.id
-                share = other_person(gap_s, others_per_s, same_link=same_link)
+        while candidates[first].click.at_ms - click.at_ms > _AGAIN_MS:
+            first += 1
+        for other in range(first, at):
+            newer = candidates[other].click
+            if alone[other] >= weight and may_be_one_device(newer.device, click.device):
+                gap_s = (newer.at_ms - click.at_ms) / 1000
+                share = other_person(gap_s, others_per_s, same_link=newer.link.id == click.link.id)
                 break
         weights.append(weight * share)
     return weights
@@ -377,16 +379,19 @@ def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
     delay_s = candidate.age_s
     if opened.installed_ms is not None:
         delay_s = min(delay_s, max(opened.installed_ms - candidate.click.at_ms, 0) / 1000)
-    ratio = signals_ratio(opened.signals, candidate.click.signals)
+    theirs = candidate.click.signals
+    ratio = 1.0 if theirs is NO_SIGNALS else signals_ratio(opened.signals, theirs)
     return click_weight(delay_s, candidate.fit, opened.device, ratio, rates)
 
 
-def _devices(clicks: Iterable[Click]) -> int:
+def _devices(newest_first: Iterable[Click]) -> int:
     """Return how many devices have made these clicks. Two that one phone may have made count once."""
     devices = 0
-    singles: dict[str, list[Click]] = {}  # by link
-    for click in clicks:
-        same_link = singles.setdefault(click.link.id, [])
+    singles: dict[str, deque[Click]] = {}  # by link: those that may have a pair
+    for click in newest_first:
+        same_link = singles.setdefault(click.link.id, deque())
+        while same_link and same_link[0].at_ms - click.at_ms > SECOND_CLICK_S * 1000:
+            same_link.popleft()
         pair = next((each for each in same_link if _may_be_second_click(each, click)), None)
         if pair is None:
             same_link.append(click)
@@ -402,9 +407,8 @@ def _may_be_second_click(one: Click, other: Click) -> bool:
     return is_soon and may_be_one_device(one.device, other.device)
 
 
-def _traced(opened: FirstOpen, click: Click, rejected: Rejection | None) -> CandidateTrace:
-    age_s = int(_age_s(opened, click))
-    return CandidateTrace(click.id, f"{click.link.domain}/{click.link.key}", age_s, rejected)
+def _traced(click: Click, age_s: float, rejected: Rejection | None) -> CandidateTrace:
+    return CandidateTrace(click.id, f"{click.link.domain}/{click.link.key}", int(age_s), rejected)
 
 
 def _age_s(opened: FirstOpen, click: Click) -> float:

@@ -51,15 +51,18 @@ class OpenContext(Struct, gc=False, eq=False):
 
     @property
     def is_first_open(self) -> bool:
-        """Return True if this is an install's first open, which says something of the app's installs.
+        """Return True if this is the first open of a new install that may be matched by its address.
 
-        Without ``installedAt``, an update of the app cannot be told from an install.
+        Without ``installedAt``, an update of the app cannot be told from an install. The open of an old
+        install is not matched by address, and neither is one without the consent that the app asks for.
         """
         return (
             self.earlier == []
             and self.is_install
             and self.report.installed_at is not None
             and self.test_device is None
+            and bool(self.chain.items)
+            and self.chain.items[-1].type == "ip"
         )
 
     @property

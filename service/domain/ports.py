@@ -362,8 +362,11 @@ class IpMatcher(Protocol):
         since: float,
         claim: bool,
         certain: Callable[[], Open | None],
+        asks_dub: bool = True,
     ) -> MatchAttempt:
         """Find the click within ``timeout_s`` seconds, and claim it. Never raises.
+
+        Unless ``asks_dub``, a visit that a page reported is matched without asking Dub about its link.
 
         A "none" is final only after a click sync that began at ``since`` (clock seconds) or later. If
         ``certain`` returns an open (stronger evidence has found the install's click), the claim is released.

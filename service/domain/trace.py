@@ -34,6 +34,7 @@ class MatchAttempt(Struct, frozen=True):
     retry: bool = False  # a later attempt may find the click
     refused: tuple[Link, float] | None = None  # of the likeliest click, if it is refused: link and confidence
     candidates: tuple[CandidateTrace, ...] = ()
+    devices: int = 0  # that clicked on the network within the window
     installs: int = 0  # that opened on the network within a day, with this one; 0: no network was looked at
 
 

@@ -153,6 +153,7 @@ class IpMatching:
         since: float,
         claim: bool,
         certain: Callable[[], Open | None],
+        asks_dub: bool = True,
     ) -> MatchAttempt:
         """Search the click for up to ``timeout_s`` seconds and, with ``claim``, claim it. Never raises."""
         until = self._clock() + timeout_s
@@ -168,7 +169,9 @@ class IpMatching:
         known = None if certain() is None else _SUPERSEDED
         return (
             known
-            or await self._by_touch(app, context, opened, until=until, claim=claim, certain=certain)
+            or await self._by_touch(
+                app, context, opened, until=until, claim=claim, certain=certain, asks_dub=asks_dub
+            )
             or await self._by_click(
                 app, context, opened, timeout_s, since=since, claim=claim, certain=certain
             )
@@ -233,6 +236,7 @@ class IpMatching:
         until: float,
         claim: bool,
         certain: Callable[[], Open | None],
+        asks_dub: bool,
     ) -> MatchAttempt | None:
         """Match a touch at once, without asking Dub for clicks; None if none is good enough."""
         network = context.network
@@ -248,7 +252,8 @@ class IpMatching:
         if claim and (found := certain()) is not None:
             await self._release(app.matcher, decision.click, context.device, found)
             return _SUPERSEDED
-        return await self._credited(context, _matched(decision, decision.click), until, claim=claim)
+        matched = _matched(decision, decision.click)
+        return await self._credited(context, matched, until, claim=claim) if asks_dub else matched
 
     async def _credited(
         self, context: OpenContext, attempt: MatchAttempt, until: float, *, claim: bool
@@ -349,6 +354,7 @@ def _attempt(decision: Decision, outcome: Outcome) -> MatchAttempt:
             retry=retry,
             refused=refused,
             installs=decision.installs,
+            devices=decision.devices,
         )
     if outcome.problem is not None:
         is_permanent = outcome.problem in _PERMANENT
@@ -381,6 +387,7 @@ def _matched(decision: Decision, click: Click) -> MatchAttempt:
         (click_id, click.link, click.query),
         candidates=decision.considered,
         installs=decision.installs,
+        devices=decision.devices,
     )
 
 

@@ -1,4 +1,8 @@
-"""Store what an app's first opens say of its installs: counters by app and day, nothing personal."""
+"""Store what an app's first opens say of its installs: counters by app and day, nothing personal.
+
+What can go wrong: a batch is written again after the connection broke in its commit, and counts twice. That
+changes an estimate by a little, and no row is locked for it.
+"""
 
 from collections.abc import Callable, Mapping
 

@@ -197,6 +197,7 @@ _LEARNED_COUNTS = (
         total BIGINT NOT NULL,
         PRIMARY KEY (app, day, name)
     )""",
+    "CREATE INDEX learned_counts_by_day ON learned_counts (day)",
 )
 
 MIGRATIONS: tuple[Migration, ...] = (

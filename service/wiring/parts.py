@@ -154,6 +154,7 @@ class Parts:
         self.install_erasure = InstallErasure(
             identity=identity,
             delayed_matching=self._delayed_matching,
+            shadow_matching=self._shadow_matching,
             opens=self.stores.opens,
             claims=self.stores.claims,
             touches=self.stores.touches,

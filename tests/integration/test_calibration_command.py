@@ -119,18 +119,18 @@ def test_the_learned_rates_of_each_app(calibration: Command, env: Mapping[str, s
     async def add() -> None:
         database = Database(engine(parse(CONFIG, env)), structlog.get_logger())
         await database.open()
-        RateStore(database, time.time).add("acme", {"ios_of": 180, "ios": 150})
+        RateStore(database, time.time).add("acme", {"ios_of": 180, "ios": 120})
         await database.close()
 
     asyncio.run(add())
     lines = [" ".join(line.replace("\u2502", " ").split()) for line in calibration().output.splitlines()]
-    assert "first opens on iOS 0.8 0.5 0.1 to 0.9 180" in lines
+    assert "first opens on iOS 0.65 0.5 0.3 to 0.8 180" in lines
     (rate,) = (each for each in json.loads(calibration("--json").output)[0]["rates"] if each["name"] == "ios")
     assert rate == {
         "name": "ios",
-        "value": 0.8,
+        "value": 0.65,
         "default": 0.5,
-        "least": 0.1,
-        "most": 0.9,
+        "least": 0.3,
+        "most": 0.8,
         "observations": 180,
     }

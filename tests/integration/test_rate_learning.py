@@ -79,6 +79,7 @@ async def session_name(data_dir: Path) -> str:
 async def test_first_opens_are_learned_from(world: World) -> None:
     """The platform of each, the referrer of those that have one, and the click of a certain link."""
     await world.click(ip=address(0))
+    world.clock.advance(30)
     await installed(world, "install-0", ip=address(0), clipboard=FB_PROMO)
     for number in range(1, 5):
         await installed(world, f"install-{number}", ip=address(number), install_referrer=ORGANIC, **ANDROID)
@@ -86,7 +87,7 @@ async def test_first_opens_are_learned_from(world: World) -> None:
     ios = await observed(world, "ios", 6)
     assert ios == pytest.approx((10 + 1) / (20 + 6), abs=1e-4)
     found = await rates(world)
-    assert found["organic"] == pytest.approx(((20 + 4) / (40 + 5), 5), abs=1e-4)
+    assert found["organic"] == (0.5, 5)  # too few referrers that name a link
     assert await observed(world, "click_here", 2) == pytest.approx((24 + 1) / (40 + 2), abs=1e-4)
     assert (await rates(world))["delay_s"][1] == 1
 
@@ -96,6 +97,7 @@ async def test_what_says_nothing_is_not_counted(world: World, clock: FakeClock, 
     await installed(world, ANNA)  # this one counts
     clock.advance(1)
     await world.launch(ANNA, installed_at=clock.unix_time() - 90 * 86_400)
+    await world.launch("install-old", installed_at=clock.unix_time() - 90 * 86_400, deep_link=FB_PROMO)
     await world.launch(BEN, ip=address(1))
     await world.launch(None, ip=address(2), installed_at=clock.unix_time() - 10)
     await world.dry_run(ip=address(3), installedAt=clock.unix_time() - 10)
@@ -128,7 +130,7 @@ async def test_invented_opens_stay_within_the_bounds(world: World) -> None:
 
 
 async def test_matching_uses_what_was_learned(clock: FakeClock) -> None:
-    """A click of 40 minutes is refused; where networks turn out to be quiet, it is accepted."""
+    """Where 400 installs by a link had no click on their network, a click says less than by default."""
     dub = embedded_dub(clock)
     confidence = []
     async with started_over(dub, clock) as world:
@@ -144,7 +146,7 @@ async def test_matching_uses_what_was_learned(clock: FakeClock) -> None:
             clock.advance(600)
             answer = await world.launch(f"install-new-{learned}", ip=home)
             confidence.append(answer.match.confidence or 0)
-    assert confidence[1] != confidence[0]
+    assert 0.9 < confidence[1] < confidence[0]
     async with started_over(dub, clock) as world:  # a restart knows what was learned
         home = address(2000)
         await world.click("invite", ip=home)
@@ -153,15 +155,37 @@ async def test_matching_uses_what_was_learned(clock: FakeClock) -> None:
         assert answer.match.confidence == pytest.approx(confidence[1], abs=0.002)
 
 
+async def asked_again(world: World, failing: "Failing") -> None:
+    """Let time pass until the rates were read in vain a few times."""
+
+    async def several_times() -> bool:
+        return failing.calls > 2
+
+    await world.eventually(several_times, step_s=EVERY_S / 4)
+
+
+class Failing:
+    """Stands in for ``RateStore.read`` while the disk is gone."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def read(self) -> Any:
+        self.calls += 1
+        raise StoreFailed("the disk is gone")
+
+
 async def test_without_a_database_the_rates_hold(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be read changes nothing."""
     async for world in build(clock, MATCHING):
         await installed(world, ANNA)
         before = await observed(world, "ios", 1)
 
-        async def fails(*_: Any, **__: Any) -> Any:
-            raise StoreFailed("the disk is gone")
+        failing = Failing()
+        monkeypatch.setattr("service.storage.learned_rates.RateStore.read", failing.read)
+        await installed(world, BEN, ip=OFFICE)
 
-        monkeypatch.setattr("service.storage.learned_rates.RateStore.read", fails)
-        clock.advance(10 * EVERY_S)
-        assert (await rates(world))["ios"][0] == before
+        await asked_again(world, failing)
+        assert (await rates(world))["ios"] == (before, 1)
+        monkeypatch.undo()
+        assert await observed(world, "ios", 2) > before
