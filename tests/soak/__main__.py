@@ -238,7 +238,8 @@ class _Soak:
 
 
 def _event(received: Received) -> Event:
-    return Event(received.id, received.type, received.event["data"][_ABOUT[received.type]])
+    data = received.event["data"]
+    return Event(received.id, received.type, data[_ABOUT[received.type]], data.get("creditedTo", ""))
 
 
 if __name__ == "__main__":

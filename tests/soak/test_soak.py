@@ -55,6 +55,8 @@ def test_a_good_soak_passes() -> None:
     assert passed(judge(seen))
     unacknowledged = structs.replace(seen, at_dub=[*seen.at_dub, ("customer-3", "click-1")])
     assert passed(judge(unacknowledged))
+    superseded = Event("msg_9", "open.settled", "open-2", by="open-3")
+    assert passed(judge(structs.replace(seen, events=[*seen.events, superseded])))
 
 
 GOOD_SOAK = soak()
