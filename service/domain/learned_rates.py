@@ -48,7 +48,7 @@ class Prior(Struct, frozen=True):
 
 PRIORS: Mapping[str, Prior] = {
     "organic": Prior(0.5, 40, 0.35, 0.9),
-    "ios": Prior(0.5, 20, 0.3, 0.8),
+    "ios": Prior(0.5, 20, 0.08, 0.92),
     "click_here": Prior(0.6, 40, 0.4, 0.75),
     "quiet": Prior(0.8, 40, 0.35, 0.85),
     "delay_s": Prior(100.0, 40, 70.0, 150.0),

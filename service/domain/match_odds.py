@@ -93,11 +93,16 @@ _CAN_LEAD = 0.62
 # phone in 25. A Mac's click may be an iPad's, and most are not.
 _FIT: Mapping[Fit, float] = {Fit.AS_DESKTOP: 0.3, Fit.SYSTEM: 1.0, Fit.VERSION: 2.5, Fit.MODEL: 20.0}
 
+# A system that few installs have says much if it is the same, but it may only seem to be rare: a learned rate
+# below this counts as this.
+_RARE = 0.3
+
 # Likelihood ratios of signals that are equal and that differ. Screens: the most common size is that of one
-# phone in six; 3 % differ (display zoom). Languages: most people of a network have the same; 3 % have set
-# another one for the app. Time zones: nearly all people of a network have the same.
-_SCREEN = (6.0, 0.1)
-_LANGUAGE = (1.4, 0.2)
+# phone in six; 3 % of installs differ (display zoom), and five in six of other phones. Languages: most people
+# of a network have the same, one in three another one; 3 % have set another one for the app. Time zones:
+# nearly all people of a network have the same.
+_SCREEN = (6.0, 0.04)
+_LANGUAGE = (1.4, 0.1)
 _TIMEZONE = (1.0, 0.3)
 
 # Some matches are wrong although nothing else fits: the person's last click was on another network.
@@ -122,7 +127,7 @@ def delay_density(delay_s: float, rates: Rates) -> float:
 
 def click_weight(delay_s: float, fit: Fit, device: Traits, ratio: float, rates: Rates) -> float:
     """Return the weight of a click; ``ratio`` is the likelihood ratio of its signals."""
-    share = rates.ios if device.system == "ios" else 1 - rates.ios
+    share = max(rates.ios if device.system == "ios" else 1 - rates.ios, _RARE)
     return delay_density(delay_s, rates) * _FIT[fit] * ratio / share
 
 

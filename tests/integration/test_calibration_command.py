@@ -124,13 +124,13 @@ def test_the_learned_rates_of_each_app(calibration: Command, env: Mapping[str, s
 
     asyncio.run(add())
     lines = [" ".join(line.replace("\u2502", " ").split()) for line in calibration().output.splitlines()]
-    assert "first opens on iOS 0.65 0.5 0.3 to 0.8 180" in lines
+    assert "first opens on iOS 0.65 0.5 0.08 to 0.92 180" in lines
     (rate,) = (each for each in json.loads(calibration("--json").output)[0]["rates"] if each["name"] == "ios")
     assert rate == {
         "name": "ios",
         "value": 0.65,
         "default": 0.5,
-        "least": 0.3,
-        "most": 0.8,
+        "least": 0.08,
+        "most": 0.92,
         "observations": 180,
     }

@@ -1,6 +1,7 @@
 """Two replicas on a database of their own, in front of one sandbox."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -25,5 +26,6 @@ def world(tmp_path: Path, postgres: Postgres) -> Iterator[World]:
     url = postgres.database()
     with ExitStack() as stack:
         dub = stack.enter_context(sandbox(tmp_path))
-        here, there = (stack.enter_context(replica(tmp_path, dub, url)) for _ in range(2))
+        with ThreadPoolExecutor() as threads:  # each takes a second to start
+            here, there = threads.map(lambda _: stack.enter_context(replica(tmp_path, dub, url)), range(2))
         yield World(here, there, dub, url)
