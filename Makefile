@@ -9,7 +9,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsa
 IMAGE ?= firstopen:0.2.0
 MINUTES ?= 10
 # Replicas, their database and its faults have the machine to themselves; the others run over two workers.
-ALONE := tests/replicas tests/soak
+ALONE := tests/replicas
 # Without apt, the second call says in one line what to install.
 POSTGRES := $(BIN)/python -m tests.postgres
 INSTALL_POSTGRES := $(POSTGRES) 2>/dev/null || { command -v apt-get && apt-get update && \
@@ -30,7 +30,7 @@ run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, b
 test: lint ## lint, type-check and run every test (installs PostgreSQL and Chromium if they are missing)
 	@$(INSTALL_POSTGRES)
 	@$(INSTALL_CHROMIUM)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ALONE:%=--ignore=%) --ignore=tests/k8s
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) --ignore=tests/k8s
 	@$(BIN)/python -m pytest $(ALONE)
 
 test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages and those of clients/ (needs node)

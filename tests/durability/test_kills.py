@@ -15,8 +15,8 @@ import pytest
 from tests.durability.conftest import ACKNOWLEDGED, KILLS, ONCE
 from tests.durability.processes import AS_APP, AS_SERVER, FB_PROMO, Killable, Sandbox, beside_a_sandbox
 
-KILLED = 20
-LEADS = 2_000
+KILLED = 12
+LEADS = 1_200
 CLIENTS = 24
 INSTALLS = 20
 RETRY_S = 0.1
@@ -133,7 +133,7 @@ async def drained(service: Killable) -> None:
 async def test_kills_lose_no_acknowledged_lead(
     ours: tuple[Killable, Sandbox], record_property: Callable[[str, object], None]
 ) -> None:
-    """Twenty kills while 2,000 leads are sent, on a bad day of Dub's: each is at Dub exactly once."""
+    """Twelve kills while 1,200 leads are sent, on a bad day of Dub's: each is at Dub exactly once."""
     service, sandbox = ours
     async with client(service) as http:
         opens = [await opened(http, f"install-{number}") for number in range(INSTALLS)]
