@@ -226,7 +226,11 @@ class Player:
     def _shadow_match(self, network: int, asked: FirstOpen, certain: Link) -> Observation | None:
         decision = finished(self._matcher.preview(network, asked))
         attempt = MatchAttempt(
-            Match("none", guaranteed=False), "", candidates=decision.considered, installs=decision.installs
+            Match("none", guaranteed=False),
+            "",
+            candidates=decision.considered,
+            devices=decision.devices,
+            installs=decision.installs,
         )
         return of_shadow_match(certain, attempt, is_home=asked.is_home)
 
