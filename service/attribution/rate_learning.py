@@ -8,7 +8,7 @@ replica decides by the defaults (it reads the rates before the first open, if th
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from service.aio.tasks import cancel_all
 from service.domain.errors import StoreFailed
@@ -34,22 +34,22 @@ class RateLearning:
         metrics: Metrics,
         clock: Callable[[], float],
         background: Background,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._kept = kept
         self._metrics = metrics
         self._clock = clock
         self._background = background
-        self._sleep = sleep
         self._rates: dict[str, Rates] = {}
         self._read_counts: Mapping[str, Mapping[str, int]] = {}
         self._counted: dict[str, Counter[str]] = {}  # since they were last written, by app
         self._by_network: dict[tuple[str, int, bool], int] = {}  # of this day
         self._day_began = clock()
+        self._read_at = clock()
         self._task: asyncio.Task[None] | None = None
 
     def rates(self, app: str) -> Rates:
         """Return what matching assumes of an app's installs."""
+        self.refresh()
         return self._rates.get(app, DEFAULT_RATES)
 
     def learned(self, app: str) -> tuple[LearnedRate, ...]:
@@ -83,24 +83,23 @@ class RateLearning:
             self._counted.setdefault(context.app.name, Counter()).update(count(observation))
 
     async def start(self) -> None:
-        """Read the rates, and keep them up to date in the background."""
+        """Read the rates."""
+        self._read_at = self._clock()
         await self._read()
-        self._task = self._background.spawn(self._run(), "rate_learning")
+
+    def refresh(self) -> None:
+        """Write what was counted and read the rates again in the background, once a minute at most."""
+        if self._clock() - self._read_at < EVERY_S or (self._task is not None and not self._task.done()):
+            return
+        self._read_at = self._clock()
+        self._write()
+        self._task = self._background.spawn(self._read(), "rate_learning")
 
     async def close(self) -> None:
         """Write what was counted, and stop."""
         if self._task is not None:
             await cancel_all([self._task])
         self._write()
-
-    async def _run(self) -> None:
-        while True:
-            await self._sleep(EVERY_S)
-            try:
-                self._write()
-                await self._read()
-            except Exception as exc:  # noqa: BLE001  reported, and the next round may succeed
-                self._background.report(exc, "rate_learning")
 
     def _write(self) -> None:
         counted, self._counted = self._counted, {}

@@ -128,7 +128,7 @@ class Parts:
             call_s=timeout_s,
         )
         self.event_feed = EventFeed(dub, CallBudget(clock), self.background, shared_calls)
-        self.rates = RateLearning(self.stores.rates, self.metrics, clock, self.background, self._sleep)
+        self.rates = RateLearning(self.stores.rates, self.metrics, clock, self.background)
         matching = self._matching_of(in_force.now)
         self.ip_matching = IpMatching(matching, dub, dub, self.stores.touches, clock)
         self.touches = Touches(
@@ -399,6 +399,7 @@ class Parts:
 
     async def scrape(self) -> bytes:
         """Return the metrics in Prometheus format; gauges are updated first."""
+        self.rates.refresh()
         metrics, broken = self.metrics, self.guards.open_breakers()
         metrics.in_flight.set(self.resolver.in_flight)
         metrics.database_failing.set(self.stores.database.failing is not None)

@@ -159,6 +159,7 @@ async def asked_again(world: World, failing: "Failing") -> None:
     """Let time pass until the rates were read in vain a few times."""
 
     async def several_times() -> bool:
+        await rates(world)
         return failing.calls > 2
 
     await world.eventually(several_times, step_s=EVERY_S / 4)
