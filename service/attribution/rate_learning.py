@@ -2,8 +2,9 @@
 
 What can go wrong: somebody invents opens to make matching too sure or too shy (a network counts
 ``PER_NETWORK`` times a day in a process, and ``domain.learned_rates`` bounds each rate); the database is down
-(the rates known so far hold, and what is counted meanwhile waits in memory: some 20 numbers an app); a new
-replica decides by the defaults (it reads the rates before the first open, if the database answers).
+(the rates known so far hold); a new replica decides by the defaults (it reads the rates before the first
+open, if the database answers); a process is killed (it loses what it counted since its last write, which
+changes an estimate by a little).
 """
 
 import asyncio

@@ -25,7 +25,7 @@ HELP = f"""\
 Show how often matching is right: measured on your own opens, not simulated.
 
 When an install referrer, the clipboard or a deep link settles an install's first open, firstopen knows its
-link for certain. Half a minute later it matches the same open without that evidence, claims nothing, and
+link for certain. Within a minute it matches the same open without that evidence, claims nothing, and
 counts what came out:
 
 \b

@@ -7,8 +7,8 @@ What can go wrong:
 - A few opens are taken for a rule: the default counts like 20 or 40 observations.
 - An app whose links bring no install referrer looks as if all its installs were organic: without some
   referrers that name a link, the default holds.
-- All rates are bent in one direction: at their bounds, they make the odds of a click a few times as high
-  together, so the bounds are narrow.
+- Somebody moves all rates at once: the bounds are narrow, so that together they raise the odds of a click
+  less than sixfold.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ DELAY_MIN_S = 5.0  # nobody installs sooner: the clocks differ, or the click is 
 DELAY_MAX_S = 300.0  # longer ones say little about those who install at once
 LINKED_MIN = 20  # referrers that name a link, before the share of installs without one is believed
 
-# Nobody installs an app within a second: delays are roughly log-normal. With a deviation of 0.6, their mean
-# logarithm is by so much below that of ``delay_s``, which 6 in 10 do not exceed.
+# ln(60th percentile) - mean(ln) of a log-normal distribution with a sigma of 0.6. Delays are roughly like
+# that, as nobody installs an app within a second.
 _LOG_BELOW = 0.15
 _LOG_MAX = log(1e6)  # above every bound
 _UNCERTAIN = 0.6  # of the installs after a click; the others have certain evidence

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from service.domain.calibration import SHADOW_KEPT_DAYS, Calibration, ShadowMatch, calibration_of
 from service.storage.database import Database
+from service.storage.days import day_began_ms
 from service.storage.statements import Statement
 
 _TIMEOUT_S = 1.0
-_DAY_MS = 86_400_000
 _NO_CANDIDATE = -1  # as ``percent``: a primary key cannot be null
 _ADD = """INSERT INTO shadow_matches (app, day, outcome, percent, agrees, opens) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (app, day, outcome, percent, agrees)
@@ -27,7 +27,7 @@ class CalibrationStore:
 
     def add(self, app: str, matches: Sequence[ShadowMatch]) -> None:
         """Count an app's shadow matches, written behind. Never raises."""
-        today = self._days_ago(0)
+        today = day_began_ms(self._unix_time(), 0)
         rows = sorted(
             (
                 app,
@@ -43,7 +43,9 @@ class CalibrationStore:
 
     async def read(self, app: str, days: int = SHADOW_KEPT_DAYS) -> Calibration:
         """Return how good an app's matching was in the last days; raises ``StoreFailed``."""
-        rows = await self._database.read(_READ, app, self._days_ago(days), timeout_s=_TIMEOUT_S)
+        rows = await self._database.read(
+            _READ, app, day_began_ms(self._unix_time(), days), timeout_s=_TIMEOUT_S
+        )
         counted = [
             (ShadowMatch(outcome, None if percent == _NO_CANDIDATE else percent, bool(agrees)), int(opens))
             for outcome, percent, agrees, opens in rows
@@ -52,9 +54,5 @@ class CalibrationStore:
 
     async def expire(self) -> int:
         """Delete the counts of days that are too long ago. Return 0, because nothing is left to delete."""
-        await self._database.write(Statement(_EXPIRE, (self._days_ago(SHADOW_KEPT_DAYS),)))
+        await self._database.write(Statement(_EXPIRE, (day_began_ms(self._unix_time(), SHADOW_KEPT_DAYS),)))
         return 0
-
-    def _days_ago(self, days: int) -> int:
-        """Return when a day began (UTC), in Unix milliseconds."""
-        return (int(self._unix_time() * 1000) // _DAY_MS - days) * _DAY_MS

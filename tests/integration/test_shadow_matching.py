@@ -11,7 +11,9 @@ from tests.integration.test_metrics import scraped
 from tests.integration.world import (
     ANOTHER_IN_APP_BROWSER,
     AS_SERVER,
+    HOME,
     IN_APP_BROWSER,
+    IPHONE_BROWSER,
     MATCHING,
     PIXEL_BROWSER,
     REFERRER,
@@ -123,6 +125,31 @@ async def test_the_answer_does_not_wait_and_opens_share_a_call(world: World) -> 
     assert await world.calls("/events") == 0
     await counted(world, none=20)
     assert await world.calls("/events") <= 4  # the first open and the others; a short page, then an empty one
+
+
+async def test_an_erased_install_is_left_out(world: World) -> None:
+    """What waits for its shadow match is deleted with the install."""
+    await world.click()
+    await world.click(ip=OFFICE)
+    await installed(world, ANNA, clipboard=FB_PROMO)
+    await installed(world, BEN, ip=OFFICE, clipboard=FB_PROMO)
+    reply = await world.service.post("/v1/installs/forget", json={"installId": ANNA}, headers=AS_SERVER)
+    assert reply.status_code == 200
+    await counted(world, agreed=1)
+    world.clock.advance(2 * shadow_matching.WAIT_S)
+    await installed(world, CARLA, ip=CAFE, clipboard=FB_PROMO)
+    await counted(world, agreed=1, none=1)
+
+
+async def test_dub_gets_no_open(world: World) -> None:
+    """A visit that a page reported has no click id yet: its link is compared, and Dub is not asked for it."""
+    page = {"url": FB_PROMO}
+    headers = {"X-Forwarded-For": HOME, "User-Agent": IPHONE_BROWSER}
+    assert (await world.service.post("/v1/touches", json=page, headers=headers)).is_success
+    await installed(world, ANNA, clipboard=FB_PROMO)
+    before = await world.calls("/track/open")
+    await counted(world, agreed=1)
+    assert await world.calls("/track/open") == before
 
 
 async def test_further_opens_are_left_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
