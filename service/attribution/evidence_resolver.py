@@ -255,6 +255,7 @@ class EvidenceResolver:
         recorder.add(item.type, "resolved", f"click {click_id}", took_s)
         if not dry:
             self._ip_matching.record_open(context)
+            self._rates.observe_first_open(context, has_link=True)
         return self._answers.clicked(open_id, context, item)
 
     async def _by_address(

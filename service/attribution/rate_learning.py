@@ -60,14 +60,15 @@ class RateLearning:
     def observe_first_open(self, context: OpenContext, *, has_link: bool) -> None:
         """Count the platform and the install referrer of an install's first open.
 
-        ``has_link``: a link or click in the report led to it. Call it when the open's network is known.
+        ``has_link``: a link or click in the report led to it, so it is not organic, whatever its referrer
+        says. Call it when the open's network is known.
         """
         report = context.report
         if not context.is_first_open or report.platform not in ("ios", "android"):
             return
-        is_organic = None
-        if report.install_referrer is not None:
-            is_organic = not has_link and all(item.type != "install_referrer" for item in context.chain.items)
+        is_organic = context.chain.is_organic
+        if report.install_referrer is not None and has_link:
+            is_organic = False
         self.add(context, Observation(is_organic=is_organic, is_ios=report.platform == "ios"))
 
     def add(self, context: OpenContext, observation: Observation, *, is_shadow: bool = False) -> None:
@@ -78,9 +79,9 @@ class RateLearning:
         if self._clock() - self._day_began >= _DAY_S:
             self._by_network, self._day_began = {}, self._clock()
         key = (context.app.name, network, is_shadow)
-        said = self._by_network.get(key, 0)
-        if said < PER_NETWORK and (said or len(self._by_network) < _NETWORKS_MAX):
-            self._by_network[key] = said + 1
+        earlier = self._by_network.get(key, 0)
+        if earlier < PER_NETWORK and (earlier or len(self._by_network) < _NETWORKS_MAX):
+            self._by_network[key] = earlier + 1
             self._counted.setdefault(context.app.name, Counter()).update(count(observation))
 
     async def start(self) -> None:
@@ -114,6 +115,8 @@ class RateLearning:
             return  # the rates known so far hold
         self._read_counts = counted
         self._rates = {app: rates_of(counts) for app, counts in counted.items()}
+        self._metrics.learned_rate.clear()  # of apps without opens in the last months
+        self._metrics.rate_observations.clear()
         for app in counted:
             for each in self.learned(app):
                 self._metrics.learned_rate.labels(app, each.name).set(each.value)

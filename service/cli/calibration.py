@@ -12,7 +12,7 @@ from service.cli.output import console, fail, pick_app, read_settings
 from service.config.settings import Settings, SettingsError
 from service.domain.calibration import SHADOW_KEPT_DAYS, Calibration
 from service.domain.errors import StoreFailed
-from service.domain.learned_rates import NAMES, learned_rates
+from service.domain.learned_rates import TITLES, learned_rates
 from service.storage.calibration import CalibrationStore
 from service.storage.database import Database
 from service.storage.engines.sqlite import FILE
@@ -114,7 +114,7 @@ def _print_rates(found: Calibration) -> None:
     for rate in found.rates:
         bounds = f"{rate.least:g} to {rate.most:g}"
         rates.add_row(
-            NAMES[rate.name], f"{rate.value:.3g}", f"{rate.default:g}", bounds, str(rate.observations)
+            TITLES[rate.name], f"{rate.value:.3g}", f"{rate.default:g}", bounds, str(rate.observations)
         )
     console().print(rates)
 

@@ -68,8 +68,16 @@ class EvidenceChain(Struct, frozen=True, gc=False):
         """Return the priority of the strongest item."""
         return EVIDENCE_PRIORITY[self.items[0].type] if self.items else 0
 
+    @property
+    def is_organic(self) -> bool | None:
+        """Return whether the install referrer holds no link; None if there is none, or it was skipped."""
+        if any(item.type == "install_referrer" for item in self.items):
+            return False
+        return True if Skipped("install_referrer", _NO_LINK) in self.skipped else None
+
 
 _BY_ADDRESS = EvidenceItem("ip")
+_NO_LINK = "holds no link"
 
 
 def evidence_mask(chain: EvidenceChain) -> int:
@@ -160,7 +168,7 @@ def _take(
     try:
         link = find_deep_link(text, app.domains, evidence)
     except InvalidField:
-        skipped.append(Skipped(evidence, "holds no link"))
+        skipped.append(Skipped(evidence, _NO_LINK))
         return
     if link.domain not in app.domains or len(link.at_dub) > DEEP_LINK_MAX_CHARS:
         skipped.append(Skipped(evidence, "is not a link on one of this app's domains"))

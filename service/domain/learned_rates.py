@@ -37,7 +37,7 @@ class Prior(Struct, frozen=True):
     """The value without observations, how many observations it counts as, and the bounds of the rate."""
 
     mean: float
-    worth: int
+    weight: int
     least: float
     most: float
 
@@ -54,7 +54,7 @@ PRIORS: Mapping[str, Prior] = {
     "delay_s": Prior(100.0, 40, 70.0, 150.0),
 }
 
-NAMES: Mapping[str, str] = {
+TITLES: Mapping[str, str] = {
     "organic": "installs without a link (by referrer)",
     "ios": "first opens on iOS",
     "click_here": "certain links with a click on the network",
@@ -152,9 +152,9 @@ def _values(counted: Mapping[str, int]) -> dict[str, float]:
         if name == "organic" and of - seen < LINKED_MIN:
             value = prior.mean
         elif name == "delay_s":
-            logs = log(prior.mean) * prior.worth + seen / LOG_UNIT + of * _LOG_BELOW
-            value = exp(min(logs / (prior.worth + of), _LOG_MAX))
+            logs = log(prior.mean) * prior.weight + seen / LOG_UNIT + of * _LOG_BELOW
+            value = exp(min(logs / (prior.weight + of), _LOG_MAX))
         else:
-            value = (prior.mean * prior.worth + seen) / (prior.worth + of)
+            value = (prior.mean * prior.weight + seen) / (prior.weight + of)
         found[name] = prior.bounded(value)
     return found

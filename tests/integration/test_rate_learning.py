@@ -92,6 +92,24 @@ async def test_first_opens_are_learned_from(world: World) -> None:
     assert (await rates(world))["delay_s"][1] == 1
 
 
+async def test_a_click_in_the_opened_url_is_a_first_open_with_a_link(world: World) -> None:
+    """It counts, and as not organic, whatever Google Play says."""
+    url = "https://acme.com/c/shoes?dub_id=d0UtZqE0BZuBPrJS"
+    await installed(world, ANNA, deep_link=url, install_referrer=ORGANIC, **ANDROID)
+    await observed(world, "ios", 1)
+    assert (await rates(world))["organic"][1] == 1
+
+
+async def test_a_referrer_that_was_skipped_does_not_make_an_install_organic(world: World) -> None:
+    """Its link may be of another install, or nobody's: all that is known is that there was one."""
+    now = world.clock.unix_time()
+    await installed(world, ANNA, install_referrer=REFERRER, referrer_clicked_at=now + 3600, **ANDROID)
+    foreign = "deepLink=https%3A%2F%2Felsewhere.example%2Fsale"
+    await installed(world, BEN, ip=address(1), install_referrer=foreign, **ANDROID)
+    await observed(world, "ios", 2)
+    assert (await rates(world)).get("organic", (0, 0))[1] == 0
+
+
 async def test_what_says_nothing_is_not_counted(world: World, clock: FakeClock, data_dir: Path) -> None:
     """Updates, later opens, installs of unknown age, dry runs, and opens of test devices."""
     await installed(world, ANNA)  # this one counts

@@ -11,7 +11,7 @@ from service.api.console.shell import ConsoleRequest, Shell
 from service.api.pages.rendering import redirect
 from service.domain.calibration import Calibration
 from service.domain.errors import InvalidField, NotFound, StoreFailed
-from service.domain.learned_rates import NAMES, LearnedRate
+from service.domain.learned_rates import TITLES, LearnedRate
 from service.domain.models import App
 from service.domain.open_explanations import MATCH_TYPES
 from service.domain.outbox_entries import DISCARD_REASON_MAX_CHARS, KINDS, State, discard_reason
@@ -98,7 +98,7 @@ def health_pages(
             states=_STATES,
             reason_max=DISCARD_REASON_MAX_CHARS,
             match_types=MATCH_TYPES,
-            rate_names=NAMES,
+            rate_names=TITLES,
             done=_DONE.get(request.query_params.get("done", "")),
         )
 
