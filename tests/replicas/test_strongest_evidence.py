@@ -87,15 +87,19 @@ async def test_cold_starts_that_report_to_two_replicas(
         opens = await asyncio.gather(*map(cold_start, range(INSTALLS)))
     await asyncio.to_thread(world.dub.well)
     counts: Counter[str] = Counter()
+    leads: list[tuple[Replica, str]] = []
     for number, (guess, certain) in enumerate(opens):
         counts["guesses that were answered"] += guess["match"]["type"] == "ip"
         on = replicas[number % 2]
         until(lambda: recalled(on, guess["openId"])["match"]["type"] != "ip")  # noqa: B023  called at once
         assert recalled(on, guess["openId"])["clickId"] in (None, certain["clickId"])
-        for subject in ({"installId": f"install-{number}"}, {"openId": guess["openId"]}):
-            lead_id = lead(on, f"{number} by {next(iter(subject))}", **subject)
-            until(lambda: settled(on, lead_id) == "delivered")  # noqa: B023
-        housemate = ip_matching(on, f"house-mate-{number}", f"198.51.100.{number}")
+        leads += [
+            (on, lead(on, f"{number} by {next(iter(subject))}", **subject))
+            for subject in ({"installId": f"install-{number}"}, {"openId": guess["openId"]})
+        ]
+    until(lambda: all(settled(on, lead_id) == "delivered" for on, lead_id in leads))
+    for number in range(INSTALLS):
+        housemate = ip_matching(replicas[number % 2], f"house-mate-{number}", f"198.51.100.{number}")
         counts["web clicks that are free again"] += (housemate["link"] or {}).get("key") == "invite"
     clicks = credited(world)
     for number, (_, certain) in enumerate(opens):
