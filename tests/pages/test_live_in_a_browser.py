@@ -2,29 +2,29 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.pages.demo import log_in, watched
 from tests.postgres import Postgres
-from tests.replicas.processes import CONFIG, HOME, LINKS, SAFARI, Replica, Sandbox, replica, sandbox
+from tests.replicas.processes import (
+    CONFIG,
+    HOME,
+    LINKS,
+    SAFARI,
+    Replica,
+    World,
+    two_replicas,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser's
 
 SERVER_KEY = "server-key-of-acme"
 DOMAIN = "acme.localhost"
-
-
-class World(NamedTuple):
-    """Two replicas and their Dub."""
-
-    here: Replica
-    there: Replica
-    dub: Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
         'leads = "client"', 'leads = "client"\nserver_keys_env = "ACME_SERVER_KEYS"'
     )
     config += '\n[[apps.acme.routes]]\npattern = "https://acme.com/product/:id"\nscreen = "product"\n'
-    url = postgres.database()
-    with ExitStack() as stack:
-        dub = stack.enter_context(sandbox(folder, LINKS.replace("acme.link", DOMAIN)))
-        env = {"ACME_SERVER_KEYS": SERVER_KEY}
-        here, there = (stack.enter_context(replica(folder, dub, url, config=config, **env)) for _ in range(2))
-        yield World(here, there, dub)
+    links = LINKS.replace("acme.link", DOMAIN)
+    env = {"ACME_SERVER_KEYS": SERVER_KEY}
+    with two_replicas(folder, postgres.database(), config=config, links=links, **env) as found:
+        yield found
 
 
 @asynccontextmanager

@@ -11,8 +11,7 @@ from typing import NamedTuple, Self
 import httpx
 import pytest
 
-from tests.replicas.conftest import World
-from tests.replicas.processes import CONFIG, IPHONE, KEY, Replica, until
+from tests.replicas.processes import CONFIG, IPHONE, KEY, Replica, World, until
 
 FRESH_S = 2.0  # after this time, no replica answers by the earlier settings
 LINK = "https://acme.link/fb-promo"

@@ -53,7 +53,7 @@ def test_replicas_work_behind_pgbouncer(tmp_path: Path, postgres: Postgres) -> N
     database = postgres.database().rpartition("/")[2]
     with sandbox(tmp_path) as dub, pgbouncer(postgres) as port:
         url = f"postgresql://firstopen@127.0.0.1:{port}/{database}"
-        with replica(tmp_path, dub, url) as here, replica(tmp_path, dub, url) as there:
+        with replica(tmp_path, dub.port, url) as here, replica(tmp_path, dub.port, url) as there:
             reports(here, there, dub)
             assert here.degraded() == there.degraded() == []
 
@@ -82,7 +82,7 @@ def test_the_connection_is_encrypted_and_the_certificate_checked(
     server, trusted = encrypted
     database = server.database()
     with sandbox(tmp_path) as dub:
-        with replica(tmp_path, dub, f"{database}?sslmode=verify-full&sslrootcert={trusted}") as here:
+        with replica(tmp_path, dub.port, f"{database}?sslmode=verify-full&sslrootcert={trusted}") as here:
             here.open(deepLink=PROMO, installId="install-anna", budgetMs=10_000)
             assert here.degraded() == []
             used = server.query(
@@ -92,7 +92,7 @@ def test_the_connection_is_encrypted_and_the_certificate_checked(
             assert used == [(True,)]
         (tmp_path / "other").mkdir()
         stranger = contexts(tmp_path / "other")[2]
-        with replica(tmp_path, dub, f"{database}?sslmode=verify-full&sslrootcert={stranger}") as here:
+        with replica(tmp_path, dub.port, f"{database}?sslmode=verify-full&sslrootcert={stranger}") as here:
             assert any("database" in each for each in here.degraded())
             answer = here.open(deepLink=PROMO, installId="install-ben", budgetMs=10_000)
             assert (answer["source"], answer["pending"]) == ("dub", False)

@@ -212,7 +212,7 @@ async def test_a_bad_minute_of_the_database(
     """Before, during and after: every open is answered in time, every accepted lead arrives once."""
     with ExitStack() as stack:
         url = server.database()
-        replicas = [stack.enter_context(replica(tmp_path, dub, url)) for _ in range(2)]
+        replicas = [stack.enter_context(replica(tmp_path, dub.port, url)) for _ in range(2)]
         for number in range(CLICKS):
             await asyncio.to_thread(dub.click, f"198.51.100.{number % CLIENTS}")
         async with loaded(replicas) as load:
@@ -247,7 +247,7 @@ async def test_a_failover(
         primary.query("SELECT pg_reload_conf()")
         await until(lambda: primary.query("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
         url = primary.database().replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
-        replicas = [stack.enter_context(replica(tmp_path, dub, url)) for _ in range(2)]
+        replicas = [stack.enter_context(replica(tmp_path, dub.port, url)) for _ in range(2)]
         for number in range(CLICKS):
             await asyncio.to_thread(dub.click, f"198.51.100.{number % CLIENTS}")
         async with loaded(replicas) as load:

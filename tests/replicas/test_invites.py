@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.postgres import Postgres
-from tests.replicas.processes import CONFIG, Replica, replica, sandbox
+from tests.replicas.processes import CONFIG, Replica, two_replicas
 
 TEMPLATE = """
 [[apps.acme.link_templates]]
@@ -26,11 +26,8 @@ def create(on: Replica, who: str, install: str = "install-anna") -> tuple[int, s
 
 def test_one_link_for_a_hundred_requests_to_two_replicas(tmp_path: Path, postgres: Postgres) -> None:
     """Each replica calls Dub at most once, and Dub has one link; the quota counts over both replicas."""
-    url = postgres.database()
     with (
-        sandbox(tmp_path) as dub,
-        replica(tmp_path, dub, url, config=CONFIG + TEMPLATE) as here,
-        replica(tmp_path, dub, url, config=CONFIG + TEMPLATE) as there,
+        two_replicas(tmp_path, postgres.database(), config=CONFIG + TEMPLATE) as (here, there, dub, _),
         ThreadPoolExecutor(32) as threads,
     ):
         replies = list(threads.map(lambda number: create((here, there)[number % 2], "anna"), range(100)))

@@ -16,8 +16,7 @@ import pytest
 
 from service.attribution.live_feed import WATCHERS_MAX
 from tests.postgres import Postgres
-from tests.replicas.conftest import World
-from tests.replicas.processes import CONFIG, HOME, Replica, replica, sandbox, until
+from tests.replicas.processes import CONFIG, HOME, Replica, World, two_replicas, until
 
 KEY = "server-key-of-acme"
 AS_SERVER = {"Authorization": f"Bearer {KEY}"}
@@ -32,14 +31,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iter
     folder = Path(tmp_path_factory.mktemp("live"))
     config = CONFIG.replace('leads = "client"', 'leads = "client"\nserver_keys_env = "ACME_SERVER_KEYS"')
     config += '\n[[apps.acme.routes]]\npattern = "https://acme.com/product/:id"\nscreen = "product"\n'
-    url = postgres.database()
-    with ExitStack() as stack:
-        dub = stack.enter_context(sandbox(folder))
-        here, there = (
-            stack.enter_context(replica(folder, dub, url, config=config, ACME_SERVER_KEYS=KEY))
-            for _ in range(2)
-        )
-        yield World(here, there, dub, url)
+    with two_replicas(folder, postgres.database(), config=config, ACME_SERVER_KEYS=KEY) as found:
+        yield found
 
 
 class Follower:

@@ -13,7 +13,6 @@ import httpx
 import psycopg
 
 from tests.postgres import Postgres
-from tests.replicas.conftest import World
 from tests.replicas.processes import (
     CONFIG,
     HOME,
@@ -22,9 +21,10 @@ from tests.replicas.processes import (
     LIMITS,
     Replica,
     Sandbox,
+    World,
     ip_matching,
     replica,
-    sandbox,
+    two_replicas,
     until,
 )
 from tests.replicas.test_opens import stored
@@ -112,14 +112,12 @@ def test_a_crowd_is_counted_over_both_replicas(tmp_path: Path, postgres: Postgre
     """Installs that opened behind one address on one replica count on the other, also after a restart."""
     url = postgres.database()
     config = CONFIG.replace("min_confidence = 0", "min_confidence = 0.995").replace('"latest"', '"refuse"')
-    with ExitStack() as stack:
-        dub = stack.enter_context(sandbox(tmp_path))
-        here, there = (stack.enter_context(replica(tmp_path, dub, url, config=config)) for _ in range(2))
+    with two_replicas(tmp_path, url, config=config) as (here, there, dub, _), ExitStack() as stack:
         for number in range(12):
             opened = ip_matching((here, there)[number % 2], f"install-{number}")
             until(lambda: stored(url, opened["openId"]))  # noqa: B023  called at once
         dub.click(HOME)
-        for each in (here, stack.enter_context(replica(tmp_path, dub, url, config=config))):
+        for each in (here, stack.enter_context(replica(tmp_path, dub.port, url, config=config))):
             last = ip_matching(each, f"install-on-{each.port}")
             assert last["match"] == {"type": "none", "guaranteed": False, "reason": "crowd"}
 

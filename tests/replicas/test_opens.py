@@ -9,13 +9,13 @@ import psycopg
 import pytest
 
 from tests.postgres import Postgres
-from tests.replicas.conftest import World
 from tests.replicas.processes import (
     CONFIG,
     IPHONE,
     KEY,
     LIMITS,
     Replica,
+    World,
     ip_matching,
     replica,
     sandbox,
@@ -65,10 +65,10 @@ def test_an_open_is_a_repeat_after_a_restart(tmp_path: Path, postgres: Postgres)
     """A replica that begins later repeats it, although nobody who answered it runs any more."""
     url = postgres.database()
     with sandbox(tmp_path) as dub:
-        with replica(tmp_path, dub, url) as before:
+        with replica(tmp_path, dub.port, url) as before:
             first = before.open(deepLink=PROMO, installId="install-anna")
             assert before.process.stop() == 0
-        with replica(tmp_path, dub, url) as after:
+        with replica(tmp_path, dub.port, url) as after:
             again = after.open(deepLink=PROMO, installId="install-anna")
         assert (again["openId"], again["clickId"], again["repeat"]) == (
             first["openId"],
@@ -106,7 +106,7 @@ def test_an_install_that_one_erases_is_erased_on_all(tmp_path: Path, postgres: P
 
         def begin() -> Replica:
             env = {"ACME_SERVER_KEYS": "dub_sk_acme"}
-            return stack.enter_context(replica(tmp_path, dub, url, config=config, **env))
+            return stack.enter_context(replica(tmp_path, dub.port, url, config=config, **env))
 
         here, there = begin(), begin()
         before = {

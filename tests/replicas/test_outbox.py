@@ -11,8 +11,7 @@ import psycopg
 import pytest
 
 from tests.process import finished
-from tests.replicas.conftest import World
-from tests.replicas.processes import IPHONE, KEY, LIMITS, Replica, Sandbox, until
+from tests.replicas.processes import IPHONE, KEY, LIMITS, Replica, Sandbox, World, until
 
 LEADS = 2_000
 KILLED_AFTER = 1_200

@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.replicas.conftest import World
 from tests.replicas.processes import (
     HOME,
     IPHONE,
     KEY,
     LIMITS,
     Replica,
+    World,
     ip_matching,
     settled,
     until,

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -11,8 +10,7 @@ import pytest
 
 from tests.postgres import Postgres
 from tests.receiver import HOOK, SECRET, Receiver, Reports, bad_day, receiver
-from tests.replicas.conftest import World
-from tests.replicas.processes import CONFIG, IPHONE, KEY, replica, sandbox
+from tests.replicas.processes import CONFIG, IPHONE, KEY, World, two_replicas
 
 INSTALLS = 200
 CLIENTS = 10
@@ -28,15 +26,10 @@ async def backend() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def world(tmp_path: Path, postgres: Postgres, backend: Receiver) -> Iterator[World]:
-    url = postgres.database()
     config = CONFIG.replace("[server]", f"{HOOK}\n[server]")
     env = {"ACME_WEBHOOK_URL": backend.url, "ACME_WEBHOOK_SECRET": SECRET}
-    with ExitStack() as stack:
-        dub = stack.enter_context(sandbox(tmp_path))
-        here, there = (
-            stack.enter_context(replica(tmp_path, dub, url, config=config, **env)) for _ in range(2)
-        )
-        yield World(here, there, dub, url)
+    with two_replicas(tmp_path, postgres.database(), config=config, **env) as found:
+        yield found
 
 
 async def test_a_killed_replica_s_webhooks_are_sent_by_the_other(world: World, backend: Receiver) -> None:
