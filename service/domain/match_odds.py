@@ -56,15 +56,20 @@ class Signals(Struct, frozen=True, gc=False, omit_defaults=True):
 DEFAULT_RATES = Rates()
 NO_SIGNALS = Signals()
 
-# The delay from a click to the first open. Of those who install at once, 6 in 10 open the app within
-# ``delay_s``, the others by a power law. The rest come back later: evenly by the logarithm of the time, from
-# 5 minutes to 3 days. Together, 75 % open the app within an hour and 95 % within a day, as AppsFlyer's
-# glossary says ("click to install time": 75 % and 94 %). Clocks differ by seconds, so that a very short
-# delay is not held against a click.
+# The delay from a click to the install, and to the first open. Of those who install at once, 6 in 10 do so
+# within ``delay_s``, the others by a power law; some of them open the app up to 2 hours later. The rest come
+# back later: from 5 minutes to 3 days. Both delays are spread evenly by the logarithm of the time. So a click
+# of half an hour ago is more likely to have led to an open than to an install, if the app says when that was.
+# Together, 75 % open the app within an hour and 95 % within a day, as AppsFlyer's glossary says ("click to
+# install time": 75 % and 94 %). Clocks differ by seconds, so that a very short delay is not held against a
+# click.
 _LATER = 0.35
+_OPENED_LATER = 0.3  # of those who install at once
 _LATER_FROM_S = 300.0
 _LATER_TO_S = 3 * _DAY_S
+_OPENED_TO_S = 2 * _HOUR_S
 _LATER_DENSITY = _LATER / log((_LATER_TO_S + _LATER_FROM_S) / _LATER_FROM_S)
+_OPENED_DENSITY = (1 - _LATER) * _OPENED_LATER / log((_OPENED_TO_S + _LATER_FROM_S) / _LATER_FROM_S)
 _FALL = 2.5
 
 # How many people use a network is a Gamma distribution. Its shape far below 1 says that most networks have
@@ -77,16 +82,15 @@ _HOME = 10.0
 # would.
 _OPENS_PER_CLICK = 3.0
 _ACTIVE_HOURS = 13.0
-# Where many people are, clicks and opens come in bursts: a post, a break, a colleague's tip. So an open comes
-# at a moment that is up to three times as busy as the average. With these numbers, the stated confidence is
-# right on the crowded networks of the tuning seeds.
-_FEW = 2
+# Where other people are, clicks and opens come in bursts: a post, a break, a colleague's tip. So an open
+# comes at a moment that is up to three times as busy as the average. With these numbers, the stated
+# confidence is not too high on the tuning seeds, on networks with two or three devices and on crowded ones.
 _BURST = 2.0
-_BURST_HALF = 6
+_BURST_HALF = 3
 
-# Share of clicks that can lead to an open within an hour: 80 % are made on phones, 78 % of first opens come
+# Share of clicks that can lead to an open within an hour: 80 % are made on phones, 75 % of first opens come
 # so soon.
-_CAN_LEAD = 0.62
+_CAN_LEAD = 0.6
 
 # How much more often a device fits if it is the same one. The system alone: 1 / its share. StatCounter: the
 # major versions of iOS and of Android that most devices have make up 40 %; the most common model is one
@@ -107,6 +111,9 @@ _TIMEZONE = (1.0, 0.3)
 
 # Some matches are wrong although nothing else fits: the person's last click was on another network.
 CERTAINTY_MAX = 0.998
+# Probability that clocks differ by so much that a click seems to be later than the install it led to. An
+# install takes half a minute, and most clocks agree within seconds.
+CLOCKS_DIFFER = 0.05
 CLAIM_DOUBT = 0.05  # probability that a click that matching gave to another install is not that install's
 
 # Of those who click, 8 % click the same link again within minutes, often in another browser, and 2 % another
@@ -116,19 +123,29 @@ _AGAIN_ELSEWHERE = 0.02
 _CLOCKS_S = 1.0
 
 
-def delay_density(delay_s: float, rates: Rates) -> float:
-    """Return the probability per second of a delay between a click and a first open; it never rises."""
+def delay_density(delay_s: float, rates: Rates, *, to_install: bool = False) -> float:
+    """Return the probability per second of a delay between a click and a first open; it never rises.
+
+    With ``to_install``, return that of a delay between a click and the install.
+    """
     typical_s = rates.delay_s
-    at_once = (1 - _LATER) * (1 - 1 / _FALL) / typical_s
+    at_once, later = 1 - _LATER, _LATER_DENSITY
+    if not to_install:
+        at_once *= 1 - _OPENED_LATER
+        if delay_s < _OPENED_TO_S:
+            later += _OPENED_DENSITY
+    density = at_once * (1 - 1 / _FALL) / typical_s
     if delay_s > typical_s:
-        at_once *= math.pow(typical_s / delay_s, _FALL)
-    return at_once + _LATER_DENSITY / (max(delay_s, 0) + _LATER_FROM_S)
+        density *= math.pow(typical_s / delay_s, _FALL)
+    return density + later / (max(delay_s, 0) + _LATER_FROM_S)
 
 
-def click_weight(delay_s: float, fit: Fit, device: Traits, ratio: float, rates: Rates) -> float:
+def click_weight(
+    delay_s: float, fit: Fit, device: Traits, ratio: float, rates: Rates, *, to_install: bool = False
+) -> float:
     """Return the weight of a click; ``ratio`` is the likelihood ratio of its signals."""
     share = max(rates.ios if device.system == "ios" else 1 - rates.ios, _RARE)
-    return delay_density(delay_s, rates) * _FIT[fit] * ratio / share
+    return delay_density(delay_s, rates, to_install=to_install) * _FIT[fit] * ratio / share
 
 
 def clicks_per_s(clicked: int, opened: int, window_s: float, rates: Rates, *, is_home: bool) -> float:
@@ -139,8 +156,7 @@ def clicks_per_s(clicked: int, opened: int, window_s: float, rates: Rates, *, is
     """
     hours = rates.prior_hours * (_HOME if is_home else 1) + _seen_hours(window_s)
     seen = clicked + opened
-    more = max(seen - _FEW, 0)
-    burst = 1 + _BURST * more / (more + _BURST_HALF)
+    burst = 1 + _BURST * seen / (seen + _BURST_HALF)
     return (_SHAPE + seen * burst) / hours / _HOUR_S
 
 

@@ -9,11 +9,13 @@ What can go wrong:
 - A click is credited that cannot have led to the install: from another system, later than the open, or
   recorded by a deep link.
 - A phone clicks twice, in an in-app browser and in the system's browser, and the second click is credited to
-  the install of a room-mate: the second click is used up together with the first.
+  the install of a room-mate: the second click is used up together with the first. One on another link, made
+  within a quarter of an hour, hardly counts on a quiet network.
 - The confidence in a click is too high: it does not rise when the click gets older or fits worse, when
   another click is added, or when more devices use the network.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -25,6 +27,7 @@ from service.domain.device_traits import Fit, Misfit, Traits, compare, may_be_on
 from service.domain.match_odds import (
     CERTAINTY_MAX,
     CLAIM_DOUBT,
+    CLOCKS_DIFFER,
     DEFAULT_RATES,
     NO_SIGNALS,
     Rates,
@@ -201,16 +204,16 @@ def decide(
     """
     retired = [each for each in retirements if each.install != opened.install]
     covered = {click.id for click in clicks if any(each.covers(click) for each in retired)}
+    newest_first = sorted(clicks, key=_newest_first)
     taken_by_others = [
         click
-        for click in clicks
+        for click in newest_first
         if not click.opened_app
         and (owners[click.id] != opened.install if click.id in owners else click.id in covered)
     ]
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
     considered: list[CandidateTrace] = []
-    newest_first = sorted(clicks, key=_newest_first)
     for click in newest_first:
         fit, age_s = _fit(opened, click, rules), _age_s(opened, click)
         if not isinstance(fit, Fit):
@@ -235,8 +238,11 @@ def decide(
     )
     if not candidates:
         return structs.replace(undecided, reason=_no_candidate(opened, clicks))
-    others_per_s = clicks_per_s(devices - 1, installs - 1, rules.window_s, rates, is_home=opened.is_home)
-    weights = _weights(opened, candidates, others_per_s, rates)
+    others_per_s, apart_per_s = (
+        clicks_per_s(max(devices - own, 0), installs - 1, rules.window_s, rates, is_home=opened.is_home)
+        for own in (1, 2)  # whether two clicks are two people's is judged without either of them
+    )
+    weights = _weights(opened, candidates, taken_by_others, apart_per_s, rates)
     against = CLAIM_DOUBT * sum(_weight(opened, each, rates) for each in rivals)
     odds = Odds(candidates, weights, against, background_weight(others_per_s, rates))
     mine = next(
@@ -351,11 +357,17 @@ def _are_several_links(candidates: Sequence[Candidate]) -> bool:
 
 
 def _weights(
-    opened: FirstOpen, candidates: Sequence[Candidate], others_per_s: float, rates: Rates
+    opened: FirstOpen,
+    candidates: Sequence[Candidate],
+    taken: Sequence[Click],
+    others_per_s: float,
+    rates: Rates,
 ) -> list[float]:
-    """Return the weights of candidates, which are newest first.
+    """Return the weights of candidates, which are newest first, on a network with so many other clicks.
 
     The weight is less if the same phone may have made a newer click that fits as well: then that one counts.
+    It is also less if that phone may have made one of the ``taken`` clicks, which other installs were given;
+    these are newest first, too.
     """
     alone = [_weight(opened, each, rates) for each in candidates]
     weights: list[float] = []
@@ -371,17 +383,46 @@ def _weights(
                 share = other_person(gap_s, others_per_s, same_link=newer.link.id == click.link.id)
                 break
         weights.append(weight * share)
-    return weights
+    if not taken:
+        return weights
+    return [
+        weight * _not_with(each.click, taken, others_per_s)
+        for weight, each in zip(weights, candidates, strict=True)
+    ]
+
+
+def _not_with(click: Click, taken: Sequence[Click], others_per_s: float) -> float:
+    """Return the probability that no phone that made one of the taken clicks has made this click, too.
+
+    These are clicks on other links: ``_is_second_click`` decides about those on the same link. Only the
+    nearest ones matter. ``taken`` are newest first.
+    """
+    at = bisect_left(taken, -click.at_ms, key=_newest_first_ms)
+    nearest_ms = _AGAIN_MS + 1
+    for side in (reversed(taken[:at]), iter(taken[at:])):
+        for each in side:
+            gap_ms = abs(each.at_ms - click.at_ms)
+            if gap_ms >= nearest_ms:
+                break
+            if each.link.id != click.link.id and may_be_one_device(each.device, click.device):
+                nearest_ms = gap_ms
+                break
+    if nearest_ms > _AGAIN_MS:
+        return 1.0
+    return other_person(nearest_ms / 1000, others_per_s, same_link=False)
 
 
 def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
     """Return the weight of a click by its delay (until the app was installed), device and signals."""
-    delay_s = candidate.age_s
+    click, delay_s, until_ms = candidate.click, candidate.age_s, opened.at_ms
     if opened.installed_ms is not None:
-        delay_s = min(delay_s, max(opened.installed_ms - candidate.click.at_ms, 0) / 1000)
-    theirs = candidate.click.signals
-    ratio = 1.0 if theirs is NO_SIGNALS else signals_ratio(opened.signals, theirs)
-    return click_weight(delay_s, candidate.fit, opened.device, ratio, rates)
+        delay_s = min(delay_s, max(opened.installed_ms - click.at_ms, 0) / 1000)
+        until_ms = min(until_ms, opened.installed_ms)
+    ratio = 1.0 if click.signals is NO_SIGNALS else signals_ratio(opened.signals, click.signals)
+    if click.at_ms > until_ms:
+        ratio *= CLOCKS_DIFFER
+    to_install = opened.installed_ms is not None
+    return click_weight(delay_s, candidate.fit, opened.device, ratio, rates, to_install=to_install)
 
 
 def _devices(newest_first: Iterable[Click]) -> int:
@@ -413,6 +454,10 @@ def _traced(click: Click, age_s: float, rejected: Rejection | None) -> Candidate
 
 def _age_s(opened: FirstOpen, click: Click) -> float:
     return max(opened.at_ms - click.at_ms, 0) / 1000
+
+
+def _newest_first_ms(click: Click) -> int:
+    return -click.at_ms
 
 
 def _newest_first(click: Click) -> tuple[int, str]:

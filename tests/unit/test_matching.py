@@ -150,9 +150,53 @@ def test_a_claimed_click_is_nobody_elses() -> None:
     """A click that another install has is no candidate; the next one may be."""
     owners = {"click": BEN}
     assert decided(a_click(), owners=owners).considered[0].rejected == Rejection.CLAIMED
-    older = a_click(90, "older", link=link("other"))
+    older = a_click(90, "older", link=link("other"), device=Traits("ios", "ipad", 17))
     decision = decided(a_click(), older, owners=owners)
     assert (decision.click, decision.candidates) == (older, 1)
+
+
+def test_a_click_beside_a_taken_one_is_doubted() -> None:
+    """On a quiet network one phone has likely made both, within a quarter of an hour, if it can have."""
+    other = a_click(200, "other", link=link("other"))
+    beside, beside_an_ipads, long_before = (
+        a_click(60, "taken"),
+        a_click(60, "taken", device=Traits("ios", "ipad", 17)),
+        a_click(1101, "taken"),
+    )
+    for owners, retirements in (({"taken": BEN}, ()), ({}, (a_retirement(),))):
+        doubted, *believed = (
+            decided(other, taken, rules=ANY, owners=owners, retirements=retirements).confidence
+            for taken in (beside, beside_an_ipads, long_before)
+        )
+        assert 1 - doubted > 3 * (1 - min(believed))
+
+
+def test_among_many_people_a_click_beside_a_taken_one_is_another_persons() -> None:
+    """How much a taken click says about another link's depends on how many people click there."""
+    other, taken = a_click(200, "other", link=link("other")), a_click(60, "taken")
+    owners = {"taken": BEN}
+    alone, beside = (
+        [
+            decided(other, *more, rules=ANY, owners=owners, installs=installs).confidence
+            for installs in (1, 60)
+        ]
+        for more in ((), (taken,))
+    )
+    assert beside[0] < alone[0] / 2
+    assert beside[1] > alone[1] / 2
+
+
+def test_a_click_that_seems_to_be_later_is_doubted() -> None:
+    """Clocks differ a little: such a click is believed on a quiet network, and not on a busy one."""
+    later, at_once = a_click(-10), a_click(0)
+    installed = an_open(installed_ms=NOW_MS - 20_000)
+    for before, after, opened in (
+        (at_once, later, an_open()),
+        (a_click(20), a_click(10), installed),  # the phone's clock says when the app was installed
+    ):
+        assert decided(before, opened=opened, installs=8).click == before
+        assert decided(after, opened=opened, installs=8).reason == "crowd"
+        assert decided(after, opened=opened).click == after
 
 
 def test_an_install_keeps_its_own_click() -> None:
@@ -248,10 +292,14 @@ def test_a_guess_is_refused() -> None:
 
 
 def test_the_delay_ends_with_the_install() -> None:
-    """An app that is opened long after its install was brought by a click from before the install."""
+    """An app that is opened long after its install was brought by a click from before the install.
+
+    Half an hour is long for an install, and not for an open: some open the app long after its install.
+    """
     click = a_click(1800)
-    soon = an_open(installed_ms=click.at_ms + 30_000)
+    soon, late = (an_open(installed_ms=click.at_ms + delay_ms) for delay_ms in (30_000, 1_795_000))
     assert decided(click, opened=soon).confidence > decided(click).confidence
+    assert decided(click, opened=late).confidence < decided(click).confidence
 
 
 @pytest.mark.parametrize(
@@ -342,7 +390,8 @@ def test_a_click_left_over_is_likelier() -> None:
 
 def test_a_click_that_stronger_evidence_uses_up_is_no_rival() -> None:
     """It certainly belongs to the install that was found, so it only says that somebody else is there."""
-    clicks = (a_click(), a_click(60, "other", link=link("other")))
+    ipad = Traits("ios", "ipad", 17)
+    clicks = (a_click(), a_click(60, "other", link=link("other"), device=ipad))
     for owners in ({}, {"click": BEN}):
         decision = decided(*clicks, owners=owners, retirements=(a_retirement(),))
         assert decision.click == clicks[1]
@@ -462,6 +511,19 @@ def test_confidence_in_a_click_never_rises(
     assert is_no_surer(confidence_in(older, *others, opened=opened, installs=installs), before)
 
 
+@given(several, clicks, opens, st.integers(1, 80))
+def test_confidence_in_a_click_never_rises_by_a_taken_one(
+    seen: list[Click], click: Click, opened: FirstOpen, installs: int
+) -> None:
+    """A click that another install was given makes the only candidate no surer."""
+    others = [each for each in seen if each.id != "more"]
+    more = structs.replace(click, id="more")
+    before = decided(*others, opened=opened, rules=ANY, installs=installs)
+    after = decided(*others, more, opened=opened, rules=ANY, installs=installs, owners={"more": BEN})
+    if after.candidates == before.candidates == 1:
+        assert after.confidence <= before.confidence
+
+
 @given(several, opens, st.integers(1, 80))
 def test_probabilities_add_up(seen: list[Click], opened: FirstOpen, installs: int) -> None:
     """The best click is as likely as any, and never certain."""
@@ -476,11 +538,19 @@ def test_probabilities_add_up(seen: list[Click], opened: FirstOpen, installs: in
 @given(st.floats(0, 300_000), st.floats(0, 300_000), st.floats(45, 200))
 def test_a_longer_delay_is_never_likelier(one: float, other: float, typical_s: float) -> None:
     rates = Rates(delay_s=typical_s)
-    assert delay_density(max(one, other), rates) <= delay_density(min(one, other), rates)
+    for to_install in (False, True):
+        longer = delay_density(max(one, other), rates, to_install=to_install)
+        assert longer <= delay_density(min(one, other), rates, to_install=to_install)
 
 
 def test_delays_are_those_that_were_published() -> None:
-    """AppsFlyer's glossary: 75 % of first opens within an hour of the click, 94 % within a day."""
-    for hours, share in ((1, 0.75), (24, 0.94)):
+    """AppsFlyer's glossary: 75 % of first opens within an hour of the click, 94 % within a day.
+
+    Installs come sooner. All of either come within some days.
+    """
+    for hours, install in ((1, 0.78), (24, 0.94), (72, 1)):
+        within = sum(delay_density(at + 0.5, DEFAULT_RATES, to_install=True) for at in range(3600 * hours))
+        assert within == pytest.approx(install, abs=0.05)
+    for hours, share in ((1, 0.75), (24, 0.94), (72, 1)):
         within = sum(delay_density(at + 0.5, DEFAULT_RATES) for at in range(3600 * hours))
         assert within == pytest.approx(share, abs=0.05)

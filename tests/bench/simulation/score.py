@@ -130,7 +130,7 @@ class Truth:
         """Say why a match is wrong: whose click it is, and where."""
         clicked, opened = self._clicks[given.click or ""], given.opened
         if clicked.person == opened.person:
-            return "the person's click on another link"
+            return f"the person's click {'on another link' if opened.brought_by else 'at a reinstall'}"
         own = self._clicks.get(opened.brought_by or "")
         why = (
             "organic"
