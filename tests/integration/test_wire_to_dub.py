@@ -8,6 +8,7 @@ import pytest
 
 from service.app import create_app
 from service.config.settings import parse
+from service.dub import transport
 from tests.support import ANNA, CONFIG, ENV, LogLines, Service, running
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -106,6 +107,17 @@ async def test_connections_are_kept_and_bounded(logs: LogLines) -> None:  # noqa
         )
         assert len(dub.requests) == 25
         assert dub.connections <= 3
+
+
+async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that no call uses for a while is closed; the next call opens another one."""
+    monkeypatch.setattr(transport, "_KEEPALIVE_S", 0.05)
+    dub = RawDub()
+    async with service_over(dub) as service:
+        await service.open("https://acme.link/x", install_id="install-0")
+        await asyncio.wait_for(dub.writers[0].wait_closed(), 5)
+        await service.open("https://acme.link/x", install_id="install-1")
+        assert dub.connections == 2
 
 
 async def test_dubs_cookies_are_not_kept(logs: LogLines) -> None:  # noqa: ARG001
