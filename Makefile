@@ -30,7 +30,7 @@ run: $(VENV)/run.stamp ## start firstopen (without FIRSTOPEN_CONFIG: the demo, b
 test: lint ## lint, type-check and run every test (installs PostgreSQL and Chromium if they are missing)
 	@$(INSTALL_POSTGRES)
 	@$(INSTALL_CHROMIUM)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) --ignore=tests/k8s
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%) --ignore=tests/k8s
 	@$(BIN)/python -m pytest $(ALONE)
 
 test-clients: $(VENV)/dev.stamp ## run Dub's Python and JavaScript packages and those of clients/ (needs node)
