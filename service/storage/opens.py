@@ -10,6 +10,7 @@ no personal data).
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Literal, get_args
 
 import msgspec
@@ -225,10 +226,9 @@ class SqlOpenStore:
 
     async def _newest(self, devices: Sequence[int], timeout_s: float | None = None) -> list[Row]:
         """Read all opens of devices, or of one that has many the newest of each role."""
-        sql = " UNION ALL ".join([_FEW_OF_DEVICE] * len(devices))
-        values = [value for device in devices for value in (device, _FEW + 1)]
+        few = [Statement(_FEW_OF_DEVICE, (device, _FEW + 1), _DEVICE_AT) for device in devices]
         began = self._clock()
-        rows = await self._database.read(sql, *values, timeout_s=timeout_s)
+        rows = [*chain.from_iterable(await self._database.read_all(*few, timeout_s=timeout_s))]
         if len(rows) <= _FEW:
             return rows
         left_s = None if timeout_s is None else max(began + timeout_s - self._clock(), 0)
