@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import structlog
@@ -49,6 +50,7 @@ async def test_what_no_standby_has_is_not_acknowledged_by_a_retry(alone: Postgre
     outbox, claims = SqlOutboxStore(database, Cipher(["s" * 32]), time.time), ClaimStore(database, time.time)
     try:
         standby(alone, "'gone'")
+        await until(lambda: waits_for_the_standby(alone))
         with pytest.raises(StoreFailed):
             await outbox.add(lead("first"), leased=True)
         with pytest.raises(StoreFailed):
@@ -71,9 +73,23 @@ async def test_what_no_standby_has_is_not_acknowledged_by_a_retry(alone: Postgre
         await database.close()
 
 
-def shown_without_a_standby(server: Postgres, database: str) -> list[tuple[object, ...]]:
+def waits_for_the_standby(server: Postgres) -> bool:
+    """Return True if a commit waits: the process that decides it reads the configuration in its own time."""
+    with ThreadPoolExecutor() as threads:
+        commit = threads.submit(server.query, "SELECT pg_logical_emit_message(true, 'a commit', '')")
+        while not commit.done():
+            if stop_waiting(server):
+                return True
+    return False
+
+
+def stop_waiting(server: Postgres) -> list[tuple[object, ...]]:
     """Cancel the waits for the standby, as an operator may: the primary then shows what it has."""
-    server.query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    return server.query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+
+
+def shown_without_a_standby(server: Postgres, database: str) -> list[tuple[object, ...]]:
+    stop_waiting(server)
     return server.query("SELECT id FROM outbox", database)
 
 
