@@ -23,7 +23,7 @@ from service.domain.errors import StoreFailed
 from service.storage.engines.port import Engine, Unit, UnitResult
 from service.storage.errors import EngineUnavailable, RowsLocked, StartRefused, StatementRejected
 from service.storage.migrate import LOCK, log_migrations, migrate
-from service.storage.statements import Row, RowStatement, Statement, Values, joined, rows_of_each
+from service.storage.statements import Row, RowStatement, Statement, Values
 from service.telemetry import Event, Log, where
 
 WRITE_BEHIND_S = 0.05
@@ -318,9 +318,7 @@ class Database:
     async def _fetch(self, batch: Sequence[_Read]) -> None:
         """Answer reads; if the batch has an invalid query, run each read separately. Never raises."""
         try:
-            queries = [query for each in batch for query in each.queries]
-            sent = joined(queries)
-            found = await self._engine.fetch([statement for statement, _ in sent])
+            found = await self._engine.fetch([query for each in batch for query in each.queries])
         except StatementRejected as exc:
             if len(batch) == 1:
                 self._log.error(Event.STORE_REFUSED, error=str(exc))
@@ -333,7 +331,7 @@ class Database:
             for each in batch:
                 _fail(each.done, StoreFailed(_named(exc)))
         else:
-            results = iter(rows_of_each(queries, sent, found))
+            results = iter(found)
             for each in batch:
                 rows = [next(results) for _ in each.queries]
                 if not each.done.done():

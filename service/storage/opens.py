@@ -72,8 +72,8 @@ _OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = 
 # Nearly every install has few opens: then all of them are read, by a query that PostgreSQL plans and runs
 # in 40 % of the time. It reads the index backwards, and no further than one row more.
 _FEW = 30
-_FEW_OF_DEVICE = f"""SELECT * FROM (SELECT {_READ} FROM opens AS o WHERE o.device = ?
-    AND {_NOT_ERASED} ORDER BY o.role DESC, o.opened_at DESC LIMIT ?) AS found"""  # noqa: S608
+_FEW_OF_DEVICE = f"""SELECT {_READ} FROM opens AS o WHERE o.device = ?
+    AND {_NOT_ERASED} ORDER BY o.role DESC, o.opened_at DESC LIMIT ?"""  # noqa: S608
 _LATEST = f"""SELECT {_READ} FROM opens AS o WHERE (o.opened_at, o.open_id) < (?, ?)
     AND (o.opened_at, o.open_id) >= (?, ?) AND o.app = ? AND (o.match_type = ? OR ? = '')
     AND {_NOT_ERASED} ORDER BY o.opened_at DESC, o.open_id DESC LIMIT ?"""  # noqa: S608

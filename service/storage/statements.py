@@ -6,7 +6,6 @@ locked, if the engine has such locks.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -21,9 +20,8 @@ _ROWS_PER_STATEMENT = (64, 16, 4, 1)  # few sizes, so that there are few distinc
 class Statement(Struct, frozen=True, gc=False):
     """One SQL statement with its values.
 
-    With ``key_at``, it is a query whose first value is a key that each of its rows has at this position:
-    queries of one SQL with different keys may be sent as one statement (``joined``), in which their rows have
-    no order.
+    With ``key_at``, it is a query whose first value is an integer key that each of its rows has at this
+    position. Queries of the same SQL whose other values are equal, too, may be sent as one.
     """
 
     sql: str
@@ -77,45 +75,6 @@ class RowStatement(Struct, frozen=True):
             return [written]
         ids = tuple(each[0] for each in rows)
         return [written, Statement(self.query.replace("{ids}", placeholders(len(ids))), ids)]
-
-
-def joined(queries: Sequence[Statement]) -> list[tuple[Statement, list[int]]]:
-    """Return the statements to send for these queries, each with the positions of those that it answers."""
-    sent: list[tuple[Statement, list[int]]] = []
-    by_sql: dict[str, list[int]] = {}
-    for position, query in enumerate(queries):
-        if query.key_at is None:
-            sent.append((query, [position]))
-        else:
-            by_sql.setdefault(query.sql, []).append(position)
-    for sql, positions in by_sql.items():
-        by_key = {queries[position].values[0]: queries[position].values for position in positions}
-        values = tuple(chain.from_iterable(by_key.values()))
-        sent.append((Statement(_union_all(sql, len(by_key)), values), positions))
-    return sent
-
-
-def rows_of_each(
-    queries: Sequence[Statement], sent: Sequence[tuple[Statement, list[int]]], found: Sequence[list[Row]]
-) -> list[list[Row]]:
-    """Return the rows of each query, of what its ``joined`` statement has found."""
-    answers: list[list[Row]] = [[] for _ in queries]
-    for (_, positions), rows in zip(sent, found, strict=True):
-        key_at = queries[positions[0]].key_at
-        if key_at is None or len(positions) == 1:
-            answers[positions[0]] = rows
-            continue
-        by_key: dict[object, list[Row]] = {}
-        for row in rows:
-            by_key.setdefault(row[key_at], []).append(row)
-        for position in positions:
-            answers[position] = [*by_key.get(queries[position].values[0], ())]
-    return answers
-
-
-@lru_cache(256)
-def _union_all(sql: str, count: int) -> str:
-    return " UNION ALL ".join([sql] * count)
 
 
 def placeholders(count: int) -> str:

@@ -24,6 +24,7 @@ from typing import TypeAlias
 import psycopg
 from psycopg import conninfo
 
+from service.storage.engines.lookups import joined, rows_of_each
 from service.storage.engines.port import Unit, UnitResult
 from service.storage.errors import EngineUnavailable, RowsLocked, StatementRejected
 from service.storage.statements import Row, Statement
@@ -85,8 +86,10 @@ class PostgresEngine:
         try:
             if connection is None or connection.closed:
                 connection = await self._connected()
+            sent = joined(queries)
             async with _limited(connection):
-                return await _pipelined(connection, queries)
+                found = await _pipelined(connection, [statement for statement, _ in sent])
+            return rows_of_each(queries, sent, found)
         except _REJECTIONS as exc:
             raise StatementRejected(_kind(exc)) from exc
         except BaseException:
