@@ -159,7 +159,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         oldest = time.monotonic() - _KEEPALIVE_S
         while self._idle:
             channel = self._idle.pop()
-            if channel.idle_since > oldest and not channel.transport.is_closing():
+            is_open = channel.idle_since > oldest and not channel.transport.is_closing()
+            if is_open and not channel.protocol.should_close:  # else something arrived that no call asked for
                 return channel
             channel.connection.close()
         return None

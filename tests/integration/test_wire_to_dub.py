@@ -9,7 +9,7 @@ import pytest
 from service.app import create_app
 from service.config.settings import parse
 from service.dub import transport
-from tests.support import ANNA, CONFIG, ENV, LogLines, Service, running
+from tests.support import ANNA, CONFIG, ENV, LogLines, Service, running, until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -118,6 +118,25 @@ async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> N
         await asyncio.wait_for(dub.writers[0].wait_closed(), 5)
         await service.open("https://acme.link/x", install_id="install-1")
         assert dub.connections == 2
+
+
+async def test_an_answer_that_no_call_asked_for_is_nobodys() -> None:
+    """What arrives on an idle connection, such as a proxy's 408, does not answer the next call."""
+    dub = RawDub()
+    server = await asyncio.start_server(dub, "127.0.0.1", 0)
+    calls = transport.AiohttpTransport("http://127.0.0.1")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/track/open"
+    try:
+        assert (await calls.post(url, {}, b"{}", lambda: None)).status == 200
+        dub.writers[0].write(GOOD.replace(b"200 OK", b"408 Request Timeout"))
+        await until(lambda: calls._idle[0].protocol.should_close)
+        assert (await calls.post(url, {}, b"{}", lambda: None)).status == 200
+        assert dub.connections == 2
+    finally:
+        await calls.aclose()
+        server.close()
+        for writer in dub.writers:
+            await closed(writer)
 
 
 async def test_dubs_cookies_are_not_kept(logs: LogLines) -> None:  # noqa: ARG001
