@@ -39,7 +39,8 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """Start one PostgreSQL for all tests that ask for it; each makes a database of its own."""
-    with serving("fsync = off") as server:
+    # With hundreds of databases, it would start a process to look after one of them every fifth of a second.
+    with serving("fsync = off", "full_page_writes = off", "autovacuum = off") as server:
         yield server
 
 
