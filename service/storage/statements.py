@@ -20,8 +20,8 @@ _ROWS_PER_STATEMENT = (64, 16, 4, 1)  # few sizes, so that there are few distinc
 class Statement(Struct, frozen=True, gc=False):
     """One SQL statement with its values.
 
-    With ``key_at``, it is a query whose first value is an integer key that each of its rows has at this
-    position. Queries of the same SQL whose other values are equal, too, may be sent as one.
+    ``key_at`` is for a query that looks up an integer key: the key is the first value, and each row has it
+    at this position. An engine may send such queries as one if they differ only in their keys.
     """
 
     sql: str

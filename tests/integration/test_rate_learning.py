@@ -101,7 +101,7 @@ async def test_a_click_in_the_opened_url_is_a_first_open_with_a_link(world: Worl
 
 
 async def test_a_referrer_that_was_skipped_does_not_make_an_install_organic(world: World) -> None:
-    """Its link may be of another install, or nobody's: all that is known is that there was one."""
+    """The referrer had a link, so the install may have come from it, although the link is not used."""
     now = world.clock.unix_time()
     await installed(world, ANNA, install_referrer=REFERRER, referrer_clicked_at=now + 3600, **ANDROID)
     foreign = "deepLink=https%3A%2F%2Felsewhere.example%2Fsale"
