@@ -5,9 +5,10 @@ A caller that times out or disconnects does not cancel the task, which completes
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
 
 from service.aio.deadlines import Deadlines
 from service.aio.tasks import cancel_all
@@ -15,8 +16,7 @@ from service.aio.tasks import cancel_all
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class Flight(Generic[T]):
+class Flight(Struct, Generic[T], eq=False):
     """A running task, and the id of the open that it answers."""
 
     open_id: str

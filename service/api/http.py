@@ -45,7 +45,7 @@ class RequestHead:
     __slots__ = ("arrived", "authorization", "content_type", "forwarded_for", "host", "peer", "user_agent")
 
     def __init__(self, scope: Scope, clock: Callable[[], float]) -> None:
-        context = cast("dict[str, Any]", scope)
+        context: Any = scope
         arrived = context.get("arrived")  # set by our server protocol, but not in tests
         if arrived is None:
             arrived = context["arrived"] = clock()
@@ -97,7 +97,7 @@ async def read_body(head: RequestHead, receive: Receive) -> bytes:
     body = b""
     more = True
     while more and len(body) <= BODY_MAX_BYTES:
-        message = cast("dict[str, Any]", await receive())
+        message: Any = await receive()
         if message["type"] == "http.disconnect":
             raise MalformedBody("body: did not arrive completely")
         body += message.get("body", b"")

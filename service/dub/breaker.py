@@ -40,7 +40,7 @@ class Breaker:
     @property
     def state(self) -> State:
         """Return the breaker's state."""
-        if self.closed or self._opened_at is None:
+        if self._opened_at is None or self.closed:
             return "closed"
         return "open" if self._clock() < self._opened_at + self._policy.open_s else "half_open"
 

@@ -165,7 +165,7 @@ class _ByBytes(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Store a value, and drop the least recently used values above the limit."""
-        before = self.get(key)
+        before = self._entries.pop(key, None)
         self._entries[key] = value
         self.size_bytes += self._size_of(value) - (0 if before is None else self._size_of(before))
         while self.size_bytes > self._bytes_max and len(self._entries) > 1:
@@ -199,8 +199,11 @@ class _Opens(_ByBytes[AnswerKey, Open]):
 
     def latest(self, key: AnswerKey) -> Open | None:
         """Return the latest version of the open that answers a key."""
-        opened = self.get(key)
-        return None if opened is None else self.by_id.get(opened.open_id, opened)
+        opened = self._entries.get(key)
+        if opened is None:
+            return None
+        self._entries.move_to_end(key)
+        return self.by_id.get(opened.open_id, opened)
 
     def put(self, key: AnswerKey, value: Open) -> None:
         """Store an open as the answer of a key."""

@@ -13,9 +13,10 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from service.aio.deadlines import IdleDeadlines
 from service.aio.tasks import cancel_all
@@ -41,8 +42,7 @@ _READS_PER_ROUND_TRIP = 64
 _ROUND_TRIP_S = 0.005  # if a round trip takes longer, another one is started
 
 
-@dataclass(slots=True, eq=False)
-class _Write:
+class _Write(Struct, eq=False):
     """Statements of ``unit``, or ``values`` of a row. Without ``done``, it was written behind."""
 
     unit: Unit
@@ -69,8 +69,7 @@ class _Write:
         return sum(_WRITE_BYTES + _sizes(statement.values) for statement in self.unit)
 
 
-@dataclass(slots=True, eq=False)
-class _Read:
+class _Read(Struct, eq=False):
     queries: Sequence[Statement]
     done: asyncio.Future[list[list[Row]]]
 

@@ -15,7 +15,7 @@ def to_unsigned(number: int) -> int:
 
 def device_number(device: str) -> int:
     """Return a device's 16 hex characters as SQL's signed integer."""
-    return to_signed(int(device, 16))
+    return int(device, 16) - _HALF
 
 
 def device_name(number: int) -> str:

@@ -311,10 +311,9 @@ class SqlOpenStore:
 
     def _maybe_known(self, devices: Sequence[str]) -> list[int]:
         """Return the devices that may have stored opens."""
-        numbers = [device_number(each) for each in devices]
-        if self._devices is None or not self._devices_are_read:
-            return numbers
-        return [number for number in numbers if number in self._devices]
+        known = self._devices if self._devices_are_read else None
+        numbers = map(device_number, devices)
+        return [number for number in numbers if known is None or number in known]
 
     def _doubt(self) -> None:
         """Raise ``StoreFailed`` while the database fails, because the open may be waiting to be written."""

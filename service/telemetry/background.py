@@ -36,7 +36,7 @@ class Background:
 
         The caller must cancel or await the task before it closes what the task uses.
         """
-        task = asyncio.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(partial(self._ended, name, expected))
         return task
