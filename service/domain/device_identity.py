@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Literal
+
+from service.domain.address_ranges import AddressRanges
 
 Platform = Literal["ios", "android"]
 
@@ -183,8 +185,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._everyone = "*" in networks
-        parsed = [ip_network(entry, strict=False) for entry in networks if entry != "*"]
-        self._ranges = [(len(each[0].packed), each[0].packed, each[-1].packed) for each in parsed]
+        self._ranges = AddressRanges(entry for entry in networks if entry != "*")
         self._proxy: str | None = None  # the latest peer that is a trusted proxy, to skip the lookup
 
     def client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
@@ -194,7 +195,7 @@ class TrustedProxies:
         if peer is None or peer != self._proxy:
             client = normal_ip(peer or "")
             if not self._everyone:
-                if client is None or not self._trusts(client):
+                if client is None or not self._ranges.hold(packed_ip(client)):
                     return client
                 self._proxy = peer
         hops = forwarded_for[-_FORWARDED_MAX_CHARS:].split(",")
@@ -203,14 +204,10 @@ class TrustedProxies:
             address = normal_ip(hop)
             if address is None:
                 break
-            if not self._everyone and not self._trusts(address):
+            if not self._everyone and not self._ranges.hold(packed_ip(address)):
                 return address
             nearest = address
         return normal_ip(nearest)
-
-    def _trusts(self, address: str) -> bool:
-        packed = packed_ip(address)
-        return any(low <= packed <= high and len(packed) == size for size, low, high in self._ranges)
 
 
 def packed_ip(normal: str) -> bytes:
