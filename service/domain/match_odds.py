@@ -20,7 +20,6 @@ click on the network.
 """
 
 import math
-from collections.abc import Mapping
 from math import log
 
 from msgspec import Struct
@@ -83,10 +82,11 @@ _HOME = 10.0
 _OPENS_PER_CLICK = 3.0
 _ACTIVE_HOURS = 13.0
 # Where other people are, clicks and opens come in bursts: a post, a break, a colleague's tip. So an open
-# comes at a moment that is up to three times as busy as the average. With these numbers, the stated
-# confidence is not too high on the tuning seeds, on networks with two or three devices and on crowded ones.
-_BURST = 2.0
-_BURST_HALF = 3
+# comes at a moment that is busier than the average, as if up to ten devices more had been seen; among very
+# many people, it hardly matters. With these numbers, the stated confidence is right on the tuning seeds, on
+# networks with two or three devices and on crowded ones.
+_BURST = 10.0
+_BURST_HALF = 4.0
 
 # Share of clicks that can lead to an open within an hour: 80 % are made on phones, 75 % of first opens come
 # so soon.
@@ -95,7 +95,7 @@ _CAN_LEAD = 0.6
 # How much more often a device fits if it is the same one. The system alone: 1 / its share. StatCounter: the
 # major versions of iOS and of Android that most devices have make up 40 %; the most common model is one
 # phone in 25. A Mac's click may be an iPad's, and most are not.
-_FIT: Mapping[Fit, float] = {Fit.AS_DESKTOP: 0.3, Fit.SYSTEM: 1.0, Fit.VERSION: 2.5, Fit.MODEL: 20.0}
+_FIT = (0.3, 1.0, 2.5, 20.0)  # by ``Fit``: as a desktop, system, version, model
 
 # A system that few installs have says much if it is the same, but it may only seem to be rare: a learned rate
 # below this counts as this.
@@ -144,8 +144,12 @@ def click_weight(
     delay_s: float, fit: Fit, device: Traits, ratio: float, rates: Rates, *, to_install: bool = False
 ) -> float:
     """Return the weight of a click; ``ratio`` is the likelihood ratio of its signals."""
-    share = max(rates.ios if device.system == "ios" else 1 - rates.ios, _RARE)
-    return delay_density(delay_s, rates, to_install=to_install) * _FIT[fit] * ratio / share
+    return delay_density(delay_s, rates, to_install=to_install) * device_ratio(fit, device, rates) * ratio
+
+
+def device_ratio(fit: Fit, device: Traits, rates: Rates) -> float:
+    """Return how much more often two devices fit like this if they are one than if they are two."""
+    return _FIT[fit] / max(rates.ios if device.system == "ios" else 1 - rates.ios, _RARE)
 
 
 def clicks_per_s(clicked: int, opened: int, window_s: float, rates: Rates, *, is_home: bool) -> float:
@@ -156,8 +160,8 @@ def clicks_per_s(clicked: int, opened: int, window_s: float, rates: Rates, *, is
     """
     hours = rates.prior_hours * (_HOME if is_home else 1) + _seen_hours(window_s)
     seen = clicked + opened
-    burst = 1 + _BURST * seen / (seen + _BURST_HALF)
-    return (_SHAPE + seen * burst) / hours / _HOUR_S
+    burst = _BURST * (seen / (seen + _BURST_HALF)) ** 2
+    return (_SHAPE + seen + burst) / hours / _HOUR_S
 
 
 def background_weight(others_per_s: float, rates: Rates) -> float:
@@ -165,9 +169,12 @@ def background_weight(others_per_s: float, rates: Rates) -> float:
     return _CAN_LEAD * others_per_s * rates.background / (1 - rates.background)
 
 
-def other_person(gap_s: float, others_per_s: float, *, same_link: bool) -> float:
-    """Return the probability that a click is another person's than a newer one that fits as well."""
-    others = others_per_s * (gap_s + _CLOCKS_S)
+def other_person(gap_s: float, others_per_s: float, ratio: float, *, same_link: bool) -> float:
+    """Return the probability that two clicks are two people's.
+
+    ``ratio`` is how much more often devices like these, with such signals, are one than two.
+    """
+    others = others_per_s * (gap_s + _CLOCKS_S) / ratio
     return others / (others + (_AGAIN if same_link else _AGAIN_ELSEWHERE))
 
 

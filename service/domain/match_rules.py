@@ -17,13 +17,20 @@ What can go wrong:
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
 from msgspec import Struct, structs
 
-from service.domain.device_traits import Fit, Misfit, Traits, compare, may_be_one_device
+from service.domain.device_traits import (
+    Fit,
+    Misfit,
+    Traits,
+    compare,
+    fit_of_two_browsers,
+    may_be_one_device,
+)
 from service.domain.match_odds import (
     CERTAINTY_MAX,
     CLAIM_DOUBT,
@@ -35,6 +42,7 @@ from service.domain.match_odds import (
     background_weight,
     click_weight,
     clicks_per_s,
+    device_ratio,
     other_person,
     signals_ratio,
 )
@@ -203,7 +211,7 @@ def decide(
     click is chosen regardless of the others, so that a repeated report gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
-    covered = {click.id for click in clicks if any(each.covers(click) for each in retired)}
+    covered = {click.id for click in clicks if retired and any(each.covers(click) for each in retired)}
     newest_first = sorted(clicks, key=_newest_first)
     taken_by_others = [
         click
@@ -211,6 +219,63 @@ def decide(
         if not click.opened_app
         and (owners[click.id] != opened.install if click.id in owners else click.id in covered)
     ]
+    candidates, rivals, considered = _consider(opened, newest_first, rules, owners, covered, taken_by_others)
+    devices = _devices(newest_first)
+    undecided = Decision(
+        candidates=len(candidates), installs=installs, devices=devices, considered=tuple(considered)
+    )
+    if not candidates:
+        return structs.replace(undecided, reason=_no_candidate(opened, clicks))
+
+    def others_per_s(own: int) -> float:
+        """Return how many clicks the devices that clicked make, without so many of them."""
+        return clicks_per_s(
+            max(devices - own, 0), installs - 1, rules.window_s, rates, is_home=opened.is_home
+        )
+
+    weights = [_weight(opened, each, rates) for each in candidates]
+    if len(candidates) > 1 or taken_by_others:
+        # Whether two clicks are two people's is judged without either of them.
+        pairs = _Pairs(opened.device, others_per_s(2), rates)
+        weights = _weights_of_pairs(candidates, weights, taken_by_others, pairs)
+    mine = next((at for at, each in enumerate(candidates) if each.click.id in owners), None)
+    chosen = weights.index(max(weights)) if mine is None else mine
+    claimed = CLAIM_DOUBT * sum([_weight(opened, each, rates) for each in rivals])
+    odds = Odds(weights[chosen], sum(weights), claimed, background_weight(others_per_s(1), rates))
+    best, confidence = candidates[chosen], round(odds.confidence, 3)
+    if mine is None and (reason := _why_refused(opened, rules, rates, odds, candidates)) is not None:
+        return structs.replace(undecided, reason=reason, refused=best.click, confidence=confidence)
+    return structs.replace(undecided, click=best.click, age_s=int(best.age_s), confidence=confidence)
+
+
+class Odds(Struct, frozen=True, gc=False):
+    """The weights of the best candidate, of all candidates together, and of everything else."""
+
+    best: float
+    candidates: float
+    claimed: float  # clicks that other installs were given
+    background: float
+
+    @property
+    def confidence(self) -> float:
+        """Return the probability that the best candidate led to the install."""
+        return CERTAINTY_MAX * self.best / (self.candidates + self.claimed + self.background)
+
+    @property
+    def any_confidence(self) -> float:
+        """Return the probability that one of the candidates led to the install."""
+        return CERTAINTY_MAX * self.candidates / (self.candidates + self.claimed + self.background)
+
+
+def _consider(
+    opened: FirstOpen,
+    newest_first: Iterable[Click],
+    rules: Rules,
+    owners: Mapping[str, str],
+    covered: Container[str],
+    taken_by_others: Sequence[Click],
+) -> tuple[list[Candidate], list[Candidate], list[CandidateTrace]]:
+    """Return the candidates, those that would be if no other install had them, and the traces of all."""
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
     considered: list[CandidateTrace] = []
@@ -232,54 +297,7 @@ def decide(
         elif click.id not in covered:  # matching credited it to another install, perhaps wrongly
             rivals.append(candidate)
         considered.append(_traced(click, age_s, taken))
-    devices = _devices(newest_first)
-    undecided = Decision(
-        candidates=len(candidates), installs=installs, devices=devices, considered=tuple(considered)
-    )
-    if not candidates:
-        return structs.replace(undecided, reason=_no_candidate(opened, clicks))
-    others_per_s, apart_per_s = (
-        clicks_per_s(max(devices - own, 0), installs - 1, rules.window_s, rates, is_home=opened.is_home)
-        for own in (1, 2)  # whether two clicks are two people's is judged without either of them
-    )
-    weights = _weights(opened, candidates, taken_by_others, apart_per_s, rates)
-    against = CLAIM_DOUBT * sum(_weight(opened, each, rates) for each in rivals)
-    odds = Odds(candidates, weights, against, background_weight(others_per_s, rates))
-    mine = next(
-        (at for at, each in enumerate(candidates) if owners.get(each.click.id) == opened.install), None
-    )
-    chosen = odds.best if mine is None else mine
-    best, confidence = candidates[chosen], round(odds.confidence(chosen), 3)
-    if mine is None and (reason := _why_refused(opened, rules, rates, odds)) is not None:
-        return structs.replace(undecided, reason=reason, refused=best.click, confidence=confidence)
-    return structs.replace(undecided, click=best.click, age_s=int(best.age_s), confidence=confidence)
-
-
-class Odds(Struct, frozen=True, gc=False):
-    """The candidates, newest first, with their weights, and the weights of everything else."""
-
-    candidates: Sequence[Candidate]
-    weights: Sequence[float]
-    claimed: float  # the weight of clicks that other installs were given
-    background: float
-
-    @property
-    def best(self) -> int:
-        """Return the index of the most likely candidate; of equal ones, that of the newest."""
-        return max(range(len(self.weights)), key=self.weights.__getitem__)
-
-    @property
-    def any_confidence(self) -> float:
-        """Return the probability that one of the candidates led to the install."""
-        return CERTAINTY_MAX * sum(self.weights) / self._total
-
-    def confidence(self, at: int) -> float:
-        """Return the probability that a candidate led to the install."""
-        return CERTAINTY_MAX * self.weights[at] / self._total
-
-    @property
-    def _total(self) -> float:
-        return sum(self.weights) + self.claimed + self.background
+    return candidates, rivals, considered
 
 
 def from_provider(click_id: str, link: Link, opened: FirstOpen, rules: Rules) -> Click:
@@ -340,76 +358,85 @@ def _no_candidate(opened: FirstOpen, clicks: Sequence[Click]) -> NoMatch:
     return "no_candidate" if clicks else "no_click"
 
 
-def _why_refused(opened: FirstOpen, rules: Rules, rates: Rates, odds: Odds) -> NoMatch | None:
+def _why_refused(
+    opened: FirstOpen, rules: Rules, rates: Rates, odds: Odds, candidates: Sequence[Candidate]
+) -> NoMatch | None:
     """Return why the best candidate is refused, or None if it is accepted."""
-    certainty = odds.confidence(odds.best) if rules.ambiguous == "refuse" else odds.any_confidence
+    certainty = odds.confidence if rules.ambiguous == "refuse" else odds.any_confidence
     if certainty >= rules.min_confidence:
         return None
-    if odds.any_confidence >= rules.min_confidence and _are_several_links(odds.candidates):
+    if odds.any_confidence >= rules.min_confidence and _are_several_links(candidates):
         return "several_links"
     alone = background_weight(clicks_per_s(0, 0, rules.window_s, rates, is_home=opened.is_home), rates)
     in_calm = structs.replace(odds, background=alone)
-    return "crowd" if in_calm.confidence(in_calm.best) >= rules.min_confidence else "unlikely"
+    return "crowd" if in_calm.confidence >= rules.min_confidence else "unlikely"
 
 
 def _are_several_links(candidates: Sequence[Candidate]) -> bool:
     return len({each.click.link.id for each in candidates}) > 1
 
 
-def _weights(
-    opened: FirstOpen,
-    candidates: Sequence[Candidate],
-    taken: Sequence[Click],
-    others_per_s: float,
-    rates: Rates,
+def _weights_of_pairs(
+    candidates: Sequence[Candidate], alone: Sequence[float], taken: Sequence[Click], pairs: "_Pairs"
 ) -> list[float]:
-    """Return the weights of candidates, which are newest first, on a network with so many other clicks.
+    """Return the weights of candidates, which are newest first, from those that each has alone.
 
-    The weight is less if the same phone may have made a newer click that fits as well: then that one counts.
-    It is also less if that phone may have made one of the ``taken`` clicks, which other installs were given;
-    these are newest first, too.
+    The weight is less if the same phone may have made another click that counts instead: a newer one that
+    fits as well, or one on the same link that fits better. It is also less if that phone may have made one of
+    the ``taken`` clicks, which other installs were given; these are newest first, too.
     """
-    alone = [_weight(opened, each, rates) for each in candidates]
-    weights: list[float] = []
-    first = 0  # the newest click that is soon enough after the one looked at
-    for at, (candidate, weight) in enumerate(zip(candidates, alone, strict=True)):
-        click, share = candidate.click, 1.0
-        while candidates[first].click.at_ms - click.at_ms > _AGAIN_MS:
-            first += 1
-        for other in range(first, at):
-            newer = candidates[other].click
-            if alone[other] >= weight and may_be_one_device(newer.device, click.device):
-                gap_s = (newer.at_ms - click.at_ms) / 1000
-                share = other_person(gap_s, others_per_s, same_link=newer.link.id == click.link.id)
+    weights = list(alone)
+    likeliest_first = sorted(range(len(alone)), key=lambda at: -alone[at])
+    for rank, at in enumerate(likeliest_first):
+        click = candidates[at].click
+        for other in likeliest_first[:rank]:
+            instead = candidates[other].click
+            if other > at and instead.link.id != click.link.id:
+                continue
+            fit = fit_of_two_browsers(click.device, instead.device)
+            if fit is not None:
+                # The age, not the time between the clicks: no click becomes likelier because it is older.
+                older_s = max(candidates[at].age_s, candidates[other].age_s)
+                weights[at] *= pairs.two_people(click, instead, fit, older_s)
                 break
-        weights.append(weight * share)
-    if not taken:
-        return weights
-    return [
-        weight * _not_with(each.click, taken, others_per_s)
-        for weight, each in zip(weights, candidates, strict=True)
-    ]
+        if taken:
+            weights[at] *= _not_with(click, taken, pairs)
+    return weights
 
 
-def _not_with(click: Click, taken: Sequence[Click], others_per_s: float) -> float:
+class _Pairs(Struct, frozen=True, gc=False):
+    """Says of two clicks of a network how likely they are two people's."""
+
+    device: Traits  # of the open; both clicks fit it
+    others_per_s: float
+    rates: Rates
+
+    def two_people(self, one: Click, other: Click, fit: Fit, within_s: float) -> float:
+        """Return the probability that two people made clicks that fit like this, within so many seconds."""
+        ratio = device_ratio(fit, self.device, self.rates)
+        if one.signals is not NO_SIGNALS:
+            ratio *= signals_ratio(one.signals, other.signals)
+        return other_person(within_s, self.others_per_s, ratio, same_link=one.link.id == other.link.id)
+
+
+def _not_with(click: Click, taken: Sequence[Click], pairs: _Pairs) -> float:
     """Return the probability that no phone that made one of the taken clicks has made this click, too.
 
     These are clicks on other links: ``_is_second_click`` decides about those on the same link. Only the
-    nearest ones matter. ``taken`` are newest first.
+    nearest one counts. ``taken`` are newest first.
     """
     at = bisect_left(taken, -click.at_ms, key=_newest_first_ms)
-    nearest_ms = _AGAIN_MS + 1
+    nearest_ms, two_people = _AGAIN_MS + 1, 1.0
     for side in (reversed(taken[:at]), iter(taken[at:])):
         for each in side:
             gap_ms = abs(each.at_ms - click.at_ms)
             if gap_ms >= nearest_ms:
                 break
-            if each.link.id != click.link.id and may_be_one_device(each.device, click.device):
-                nearest_ms = gap_ms
+            fit = None if each.link.id == click.link.id else fit_of_two_browsers(each.device, click.device)
+            if fit is not None:
+                nearest_ms, two_people = gap_ms, pairs.two_people(click, each, fit, gap_ms / 1000)
                 break
-    if nearest_ms > _AGAIN_MS:
-        return 1.0
-    return other_person(nearest_ms / 1000, others_per_s, same_link=False)
+    return two_people
 
 
 def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:

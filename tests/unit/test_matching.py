@@ -178,7 +178,7 @@ def test_among_many_people_a_click_beside_a_taken_one_is_another_persons() -> No
     alone, beside = (
         [
             decided(other, *more, rules=ANY, owners=owners, installs=installs).confidence
-            for installs in (1, 60)
+            for installs in (1, 300)
         ]
         for more in ((), (taken,))
     )
@@ -194,8 +194,8 @@ def test_a_click_that_seems_to_be_later_is_doubted() -> None:
         (at_once, later, an_open()),
         (a_click(20), a_click(10), installed),  # the phone's clock says when the app was installed
     ):
-        assert decided(before, opened=opened, installs=8).click == before
-        assert decided(after, opened=opened, installs=8).reason == "crowd"
+        assert decided(before, opened=opened, installs=20).click == before
+        assert decided(after, opened=opened, installs=20).reason == "crowd"
         assert decided(after, opened=opened).click == after
 
 
@@ -250,11 +250,41 @@ def test_several_links_are_refused() -> None:
     assert 0.4 < latest.confidence < 0.6
 
 
+def what_an_older_click_leaves(
+    device: Traits = IPHONE, opened: FirstOpen | None = None, installs: int = 1
+) -> float:
+    """Return the share of confidence in a click that is left beside an older one on another link."""
+    clicks = (a_click(300, device=device), a_click(400, "older", device=device, link=link("other")))
+    both, alone = (
+        decided(*each, opened=opened or an_open(), rules=ANY, installs=installs)
+        for each in (clicks, clicks[:1])
+    )
+    assert both.click == clicks[0]
+    return both.confidence / alone.confidence
+
+
 def test_the_last_link_that_a_phone_clicked_counts() -> None:
     """Where nobody else is, clicks within minutes on two links are one person's, and the last one led on."""
-    clicks = (a_click(90, "older", link=link("other")), a_click())
-    assert decided(*clicks).click == clicks[1]
-    assert decided(*clicks, installs=30).reason == "several_links"
+    assert what_an_older_click_leaves() > 0.99
+    assert what_an_older_click_leaves(installs=100) < 0.9
+
+
+def test_a_phone_is_known_again_by_its_model() -> None:
+    """Among many people, clicks for two links are one phone's sooner if both name one exact model."""
+    opened = an_open(device=Traits("android", "pixel 8", 14))
+    assert what_an_older_click_leaves(Traits("android", "", 14), opened, installs=60) < 0.8
+    assert what_an_older_click_leaves(opened.device, opened, installs=60) > 0.9
+
+
+def test_a_second_browser_takes_nothing_from_the_first() -> None:
+    """On one link, the click in the app's browser, which names the model, counts for the other one, too."""
+    in_app = a_click(100, device=Traits("android", "pixel 8", 14))
+    opened = an_open(device=in_app.device)
+    alone = decided(in_app, opened=opened).confidence
+    for age_s in (60, 160):
+        both = decided(in_app, a_click(age_s, "again", device=Traits("android", "", 14)), opened=opened)
+        assert both.click == in_app
+        assert both.confidence == pytest.approx(alone, abs=0.002)
 
 
 def test_several_clicks_of_one_link_are_not() -> None:
