@@ -112,7 +112,7 @@ def test_invented_opens_move_each_rate_to_its_bound_and_no_further(is_yes: bool)
 def test_rates_at_their_bounds_move_a_confidence_little() -> None:
     """After 10,000 invented opens, what was far from sure is still refused.
 
-    A click of 40 minutes, on a network where nine other devices have been seen.
+    A click of 40 minutes, on a network where fourteen other devices have been seen.
     """
     liars = [
         Observation(is_organic=False, is_ios=False, is_click_here=True, is_quiet=True, delay_s=delay_s)
@@ -122,7 +122,7 @@ def test_rates_at_their_bounds_move_a_confidence_little() -> None:
     clicks = [Click("click", 0, CERTAIN, "", Traits("ios", "iphone", 17))]
 
     def confidence(rates: Rates) -> float:
-        return decide(opened, clicks, Rules(), installs=10, owners={}, rates=rates).confidence
+        return decide(opened, clicks, Rules(), installs=15, owners={}, rates=rates).confidence
 
     honest = confidence(DEFAULT_RATES)
     for liar in liars:
