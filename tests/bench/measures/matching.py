@@ -25,7 +25,7 @@ from tests.bench.simulation.run import (
 from tests.bench.simulation.score import Score, tenths
 from tests.bench.table import Row
 
-TEST_SEEDS = ("test 1", "test 2")
+TEST_SEEDS = tuple(f"test {number}" for number in range(1, 7))
 
 PRECISION, PRECISION_OF_A_CITY = 99.0, 98.5
 RECALL_NO_CROWD, RECALL = 97.0, 80.0
