@@ -161,15 +161,7 @@ def compare(opened: Traits, clicked: Traits) -> Fit | Misfit:
 
 def may_be_one_device(one: Traits, other: Traits) -> bool:
     """Return True if two clicks may come from two browsers of one device."""
-    return fit_of_two_browsers(one, other) is not None
-
-
-def fit_of_two_browsers(one: Traits, other: Traits) -> Fit | None:
-    """Return how well two clicks fit two browsers of one device; None if they cannot be that."""
-    for fit in (compare(one, other), compare(other, one)):
-        if isinstance(fit, Fit):
-            return fit
-    return None
+    return isinstance(compare(one, other), Fit) or isinstance(compare(other, one), Fit)
 
 
 _UNKNOWN = Traits()

@@ -82,9 +82,8 @@ _HOME = 10.0
 _OPENS_PER_CLICK = 3.0
 _ACTIVE_HOURS = 13.0
 # Where other people are, clicks and opens come in bursts: a post, a break, a colleague's tip. So an open
-# comes at a moment that is busier than the average, as if up to ten devices more had been seen; among very
-# many people, it hardly matters. With these numbers, the stated confidence is right on the tuning seeds, on
-# networks with two or three devices and on crowded ones.
+# comes at a moment that is busier than the average, as if up to ten more devices had been seen. This matters
+# little among very many people. The values are calibrated on the tuning seeds.
 _BURST = 10.0
 _BURST_HALF = 4.0
 
@@ -140,15 +139,8 @@ def delay_density(delay_s: float, rates: Rates, *, to_install: bool = False) -> 
     return density + later / (max(delay_s, 0) + _LATER_FROM_S)
 
 
-def click_weight(
-    delay_s: float, fit: Fit, device: Traits, ratio: float, rates: Rates, *, to_install: bool = False
-) -> float:
-    """Return the weight of a click; ``ratio`` is the likelihood ratio of its signals."""
-    return delay_density(delay_s, rates, to_install=to_install) * device_ratio(fit, device, rates) * ratio
-
-
 def device_ratio(fit: Fit, device: Traits, rates: Rates) -> float:
-    """Return how much more often two devices fit like this if they are one than if they are two."""
+    """Return how much likelier such a fit is for one device than for two; ``device`` is the open's."""
     return _FIT[fit] / max(rates.ios if device.system == "ios" else 1 - rates.ios, _RARE)
 
 
@@ -169,12 +161,12 @@ def background_weight(others_per_s: float, rates: Rates) -> float:
     return _CAN_LEAD * others_per_s * rates.background / (1 - rates.background)
 
 
-def other_person(gap_s: float, others_per_s: float, ratio: float, *, same_link: bool) -> float:
-    """Return the probability that two clicks are two people's.
+def other_person(within_s: float, others_per_s: float, ratio: float, *, same_link: bool) -> float:
+    """Return the probability that two clicks within so many seconds are two people's.
 
-    ``ratio`` is how much more often devices like these, with such signals, are one than two.
+    ``ratio`` is how much likelier their devices and signals are for one phone than for two.
     """
-    others = others_per_s * (gap_s + _CLOCKS_S) / ratio
+    others = others_per_s * (within_s + _CLOCKS_S) / ratio
     return others / (others + (_AGAIN if same_link else _AGAIN_ELSEWHERE))
 
 

@@ -28,7 +28,6 @@ from service.domain.device_traits import (
     Misfit,
     Traits,
     compare,
-    fit_of_two_browsers,
     may_be_one_device,
 )
 from service.domain.match_odds import (
@@ -40,8 +39,8 @@ from service.domain.match_odds import (
     Rates,
     Signals,
     background_weight,
-    click_weight,
     clicks_per_s,
+    delay_density,
     device_ratio,
     other_person,
     signals_ratio,
@@ -54,7 +53,7 @@ CLOCK_DIFFERENCE_S = 60  # between Dub's clock and ours
 # longer time would use up more clicks of other people who received the same link.
 SECOND_CLICK_S = 300
 _HOUR_S = 3600
-_AGAIN_MS = 900_000  # people who click another link, too, do so within a quarter of an hour
+_AGAIN_MS = 900_000  # a taken click on another link counts against clicks within a quarter of an hour
 MIN_CONFIDENCE = 0.9  # the lowest for which 99 % of matches are right on the simulation's tuning seeds
 
 Ambiguous = Literal["refuse", "latest"]
@@ -211,7 +210,9 @@ def decide(
     click is chosen regardless of the others, so that a repeated report gets the same answer.
     """
     retired = [each for each in retirements if each.install != opened.install]
-    covered = {click.id for click in clicks if retired and any(each.covers(click) for each in retired)}
+    covered = (
+        {click.id for click in clicks if any(each.covers(click) for each in retired)} if retired else set()
+    )
     newest_first = sorted(clicks, key=_newest_first)
     taken_by_others = [
         click
@@ -228,7 +229,7 @@ def decide(
         return structs.replace(undecided, reason=_no_candidate(opened, clicks))
 
     def others_per_s(own: int) -> float:
-        """Return how many clicks the devices that clicked make, without so many of them."""
+        """Return how many clicks a second the network's devices make; ``own`` devices are left out."""
         return clicks_per_s(
             max(devices - own, 0), installs - 1, rules.window_s, rates, is_home=opened.is_home
         )
@@ -236,8 +237,7 @@ def decide(
     weights = [_weight(opened, each, rates) for each in candidates]
     if len(candidates) > 1 or taken_by_others:
         # Whether two clicks are two people's is judged without either of them.
-        pairs = _Pairs(opened.device, others_per_s(2), rates)
-        weights = _weights_of_pairs(candidates, weights, taken_by_others, pairs)
+        weights = _weights_together(opened, candidates, weights, taken_by_others, others_per_s(2), rates)
     mine = next((at for at, each in enumerate(candidates) if each.click.id in owners), None)
     chosen = weights.index(max(weights)) if mine is None else mine
     claimed = CLAIM_DOUBT * sum([_weight(opened, each, rates) for each in rivals])
@@ -249,17 +249,17 @@ def decide(
 
 
 class Odds(Struct, frozen=True, gc=False):
-    """The weights of the best candidate, of all candidates together, and of everything else."""
+    """The weights of the chosen candidate, of all candidates together, and of everything else."""
 
-    best: float
+    chosen: float
     candidates: float
     claimed: float  # clicks that other installs were given
     background: float
 
     @property
     def confidence(self) -> float:
-        """Return the probability that the best candidate led to the install."""
-        return CERTAINTY_MAX * self.best / (self.candidates + self.claimed + self.background)
+        """Return the probability that the chosen candidate led to the install."""
+        return CERTAINTY_MAX * self.chosen / (self.candidates + self.claimed + self.background)
 
     @property
     def any_confidence(self) -> float:
@@ -275,7 +275,7 @@ def _consider(
     covered: Container[str],
     taken_by_others: Sequence[Click],
 ) -> tuple[list[Candidate], list[Candidate], list[CandidateTrace]]:
-    """Return the candidates, those that would be if no other install had them, and the traces of all."""
+    """Return the candidates, the clicks that only another install's claim excludes, and a trace of all."""
     candidates: list[Candidate] = []
     rivals: list[Candidate] = []
     considered: list[CandidateTrace] = []
@@ -376,67 +376,61 @@ def _are_several_links(candidates: Sequence[Candidate]) -> bool:
     return len({each.click.link.id for each in candidates}) > 1
 
 
-def _weights_of_pairs(
-    candidates: Sequence[Candidate], alone: Sequence[float], taken: Sequence[Click], pairs: "_Pairs"
+def _weights_together(
+    opened: FirstOpen,
+    candidates: Sequence[Candidate],
+    alone: Sequence[float],
+    taken: Sequence[Click],
+    others_per_s: float,
+    rates: Rates,
 ) -> list[float]:
     """Return the weights of candidates, which are newest first, from those that each has alone.
 
-    The weight is less if the same phone may have made another click that counts instead: a newer one that
-    fits as well, or one on the same link that fits better. It is also less if that phone may have made one of
-    the ``taken`` clicks, which other installs were given; these are newest first, too.
+    Of the clicks that one phone may have made, one counts: on the same link the likelier one, on different
+    links the newer one, if it is not less likely by itself. The weight of the others is less. So is that of a
+    click if its phone may have made one of the ``taken`` clicks, which other installs were given; these are
+    newest first, too.
     """
     weights = list(alone)
-    likeliest_first = sorted(range(len(alone)), key=lambda at: -alone[at])
-    for rank, at in enumerate(likeliest_first):
-        click = candidates[at].click
-        for other in likeliest_first[:rank]:
-            instead = candidates[other].click
-            if other > at and instead.link.id != click.link.id:
-                continue
-            fit = fit_of_two_browsers(click.device, instead.device)
-            if fit is not None:
-                # The age, not the time between the clicks: no click becomes likelier because it is older.
-                older_s = max(candidates[at].age_s, candidates[other].age_s)
-                weights[at] *= pairs.two_people(click, instead, fit, older_s)
-                break
-        if taken:
-            weights[at] *= _not_with(click, taken, pairs)
+    counting: list[int] = []  # the likeliest click of each phone
+    for at in sorted(range(len(alone)), key=lambda at: -alone[at]):  # the newest of equal ones first
+        candidate = candidates[at]
+        click, ratio = candidate.click, _ratio(opened, candidate, rates)
+        shares = [
+            # By the click's age, not the time between the two: else a click would gain by getting older.
+            other_person(candidate.age_s, others_per_s, ratio, same_link=instead.link.id == click.link.id)
+            for other in counting
+            for instead in [candidates[other].click]
+            if (other < at or instead.link.id == click.link.id)
+            and may_be_one_device(click.device, instead.device)
+        ]
+        if shares:
+            weights[at] *= min(shares)
+        else:
+            counting.append(at)
+        gap_s = _gap_s(click, taken) if taken else None
+        if gap_s is not None:
+            weights[at] *= other_person(gap_s, others_per_s, ratio, same_link=False)
     return weights
 
 
-class _Pairs(Struct, frozen=True, gc=False):
-    """Says of two clicks of a network how likely they are two people's."""
+def _gap_s(click: Click, taken: Sequence[Click]) -> float | None:
+    """Return the seconds to the nearest taken click on another link that the same phone may have made.
 
-    device: Traits  # of the open; both clicks fit it
-    others_per_s: float
-    rates: Rates
-
-    def two_people(self, one: Click, other: Click, fit: Fit, within_s: float) -> float:
-        """Return the probability that two people made clicks that fit like this, within so many seconds."""
-        ratio = device_ratio(fit, self.device, self.rates)
-        if one.signals is not NO_SIGNALS:
-            ratio *= signals_ratio(one.signals, other.signals)
-        return other_person(within_s, self.others_per_s, ratio, same_link=one.link.id == other.link.id)
-
-
-def _not_with(click: Click, taken: Sequence[Click], pairs: _Pairs) -> float:
-    """Return the probability that no phone that made one of the taken clicks has made this click, too.
-
-    These are clicks on other links: ``_is_second_click`` decides about those on the same link. Only the
-    nearest one counts. ``taken`` are newest first.
+    None if there is none within ``_AGAIN_MS``; ``_is_second_click`` decides about those on the same link.
+    ``taken`` are newest first.
     """
     at = bisect_left(taken, -click.at_ms, key=_newest_first_ms)
-    nearest_ms, two_people = _AGAIN_MS + 1, 1.0
+    nearest_ms = _AGAIN_MS + 1
     for side in (reversed(taken[:at]), iter(taken[at:])):
         for each in side:
             gap_ms = abs(each.at_ms - click.at_ms)
             if gap_ms >= nearest_ms:
                 break
-            fit = None if each.link.id == click.link.id else fit_of_two_browsers(each.device, click.device)
-            if fit is not None:
-                nearest_ms, two_people = gap_ms, pairs.two_people(click, each, fit, gap_ms / 1000)
+            if each.link.id != click.link.id and may_be_one_device(each.device, click.device):
+                nearest_ms = gap_ms
                 break
-    return two_people
+    return nearest_ms / 1000 if nearest_ms <= _AGAIN_MS else None
 
 
 def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
@@ -445,11 +439,18 @@ def _weight(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
     if opened.installed_ms is not None:
         delay_s = min(delay_s, max(opened.installed_ms - click.at_ms, 0) / 1000)
         until_ms = min(until_ms, opened.installed_ms)
-    ratio = 1.0 if click.signals is NO_SIGNALS else signals_ratio(opened.signals, click.signals)
+    density = delay_density(delay_s, rates, to_install=opened.installed_ms is not None)
     if click.at_ms > until_ms:
-        ratio *= CLOCKS_DIFFER
-    to_install = opened.installed_ms is not None
-    return click_weight(delay_s, candidate.fit, opened.device, ratio, rates, to_install=to_install)
+        density *= CLOCKS_DIFFER
+    return density * _ratio(opened, candidate, rates)
+
+
+def _ratio(opened: FirstOpen, candidate: Candidate, rates: Rates) -> float:
+    """Return how much likelier a click's device and signals are for the open's phone than for another one."""
+    ratio = device_ratio(candidate.fit, opened.device, rates)
+    if candidate.click.signals is NO_SIGNALS:
+        return ratio
+    return ratio * signals_ratio(opened.signals, candidate.click.signals)
 
 
 def _devices(newest_first: Iterable[Click]) -> int:

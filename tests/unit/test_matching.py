@@ -287,6 +287,17 @@ def test_a_second_browser_takes_nothing_from_the_first() -> None:
         assert both.confidence == pytest.approx(alone, abs=0.002)
 
 
+def test_a_click_of_one_phone_says_nothing_of_another_phones() -> None:
+    """Two models' clicks on two links: a third, of the first phone's other browser, decides nothing."""
+    clicks = [
+        a_click(40, device=Traits("ios", "iphone14,5", 17)),
+        a_click(60, "another's", device=Traits("ios", "iphone15,2", 17), link=link("other")),
+    ]
+    apart = decided(*clicks, rules=ANY)
+    assert 0.4 < apart.confidence < 0.6
+    assert decided(*clicks, a_click(50, "again", device=IPHONE), rules=ANY).confidence <= apart.confidence
+
+
 def test_several_clicks_of_one_link_are_not() -> None:
     """Whoever of them it was, the link is right: the latest click."""
     decision = decided(a_click(90, "older"), a_click(), a_click(200, "oldest"))
@@ -469,7 +480,16 @@ def test_every_reason_is_explained() -> None:
 
 
 devices = st.sampled_from(
-    [IOS, IPHONE, ANDROID, MAC, Traits(), Traits("ios", "iphone", 16), Traits("ios", "iphone14,5", 17)]
+    [
+        IOS,
+        IPHONE,
+        ANDROID,
+        MAC,
+        Traits(),
+        Traits("ios", "iphone", 16),
+        Traits("ios", "iphone14,5", 17),
+        Traits("ios", "iphone15,2", 17),
+    ]
 )
 clicks = st.builds(
     a_click,
