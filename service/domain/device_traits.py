@@ -28,7 +28,7 @@ MODEL_MAX_CHARS = 32
 
 _PARTS_READ = 12  # between semicolons, after the version
 _AGENTS_MAX = 20_000
-_PAIRS_MAX = 4096  # comparing two devices again costs a third
+_PAIRS_MAX = 4096  # a remembered comparison takes a third of the time
 _FROZEN_ANDROID = 10  # without a model: sent by Chrome's reduced User-Agent and by browsers with a fixed one
 _API_LEVELS_FROM = 24  # an app that writes "Android 34" means the API level, not the version
 _IOS_FROZEN = 18  # from iOS 26 on, Safari and web views send 18_6 or 18_7

@@ -23,13 +23,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from service.domain.device_traits import (
-    Fit,
-    Misfit,
-    Traits,
-    compare,
-    may_be_one_device,
-)
+from service.domain.device_traits import Fit, Misfit, Traits, compare, may_be_one_device
 from service.domain.match_odds import (
     CERTAINTY_MAX,
     CLAIM_DOUBT,
@@ -387,9 +381,9 @@ def _weights_together(
     """Return the weights of candidates, which are newest first, from those that each has alone.
 
     Of the clicks that one phone may have made, one counts: on the same link the likelier one, on different
-    links the newer one, if it is not less likely by itself. The weight of the others is less. So is that of a
-    click if its phone may have made one of the ``taken`` clicks, which other installs were given; these are
-    newest first, too.
+    links the newer one, unless it is less likely by itself. The weight of the others is reduced. So is the
+    weight of a click whose phone may have made one of the ``taken`` clicks, which other installs were given;
+    these are newest first, too.
     """
     weights = list(alone)
     counting: list[int] = []  # the likeliest click of each phone
@@ -397,7 +391,7 @@ def _weights_together(
         candidate = candidates[at]
         click, ratio = candidate.click, _ratio(opened, candidate, rates)
         shares = [
-            # By the click's age, not the time between the two: else a click would gain by getting older.
+            # By the click's age, not the time between the two: otherwise older clicks could gain confidence.
             other_person(candidate.age_s, others_per_s, ratio, same_link=instead.link.id == click.link.id)
             for other in counting
             for instead in [candidates[other].click]

@@ -324,7 +324,7 @@ class Parts:
             self.background,
             self._sleep,
         )
-        opens = self.guards["/track/open"].breaker
+        breaker = self.guards["/track/open"].breaker
         evidence_resolver = EvidenceResolver(
             dub=dub,
             ip_matching=self.ip_matching,
@@ -338,7 +338,7 @@ class Parts:
             recent=recent,
             answers=answers,
             clock=self._clock,
-            breaker=lambda: opens.state,
+            breaker=lambda: breaker.state,
         )
         self._delayed_matching = DelayedMatching(
             self.ip_matching,

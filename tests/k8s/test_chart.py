@@ -10,7 +10,7 @@ import pytest
 from tests.k8s import chart, check
 
 HELM = chart.installed_helm()
-pytestmark = pytest.mark.skipif(HELM is None, reason="no helm here")
+pytestmark = pytest.mark.skipif(HELM is None, reason="helm is missing; `make k8s` installs it")
 
 
 @pytest.fixture

@@ -277,7 +277,7 @@ def test_a_phone_is_known_again_by_its_model() -> None:
 
 
 def test_a_second_browser_takes_nothing_from_the_first() -> None:
-    """On one link, the click in the app's browser, which names the model, counts for the other one, too."""
+    """Of one phone's clicks on a link, that of an app's browser counts: it names the model."""
     in_app = a_click(100, device=Traits("android", "pixel 8", 14))
     opened = an_open(device=in_app.device)
     alone = decided(in_app, opened=opened).confidence
@@ -288,7 +288,7 @@ def test_a_second_browser_takes_nothing_from_the_first() -> None:
 
 
 def test_a_click_of_one_phone_says_nothing_of_another_phones() -> None:
-    """Two models' clicks on two links: a third, of the first phone's other browser, decides nothing."""
+    """Two phones clicked two links. Another click of the first phone does not decide between them."""
     clicks = [
         a_click(40, device=Traits("ios", "iphone14,5", 17)),
         a_click(60, "another's", device=Traits("ios", "iphone15,2", 17), link=link("other")),
