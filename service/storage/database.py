@@ -241,23 +241,25 @@ class Database:
         """Wait for a result up to ``timeout_s``; while commits succeed, ``queue_s`` seconds more."""
         if timeout_s is None:
             return await done
-
-        tickets: list[tuple[int, int]] = []
-
-        def wait(left_s: float) -> None:
-            tickets.append(self._deadlines.add(timeout_s, partial(give_up, self._commits, left_s)))
-
-        def give_up(commits: int, left_s: float) -> None:
-            if left_s > 0 and self._commits > commits:
-                wait(left_s - timeout_s)
-            else:
-                _fail(done, StoreFailed(f"the database took longer than {timeout_s} s"))
-
-        wait(queue_s)
+        ticket = self._deadlines.add(
+            timeout_s, partial(self._give_up, done, timeout_s, queue_s, self._commits)
+        )
         try:
             return await done
         finally:
-            self._deadlines.cancel(tickets[-1])
+            self._deadlines.cancel(ticket)
+
+    def _give_up(
+        self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float, queue_s: float, commits: int
+    ) -> None:
+        """Fail a result that took too long, unless it may wait on: ``commits`` was the count before."""
+        if done.done():
+            return
+        if queue_s > 0 and self._commits > commits:
+            again = partial(self._give_up, done, timeout_s, queue_s - timeout_s, self._commits)
+            self._deadlines.add(timeout_s, again)
+        else:
+            _fail(done, StoreFailed(f"the database took longer than {timeout_s} s"))
 
     def _push_behind(self, write: _Write) -> None:
         self._behind.append(write)
