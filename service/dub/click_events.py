@@ -114,7 +114,8 @@ class DubClicks:
     ) -> "ClickEventPage":
         """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
 
-        Raises as ``EventFeed.page``, and ``InvalidDubResponse``.
+        First pages, each of another sync, are spread over time. Raises as ``EventFeed.page``, and
+        ``InvalidDubResponse``.
         """
         query = {
             "event": "clicks",
@@ -125,7 +126,7 @@ class DubClicks:
             "page": number,
             "limit": limit,
         }
-        page = await self._feed.page(app, urlencode(query))
+        page = await self._feed.page(app, urlencode(query), spread=number == 1)
         return ClickEventPage(split_page(b"".join([chunk async for chunk in page.chunks()])))
 
 

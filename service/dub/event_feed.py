@@ -17,6 +17,7 @@ from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
+_AT_ONCE = 2  # calls in a window before others are spread: opens that follow each other, or two pages
 _QUEUE_TIMEOUT_S = 10.0
 
 
@@ -27,14 +28,24 @@ class CallBudget:
         self._clock = clock
         self._spent: dict[str, deque[float]] = {}
 
-    def spend(self, workspace: str, per_s: int) -> None:
-        """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed."""
+    def spend(self, workspace: str, per_s: int, *, spread: bool = False) -> None:
+        """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed.
+
+        With ``spread``, the calls that are left are spread over the rest of the window. Of many opens, each
+        then waits for a sync as long as the next one; if all calls were made at once, those that come after
+        them would wait for nearly a second.
+        """
         now = self._clock()
         spent = self._spent.setdefault(workspace, deque())
         while spent and spent[0] <= now - _WINDOW_S:
             spent.popleft()
-        if len(spent) >= per_s:
+        left = per_s - len(spent)
+        if left <= 0:
             raise OverBudget(spent[-per_s] + _WINDOW_S - now)
+        if spread and len(spent) >= _AT_ONCE:
+            next_at = spent[-1] + (spent[0] + _WINDOW_S - spent[-1]) / (left + 1)
+            if now < next_at:
+                raise OverBudget(next_at - now)
         spent.append(now)
 
 
@@ -99,8 +110,8 @@ class EventFeed:
         self._shared = shared
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
 
-    async def page(self, app: App, query: str) -> Page:
-        """Return the page of a query, as soon as Dub has begun to answer.
+    async def page(self, app: App, query: str, *, spread: bool = False) -> Page:
+        """Return the page of a query, as soon as Dub has begun to answer; ``spread``: see ``CallBudget``.
 
         Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
         """
@@ -109,7 +120,7 @@ class EventFeed:
         key = (app.dub_api_key, query)
         known = self._pages.get(key)
         if known is None:
-            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s)
+            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s, spread=spread)
             page = Page()
             task = self._background.spawn(self._fetch(page, app, query), "events_page")
             task.add_done_callback(lambda _: self._pages.pop(key, None))

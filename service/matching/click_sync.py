@@ -52,7 +52,7 @@ FEW_EVENTS = 100  # size of the first page if few events are expected, because a
 OVERLAP_S = 120  # how late an event may appear at Dub and still be read
 
 _PAGES_MAX = 2000  # two million clicks; a sync must also end if Dub ignores ``page``
-_PAUSE_MIN_S = 0.01
+_PAUSE_MIN_S = 0.001
 _STORED_MAX = 50_000  # remembered ids of stored clicks, so that the overlap is not stored again
 _KEY = b"clicks"
 _FORBIDDEN = 403

@@ -1,6 +1,7 @@
 """Pages of events for many callers, out of a budget that replicas share."""
 
 import asyncio
+from itertools import pairwise
 from urllib.parse import urlencode
 
 import pytest
@@ -22,6 +23,42 @@ class Shared:
         self.calls -= 1
         if self.calls < 0:
             raise OverBudget(0.5)
+
+
+@pytest.mark.parametrize("per_s", [2, 4, 16, 100])
+def test_calls_of_many_opens_are_spread_over_the_second(per_s: int) -> None:
+    """The first two are made at once; then none waits for much longer than an even share of the second."""
+    clock = FakeClock()
+    budget = CallBudget(clock)
+    made: list[float] = []
+    while clock() < 1004:
+        try:
+            budget.spend("dub_x", per_s, spread=True)
+        except OverBudget as exc:
+            clock.advance(max(exc.retry_after_s, 1e-6))
+        else:
+            made.append(clock())
+    gaps = [later - earlier for earlier, later in pairwise(made)]
+    assert gaps[0] == 0
+    assert max(gaps) <= (1 if per_s == 2 else 1.5 / per_s)
+    assert len(made) >= 4 * per_s
+    assert all(later - earlier >= 1 - 1e-6 for earlier, later in zip(made, made[per_s:], strict=False))
+
+
+def test_further_pages_are_not_spread() -> None:
+    """A sync that has begun ends as soon as the budget allows; then the next one waits for its share."""
+    clock = FakeClock()
+    budget = CallBudget(clock)
+    budget.spend("dub_x", 4, spread=True)
+    budget.spend("dub_x", 4)
+    budget.spend("dub_x", 4)
+    with pytest.raises(OverBudget) as refused:
+        budget.spend("dub_x", 4, spread=True)
+    assert refused.value.retry_after_s == 0.5
+    budget.spend("dub_x", 4)
+    with pytest.raises(OverBudget) as refused:
+        budget.spend("dub_x", 4)
+    assert refused.value.retry_after_s == 1
 
 
 async def test_a_page_that_many_ask_for_is_asked_for_once() -> None:
