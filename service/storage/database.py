@@ -36,7 +36,7 @@ _COMMIT_S = 0.08  # how long a commit may take: a caller waits 250 ms, perhaps f
 _MIN_WRITES = 64  # of one commit
 _RETRY_S = 0.5
 _SCRUB_EVERY_S = 1.0
-_SIZED = (bytes, str)
+_SIZED = frozenset({bytes, str})
 _WRITE_BYTES = 500  # of a queued row, without its texts and blobs
 _READS_PER_ROUND_TRIP = 64
 _ROUND_TRIP_S = 0.005  # if a round trip takes longer, another one is started
@@ -545,7 +545,7 @@ def _by_id(rows: Sequence[Row]) -> defaultdict[object, list[Row]]:
 
 
 def _sizes(values: Values) -> int:
-    return sum([len(value) for value in values if isinstance(value, _SIZED)])
+    return sum([len(value) for value in values if type(value) in _SIZED])
 
 
 def _fail(done: "asyncio.Future[list[list[Row]]]", exc: StoreFailed) -> None:

@@ -29,7 +29,7 @@ from service.attribution.touches import Touches
 from service.attribution.webhook_events import WebhookEvents
 from service.config.settings import AppSettings
 from service.domain.current import Current
-from service.domain.device_identity import Identity, RandomIds
+from service.domain.device_identity import Identity, NewIds
 from service.domain.errors import StoreFailed
 from service.domain.match_rules import Rules
 from service.domain.models import App
@@ -88,7 +88,7 @@ class Parts:
         self.metrics = metrics
         self.background = Background(log, self.metrics.background_failures)
         self._matching_parts: dict[str, tuple[tuple[object, ...], AppMatching]] = {}
-        new_id = RandomIds()
+        new_id = NewIds(timing.unix_time)
         timeout_s = settings.dub.timeout_ms / 1000
         identity = self.identity = Identity(
             [secret.encode("utf-8", "surrogateescape") for secret in settings.secrets]
@@ -301,7 +301,7 @@ class Parts:
         dub: DubClient,
         identity: Identity,
         recent: RecentClicks,
-        new_id: RandomIds,
+        new_id: NewIds,
     ) -> Resolver:
         cache = self.stores.cache
         answers = AnswerBuilder(cache, lifetimes(self._settings), self._clock)
