@@ -91,6 +91,7 @@ class Subject(Struct, frozen=True):
     upcalls: Upcalls
     settle: Callable[[Run], None] = _nothing
     lead_in_s: int = 0
+    connections: int = CONNECTIONS
 
 
 class Series(Struct):
@@ -101,23 +102,24 @@ class Series(Struct):
     p99_ms: list[float] = []
     cpu_us: list[float] = []  # of the server, an answer: steadier than rates on a busy machine
     problems: list[str] = []
+    connections: int = CONNECTIONS
 
     @property
     def details(self) -> dict[str, object]:
         """Return what the table's JSON tells beside the rates."""
         return {
-            "connections": CONNECTIONS,
+            "connections": self.connections,
             "p50Ms": self.p50_ms,
             "p99Ms": self.p99_ms,
             "cpuUs": [round(each, 1) for each in self.cpu_us],
         }
 
 
-def wrk(lab: Lab, url: str, opens: Opens, seconds: int) -> Run:
+def wrk(lab: Lab, url: str, opens: Opens, seconds: int, connections: int = CONNECTIONS) -> Run:
     """Load one server with opens for whole seconds; raises ``Failed`` if wrk does."""
-    with _opens(lab, url, opens, seconds) as running:
+    with _opens(lab, url, opens, seconds, connections) as running:
         run = _result(running, seconds)
-    _used[url, opens] += run.requests + CONNECTIONS  # those under way at the end
+    _used[url, opens] += run.requests + connections  # those under way at the end
     return run
 
 
@@ -141,11 +143,13 @@ def wrk_until(lab: Lab, url: str, opens: Opens, over: Callable[[], bool], *, at_
 
 
 @contextmanager
-def _opens(lab: Lab, url: str, opens: Opens, seconds: int) -> Iterator[subprocess.Popen[str]]:
+def _opens(
+    lab: Lab, url: str, opens: Opens, seconds: int, connections: int = CONNECTIONS
+) -> Iterator[subprocess.Popen[str]]:
     settings = {"BENCH_SKIP": str(_used[url, opens])}
     if opens == "pooled":
         settings |= {"BENCH_RUN": "00000000", "BENCH_POOL": str(POOL)}
-    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], CONNECTIONS, seconds, settings) as running:
+    with _wrk(lab, f"{url}/v1/opens", _OPENS[opens], connections, seconds, settings) as running:
         yield running
 
 
@@ -189,7 +193,7 @@ def alternate(
     ``rounds`` are the lab's, unless a bound is so tight that it needs more.
     """
     rounds = rounds or lab.rounds
-    found = {subject.name: Series() for subject in subjects}
+    found = {subject.name: Series(connections=subject.connections) for subject in subjects}
     for subject in subjects:
         lab.say(f"warming up {subject.name}")
         found[subject.name].problems += _first_answer(subject)
@@ -199,7 +203,9 @@ def alternate(
     for number in range(1, rounds + 1):
         for subject in subjects:
             if subject.lead_in_s:
-                subject.settle(wrk(lab, subject.server.url, subject.opens, subject.lead_in_s))
+                subject.settle(
+                    wrk(lab, subject.server.url, subject.opens, subject.lead_in_s, subject.connections)
+                )
             before_s = subject.server.cpu_s()
             run, problems = _checked(lab, upstream, subject, lab.seconds)
             series = found[subject.name]
@@ -254,7 +260,7 @@ def _first_answer(subject: Subject) -> list[str]:
 
 def _checked(lab: Lab, upstream: Upstream, subject: Subject, seconds: int) -> tuple[Run, list[str]]:
     before = upstream.calls()
-    run = wrk(lab, subject.server.url, subject.opens, seconds)
+    run = wrk(lab, subject.server.url, subject.opens, seconds, subject.connections)
     calls = upstream.calls() - before
     problems = run.problems()
     if subject.upcalls == "none" and calls:

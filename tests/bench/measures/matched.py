@@ -31,6 +31,9 @@ HIT, FEW, MANY = (
     f"firstopen, a first open matched by address, {OTHERS + CLICKS:,} clicks",
 )
 
+# Every open waits for the next of 100 syncs a second: 32 clients would get 3,200 answers a second at most.
+_CLIENTS = 64
+
 _FIRST = ("open.late",)  # the one that waits for the first sync
 _WARM_UP_S = 1
 _MB = 1_000_000
@@ -61,9 +64,9 @@ def run(lab: Lab) -> list[Row]:
         few, many = (running.enter_context(lab.service(upstream, folder=folder)) for folder in folders)
         matches = {each.url: Matches(each) for each in (few, many)}
         subjects = [
-            Subject(HIT, few, "same", "any"),
-            Subject(FEW, few, "first launch", "any", matches[few.url].compare),
-            Subject(MANY, many, "first launch", "any", matches[many.url].compare),
+            Subject(HIT, few, "same", "any", connections=_CLIENTS),
+            Subject(FEW, few, "first launch", "any", matches[few.url].compare, connections=_CLIENTS),
+            Subject(MANY, many, "first launch", "any", matches[many.url].compare, connections=_CLIENTS),
         ]
         found = alternate(lab, upstream, subjects)
         for name, service in ((FEW, few), (MANY, many)):
