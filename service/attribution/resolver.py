@@ -340,7 +340,7 @@ class Resolver:
         """Repeat the stored answer if there is one; else check the rate limit and decide the open.
 
         ``known`` is the cached answer, if any. Replicas that decide an open at the same moment derive the
-        same id for it; if the database fails, the id is random.
+        same id for it; if the database fails, the id is a new one.
         """
         recalled = await self._recalled(context)
         if recalled is not None:

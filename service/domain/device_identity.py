@@ -24,7 +24,6 @@ _SHA256_BLOCK_BYTES = 64
 _LINK_HEX_CHARS = 32
 _LEAD_KEY_HEX_CHARS = 32  # long enough to rule out collisions, which would drop a lead as a duplicate
 _ID_BYTES = 16
-_ANSWER_KEY_BYTES = 15  # with one more, Python would allot 16 bytes more for each cached key
 _IDS_AT_A_TIME = 64
 _RANDOM_BYTES = 10  # of an id; the other 6 are its time
 _FORWARDED_MAX_CHARS = 1024  # of the right end: anybody can write the left part
@@ -144,7 +143,7 @@ def platform_of(user_agent: str) -> Platform | None:
 
 
 def answer_key(app: str, device: str, target: str) -> bytes:
-    """Return the answer's cache key for a device and a target: a hash of 15 bytes."""
+    """Return the answer's cache key for a device and a target: a hash of 16 bytes."""
     return blake2b(
         f"{app}\0{device}\0{target}".encode("utf-8", "surrogatepass"), digest_size=_ID_BYTES
     ).digest()
@@ -162,24 +161,21 @@ def _printable(user_agent: str) -> str:
 
 
 class NewIds:
-    """Generates ids that cannot be guessed: 48 bits of Unix milliseconds and 80 random bits, in hex.
+    """Generates ids: 48 bits of Unix milliseconds, then 80 random bits, which cannot be guessed; in hex.
 
-    Rows of one moment stand next to each other in an index of such ids, as with a UUID of version 7, so that
-    a commit changes a few pages of it; with random ids it would change one for each row. Random bytes are
-    read for many ids at once. ``unix_time`` returns seconds.
+    Rows of one commit are neighbours in an index of such ids, as with UUIDs of version 7, so that the commit
+    changes fewer pages. On a shared database most opens have derived ids instead: see ``Identity.open_id``.
+    ``unix_time`` returns seconds. Random bytes are read for many ids at once.
     """
 
-    def __init__(
-        self, unix_time: Callable[[], float], random_bytes: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, unix_time: Callable[[], float]) -> None:
         self._unix_time = unix_time
-        self._random_bytes = random_bytes
         self._ready: list[str] = []
 
     def __call__(self) -> str:
         """Return a new id of 32 hex digits."""
         if not self._ready:
-            pool = self._random_bytes(_RANDOM_BYTES * _IDS_AT_A_TIME)
+            pool = os.urandom(_RANDOM_BYTES * _IDS_AT_A_TIME)
             self._ready = [pool[at : at + _RANDOM_BYTES].hex() for at in range(0, len(pool), _RANDOM_BYTES)]
         return f"{int(self._unix_time() * 1000):012x}{self._ready.pop()}"
 

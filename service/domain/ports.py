@@ -522,10 +522,13 @@ class ClickPage(Protocol):
 class ClickSource(Protocol):
     """The provider's click events."""
 
-    async def page(self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int) -> ClickPage:
+    async def page(
+        self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int, begins_sync: bool
+    ) -> ClickPage:
         """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
 
-        Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
+        ``begins_sync``: it is the first page that this sync reads. Raises ``NotConfigured``, ``OverBudget``,
+        ``DubRefused`` or a ``DubUnavailable``.
         """
         ...
 

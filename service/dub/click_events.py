@@ -110,11 +110,11 @@ class DubClicks:
         self._feed = feed
 
     async def page(
-        self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int
+        self, app: App, *, start_ms: int, end_ms: int, number: int, limit: int, begins_sync: bool
     ) -> "ClickEventPage":
         """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
 
-        First pages, each of another sync, are spread over time. Raises as ``EventFeed.page``, and
+        Calls that begin a sync are spread over the second. Raises as ``EventFeed.page``, and
         ``InvalidDubResponse``.
         """
         query = {
@@ -126,7 +126,7 @@ class DubClicks:
             "page": number,
             "limit": limit,
         }
-        page = await self._feed.page(app, urlencode(query), spread=number == 1)
+        page = await self._feed.page(app, urlencode(query), takes_turn=begins_sync)
         return ClickEventPage(split_page(b"".join([chunk async for chunk in page.chunks()])))
 
 

@@ -5,8 +5,10 @@ read the same chunks.
 """
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
+
+from msgspec import Struct, field
 
 from service.aio.tasks import cancel_all
 from service.domain.errors import DubUnavailable, FirstopenError, NotConfigured, OverBudget
@@ -17,8 +19,15 @@ from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
-_AT_ONCE = 2  # calls in a window before others are spread: opens that follow each other, or two pages
+_AT_ONCE_MIN = 2  # calls that are never spread: opens that follow each other, or two pages of a sync
 _QUEUE_TIMEOUT_S = 10.0
+
+
+class _Spent(Struct):
+    """The calls of a workspace in the last second, and who waits for a turn: the times of both."""
+
+    calls: deque[float] = field(default_factory=deque)
+    turns: dict[str, float] = field(default_factory=dict)
 
 
 class CallBudget:
@@ -26,27 +35,40 @@ class CallBudget:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._spent: dict[str, deque[float]] = {}
+        self._spent: defaultdict[str, _Spent] = defaultdict(_Spent)
 
-    def spend(self, workspace: str, per_s: int, *, spread: bool = False) -> None:
+    def spend(self, workspace: str, per_s: int, *, turn_of: str | None = None) -> None:
         """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed.
 
-        With ``spread``, the calls that are left are spread over the rest of the window. Of many opens, each
-        then waits for a sync as long as the next one; if all calls were made at once, those that come after
-        them would wait for nearly a second.
+        With ``turn_of``, a name for the caller, calls are spread as soon as half of them are made: the caller
+        gets a turn, as far from the turn or call before it as the others will be from each other. Else those
+        who come after the last call of a second would all wait for its end.
         """
-        now = self._clock()
-        spent = self._spent.setdefault(workspace, deque())
-        while spent and spent[0] <= now - _WINDOW_S:
-            spent.popleft()
-        left = per_s - len(spent)
-        if left <= 0:
-            raise OverBudget(spent[-per_s] + _WINDOW_S - now)
-        if spread and len(spent) >= _AT_ONCE:
-            next_at = spent[-1] + (spent[0] + _WINDOW_S - spent[-1]) / (left + 1)
-            if now < next_at:
-                raise OverBudget(next_at - now)
-        spent.append(now)
+        now, spent = self._clock(), self._spent[workspace]
+        calls, turns = spent.calls, spent.turns
+        while calls and calls[0] <= now - _WINDOW_S:
+            calls.popleft()
+        if turn_of is not None:
+            turn = turns.get(turn_of)
+            if turn is None or turn <= now - _WINDOW_S:  # an old one was not taken
+                turn = turns[turn_of] = _next_turn(spent, per_s, now)
+            if now < turn:
+                raise OverBudget(turn - now)
+        if len(calls) >= per_s:
+            raise OverBudget(calls[-per_s] + _WINDOW_S - now)
+        calls.append(now)
+        if turn_of is not None:
+            del turns[turn_of]
+
+
+def _next_turn(spent: _Spent, per_s: int, now: float) -> float:
+    """Return when the next caller has its turn: at once, or evenly after all others of this second."""
+    times = sorted([*spent.calls, *(turn for turn in spent.turns.values() if turn > now)])
+    if len(times) < max(per_s // 2, _AT_ONCE_MIN):
+        return now
+    left = max(per_s - len(times), 0)
+    share_s = max(_WINDOW_S / per_s, (times[0] + _WINDOW_S - times[-1]) / (left + 1))
+    return max(now, times[-1] + share_s)
 
 
 class Page:
@@ -110,8 +132,10 @@ class EventFeed:
         self._shared = shared
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
 
-    async def page(self, app: App, query: str, *, spread: bool = False) -> Page:
-        """Return the page of a query, as soon as Dub has begun to answer; ``spread``: see ``CallBudget``.
+    async def page(self, app: App, query: str, *, takes_turn: bool = False) -> Page:
+        """Return the page of a query, as soon as Dub has begun to answer.
+
+        ``takes_turn``: the call is spread, see ``CallBudget.spend``.
 
         Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
         """
@@ -120,7 +144,8 @@ class EventFeed:
         key = (app.dub_api_key, query)
         known = self._pages.get(key)
         if known is None:
-            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s, spread=spread)
+            turn_of = app.name if takes_turn else None
+            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s, turn_of=turn_of)
             page = Page()
             task = self._background.spawn(self._fetch(page, app, query), "events_page")
             task.add_done_callback(lambda _: self._pages.pop(key, None))

@@ -369,6 +369,7 @@ class ClickSync:
                     end_ms=reading.began_ms + _CLOCK_DIFFERENCE_MS,
                     number=number,
                     limit=limit,
+                    begins_sync=not reading.pages,
                 )
             except OverBudget as exc:
                 self._over_budget = True

@@ -13,6 +13,7 @@ from service.storage.statements import RowStatement, Statement
 
 _TIMEOUT_S = 0.25
 _WINDOW_MS = 1000
+_WAIT_MIN_MS = 10  # another replica may be taking the slot that is free
 _TAKE = """UPDATE call_budgets SET free_at = {now_ms} + ? WHERE workspace = ? AND free_at <= {now_ms}
     AND slot = (SELECT slot FROM call_budgets WHERE workspace = ? AND slot < ? AND free_at <= {now_ms}
     ORDER BY slot LIMIT 1 {skip_locked}) RETURNING slot"""
@@ -49,4 +50,4 @@ class SharedCallBudget:
         except StoreFailed:
             return
         if not taken:
-            raise OverBudget(max(wait_ms, 0) / 1000)
+            raise OverBudget(max(wait_ms, _WAIT_MIN_MS) / 1000)

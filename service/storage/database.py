@@ -252,8 +252,8 @@ class Database:
     def _give_up(
         self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float, queue_s: float, commits: int
     ) -> None:
-        """Fail a result that took too long, unless it may wait on: ``commits`` was the count before."""
-        if done.done():
+        """Fail a late result. But if there are more than ``commits`` commits, wait for ``queue_s`` first."""
+        if done.done():  # a deadline that was added here is not cancelled when the result arrives
             return
         if queue_s > 0 and self._commits > commits:
             again = partial(self._give_up, done, timeout_s, queue_s - timeout_s, self._commits)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -304,6 +305,23 @@ async def test_the_budget_is_kept(database: Database) -> None:
     called = world.dub.called_at
     assert len(called) == 6
     assert all(third - first >= 1 for first, third in zip(called, called[2:], strict=False))
+
+
+async def test_syncs_that_follow_each_other_are_spread(database: Database) -> None:
+    """Of many opens in a row none waits for the end of a second in which all calls were made at once."""
+    world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=4))
+    for number in range(FEW_EVENTS):
+        world.dub.click(f"{number}", OVERLAP_S + 60)
+    assert await world.sync() == "synced"
+    world.clock.advance(2)
+    world.dub.called_at.clear()
+    for _ in range(12):
+        world.clock.advance(0.001)  # each open arrives after the sync before it has begun
+        assert await world.sync() == "synced"
+    gaps = [later - earlier for earlier, later in pairwise(world.dub.called_at)]
+    assert len(gaps) >= 11
+    assert gaps[0] < 0.01
+    assert max(gaps) < 0.4
 
 
 @pytest.mark.parametrize(

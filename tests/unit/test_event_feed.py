@@ -1,6 +1,7 @@
 """Pages of events for many callers, out of a budget that replicas share."""
 
 import asyncio
+import contextlib
 from itertools import pairwise
 from urllib.parse import urlencode
 
@@ -25,40 +26,77 @@ class Shared:
             raise OverBudget(0.5)
 
 
-@pytest.mark.parametrize("per_s", [2, 4, 16, 100])
-def test_calls_of_many_opens_are_spread_over_the_second(per_s: int) -> None:
-    """The first two are made at once; then none waits for much longer than an even share of the second."""
-    clock = FakeClock()
-    budget = CallBudget(clock)
-    made: list[float] = []
-    while clock() < 1004:
+def spend_or_wait(budget: CallBudget, clock: FakeClock, per_s: int, turn_of: str | None) -> float:
+    """Spend a call as soon as there is one; return when."""
+    while True:
         try:
-            budget.spend("dub_x", per_s, spread=True)
+            budget.spend("dub_x", per_s, turn_of=turn_of)
         except OverBudget as exc:
-            clock.advance(max(exc.retry_after_s, 1e-6))
+            clock.advance(exc.retry_after_s + 1e-6)
         else:
-            made.append(clock())
-    gaps = [later - earlier for earlier, later in pairwise(made)]
-    assert gaps[0] == 0
-    assert max(gaps) <= (1 if per_s == 2 else 1.5 / per_s)
-    assert len(made) >= 4 * per_s
-    assert all(later - earlier >= 1 - 1e-6 for earlier, later in zip(made, made[per_s:], strict=False))
+            return clock()
 
 
-def test_further_pages_are_not_spread() -> None:
-    """A sync that has begun ends as soon as the budget allows; then the next one waits for its share."""
+@pytest.mark.parametrize("per_s", [1, 2, 3, 4, 8, 16, 100])
+def test_syncs_are_spread_over_the_second(per_s: int) -> None:
+    """Half of a second's calls are made at once, the others evenly; no second has more than its calls."""
     clock = FakeClock()
     budget = CallBudget(clock)
-    budget.spend("dub_x", 4, spread=True)
-    budget.spend("dub_x", 4)
-    budget.spend("dub_x", 4)
-    with pytest.raises(OverBudget) as refused:
-        budget.spend("dub_x", 4, spread=True)
-    assert refused.value.retry_after_s == 0.5
-    budget.spend("dub_x", 4)
-    with pytest.raises(OverBudget) as refused:
-        budget.spend("dub_x", 4)
-    assert refused.value.retry_after_s == 1
+    began = clock()
+    made = [spend_or_wait(budget, clock, per_s, "acme") for _ in range(6 * per_s)]
+    gaps = [later - earlier for earlier, later in pairwise(made)]
+    at_once = max(per_s // 2, 2)
+    assert made[min(at_once, per_s) - 1] == began
+    if per_s > 2:
+        assert max(gaps) <= 2 / per_s
+        assert max(gaps[3 * per_s :]) <= 1.1 / per_s
+    assert all(later - earlier >= 1 for earlier, later in zip(made, made[per_s:], strict=False))
+    assert made[-1] - began < 6.1
+
+
+def test_apps_of_a_workspace_take_turns() -> None:
+    """However many begin syncs at the same moment: each waits no longer than the others together take."""
+    clock = FakeClock()
+    budget = CallBudget(clock)
+    waiting = {"acme": clock(), "globex": clock(), "initech": clock()}
+    waits: list[float] = []
+    while clock() < 1020:
+        for app, since in waiting.items():
+            with contextlib.suppress(OverBudget):
+                budget.spend("dub_x", 4, turn_of=app)
+                waits.append(clock() - since)
+                waiting[app] = clock()
+        clock.advance(0.01)
+    assert max(waits) < 1.1
+    assert len(waits) > 4 * 19
+
+
+def test_a_sync_begins_beside_one_of_many_pages() -> None:
+    """Further pages take no turns, and take no call from a sync whose turn has come."""
+    clock = FakeClock()
+    budget = CallBudget(clock)
+    waiting_since, waits = clock(), list[float]()
+    while clock() < 1020:
+        for turn_of in ("acme", None):  # the sync that waits asks first, when both may have the call
+            with contextlib.suppress(OverBudget):
+                budget.spend("dub_x", 4, turn_of=turn_of)
+                if turn_of is not None:
+                    waits.append(clock() - waiting_since)
+                    waiting_since = clock()
+        clock.advance(0.01)
+    assert max(waits) < 1.1
+
+
+def test_a_turn_that_nobody_takes_passes() -> None:
+    clock = FakeClock()
+    budget = CallBudget(clock)
+    spend_or_wait(budget, clock, 4, "acme")
+    spend_or_wait(budget, clock, 4, "acme")
+    with pytest.raises(OverBudget):
+        budget.spend("dub_x", 4, turn_of="globex")
+    clock.advance(60)
+    budget.spend("dub_x", 4, turn_of="acme")
+    budget.spend("dub_x", 4, turn_of="globex")
 
 
 async def test_a_page_that_many_ask_for_is_asked_for_once() -> None:

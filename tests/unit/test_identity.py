@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from service.domain.device_identity import (
     Identity,
+    NewIds,
     TrustedProxies,
     answer_key,
     canonical_install_id,
@@ -17,6 +18,18 @@ from service.domain.device_identity import (
 )
 
 IDENTITY = Identity([b"secret"])
+
+
+def test_new_ids_are_in_the_order_of_their_times_and_cannot_be_guessed() -> None:
+    now = [1_793_000_000.25]
+    new_id = NewIds(lambda: now[0])
+    earlier = [new_id() for _ in range(200)]
+    now[0] += 0.001
+    later = [new_id() for _ in range(200)]
+    assert all(len(bytes.fromhex(each)) == 16 for each in earlier + later)
+    assert {int(each[:12], 16) for each in earlier} == {1_793_000_000_250}
+    assert max(earlier) < min(later)
+    assert len({each[12:] for each in earlier + later}) == 400
 
 
 def test_a_device_is_its_install() -> None:
