@@ -40,9 +40,9 @@ class CallBudget:
     def spend(self, workspace: str, per_s: int, *, turn_of: str | None = None) -> None:
         """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed.
 
-        With ``turn_of``, a name for the caller, calls are spread as soon as half of them are made: the caller
-        gets a turn, as far from the turn or call before it as the others will be from each other. Else those
-        who come after the last call of a second would all wait for its end.
+        ``turn_of`` names a caller whose call may be spread: once half of a second's calls are made, it waits
+        for its turn, and turns are evenly apart. If all calls were made at once, those who come after them
+        would wait for up to a second.
         """
         now, spent = self._clock(), self._spent[workspace]
         calls, turns = spent.calls, spent.turns
