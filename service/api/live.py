@@ -59,7 +59,7 @@ LastEventId = Annotated[
 
 
 _EXAMPLE = (
-    'id: 1793525400125\nevent: open\ndata: {"openId":"0f8fad5bd9cb469fa16570867728950e","app":"acme",'
+    'id: 1793525400125\nevent: open\ndata: {"openId":"01a229395aa2469fa16570867728950e","app":"acme",'
     '"openedAt":"2026-11-01T09:30:00.125Z","screen":"product","outcome":"matched","matchType":"deep_link",'
     '"guaranteed":true,"confidence":null,"reason":null,"source":"dub","pending":false,'
     '"clickId":"d0UtZqE0BZuBPrJS","linkId":"link_1","linkDomain":"acme.link","linkKey":"fb-promo",'

@@ -118,7 +118,7 @@ Screen = Annotated[
 ]
 
 EXAMPLE_ANSWER = Answer(
-    open_id="0f8fad5bd9cb469fa16570867728950e",
+    open_id="01a229395aa2469fa16570867728950e",
     click_id="d0UtZqE0BZuBPrJS",
     link=Link("link_1", "acme.link", "fb-promo", "https://acme.com/product/123"),
     route=Route("product", {"id": "123"}, "https://acme.com/product/123?ref=ig", "matched"),

@@ -36,9 +36,9 @@ OPEN = {"deepLink": FB_PROMO, "installId": ANNA}
 STANDING = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
 CLIENT = [
     ("POST", "/v1/opens", OPEN),
-    ("GET", "/v1/opens/0f8fad5bd9cb469fa16570867728950e", None),
+    ("GET", "/v1/opens/01a229395aa2469fa16570867728950e", None),
     ("POST", "/v1/leads", {**LEAD, "clickId": "nobodysclick0000"}),
-    ("GET", "/v1/leads/0f8fad5bd9cb469fa16570867728950e", None),
+    ("GET", "/v1/leads/01a229395aa2469fa16570867728950e", None),
     ("POST", "/track/open", {"deepLink": FB_PROMO}),
     ("POST", "/track/open?dub-no-track", {"deepLink": FB_PROMO}),
     ("POST", "/track/lead/client", {**LEAD, "clickId": "nobodysclick0000"}),
@@ -46,7 +46,7 @@ CLIENT = [
 ]
 SERVER = [
     ("POST", "/v1/leads", {**LEAD, "clickId": "nobodysclick0000"}),
-    ("GET", "/v1/opens/0f8fad5bd9cb469fa16570867728950e/trace", None),
+    ("GET", "/v1/opens/01a229395aa2469fa16570867728950e/trace", None),
     ("POST", "/v1/opens/dry-run", {**OPEN, "deepLink": "https://acme.com/product/1"}),
     ("POST", "/v1/installs/forget", {"installId": ANNA}),
     ("POST", "/track/lead", {**LEAD, "clickId": "nobodysclick0000"}),
