@@ -19,12 +19,12 @@ from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
-_AT_ONCE_MIN = 2  # calls that are never spread: opens that follow each other, or two pages of a sync
+_AT_ONCE_MIN = 2  # calls in a second before any call is spread, however small the limit
 _QUEUE_TIMEOUT_S = 10.0
 
 
 class _Spent(Struct):
-    """The calls of a workspace in the last second, and who waits for a turn: the times of both."""
+    """A workspace's calls in the last second, and the turns of waiting apps, in monotonic seconds."""
 
     calls: deque[float] = field(default_factory=deque)
     turns: dict[str, float] = field(default_factory=dict)
@@ -40,9 +40,9 @@ class CallBudget:
     def spend(self, workspace: str, per_s: int, *, turn_of: str | None = None) -> None:
         """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed.
 
-        ``turn_of`` names a caller whose call may be spread: once half of a second's calls are made, it waits
-        for its turn, and turns are evenly apart. If all calls were made at once, those who come after them
-        would wait for up to a second.
+        ``turn_of`` names the app whose sync this call begins. Once half of a second's calls are made (at
+        least 2), such calls get turns at even intervals, so that later syncs do not wait for up to a second.
+        A turn reserves no call: calls without turns may still take the last ones of a second.
         """
         now, spent = self._clock(), self._spent[workspace]
         calls, turns = spent.calls, spent.turns
@@ -50,7 +50,7 @@ class CallBudget:
             calls.popleft()
         if turn_of is not None:
             turn = turns.get(turn_of)
-            if turn is None or turn <= now - _WINDOW_S:  # an old one was not taken
+            if turn is None:  # an app keeps its turn until its call is made
                 turn = turns[turn_of] = _next_turn(spent, per_s, now)
             if now < turn:
                 raise OverBudget(turn - now)
@@ -62,13 +62,13 @@ class CallBudget:
 
 
 def _next_turn(spent: _Spent, per_s: int, now: float) -> float:
-    """Return when the next caller has its turn: at once, or evenly after all others of this second."""
+    """Return the time of the next turn: now, or one interval after the last call or turn."""
     times = sorted([*spent.calls, *(turn for turn in spent.turns.values() if turn > now)])
-    if len(times) < max(per_s // 2, _AT_ONCE_MIN):
+    if len(times) < max(per_s // 2, _AT_ONCE_MIN) or per_s <= _AT_ONCE_MIN:
         return now
     left = max(per_s - len(times), 0)
-    share_s = max(_WINDOW_S / per_s, (times[0] + _WINDOW_S - times[-1]) / (left + 1))
-    return max(now, times[-1] + share_s)
+    interval_s = max(_WINDOW_S / per_s, (times[0] + _WINDOW_S - times[-1]) / (left + 1))
+    return max(now, times[-1] + interval_s)
 
 
 class Page:

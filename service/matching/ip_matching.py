@@ -56,7 +56,7 @@ _FAULTS: Mapping[Fault, str] = {
 }
 _WAITS = {
     "late": "Dub's clicks did not arrive within the budget",
-    "over_budget": "the sync of Dub's clicks waits for its turn in analytics_calls_per_s",
+    "over_budget": "the sync of Dub's clicks waits until analytics_calls_per_s allows its next call",
 }
 
 
