@@ -19,7 +19,7 @@ from tests.bench.outside import counted, number, wait_until
 from tests.bench.processes import Server, fetch
 from tests.bench.table import Row
 
-CLICKS = 60_000  # of people who open the app
+CLICKS = 120_000  # of people who open the app: more than open it in a run
 OTHERS = 1_000_000
 MATCHED_OVER_HITS = 0.2
 MANY_OVER_FEW = 0.9
