@@ -161,9 +161,9 @@ def _printable(user_agent: str) -> str:
 
 
 class NewIds:
-    """Generates ids: 48 bits of Unix milliseconds, then 80 random bits, which cannot be guessed; in hex.
+    """Generates ids in hex: 48 bits of Unix milliseconds, then 80 random bits, so nobody can guess an id.
 
-    Rows of one commit are neighbours in an index of such ids, as with UUIDs of version 7, so that the commit
+    In an index of such ids, the rows of one commit are neighbours, as with UUIDs of version 7. So a commit
     changes fewer pages. On a shared database most opens have derived ids instead: see ``Identity.open_id``.
     ``unix_time`` returns seconds. Random bytes are read for many ids at once.
     """

@@ -88,7 +88,7 @@ class CompatLinkNotFound(CallerError):
 
 
 class OverBudget(CallerError):
-    """The workspace's analytics calls of this second are used up, or the caller's turn comes later."""
+    """The workspace's analytics calls of this second are used up, or this call is scheduled for later."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__("too many analytics calls for this workspace; try again later")

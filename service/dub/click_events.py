@@ -114,7 +114,7 @@ class DubClicks:
     ) -> "ClickEventPage":
         """Return a page of an app's clicks between two times (Unix milliseconds), newest first.
 
-        Calls that begin a sync are spread over the second. Raises as ``EventFeed.page``, and
+        Calls that begin a sync are paced. Raises as ``EventFeed.page``, and
         ``InvalidDubResponse``.
         """
         query = {
@@ -126,7 +126,7 @@ class DubClicks:
             "page": number,
             "limit": limit,
         }
-        page = await self._feed.page(app, urlencode(query), takes_turn=begins_sync)
+        page = await self._feed.page(app, urlencode(query), begins_sync=begins_sync)
         return ClickEventPage(split_page(b"".join([chunk async for chunk in page.chunks()])))
 
 

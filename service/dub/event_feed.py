@@ -19,15 +19,15 @@ from service.telemetry.background import Background
 
 PAGE_MAX_BYTES = 64 * 1024 * 1024
 _WINDOW_S = 1.0
-_AT_ONCE_MIN = 2  # calls in a second before any call is spread, however small the limit
+_AT_ONCE_MIN = 2  # calls in a second before any call is paced, however small the limit
 _QUEUE_TIMEOUT_S = 10.0
 
 
 class _Spent(Struct):
-    """A workspace's calls in the last second, and the turns of waiting apps, in monotonic seconds."""
+    """A workspace's calls in the last second, and when waiting apps may call, in monotonic seconds."""
 
     calls: deque[float] = field(default_factory=deque)
-    turns: dict[str, float] = field(default_factory=dict)
+    scheduled: dict[str, float] = field(default_factory=dict)
 
 
 class CallBudget:
@@ -37,33 +37,34 @@ class CallBudget:
         self._clock = clock
         self._spent: defaultdict[str, _Spent] = defaultdict(_Spent)
 
-    def spend(self, workspace: str, per_s: int, *, turn_of: str | None = None) -> None:
+    def spend(self, workspace: str, per_s: int, *, sync_of: str | None = None) -> None:
         """Count one call; raises ``OverBudget`` with the seconds until the next one is allowed.
 
-        ``turn_of`` names the app whose sync this call begins. Once half of a second's calls are made (at
-        least 2), such calls get turns at even intervals, so that later syncs do not wait for up to a second.
-        A turn reserves no call: calls without turns may still take the last ones of a second.
+        ``sync_of`` names the app for which this call begins a sync. Such calls are paced: after half of a
+        second's calls (at least 2), each is scheduled at an even interval after the one before. Otherwise
+        the calls would be made at the beginning of the second, and later syncs would wait for its end. Other
+        calls are not paced, and may be made before a scheduled one.
         """
         now, spent = self._clock(), self._spent[workspace]
-        calls, turns = spent.calls, spent.turns
+        calls, scheduled = spent.calls, spent.scheduled
         while calls and calls[0] <= now - _WINDOW_S:
             calls.popleft()
-        if turn_of is not None:
-            turn = turns.get(turn_of)
-            if turn is None:  # an app keeps its turn until its call is made
-                turn = turns[turn_of] = _next_turn(spent, per_s, now)
-            if now < turn:
-                raise OverBudget(turn - now)
+        if sync_of is not None:
+            start = scheduled.get(sync_of)
+            if start is None:  # it is scheduled once, and keeps that time until its call is made
+                start = scheduled[sync_of] = _next_start(spent, per_s, now)
+            if now < start:
+                raise OverBudget(start - now)
         if len(calls) >= per_s:
             raise OverBudget(calls[-per_s] + _WINDOW_S - now)
         calls.append(now)
-        if turn_of is not None:
-            del turns[turn_of]
+        if sync_of is not None:
+            del scheduled[sync_of]
 
 
-def _next_turn(spent: _Spent, per_s: int, now: float) -> float:
-    """Return the time of the next turn: now, or one interval after the last call or turn."""
-    times = sorted([*spent.calls, *(turn for turn in spent.turns.values() if turn > now)])
+def _next_start(spent: _Spent, per_s: int, now: float) -> float:
+    """Return when the next sync may begin: now, or one interval after the last call, made or scheduled."""
+    times = sorted([*spent.calls, *(start for start in spent.scheduled.values() if start > now)])
     if len(times) < max(per_s // 2, _AT_ONCE_MIN) or per_s <= _AT_ONCE_MIN:
         return now
     left = max(per_s - len(times), 0)
@@ -132,10 +133,10 @@ class EventFeed:
         self._shared = shared
         self._pages: dict[tuple[str, str], tuple[Page, asyncio.Task[None]]] = {}
 
-    async def page(self, app: App, query: str, *, takes_turn: bool = False) -> Page:
+    async def page(self, app: App, query: str, *, begins_sync: bool = False) -> Page:
         """Return the page of a query, as soon as Dub has begun to answer.
 
-        ``takes_turn``: the call is spread, see ``CallBudget.spend``.
+        If it ``begins_sync``, the call is paced: see ``CallBudget.spend``.
 
         Raises ``NotConfigured``, ``OverBudget``, ``DubRefused`` or a ``DubUnavailable``.
         """
@@ -144,8 +145,8 @@ class EventFeed:
         key = (app.dub_api_key, query)
         known = self._pages.get(key)
         if known is None:
-            turn_of = app.name if takes_turn else None
-            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s, turn_of=turn_of)
+            sync_of = app.name if begins_sync else None
+            self._budget.spend(app.dub_api_key, app.analytics_calls_per_s, sync_of=sync_of)
             page = Page()
             task = self._background.spawn(self._fetch(page, app, query), "events_page")
             task.add_done_callback(lambda _: self._pages.pop(key, None))

@@ -252,7 +252,10 @@ class Database:
     def _give_up(
         self, done: "asyncio.Future[list[list[Row]]]", timeout_s: float, queue_s: float, commits: int
     ) -> None:
-        """Fail a late result. But if there are more than ``commits`` commits, wait for ``queue_s`` first."""
+        """Fail a late result, unless commits succeed and ``queue_s`` seconds are left to wait.
+
+        ``commits`` is how many commits there were when this wait began.
+        """
         if done.done():  # a deadline that was added here is not cancelled when the result arrives
             return
         if queue_s > 0 and self._commits > commits:

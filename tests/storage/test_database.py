@@ -297,7 +297,7 @@ async def test_a_row_waits_in_the_queue_of_a_database_that_works(
 
 
 async def test_waiting_leaves_nothing_for_the_garbage_collector(database: Database) -> None:
-    """A cycle of objects in each wait was once a pause of 25 ms every 1,400 matched opens."""
+    """Reference cycles once paused the service for 25 ms every 1,400 matched opens."""
     await asyncio.gather(*(database.read(OWNERS, timeout_s=9) for _ in range(10)))
     gc.collect()
     gc.disable()

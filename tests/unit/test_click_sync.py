@@ -307,8 +307,8 @@ async def test_the_budget_is_kept(database: Database) -> None:
     assert all(third - first >= 1 for first, third in zip(called, called[2:], strict=False))
 
 
-async def test_syncs_that_follow_each_other_are_spread(database: Database) -> None:
-    """Of many opens in a row none waits for the end of a second in which all calls were made at once."""
+async def test_syncs_that_follow_each_other_are_paced(database: Database) -> None:
+    """Many opens come one after another: none of them waits for nearly a second."""
     world = World(database, app=msgspec.structs.replace(APP, analytics_calls_per_s=4))
     for number in range(FEW_EVENTS):
         world.dub.click(f"{number}", OVERLAP_S + 60)

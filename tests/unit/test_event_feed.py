@@ -27,11 +27,11 @@ class Shared:
             raise OverBudget(0.5)
 
 
-def spend_or_wait(budget: CallBudget, clock: FakeClock, per_s: int, turn_of: str | None) -> float:
+def spend_or_wait(budget: CallBudget, clock: FakeClock, per_s: int, sync_of: str | None) -> float:
     """Spend a call as soon as there is one; return when."""
     while True:
         try:
-            budget.spend("dub_x", per_s, turn_of=turn_of)
+            budget.spend("dub_x", per_s, sync_of=sync_of)
         except OverBudget as exc:
             clock.advance(exc.retry_after_s + 1e-6)
         else:
@@ -39,10 +39,10 @@ def spend_or_wait(budget: CallBudget, clock: FakeClock, per_s: int, turn_of: str
 
 
 @pytest.mark.parametrize("per_s", [1, 2, 3, 4, 8, 16, 100])
-def test_syncs_are_spread_over_the_second(per_s: int) -> None:
-    """With 3 calls or more half of them are made at once, and 2 at least, the others evenly.
+def test_syncs_are_paced(per_s: int) -> None:
+    """The first half of a second's calls (at least 2) are made at once, the others at even intervals.
 
-    No second has more calls than are allowed.
+    No second has more calls than the plan allows (dub-api.md, "GET /events": analytics calls per second).
     """
     clock = FakeClock()
     budget = CallBudget(clock)
@@ -58,7 +58,7 @@ def test_syncs_are_spread_over_the_second(per_s: int) -> None:
     assert made[-1] - began < 6.1
 
 
-def test_apps_of_a_workspace_take_turns() -> None:
+def test_apps_of_a_workspace_are_paced_together() -> None:
     """Three apps that sync all the time each begin a sync about every second or sooner."""
     clock = FakeClock()
     budget = CallBudget(clock)
@@ -67,7 +67,7 @@ def test_apps_of_a_workspace_take_turns() -> None:
     while clock() < 1020:
         for app, since in waiting.items():
             with contextlib.suppress(OverBudget):
-                budget.spend("dub_x", 4, turn_of=app)
+                budget.spend("dub_x", 4, sync_of=app)
                 waits.append(clock() - since)
                 waiting[app] = clock()
         clock.advance(0.01)
@@ -82,10 +82,10 @@ def test_a_sync_begins_beside_one_of_many_pages(order: tuple[str | None, str | N
     budget = CallBudget(clock)
     waiting_since, waits = clock(), list[float]()
     while clock() < 1060:
-        for turn_of in order:
+        for sync_of in order:
             with contextlib.suppress(OverBudget):
-                budget.spend("dub_x", 4, turn_of=turn_of)
-                if turn_of is not None:
+                budget.spend("dub_x", 4, sync_of=sync_of)
+                if sync_of is not None:
                     waits.append(clock() - waiting_since)
                     waiting_since = clock()
         clock.advance(random.uniform(0.01, 0.1))  # how long a page takes
@@ -93,15 +93,15 @@ def test_a_sync_begins_beside_one_of_many_pages(order: tuple[str | None, str | N
     assert len(waits) > 50
 
 
-def test_an_app_keeps_its_turn() -> None:
-    """While calls without turns take all that are free, it does not go to the back again."""
+def test_a_sync_keeps_its_scheduled_time() -> None:
+    """Also if other calls, which are not paced, have used up the calls of that time."""
     clock = FakeClock()
     budget = CallBudget(clock)
     for _ in range(4):
         budget.spend("dub_x", 4)
     for app in ("acme", "globex"):
         with pytest.raises(OverBudget):
-            budget.spend("dub_x", 4, turn_of=app)
+            budget.spend("dub_x", 4, sync_of=app)
     clock.advance(1.1)
     for _ in range(4):
         budget.spend("dub_x", 4)
@@ -109,19 +109,19 @@ def test_an_app_keeps_its_turn() -> None:
     for _ in range(2):
         budget.spend("dub_x", 4)
     for app in ("acme", "globex"):
-        budget.spend("dub_x", 4, turn_of=app)
+        budget.spend("dub_x", 4, sync_of=app)
 
 
-def test_a_turn_that_nobody_takes_holds_back_nobody() -> None:
+def test_a_scheduled_sync_that_never_begins_delays_no_other() -> None:
     clock = FakeClock()
     budget = CallBudget(clock)
     for _ in range(2):
-        budget.spend("dub_x", 4, turn_of="acme")
+        budget.spend("dub_x", 4, sync_of="acme")
     with pytest.raises(OverBudget):
-        budget.spend("dub_x", 4, turn_of="globex")
+        budget.spend("dub_x", 4, sync_of="globex")
     clock.advance(60)
     for _ in range(2):
-        budget.spend("dub_x", 4, turn_of="acme")
+        budget.spend("dub_x", 4, sync_of="acme")
 
 
 async def test_a_page_that_many_ask_for_is_asked_for_once() -> None:
